@@ -1,0 +1,203 @@
+"""Audio files in and out, through PyAV (FFmpeg inside the wheel, no system package).
+
+path -> float32 [num_samples], mono, at the rate asked for; and a waveform back to wav or mp3.
+
+On mono files the samples equal those of `ffmpeg -f f32le` and of madmom to the last bit.
+With several channels we take their mean, as madmom does for int16 (for float32 its ffmpeg
+call is sqrt(2) louder than the mean of a stereo file).
+"""
+
+import os
+from collections.abc import Iterator
+
+import av
+import av.logging
+import numpy as np
+
+BLOCK_SAMPLES = 1 << 16  # what `stream_audio` yields at once; 3 s at 22050 Hz
+
+# FFmpeg's own lines about damaged files would tear a progress bar; we say it ourselves.
+av.logging.set_level(av.logging.PANIC)
+
+
+class AudioDecodeError(ValueError):
+    """An audio file cannot be decoded; the message holds its path and the reason."""
+
+    def __init__(self, path: str | os.PathLike, reason: str):
+        super().__init__(f"Cannot decode {str(path)!r}: {reason}.")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self):  # so that a worker process can raise it
+        return AudioDecodeError, (self.path, self.reason)
+
+
+def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
+    """Decodes an audio file to mono at the given rate.
+
+    Args:
+        path: Any file FFmpeg reads. Channels are averaged.
+        sample_rate: Output rate in Hz.
+
+    Returns:
+        float32 [num_samples], full scale at ±1. Not normalised.
+
+    Raises:
+        AudioDecodeError: see `stream_audio`.
+    """
+    return np.concatenate(list(stream_audio(path, sample_rate)))
+
+
+def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarray]:
+    """Decodes an audio file block by block, so that memory does not grow with its length.
+
+    A packet that does not decode is passed over, as FFmpeg does; a file is refused when it
+    ends before the end it declares or when more than one packet in ten is damaged.
+
+    Args:
+        path: Any file FFmpeg reads. Channels are averaged.
+        sample_rate: Output rate in Hz.
+
+    Yields:
+        float32 [BLOCK_SAMPLES], the last block shorter, full scale at ±1.
+
+    Raises:
+        AudioDecodeError: the file is missing, empty, truncated or damaged, has no sound,
+            or holds NaN or infinite samples.
+    """
+    try:
+        container = av.open(os.fspath(path), metadata_errors="ignore")
+    except (av.FFmpegError, OSError) as error:
+        raise AudioDecodeError(path, _why_not_opened(path, error)) from error
+    with container:
+        if not container.streams.audio:
+            raise AudioDecodeError(path, "there is no audio in it")
+        stream = container.streams.audio[0]
+        resampler = av.AudioResampler("fltp", "mono", sample_rate, BLOCK_SAMPLES)
+        packets = _Packets(stream)
+        num_samples = 0
+        for frame in packets.frames(container):
+            for block in resampler.resample(_to_mono(frame)):
+                num_samples += block.samples
+                yield _finite(block.to_ndarray()[0], path)
+        for block in resampler.resample(None) if packets.num_good else ():
+            num_samples += block.samples
+            yield _finite(block.to_ndarray()[0], path)
+    if not num_samples:
+        raise AudioDecodeError(path, "it holds no samples")
+    if packets.num_damaged * 10 > packets.num_good:
+        total = packets.num_damaged + packets.num_good
+        raise AudioDecodeError(
+            path, f"it is damaged: {packets.num_damaged} of {total} packets do not decode"
+        )
+    seconds = num_samples / sample_rate
+    if packets.cut_short:
+        raise AudioDecodeError(path, f"it is truncated after {seconds:.1f} s, within a frame")
+    # Half a second of grace: encoders' delays and padding are counted by some containers.
+    declared = packets.declared_seconds
+    if declared and seconds < 0.98 * declared - 0.5:
+        raise AudioDecodeError(
+            path, f"it is truncated: {seconds:.1f} s of the {declared:.1f} s it declares"
+        )
+
+
+def write_audio(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> None:
+    """Writes a mono waveform; the ending of the path (.wav, .mp3, .flac) says the format.
+
+    Args:
+        path: File to write. MP3 gets MagnaTagATune's 32 kbit/s.
+        waveform: float32 [num_samples], clipped to ±1.
+        sample_rate: Rate in Hz.
+    """
+    samples = np.clip(np.rint(waveform * 32767), -32767, 32767).astype(np.int16)
+    with av.open(os.fspath(path), "w") as container:
+        codec = {"wav": "pcm_s16le"}.get(
+            container.format.name, container.default_audio_codec
+        )
+        stream = container.add_stream(codec, rate=sample_rate, layout="mono")
+        if container.format.name == "mp3":
+            stream.bit_rate = 32000
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = sample_rate
+        fifo = av.AudioFifo()
+        resampler = av.AudioResampler(stream.format.name, "mono", sample_rate)
+        for converted in resampler.resample(frame) + resampler.resample(None):
+            fifo.write(converted)
+        # Encoders take frames of their own size; pcm (0) takes any.
+        for piece in fifo.read_many(stream.codec_context.frame_size or 1024, partial=True):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+
+
+class _Packets:
+    """Decodes the packets of a stream and remembers what tells a whole file from a cut one."""
+
+    def __init__(self, stream: av.AudioStream):
+        self._stream = stream
+        self.num_good = self.num_damaged = 0
+        self.cut_short = False  # an MP3's last frame is shorter than its header says
+        # For MP3, FFmpeg may only guess the duration from the bit rate.
+        declares = stream.duration and stream.codec_context.name not in ("mp3", "mp3float")
+        self.declared_seconds = float(stream.duration * stream.time_base) if declares else None
+
+    def frames(self, container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
+        is_mp3 = self._stream.codec_context.name in ("mp3", "mp3float")
+        frame_bytes = {}
+        packets = container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+                frames = packet.decode()
+            except StopIteration:
+                return
+            except av.FFmpegError:
+                self.num_damaged += 1
+                if self.num_damaged > 1000 + self.num_good:
+                    return  # a demuxer that no longer moves
+                continue
+            if is_mp3 and packet.size:
+                # Bytes 1 and 2 of an MPEG frame (version, bit rate, padding) decide its length.
+                header = bytes(packet)[1:3]
+                longest = frame_bytes.setdefault(header, packet.size)
+                self.cut_short = packet.size < longest
+            self.num_good += bool(frames)
+            yield from frames
+
+
+def _to_mono(frame: av.AudioFrame) -> av.AudioFrame:
+    num_channels = frame.layout.nb_channels
+    if num_channels == 1:
+        return frame
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, num_channels).T
+    if samples.dtype == np.uint8:
+        samples = samples.astype(np.float32) / 128 - 1
+    elif samples.dtype.kind == "i":
+        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    mean = samples.mean(axis=0, dtype=np.float32)[None]
+    mono = av.AudioFrame.from_ndarray(mean, format="fltp", layout="mono")
+    mono.sample_rate, mono.pts, mono.time_base = (
+        frame.sample_rate,
+        frame.pts,
+        frame.time_base,
+    )
+    return mono
+
+
+def _finite(block: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+    if not np.isfinite(block).all():
+        raise AudioDecodeError(path, "it holds NaN or infinite samples")
+    return block
+
+
+def _why_not_opened(path: str | os.PathLike, error: Exception) -> str:
+    if os.path.isdir(path):
+        return "it is a directory"
+    if not os.path.exists(path):
+        return "there is no such file"
+    if not os.access(path, os.R_OK):
+        return "permission denied"
+    if os.path.getsize(path) == 0:
+        return "the file is empty"
+    return f"FFmpeg says {error.strerror or error!r}"

@@ -1,0 +1,118 @@
+"""Models: a table of the taggers, one file per paper, and what a model file tells of itself."""
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Callable
+
+import keras
+
+from tagger.layers import AudioWindow, TagScores
+from tagger.models.sample_cnn import sample_cnn
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelEntry:
+    """A tagger of the field.
+
+    Attributes:
+        factory: Function(num_tags=…, tags=…, …) -> keras.Model; its defaults are the paper's.
+        sample_rate: Rate of the published model in Hz.
+        num_samples: Its window.
+        paper: Reference.
+        recipe: Key of `training.RECIPES`.
+        published: Dataset -> {metric: score}, as the paper prints it.
+    """
+
+    factory: Callable[..., keras.Model]
+    sample_rate: int
+    num_samples: int
+    paper: str
+    recipe: str
+    published: dict[str, dict[str, float]]
+
+
+MODELS = {
+    "sample_cnn": ModelEntry(
+        factory=sample_cnn,
+        sample_rate=22050,
+        num_samples=59049,
+        paper="Kim, Lee and Nam, ICASSP 2018, https://arxiv.org/abs/1710.10451",
+        recipe="resemul",
+        published={
+            "magnatagatune": {
+                "ROC-AUC se": 0.9111,
+                "ROC-AUC rese": 0.9113,
+                "ROC-AUC res": 0.9098,
+                "ROC-AUC basic": 0.9077,
+            }
+        },
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What a model file tells of itself: how to cut music for it and what its scores mean."""
+
+    name: str
+    sample_rate: int  # Hz
+    num_samples: int  # of a window
+    remainder: str  # see layers.AudioWindow
+    num_tags: int
+    tags: tuple[str, ...] | None  # None: the file holds none
+
+
+def build_model(name: str, **options) -> keras.Model:
+    """Builds a model by its name in MODELS; options go to its factory.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in MODELS:
+        raise ValueError(f"Unknown model {name!r}. Choose one of: {', '.join(MODELS)}.")
+    return MODELS[name].factory(**options)
+
+
+def load_model(path: str | os.PathLike) -> keras.Model:
+    """Reads a `.keras` file made by our training or conversion.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no Keras model, or not one of ours.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no model file {str(path)!r}.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{str(path)!r} is no .keras model file (a damaged copy, perhaps).")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises many kinds, some of them from h5py or json
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(f"{str(path)!r} is no model Keras can read: {first}") from error
+    model_info(model)
+    return model
+
+
+def model_info(model: keras.Model) -> ModelInfo:
+    """Reads what a model says of itself from its first and last layers.
+
+    Raises:
+        ValueError: the model has no AudioWindow or no TagScores layer.
+    """
+    window = [layer for layer in model.layers if isinstance(layer, AudioWindow)]
+    scores = [layer for layer in model.layers if isinstance(layer, TagScores)]
+    if len(window) != 1 or len(scores) != 1:
+        raise ValueError(
+            f"Model {model.name!r} is no tagger of this project: it does not say its rate,"
+            " window and tags. Use a model made by train.py."
+        )
+    window, scores = window[0], scores[0]
+    return ModelInfo(
+        name=model.name,
+        sample_rate=window.sample_rate,
+        num_samples=window.num_samples,
+        remainder=window.remainder,
+        num_tags=scores.units,
+        tags=scores.tags,
+    )
