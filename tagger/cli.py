@@ -5,6 +5,7 @@ Only arguments and printing live here; heavy modules are imported after parsing,
 """
 
 import argparse
+import json
 import os
 import sys
 import warnings
@@ -16,16 +17,110 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 def run(main: Callable[[], int | None]) -> None:
     """Calls a script's main; what is wrong ends in one sentence and exit code 2."""
+    name = os.path.basename(sys.argv[0]).replace("__main__.py", "python -m tagger")
     warnings.showwarning = lambda message, *_, **__: print(f"Note: {message}", file=sys.stderr)
     try:
         sys.exit(main())
     except (ValueError, OSError) as error:
-        print(f"{parser_name()}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\n{parser_name()}: interrupted. Run the same command to go on.", file=sys.stderr)
+        print(f"\n{name}: interrupted. Run the same command to go on.", file=sys.stderr)
         sys.exit(130)
 
 
-def parser_name() -> str:
-    return os.path.basename(sys.argv[0])
+def load_tensorflow() -> None:
+    """Imports TensorFlow without its notes; call it after parsing, before our heavy modules.
+
+    They are written to file descriptor 2 before its logging starts, so no setting holds
+    them back. An import that fails still raises.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401 (for its side effect)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def main() -> int:
+    """`python -m tagger COMMAND`."""
+    parser = argparse.ArgumentParser(prog="python -m tagger", description="Music auto-tagging.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add_command in (_add_tag, _add_demo):
+        add_command(commands)
+    args = parser.parse_args()
+    return args.call(args)
+
+
+def _add_tag(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("tag", help="tag audio files with a trained model")
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="audio of any length and format")
+    add("--model", required=True, help=".keras, or a legacy .hdf5 of the original project")
+    add("--top", type=int, default=10, help="tags shown in the table (default: 10)")
+    add("--json", action="store_true", help="one line of JSON per file, all tags")
+    add("--csv", metavar="FILE", help="also write a row per file and a column per tag")
+    add("--data-dir", help="shards whose manifest names the tags of a model that does not")
+    parser.set_defaults(call=_tag)
+
+
+def _tag(args: argparse.Namespace) -> int:
+    load_tensorflow()
+    import pandas as pd
+    from tqdm import tqdm
+
+    from tagger import conversion, inputs, tagging
+    from tagger.audio import AudioDecodeError
+
+    tags = inputs.open_shards(args.data_dir).manifest.tags if args.data_dir else None
+    tagger = tagging.Tagger(conversion.load_model(args.model), tags)
+    if not tagger.info.tags:
+        warnings.warn(f"{args.model} holds no tag names; they are those of {args.data_dir}.")
+    rows, num_failed = [], 0
+    for path in tqdm(args.files, "Tagging", unit="file", disable=None):
+        line = {"path": path, "model": args.model}
+        try:
+            line["tags"] = tagger.tag(path)
+            rows.append({"path": path, **line["tags"]})
+        except AudioDecodeError as error:
+            line = {"path": path, "error": str(error)}
+            rows.append({"path": path, "error": str(error)})
+            num_failed += 1
+        tqdm.write(json.dumps(line, ensure_ascii=False) if args.json else _table(line, args.top))
+    if args.csv:
+        table = pd.DataFrame(rows)
+        columns = ["path", *tagger.tags, *(["error"] if num_failed else [])]
+        table.reindex(columns=columns).to_csv(args.csv, index=False)
+    return 2 if num_failed else 0
+
+
+def _table(line: dict, top: int) -> str:
+    if "error" in line:
+        return f"{line['path']}\n  {line['error']}"
+    rows = list(line["tags"].items())[:top]
+    width = max(len(tag) for tag, _ in rows)
+    return "\n".join(
+        [line["path"]]
+        + [f"  {tag:{width}}  {score:.3f}  {'█' * round(20 * score)}" for tag, score in rows]
+    )
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("demo", help="synthesise a small corpus in MTT layout")
+    add = parser.add_argument
+    add("--data-dir", default="./demo", help="folder to make (default: ./demo)")
+    add("--num-clips", type=int, default=320)
+    add("--seed", type=int, default=0)
+    parser.set_defaults(call=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from tagger.datasets import demo
+
+    demo.synthesize(args.data_dir, args.num_clips, args.seed)
+    print(f"{args.num_clips} demo clips are in {args.data_dir}")
+    return 0

@@ -33,7 +33,13 @@ MANIFEST_NAME = "manifest.json"
 
 
 class CorruptShardError(ValueError):
-    """A shard holds bytes that are no record. The message names the file and the record's number."""
+    """A shard holds bytes that are no record; the message names the file and the record."""
+
+    def __init__(self, path: str | os.PathLike, number: int):
+        super().__init__(
+            f"Record {number} of {path} is corrupted (counted from 0). Delete this shard and"
+            " run the build again: it makes only what is missing."
+        )
 
 
 # --- One record -------------------------------------------------------------------------------------------------
@@ -190,19 +196,26 @@ def read_shard(path: str | os.PathLike) -> Iterator[bytes]:
         while head := file.read(12):
             length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
             if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:
-                raise CorruptShardError(_corrupt(path, number))
+                raise CorruptShardError(path, number)
             data, crc = file.read(length), file.read(4)
             if len(data) < length or _masked_crc(data) != crc:
-                raise CorruptShardError(_corrupt(path, number))
+                raise CorruptShardError(path, number)
             yield data
             number += 1
 
 
-def _corrupt(path: str | os.PathLike, number: int) -> str:
-    return (
-        f"Record {number} of {path} is corrupted (its checksum is wrong or the file ends early)."
-        " Delete this shard and run the build again: only what is missing is made."
-    )
+def count_records(path: str | os.PathLike) -> int:
+    """Counts the records of a shard by their lengths alone, without reading them."""
+    size, at, number = os.path.getsize(path), 0, 0
+    with open(path, "rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(12)
+            if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:
+                raise CorruptShardError(path, number)
+            at += 12 + struct.unpack("<Q", head[:8])[0] + 4
+            number += 1
+    return number
 
 
 def _masked_crc(data: bytes) -> bytes:

@@ -1,0 +1,6 @@
+"""`python -m tagger`."""
+
+from tagger import cli
+
+if __name__ == "__main__":
+    cli.run(cli.main)

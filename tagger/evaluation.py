@@ -1,0 +1,219 @@
+"""Clip scores and the numbers of the field: macro ROC-AUC and PR-AUC.
+
+A clip's score is the mean of its segments' (every published table does so); the metrics are
+scikit-learn's, because binned ones are off in the third digit.
+"""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score, roc_auc_score
+from tqdm import tqdm
+
+from tagger import inputs, models
+
+BATCH_SIZE = 32
+
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of the clips of a split, and what they are worth.
+
+    Attributes:
+        dataset: Key of `datasets.DATASETS`.
+        split: "train", "val" or "test".
+        split_rule: How the split was made; no score means anything without it.
+        tags: Tag names.
+        clip_ids: str [num_clips].
+        labels: uint8 0/1 [num_clips, num_tags].
+        scores: float32 [num_clips, num_tags], mean over the segments of a clip.
+    """
+
+    dataset: str
+    split: str
+    split_rule: str
+    tags: tuple[str, ...]
+    clip_ids: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+    def per_tag(self) -> pd.DataFrame:
+        """Per tag: positives, negatives, roc_auc and pr_auc.
+
+        A tag without a positive or without a negative clip has no AUC: NaN, and it is left
+        out of the macro means.
+        """
+        rows = []
+        for tag, labels, scores in zip(self.tags, self.labels.T, self.scores.T, strict=True):
+            positives = int(labels.sum())
+            negatives = len(labels) - positives
+            defined = positives > 0 and negatives > 0
+            rows.append(
+                {
+                    "tag": tag,
+                    "positives": positives,
+                    "negatives": negatives,
+                    "roc_auc": roc_auc_score(labels, scores) if defined else np.nan,
+                    "pr_auc": average_precision_score(labels, scores) if defined else np.nan,
+                }
+            )
+        return pd.DataFrame(rows).set_index("tag")
+
+    def macro(self) -> dict[str, float]:
+        """Means over the tags that have both a positive and a negative clip; NaN if none has."""
+        means = self.per_tag()[["roc_auc", "pr_auc"]].mean()
+        return {"roc_auc": float(means["roc_auc"]), "pr_auc": float(means["pr_auc"])}
+
+    def macro_line(self) -> str:
+        """`test macro: ROC-AUC 0.9077, PR-AUC 0.4293`."""
+        macro = self.macro()
+        return (
+            f"{self.split} macro: ROC-AUC {macro['roc_auc']:.4f}, PR-AUC {macro['pr_auc']:.4f}"
+        )
+
+    def as_json(self) -> str:
+        """Everything but the single scores, as one line of JSON (undefined AUCs are null)."""
+        per_tag = self.per_tag()
+        content = {
+            "dataset": self.dataset,
+            "split": self.split,
+            "split_rule": self.split_rule,
+            "num_clips": len(self.labels),
+            **self.macro(),
+            "left_out": list(per_tag.index[per_tag["roc_auc"].isna()]),
+            "tags": per_tag.to_dict("index"),
+        }
+        return json.dumps(_null_for_nan(content), allow_nan=False)
+
+    def report(self) -> str:
+        """The table per tag with its heading; tags left out of the means are named below it."""
+        per_tag = self.per_tag()
+        table = per_tag[["positives", "roc_auc", "pr_auc"]].to_string(
+            header=["clips", "ROC-AUC", "PR-AUC"],
+            float_format="{:.4f}".format,
+            na_rep="–",
+            index_names=False,
+        )
+        lines = [
+            f"{self.dataset}, {self.split} split ({self.split_rule}): {len(self.labels)} clips",
+            table,
+        ]
+        left_out = list(per_tag.index[per_tag["roc_auc"].isna()])
+        if left_out:
+            lines.append(
+                f"Left out of the means, having no positive or no negative clip:"
+                f" {', '.join(left_out)}"
+            )
+        return "\n".join(lines)
+
+
+def evaluate(
+    predict: Predict,
+    shards: inputs.Shards,
+    info: models.ModelInfo,
+    split: str = "test",
+    batch_size: int = BATCH_SIZE,
+) -> Evaluation:
+    """Scores every clip of a split.
+
+    Args:
+        predict: Segments as the shards hold them [batch, num_samples] -> scores [batch,
+            num_tags]; `predictor` makes one of a model.
+        shards: The data.
+        info: Window and tags of the model behind `predict`.
+        split: "train", "val" or "test".
+        batch_size: Segments per call of `predict`.
+
+    Raises:
+        ValueError: model and data disagree (see `check_match`), or the split has no clip.
+        records.CorruptShardError: naming the shard and the record.
+    """
+    check_match(info, shards)
+    segments = inputs.evaluation_segments(
+        shards, split, info.num_samples, batch_size, info.remainder
+    )
+    num_clips, num_tags = shards.manifest.num_clips(split), len(shards.manifest.tags)
+    sums, counts = np.zeros((num_clips, num_tags)), np.zeros((num_clips, 1))
+    labels, clip_ids = np.zeros((num_clips, num_tags), np.uint8), [""] * num_clips
+    progress = tqdm(
+        total=shards.manifest.num_segments(split),
+        desc=f"Scoring {split}",
+        unit="segment",
+        disable=None,
+    )
+    with progress, inputs.naming_corrupt_records(shards):
+        for batch in segments.as_numpy_iterator():
+            index = batch["clip_index"]
+            # A clip may hold the same index many times: `at` adds every one.
+            np.add.at(sums, index, np.asarray(predict(batch["segments"])))
+            np.add.at(counts, index, 1)
+            labels[index] = batch["labels"]
+            for clip, clip_id in zip(index, batch["clip_id"], strict=True):
+                clip_ids[clip] = clip_id.decode() or str(clip)
+            progress.update(len(index))
+    return Evaluation(
+        dataset=shards.manifest.dataset,
+        split=split,
+        split_rule=shards.manifest.split_rule,
+        tags=tag_names(info, shards),
+        clip_ids=np.array(clip_ids),
+        labels=labels,
+        scores=(sums / counts).astype(np.float32),
+    )
+
+
+def predictor(model, dtype: str) -> Predict:
+    """Makes a predict function of a Keras model, for segments of the shards' dtype."""
+    return models.fed_with(model, dtype).predict_on_batch
+
+
+def tag_names(info: models.ModelInfo, shards: inputs.Shards) -> tuple[str, ...]:
+    """The names for a model's scores: the shards', or the model's where shards hold none."""
+    if info.tags is None and shards.names_tags:
+        warnings.warn(
+            f"Model {info.name} holds no tag names; names and order are those of"
+            f" {shards.directory / 'manifest.json'}.",
+            stacklevel=2,
+        )
+    return shards.manifest.tags if shards.names_tags or not info.tags else info.tags
+
+
+def check_match(info: models.ModelInfo, shards: inputs.Shards) -> None:
+    """Refuses shards whose rate or tags are not the model's.
+
+    Raises:
+        ValueError: naming what differs and what to do.
+    """
+    manifest = shards.manifest
+    if info.sample_rate != manifest.sample_rate:
+        raise ValueError(
+            f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory} holds"
+            f" {manifest.sample_rate} Hz records. Rebuild with --sample-rate {info.sample_rate}."
+        )
+    if info.num_tags != len(manifest.tags):
+        raise ValueError(
+            f"Model {info.name} scores {info.num_tags} tags but {shards.directory} holds"
+            f" {len(manifest.tags)}. Rebuild with --num-tags {info.num_tags}."
+        )
+    named = info.tags is not None and shards.names_tags
+    if named and info.tags != manifest.tags:
+        first = next(i for i in range(info.num_tags) if info.tags[i] != manifest.tags[i])
+        same = set(info.tags) == set(manifest.tags)
+        raise ValueError(
+            f"Model and {shards.directory} disagree on the tags: number {first + 1} is"
+            f" {info.tags[first]!r} in the model and {manifest.tags[first]!r} in the shards"
+            f" ({'the same tags in another order' if same else 'other tags'}). Rebuild the"
+            " shards the model was trained on."
+        )
+
+
+def _null_for_nan(content):
+    if isinstance(content, dict):
+        return {key: _null_for_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and np.isnan(content) else content

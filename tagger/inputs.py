@@ -1,0 +1,343 @@
+"""Shards -> tf.data: shuffled segments to train on, whole clips to evaluate.
+
+Segments leave here as they lie in the records (int16, half the bytes to move); the model
+makes them float on its device, see `models.fed_with`.
+"""
+
+import contextlib
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tagger import records
+
+SHUFFLED_SEGMENTS = 4096  # about 400 clips of MTT, 480 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """A folder of shards, opened.
+
+    Attributes:
+        directory: The folder.
+        manifest: What it holds.
+        dtype: Of the segments: "int16" (ours) or "float32" (resemul's).
+        names_tags: The records come with tag names, not with an order alone.
+        parse: Serialized record -> waveform [num_samples], labels [num_tags], clip id.
+    """
+
+    directory: Path
+    manifest: records.Manifest
+    dtype: str
+    names_tags: bool
+    parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+
+    def paths(self, split: str) -> list[str]:
+        """Shard files of a split.
+
+        Raises:
+            ValueError: the split has no clip.
+            FileNotFoundError: a shard that the manifest lists is not there.
+        """
+        if not self.manifest.num_clips(split):
+            raise ValueError(
+                f"{self.directory} holds no {split} clips, only"
+                f" {', '.join(self.manifest.splits) or 'nothing'}."
+            )
+        paths = [self.directory / name for name in self.manifest.shard_names(split)]
+        for path in paths:
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{path} is missing. Run the build again: it makes only this shard."
+                )
+        return [str(path) for path in paths]
+
+    def check_counts(
+        self, num_audios_per_shard: int | None, num_segments_per_audio: int | None
+    ) -> None:
+        """Compares counts a user gave (None: did not) with the manifest.
+
+        Raises:
+            ValueError: one of them differs.
+        """
+        built = self.manifest.num_audios_per_shard
+        if num_audios_per_shard not in (None, built):
+            raise ValueError(
+                f"--num-audios-per-shard {num_audios_per_shard} does not agree with"
+                f" {self.directory}, built with {built}. Leave it out, or build again."
+            )
+        clips, segments = self.manifest.num_clips("train"), self.manifest.num_segments("train")
+        if num_segments_per_audio is not None and segments != num_segments_per_audio * clips:
+            raise ValueError(
+                f"--num-segments-per-audio {num_segments_per_audio} does not agree with"
+                f" {self.directory}: its {clips} train clips hold {segments} segments. Leave it"
+                " out, or build again."
+            )
+
+
+def open_shards(path: str | os.PathLike) -> Shards:
+    """Opens a folder of shards, or its parent (`dataset` for `dataset/tfrecord`).
+
+    Shards of the original resemul project are read too. They hold no tag names: the manifest
+    then says "tag 1", "tag 2" … In its train and val shards every segment counts as a clip.
+
+    Raises:
+        FileNotFoundError: there are no shards.
+        ValueError: the build is unfinished or its manifest damaged.
+    """
+    folders = [Path(path), Path(path) / "tfrecord"]
+    for folder in folders:
+        if (folder / records.MANIFEST_NAME).is_file():
+            manifest = records.Manifest.load(folder)
+            if not manifest.complete:
+                raise ValueError(
+                    f"The build in {folder} is unfinished ({len(manifest.shards)} shards so"
+                    " far). Run the build command again; it goes on where it stopped."
+                )
+            return Shards(folder, manifest, "int16", True, _parse)
+    for folder in folders:
+        if any(folder.glob("*-????-of-????.tfrecord")):
+            return _open_resemul_shards(folder)
+    raise FileNotFoundError(
+        f"There are no shards in {str(path)!r}. Build them (python build_mtt.py), or give"
+        " their folder or its parent with --data-dir."
+    )
+
+
+def training_segments(
+    shards: Shards,
+    split: str,
+    num_samples: int,
+    batch_size: int,
+    seed: int = 0,
+    first_epoch: int = 0,
+    num_read_threads: int = 8,
+    shuffled_segments: int = SHUFFLED_SEGMENTS,
+) -> tf.data.Dataset:
+    """Endless batches of shuffled whole segments, epoch after epoch.
+
+    The order is a function of seed and epoch alone: a run that starts at epoch 3 reads
+    what an uninterrupted one reads there.
+
+    Args:
+        shards: Where to read.
+        split: Usually "train".
+        num_samples: Length of a segment; clips are cut anew to it.
+        batch_size: Segments per batch; an incomplete last batch of an epoch is dropped.
+        seed: Of the order.
+        first_epoch: Epoch to begin with.
+        num_read_threads: Shards read at once.
+        shuffled_segments: Size of the shuffle buffer.
+
+    Returns:
+        Dataset of (segments `shards.dtype` [batch_size, num_samples], labels float32
+        [batch_size, num_tags]), `num_training_batches` of them per epoch.
+    """
+    paths = shards.paths(split)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        files = tf.data.Dataset.from_tensor_slices(paths)
+        files = files.shuffle(len(paths), seed=seed + epoch)
+        # One record of each shard in turn, then segments shuffled: neighbours in a batch
+        # are of different clips.
+        clips = files.interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=num_read_threads,
+            num_parallel_calls=num_read_threads,
+            deterministic=True,
+        )
+        segments = clips.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
+        segments = segments.flat_map(
+            lambda waveform, labels, clip_id: tf.data.Dataset.from_tensor_slices(
+                _cut(waveform, num_samples, "drop")
+            ).map(lambda segment: (segment, labels))
+        )
+        segments = segments.shuffle(shuffled_segments, seed=seed + epoch)
+        batches = segments.batch(batch_size, drop_remainder=True)
+        return batches.map(
+            lambda segments, labels: (segments, tf.cast(labels, tf.float32)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+    return epochs.flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+
+
+def num_training_batches(
+    shards: Shards, split: str, num_samples: int, batch_size: int
+) -> int:
+    """Batches of an epoch of `training_segments`.
+
+    Raises:
+        ValueError: the split has fewer segments than a batch takes.
+    """
+    if num_samples == shards.manifest.segment_samples:
+        num_segments = shards.manifest.num_segments(split)
+    else:  # the manifest counts segments of its own length alone
+        num_segments = int(
+            _clips(shards, split)
+            .map(lambda waveform, *_: tf.maximum(1, tf.size(waveform) // num_samples))
+            .reduce(0, lambda total, count: total + count)
+        )
+    if num_segments < batch_size:
+        raise ValueError(
+            f"{shards.directory} holds {num_segments} {split} segments, fewer than one batch"
+            f" of {batch_size}. Choose a smaller --batch-size."
+        )
+    return num_segments // batch_size
+
+
+def evaluation_segments(
+    shards: Shards, split: str, num_samples: int, batch_size: int, remainder: str = "drop"
+) -> tf.data.Dataset:
+    """Every segment of every clip of a split once, in the order of the shards.
+
+    Args:
+        shards: Where to read.
+        split: "train", "val" or "test".
+        num_samples: Length of a segment; clips are cut anew to it.
+        batch_size: Segments per batch; the last batch may be smaller.
+        remainder: What becomes of a clip's incomplete last segment, see
+            `layers.AudioWindow`. A clip shorter than one segment is repeated to fill it.
+
+    Returns:
+        Dataset of dicts: segments `shards.dtype` [batch, num_samples], labels uint8 [batch,
+        num_tags], clip_index int64 [batch] (counting clips from 0), clip_id str [batch].
+    """
+
+    def cut(index, clip):
+        waveform, labels, clip_id = clip
+        segments = _cut(waveform, num_samples, remainder)
+        return tf.data.Dataset.from_tensor_slices(segments).map(
+            lambda segment: {
+                "segments": segment,
+                "labels": labels,
+                "clip_index": index,
+                "clip_id": clip_id,
+            }
+        )
+
+    segments = _clips(shards, split).enumerate().flat_map(lambda index, clip: cut(index, clip))
+    return segments.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def validation_segments(
+    shards: Shards, num_samples: int, batch_size: int, remainder: str = "drop"
+) -> tf.data.Dataset:
+    """`evaluation_segments` of the val split as pairs: segments, labels float32."""
+    segments = evaluation_segments(shards, "val", num_samples, batch_size, remainder)
+    return segments.map(lambda batch: (batch["segments"], tf.cast(batch["labels"], tf.float32)))
+
+
+@contextlib.contextmanager
+def naming_corrupt_records(shards: Shards) -> Iterator[None]:
+    """Turns TensorFlow's complaint about lost data into our own: the file, the record's number."""
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+        for name in shards.manifest.shards:
+            for number, example in enumerate(records.read_shard(shards.directory / name)):
+                try:
+                    shards.parse(example)
+                except tf.errors.InvalidArgumentError as error:
+                    raise records.CorruptShardError(shards.directory / name, number) from error
+        raise
+
+
+def _clips(shards: Shards, split: str) -> tf.data.Dataset:
+    dataset = tf.data.TFRecordDataset(shards.paths(split))
+    return dataset.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _cut(waveform: tf.Tensor, num_samples: int, remainder: str) -> tf.Tensor:
+    """Waveform [length] -> consecutive segments [num_segments, num_samples].
+
+    One shorter than a segment is repeated to fill it.
+    """
+    repeats = -(-num_samples // tf.maximum(tf.size(waveform), 1))
+    if_short = tf.tile(waveform, [repeats])[:num_samples]
+    waveform = tf.cond(repeats > 1, lambda: if_short, lambda: waveform)
+    rest = tf.size(waveform) % num_samples
+    if remainder == "pad":
+        waveform = tf.pad(waveform, [[0, -rest % num_samples]])
+    else:
+        waveform = waveform[: tf.size(waveform) - rest]
+    return tf.reshape(waveform, [-1, num_samples])
+
+
+# --- Our records ------------------------------------------------------------------------------
+
+_SPEC = {
+    name: tf.io.FixedLenFeature([], tf.int64 if kind == "integer" else tf.string, default)
+    for name, kind in records.FEATURES.items()
+    for default in [b"" if name == "labels" else None]  # unlabelled music has none
+}
+
+
+def _parse(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    values = tf.io.parse_single_example(example, _SPEC)
+    segments = tf.io.decode_raw(values["segments"], records.FEATURES["segments"])
+    labels = tf.io.decode_raw(values["labels"], records.FEATURES["labels"])
+    return segments[: values["num_samples"]], labels, values["clip_id"]
+
+
+# --- Shards of the original resemul project ---------------------------------------------------
+# train and val: an Example per segment; test (`.seq.tfrecord`): a SequenceExample per clip.
+
+
+def _open_resemul_shards(folder: Path) -> Shards:
+    manifest = records.Manifest(
+        dataset="magnatagatune",
+        split_rule="as built by resemul",
+        tags=(),
+        sample_rate=22050,
+        segment_samples=0,
+        num_audios_per_shard=0,
+        complete=True,
+    )
+    for path in sorted(folder.glob("*-????-of-????.*tfrecord")):
+        example = next(records.read_shard(path), None)
+        if example is None:
+            continue
+        content = tf.train.SequenceExample.FromString(example)
+        context = content.context.feature
+        segments = content.feature_lists.feature_list["raw_segments"].feature or [
+            context["raw_segment"]
+        ]
+        manifest.segment_samples = len(segments[0].bytes_list.value[0]) // 4
+        num_tags = len(context["raw_labels"].bytes_list.value[0])
+        num_clips = records.count_records(path)
+        manifest.shards[path.name] = records.Shard(
+            split=path.name.split("-")[0],
+            num_clips=num_clips,
+            num_segments=num_clips * len(segments),
+            num_bytes=path.stat().st_size,
+            sha256="",
+        )
+    if not manifest.shards:
+        raise ValueError(f"The shards in {folder} are empty.")
+    manifest.tags = tuple(f"tag {number}" for number in range(1, num_tags + 1))
+    warnings.warn(
+        f"{folder} was built by resemul: it holds no tag names, only their order.", stacklevel=2
+    )
+    return Shards(folder, manifest, "float32", False, _parse_resemul)
+
+
+def _parse_resemul(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    # An Example read as a SequenceExample is all context.
+    context, sequence = tf.io.parse_single_sequence_example(
+        example,
+        {
+            "raw_labels": tf.io.FixedLenFeature([], tf.string),
+            "raw_segment": tf.io.FixedLenFeature([], tf.string, b""),
+        },
+        {"raw_segments": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True)},
+    )
+    segments = context["raw_segment"] + tf.strings.reduce_join(sequence["raw_segments"])
+    waveform = tf.io.decode_raw(segments, tf.float32)
+    return waveform, tf.io.decode_raw(context["raw_labels"], tf.uint8), tf.constant("")

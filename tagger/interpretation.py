@@ -1,0 +1,213 @@
+"""What the network heard: the excitations of SE blocks (Kim, Lee and Nam, ICASSP 2018, section 5).
+
+model + shards -> a DataFrame of excitations per clip and block -> means per tag, their
+spread over the depth, and how the gates follow loudness (the paper's poster).
+"""
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from tagger import evaluation, inputs, models, plotting
+from tagger.layers import SqueezeExcitation
+from tagger.records import INT16_SCALE
+
+
+def excitations(
+    model: keras.Model,
+    shards: inputs.Shards,
+    split: str = "test",
+    batch_size: int = evaluation.BATCH_SIZE,
+) -> pd.DataFrame:
+    """Means of the excitations over each clip's segments, for every SE block.
+
+    Args:
+        model: With SE or ReSE blocks.
+        shards: The data.
+        split: "train", "val" or "test".
+        batch_size: Segments per step.
+
+    Returns:
+        A row per clip and block, index `clip_id`: `ex` (float32 [channels]), `depth` (block,
+        counted from 0) and a 0/1 column per tag, as the original's notebook reads it.
+
+    Raises:
+        ValueError: the model has no SE blocks, or model and data disagree.
+    """
+    gates = [layer for layer in model.layers if isinstance(layer, SqueezeExcitation)]
+    if not gates:
+        raise ValueError(
+            f"Model {model.name} has no squeeze-and-excitation blocks, so there are no"
+            " excitations. Train one with --block se or --block rese."
+        )
+    info = models.model_info(model)
+    evaluation.check_match(info, shards)
+    tags = evaluation.tag_names(info, shards)
+    probe = models.fed_with(
+        keras.Model(model.input, [gate.output for gate in gates], name=model.name), shards.dtype
+    )
+    clips = {}  # clip_id -> labels, number of segments, sum of the excitations per block
+    segments = inputs.evaluation_segments(
+        shards, split, info.num_samples, batch_size, info.remainder
+    )
+    progress = tqdm(
+        total=shards.manifest.num_segments(split),
+        desc="Extracting",
+        unit="segment",
+        disable=None,
+    )
+    with progress, inputs.naming_corrupt_records(shards):
+        for batch in segments.as_numpy_iterator():
+            outputs = [np.asarray(gate) for gate in probe.predict_on_batch(batch["segments"])]
+            for row, index in enumerate(batch["clip_index"]):
+                clip_id = batch["clip_id"][row].decode() or str(index)
+                clip = clips.setdefault(clip_id, [batch["labels"][row], 0, [0] * len(gates)])
+                clip[1] += 1
+                clip[2] = [
+                    total + gate[row, 0] for total, gate in zip(clip[2], outputs, strict=True)
+                ]
+            progress.update(len(batch["clip_index"]))
+    rows = [
+        [total / num_segments, depth, *labels.tolist()]
+        for labels, num_segments, totals in clips.values()
+        for depth, total in enumerate(totals)
+    ]
+    index = pd.Index(np.repeat(list(clips), len(gates)), name="clip_id")
+    return pd.DataFrame(rows, index=index, columns=["ex", "depth", *tags])
+
+
+def save_excitations(table: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Writes the table of `excitations` as a pickle, or as Parquet if the path ends so."""
+    if str(path).endswith(".parquet"):
+        table.to_parquet(path)
+    else:
+        table.to_pickle(path)
+
+
+def load_excitations(path: str | os.PathLike) -> pd.DataFrame:
+    """Reads what `save_excitations` or the original project wrote. Trust the pickle's source."""
+    return pd.read_parquet(path) if str(path).endswith(".parquet") else pd.read_pickle(path)
+
+
+def clip_loudness(shards: inputs.Shards, split: str = "test") -> pd.Series:
+    """Root mean square of the whole segments of every clip, 0 to 1, by `clip_id`."""
+    num_samples = shards.manifest.segment_samples
+    segments = inputs.evaluation_segments(shards, split, num_samples, evaluation.BATCH_SIZE)
+    scale = INT16_SCALE if shards.dtype == "int16" else 1
+    squares = {}
+    with inputs.naming_corrupt_records(shards):
+        for batch in segments.as_numpy_iterator():
+            means = np.mean((batch["segments"].astype(np.float32) / scale) ** 2, axis=1)
+            for index, clip_id, mean in zip(
+                batch["clip_index"], batch["clip_id"], means, strict=True
+            ):
+                squares.setdefault(clip_id.decode() or str(index), []).append(mean)
+    loudness = {clip_id: float(np.sqrt(np.mean(values))) for clip_id, values in squares.items()}
+    return pd.Series(loudness, name="loudness").rename_axis("clip_id")
+
+
+def tag_excitations(
+    table: pd.DataFrame, depth: int, tags: list[str] | None = None
+) -> pd.DataFrame:
+    """Mean excitation of the clips of each tag at one block: [tags, channels].
+
+    Tags without a clip are left out.
+
+    Raises:
+        ValueError: the block or a tag is not in the table.
+    """
+    known = list(table.columns[2:])
+    unknown = set(tags or []) - set(known)
+    if unknown:
+        raise ValueError(f"Unknown tag {sorted(unknown)[0]!r}. The table has: {', '.join(known)}.")
+    at_depth = table[table["depth"] == depth]
+    if at_depth.empty:
+        raise ValueError(f"No block of depth {depth}: the table has {sorted(set(table['depth']))}.")
+    excitation = np.stack(at_depth["ex"].to_numpy())
+    means = {
+        tag: excitation[(at_depth[tag] == 1).to_numpy()].mean(axis=0)
+        for tag in tags or known
+        if (at_depth[tag] == 1).any()
+    }
+    return pd.DataFrame(means).T.rename_axis(index="tag", columns="channel")
+
+
+def excitation_spread(table: pd.DataFrame) -> pd.Series:
+    """Standard deviation across tags, averaged over channels, per block (paper, figure 4)."""
+    spread = {
+        depth: tag_excitations(table, depth).std(axis=0, ddof=0).mean()
+        for depth in sorted(set(table["depth"]))
+    }
+    return pd.Series(spread, name="standard deviation").rename_axis("depth")
+
+
+def loudness_regression(
+    table: pd.DataFrame, loudness: pd.Series, depth: int = 0
+) -> pd.DataFrame:
+    """Least-squares lines of each channel's excitation on clip loudness (the paper's poster).
+
+    Args:
+        table: From `excitations`, indexed by clip id.
+        loudness: From `clip_loudness`.
+        depth: Block, counted from 0.
+
+    Returns:
+        Per channel: slope, intercept, and error (root mean square of the residual).
+
+    Raises:
+        ValueError: loudness lacks a clip, or all clips are equally loud.
+    """
+    at_depth = table[table["depth"] == depth]
+    missing = at_depth.index.difference(loudness.index)
+    if len(missing):
+        raise ValueError(f"There is no loudness for clip {missing[0]!r}.")
+    excitation = np.stack(at_depth["ex"].to_numpy()).astype(np.float64)
+    x = loudness.loc[at_depth.index].to_numpy()
+    deviation = x - x.mean()
+    if not deviation.any():
+        raise ValueError("All clips are equally loud: no line can be fitted.")
+    slope = deviation @ (excitation - excitation.mean(axis=0)) / (deviation @ deviation)
+    intercept = excitation.mean(axis=0) - slope * x.mean()
+    residual = excitation - (intercept + np.outer(x, slope))
+    return pd.DataFrame(
+        {"slope": slope, "intercept": intercept, "error": np.sqrt((residual**2).mean(axis=0))}
+    ).rename_axis("channel")
+
+
+def save_figures(
+    table: pd.DataFrame, loudness: pd.Series, directory: str | os.PathLike
+) -> list[Path]:
+    """Draws what the paper and its poster show: first, middle and last block, spread, loudness.
+
+    Args:
+        table: From `excitations`.
+        loudness: From `clip_loudness`.
+        directory: Folder for the png files; made if need be.
+
+    Returns:
+        Their paths.
+    """
+    last = int(table["depth"].max())
+    figures = {
+        f"excitations_block{depth + 1}": plotting.plot_excitations(
+            tag_excitations(table, depth), f"Excitations at block {depth + 1}"
+        )
+        for depth in (0, last // 2, last)
+    }
+    figures["excitation_spread"] = plotting.plot_spread(excitation_spread(table))
+    first = table[table["depth"] == 0]
+    figures["excitation_loudness"] = plotting.plot_loudness(
+        np.stack(first["ex"].to_numpy()),
+        loudness.loc[first.index],
+        loudness_regression(table, loudness),
+    )
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        plotting.save(figure, path)
+    return paths
