@@ -6,7 +6,8 @@ from pathlib import Path
 from tagger import cli
 
 
-def main():
+def main() -> None:
+    """Parses, calls, prints."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -17,13 +18,26 @@ def main():
     add("--num-samples", type=int, default=59049, help="samples per segment")
     add("--num-audios-per-shard", type=int, default=100)
     add("--num-workers", type=int, help="processes (default: one per core)")
-    add("--max-skipped", type=float, default=0.01, help="share of clips that may be skipped")
+    add(
+        "--max-skipped",
+        type=float,
+        default=0.01,
+        help="share of clips that may be skipped",
+    )
     add("--num-tags", type=int, default=50, help="most frequent tags to keep")
     add("--tag-order", choices=["ascending", "descending"], default="ascending")
     add("--split", choices=["directory", "random"], default="directory")
     add("--seed", type=int, default=0, help="of the random split")
-    add("--merge-synonyms", action="store_true", help="merge 29 groups of synonymous tags")
-    add("--keep-untagged", action="store_true", help="keep clips without any of the tags")
+    add(
+        "--merge-synonyms",
+        action="store_true",
+        help="merge 29 groups of synonymous tags",
+    )
+    add(
+        "--keep-untagged",
+        action="store_true",
+        help="keep clips without any of the tags",
+    )
     args = parser.parse_args()
 
     from tagger import building

@@ -7,16 +7,27 @@ from pathlib import Path
 from tagger import cli
 
 
-def main():
+def main() -> None:
+    """Parses, calls, prints."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help=".keras, or a legacy .hdf5 of the original project")
+    add(
+        "model",
+        metavar="MODEL",
+        help=".keras, or a legacy .hdf5 of the original project",
+    )
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
     add("--split", choices=["train", "val", "test"], default="test")
     add("--batch-size", type=int, default=32, help="segments per call of the model")
-    add("--json", nargs="?", const="-", metavar="FILE", help="as JSON; to stdout without FILE")
+    add(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="as JSON; to stdout without FILE",
+    )
     add("--csv", metavar="FILE", help="the table per tag")
     add("--plot", metavar="FILE", help="bars per tag, as .png, .svg or .pdf")
     args = parser.parse_args()
@@ -31,12 +42,20 @@ def main():
     scored = evaluation.evaluate(predict, shards, info, args.split, args.batch_size)
 
     out = sys.stderr if args.json == "-" else sys.stdout
-    print(scored.report(), f"shards  {shards.directory}", f"model   {args.model}", sep="\n", file=out)
+    print(
+        scored.report(),
+        f"shards  {shards.directory}",
+        f"model   {args.model}",
+        sep="\n",
+        file=out,
+    )
     if args.csv:
         scored.per_tag().to_csv(args.csv)
         print(f"csv     {args.csv}", file=out)
     if args.plot:
-        plotting.save(plotting.plot_scores(scored.per_tag(), scored.macro_line()), args.plot)
+        plotting.save(
+            plotting.plot_scores(scored.per_tag(), scored.macro_line()), args.plot
+        )
         print(f"plot    {args.plot}", file=out)
     if args.json == "-":
         print(scored.as_json())

@@ -5,15 +5,24 @@ import argparse
 from tagger import cli
 
 
-def main():
+def main() -> None:
+    """Parses, calls, prints."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help=".keras, or a legacy .hdf5 of the original project")
+    add(
+        "model",
+        metavar="MODEL",
+        help=".keras, or a legacy .hdf5 of the original project",
+    )
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
     add("--split", choices=["train", "val", "test"], default="test")
-    add("--out", default="./excitations.pkl", help="pickle, or Parquet by its ending .parquet")
+    add(
+        "--out",
+        default="./excitations.pkl",
+        help="pickle, or Parquet by its ending .parquet",
+    )
     add("--plot-dir", metavar="DIR", help="also draw the paper's figures there")
     args = parser.parse_args()
 
@@ -21,10 +30,15 @@ def main():
     from tagger import conversion, inputs, interpretation
 
     shards = inputs.open_shards(args.data_dir)
-    table = interpretation.excitations(conversion.load_model(args.model), shards, args.split)
+    table = interpretation.excitations(
+        conversion.load_model(args.model), shards, args.split
+    )
     interpretation.save_excitations(table, args.out)
     num_blocks = table["depth"].nunique()
-    print(f"Excitations of {len(table) // num_blocks} clips at {num_blocks} blocks: {args.out}")
+    print(
+        f"Excitations of {len(table) // num_blocks} clips at {num_blocks} blocks:"
+        f" {args.out}"
+    )
     if args.plot_dir:
         loudness = interpretation.clip_loudness(shards, args.split)
         for path in interpretation.save_figures(table, loudness, args.plot_dir):

@@ -1,11 +1,12 @@
-"""Trains a tagger on shards, in stages of falling learning rate; run again, it goes on."""
+"""Trains a tagger in stages of falling learning rate; run again, it goes on."""
 
 import argparse
 
 from tagger import cli
 
 
-def main():
+def main() -> None:
+    """Parses, calls, prints."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -15,7 +16,9 @@ def main():
     add("--block", choices=["se", "rese", "res", "basic"], default="se")
     add("--no-multi", action="store_true", help="no multi-level feature aggregation")
     add("--alpha", type=float, default=16, help="amplifying ratio of SE blocks")
-    add("--num-filters", type=int, default=128, help="channels of the first convolution")
+    add(
+        "--num-filters", type=int, default=128, help="channels of the first convolution"
+    )
     add("--batch-size", type=int, default=23)
     add("--momentum", type=float, default=0.9, help="Nesterov momentum of SGD")
     add("--lr", type=float, default=0.01, help="learning rate of stage 0")

@@ -5,14 +5,14 @@ The map, left to right as data runs:
     datasets   who is tagged with what            audio      files -> waveforms
     building   annotations + audio -> shards      records    the record and the manifest
     inputs     shards -> tf.data                  models     waveform -> scores (layers)
-    training   staged training                    evaluation clip scores, ROC-AUC, PR-AUC
-    conversion the originals' weights             interpretation what the network heard
-    tagging    files in, tags out                 plotting   the pictures
+    training   staged training                    evaluation clip scores, ROC-AUC,
+    PR-AUC conversion the originals' weights             interpretation what the network
+    heard tagging    files in, tags out                 plotting   the pictures
 
-The glossary, one word for one thing: a *clip* is one tagged recording; a *segment* the piece
-a model takes; a *sample* one amplitude value; an *example* a training item; a *frame* one
-spectrogram column; a *tag* a label's name; *labels* the 0/1 array; *scores* the sigmoid
-outputs; an *excitation* the output of a squeeze-and-excitation gate.
+The glossary, one word for one thing: a *clip* is one tagged recording; a *segment* the
+piece a model takes; a *sample* one amplitude value; an *example* a training item; a
+*frame* one spectrogram column; a *tag* a label's name; *labels* the 0/1 array; *scores*
+the sigmoid outputs; an *excitation* the output of a squeeze-and-excitation gate.
 """
 
 __version__ = "0.1.0"

@@ -1,10 +1,11 @@
 """Audio files in and out, through PyAV (FFmpeg inside the wheel, no system package).
 
-path -> float32 [num_samples], mono, at the rate asked for; and a waveform back to wav or mp3.
+path -> float32 [num_samples], mono, at the rate asked for; and a waveform back to wav
+or mp3.
 
-On mono files the samples equal those of `ffmpeg -f f32le` and of madmom to the last bit.
-With several channels we take their mean, as madmom does for int16 (for float32 its ffmpeg
-call is sqrt(2) louder than the mean of a stereo file).
+On mono files the samples equal those of `ffmpeg -f f32le` and of madmom to the last
+bit. With several channels we take their mean, as madmom does for int16 (for float32 its
+ffmpeg call is sqrt(2) louder than the mean of a stereo file).
 """
 
 import os
@@ -49,10 +50,10 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
 
 
 def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarray]:
-    """Decodes an audio file block by block, so that memory does not grow with its length.
+    """Decodes block by block, so that memory does not grow with the length of a file.
 
-    A packet that does not decode is passed over, as FFmpeg does; a file is refused when it
-    ends before the end it declares or when more than one packet in ten is damaged.
+    A packet that does not decode is passed over, as FFmpeg does; a file is refused when
+    it ends before the end it declares or when more than one packet in ten is damaged.
 
     Args:
         path: Any file FFmpeg reads. Channels are averaged.
@@ -62,8 +63,8 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         float32 [BLOCK_SAMPLES], the last block shorter, full scale at ±1.
 
     Raises:
-        AudioDecodeError: the file is missing, empty, truncated or damaged, has no sound,
-            or holds NaN or infinite samples.
+        AudioDecodeError: the file is missing, empty, truncated or damaged, has no
+            sound, or holds NaN or infinite samples.
     """
     try:
         container = av.open(os.fspath(path), metadata_errors="ignore")
@@ -88,21 +89,28 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
     if packets.num_damaged * 10 > packets.num_good:
         total = packets.num_damaged + packets.num_good
         raise AudioDecodeError(
-            path, f"it is damaged: {packets.num_damaged} of {total} packets do not decode"
+            path,
+            f"it is damaged: {packets.num_damaged} of {total} packets do not decode",
         )
     seconds = num_samples / sample_rate
     if packets.cut_short:
-        raise AudioDecodeError(path, f"it is truncated after {seconds:.1f} s, within a frame")
-    # Half a second of grace: encoders' delays and padding are counted by some containers.
+        raise AudioDecodeError(
+            path, f"it is truncated after {seconds:.1f} s, within a frame"
+        )
+    # Half a second of grace: encoders' delays and padding are counted by some
+    # containers.
     declared = packets.declared_seconds
     if declared and seconds < 0.98 * declared - 0.5:
         raise AudioDecodeError(
-            path, f"it is truncated: {seconds:.1f} s of the {declared:.1f} s it declares"
+            path,
+            f"it is truncated: {seconds:.1f} s of the {declared:.1f} s it declares",
         )
 
 
-def write_audio(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> None:
-    """Writes a mono waveform; the ending of the path (.wav, .mp3, .flac) says the format.
+def write_audio(
+    path: str | os.PathLike, waveform: np.ndarray, sample_rate: int
+) -> None:
+    """Writes a mono waveform; the path's ending (.wav, .mp3, .flac) says the format.
 
     Args:
         path: File to write. MP3 gets MagnaTagATune's 32 kbit/s.
@@ -119,26 +127,29 @@ def write_audio(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int)
             stream.bit_rate = 32000
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate = sample_rate
-        fifo = av.AudioFifo()
-        resampler = av.AudioResampler(stream.format.name, "mono", sample_rate)
-        for converted in resampler.resample(frame) + resampler.resample(None):
-            fifo.write(converted)
         # Encoders take frames of their own size; pcm (0) takes any.
-        for piece in fifo.read_many(stream.codec_context.frame_size or 1024, partial=True):
+        size = stream.codec_context.frame_size or BLOCK_SAMPLES
+        cutter = av.AudioResampler(stream.format.name, "mono", sample_rate, size)
+        for piece in cutter.resample(frame) + cutter.resample(None):
             container.mux(stream.encode(piece))
         container.mux(stream.encode(None))
 
 
 class _Packets:
-    """Decodes the packets of a stream and remembers what tells a whole file from a cut one."""
+    """Decodes a stream's packets; remembers what tells a whole file from a cut one."""
 
     def __init__(self, stream: av.AudioStream):
         self._stream = stream
         self.num_good = self.num_damaged = 0
         self.cut_short = False  # an MP3's last frame is shorter than its header says
         # For MP3, FFmpeg may only guess the duration from the bit rate.
-        declares = stream.duration and stream.codec_context.name not in ("mp3", "mp3float")
-        self.declared_seconds = float(stream.duration * stream.time_base) if declares else None
+        declares = stream.duration and stream.codec_context.name not in (
+            "mp3",
+            "mp3float",
+        )
+        self.declared_seconds = (
+            float(stream.duration * stream.time_base) if declares else None
+        )
 
     def frames(self, container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
         is_mp3 = self._stream.codec_context.name in ("mp3", "mp3float")
@@ -156,7 +167,8 @@ class _Packets:
                     return  # a demuxer that no longer moves
                 continue
             if is_mp3 and packet.size:
-                # Bytes 1 and 2 of an MPEG frame (version, bit rate, padding) decide its length.
+                # Bytes 1 and 2 of an MPEG frame (version, bit rate, padding) decide its
+                # length.
                 header = bytes(packet)[1:3]
                 longest = frame_bytes.setdefault(header, packet.size)
                 self.cut_short = packet.size < longest

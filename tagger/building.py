@@ -1,8 +1,8 @@
 """Annotations and audio files -> shards and their manifest.
 
 A pool of processes makes one shard each. What comes out is the same to the byte for any
-number of workers and however often the build was interrupted: a shard is whole or absent,
-and a rerun makes what the manifest does not list yet.
+number of workers and however often the build was interrupted: a shard is whole or
+absent, and a rerun makes what the manifest does not list yet.
 """
 
 import concurrent.futures
@@ -27,7 +27,9 @@ from tagger.datasets.annotations import Annotations
 
 try:
     import fcntl
-except ImportError:  # Windows: two builders there are told apart by their temporary names
+except (
+    ImportError
+):  # Windows: two builders there are told apart by their temporary names
     fcntl = None
 
 MANIFEST_SECONDS = 1.0  # a kill loses at most the shards of the last second
@@ -48,11 +50,12 @@ def build(
     Args:
         annotations: The clips.
         audio_dir: Folder the clips' paths are relative to.
-        output_dir: Folder of the shards; made if need be. What is there already is kept.
+        output_dir: Folder of the shards; made if need be. What is there already is
+            kept.
         sample_rate: Rate of the waveforms in Hz.
         segment_samples: Length of a segment.
-        num_audios_per_shard: Clips per shard, before clips are skipped; the remainder of
-            a split is spread over its shards.
+        num_audios_per_shard: Clips per shard, before clips are skipped; the remainder
+            of a split is spread over its shards.
         num_workers: Processes; None takes one per core.
         max_skipped: Largest share of clips that may be skipped.
 
@@ -76,8 +79,9 @@ def build(
     audio_dir, output_dir = Path(audio_dir), Path(output_dir)
     if not any((audio_dir / path).exists() for path in annotations.paths):
         raise FileNotFoundError(
-            f"None of the {len(annotations):,} annotated clips is in {str(audio_dir)!r}; the"
-            f" first should be {str(audio_dir / annotations.paths[0])!r}."
+            f"None of the {len(annotations):,} annotated clips is in"
+            f" {str(audio_dir)!r}; the first should be"
+            f" {str(audio_dir / annotations.paths[0])!r}."
         )
     manifest = records.Manifest(
         dataset=annotations.dataset,
@@ -94,33 +98,56 @@ def build(
         plan = _plan_shards(annotations, num_audios_per_shard)
         _take_over(manifest, output_dir, audio_dir, plan)
         tasks = [
-            _Task(name, clips, annotations, audio_dir, output_dir, sample_rate, segment_samples)
+            _Task(
+                name,
+                clips,
+                annotations,
+                audio_dir,
+                output_dir,
+                sample_rate,
+                segment_samples,
+            )
             for name, clips in plan.items()
             if name not in manifest.shards
         ]
         _run(tasks, manifest, output_dir, num_workers or os.cpu_count())
         manifest.complete = True
         for name, content in records.tfds_metadata(manifest).items():
-            records.write_text_atomically(output_dir / name, json.dumps(content, indent=1) + "\n")
+            records.write_text_atomically(
+                output_dir / name, json.dumps(content, indent=1) + "\n"
+            )
         manifest.save(output_dir)
     _check_skipped(manifest, output_dir, max_skipped)
     return manifest
 
 
-# --- One shard: what a worker process does ----------------------------------------------------
+# --- One shard: what a worker process does --------------------------------------------
 
 
 class _Task:
     """The clips of one shard and all it takes to make it."""
 
-    def __init__(self, name, clips, annotations, audio_dir, output_dir, sample_rate, segment_samples):
+    def __init__(
+        self,
+        name,
+        clips,
+        annotations,
+        audio_dir,
+        output_dir,
+        sample_rate,
+        segment_samples,
+    ):
         self.name = name
         self.num_clips = len(clips)
         self.split = str(annotations.splits[clips[0]])
         self.clip_ids = [str(clip_id) for clip_id in annotations.clip_ids[clips]]
         self.paths = [str(path) for path in annotations.paths[clips]]
         # Student music carries no labels at all, not labels of zeros.
-        self.labels = [None] * len(clips) if self.split == "student" else annotations.labels[clips]
+        self.labels = (
+            [None] * len(clips)
+            if self.split == "student"
+            else annotations.labels[clips]
+        )
         self.audio_dir = audio_dir
         self.output_path = output_dir / name
         self.sample_rate = sample_rate
@@ -130,14 +157,20 @@ class _Task:
 def _build_shard(task: _Task) -> tuple[records.Shard, list[dict[str, str]]]:
     skipped, num_segments = [], 0
     with records.ShardWriter(task.output_path) as writer:
-        for clip_id, path, labels in zip(task.clip_ids, task.paths, task.labels, strict=True):
+        for clip_id, path, labels in zip(
+            task.clip_ids, task.paths, task.labels, strict=True
+        ):
             try:
-                waveform = _load_clip(task.audio_dir / path, task.sample_rate, task.segment_samples)
+                waveform = _load_clip(
+                    task.audio_dir / path, task.sample_rate, task.segment_samples
+                )
             except AudioDecodeError as error:
                 skip = {"clip_id": clip_id, "path": path, "reason": error.reason}
                 skipped.append({**skip, "shard": task.name})
                 continue
-            writer.write(records.encode(clip_id, waveform, labels, task.segment_samples))
+            writer.write(
+                records.encode(clip_id, waveform, labels, task.segment_samples)
+            )
             num_segments += len(waveform) // task.segment_samples
     num_bytes = task.output_path.stat().st_size
     shard = records.Shard(
@@ -147,7 +180,7 @@ def _build_shard(task: _Task) -> tuple[records.Shard, list[dict[str, str]]]:
 
 
 def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray:
-    """Decodes to int16 block by block: an hour of music takes its 160 MB and little more."""
+    """Decodes to int16 block by block: an hour of music takes 160 MB and little more."""
     blocks = [records.to_int16(block) for block in stream_audio(path, sample_rate)]
     waveform = np.concatenate(blocks)
     if len(waveform) < segment_samples:
@@ -158,7 +191,8 @@ def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
+    # Ctrl-C reaches every process of the terminal; the parent alone decides what it
+    # means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -168,15 +202,19 @@ def _end_with_parent() -> None:
     os._exit(1)  # the parent was killed; nobody waits for this shard
 
 
-# --- All shards -------------------------------------------------------------------------------
+# --- All shards -----------------------------------------------------------------------
 
 
-def _plan_shards(annotations: Annotations, num_audios_per_shard: int) -> dict[str, np.ndarray]:
-    """Deals the clips of each split to its shards: shard name -> rows of the annotations.
+def _plan_shards(
+    annotations: Annotations, num_audios_per_shard: int
+) -> dict[str, np.ndarray]:
+    """Deals the clips of a split to its shards: shard name -> rows of the annotations.
 
     By hash of the id, so that neighbours in the list (one artist, often) part.
     """
-    keys = [hashlib.sha256(clip_id.encode()).digest() for clip_id in annotations.clip_ids]
+    keys = [
+        hashlib.sha256(clip_id.encode()).digest() for clip_id in annotations.clip_ids
+    ]
     order = np.array(sorted(range(len(annotations)), key=keys.__getitem__))
     plan = {}
     for split, num_clips in annotations.counts().items():
@@ -188,12 +226,15 @@ def _plan_shards(annotations: Annotations, num_audios_per_shard: int) -> dict[st
 
 
 def _take_over(
-    manifest: records.Manifest, output_dir: Path, audio_dir: Path, plan: dict[str, np.ndarray]
+    manifest: records.Manifest,
+    output_dir: Path,
+    audio_dir: Path,
+    plan: dict[str, np.ndarray],
 ) -> None:
     """Adopts the shards of an earlier, perhaps interrupted run of the same build.
 
-    A shard is made again when its file is gone or has another size, and when a clip that
-    it skipped has come or changed since.
+    A shard is made again when its file is gone or has another size, and when a clip
+    that it skipped has come or changed since.
     """
     for leftover in output_dir.glob(".*.tmp"):
         leftover.unlink()
@@ -201,21 +242,25 @@ def _take_over(
         return
     earlier = records.Manifest.load(output_dir)
     for field in (
-        "dataset", "split_rule", "sample_rate", "segment_samples", "num_audios_per_shard",
-        "tags", "planned", "annotations_sha256",
+        "dataset", "split_rule", "sample_rate", "segment_samples",
+        "num_audios_per_shard", "tags", "planned", "annotations_sha256",
     ):  # fmt: skip
         held, asked = getattr(earlier, field), getattr(manifest, field)
         if held != asked:
             raise ValueError(
-                f"{output_dir} holds another build: its {field} is {held}, this one's {asked}."
-                " Choose another --output-dir, or delete that folder."
+                f"{output_dir} holds another build: its {field} is {held}, this one's"
+                f" {asked}. Choose another --output-dir, or delete that folder."
             )
 
     def untouched(name: str, shard: records.Shard) -> bool:
         path = output_dir / name
         if not path.exists() or path.stat().st_size != shard.num_bytes:
             return False
-        clips = [audio_dir / skip["path"] for skip in earlier.skipped if skip["shard"] == name]
+        clips = [
+            audio_dir / skip["path"]
+            for skip in earlier.skipped
+            if skip["shard"] == name
+        ]
         built = path.stat().st_mtime
         return all(not clip.exists() or clip.stat().st_ctime < built for clip in clips)
 
@@ -224,7 +269,9 @@ def _take_over(
         for name, shard in earlier.shards.items()
         if name in plan and untouched(name, shard)
     }
-    manifest.skipped = [skip for skip in earlier.skipped if skip["shard"] in manifest.shards]
+    manifest.skipped = [
+        skip for skip in earlier.skipped if skip["shard"] in manifest.shards
+    ]
 
 
 def _run(
@@ -244,7 +291,9 @@ def _run(
     )
     # "spawn" wherever we run: a caller that has loaded TensorFlow must not be forked.
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(tasks)), multiprocessing.get_context("spawn"), _start_worker
+        min(num_workers, len(tasks)),
+        multiprocessing.get_context("spawn"),
+        _start_worker,
     )
     try:
         with progress, pool:
@@ -265,15 +314,18 @@ def _run(
                 raise
     except OSError as error:
         raise OSError(
-            f"Cannot write to {output_dir}: {error.strerror or error}. {_progress(manifest, tasks)}"
+            f"Cannot write to {output_dir}: {error.strerror or error}."
+            f" {_progress(manifest, tasks)}"
         ) from error
     except concurrent.futures.process.BrokenProcessPool as error:
         raise OSError(
-            "A worker process died (out of memory, perhaps; fewer --num-workers need less)."
-            f" {_progress(manifest, tasks)}"
+            "A worker process died (out of memory, perhaps; fewer --num-workers need"
+            f" less). {_progress(manifest, tasks)}"
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # on a full disk the error above is the one to show
+        with contextlib.suppress(
+            OSError
+        ):  # on a full disk the error above is the one to show
             manifest.save(output_dir)
 
 
@@ -285,27 +337,31 @@ def _progress(manifest: records.Manifest, tasks: list[_Task]) -> str:
     )
 
 
-def _check_skipped(manifest: records.Manifest, output_dir: Path, max_skipped: float) -> None:
+def _check_skipped(
+    manifest: records.Manifest, output_dir: Path, max_skipped: float
+) -> None:
     planned = sum(manifest.planned.values())
     if len(manifest.skipped) > max_skipped * planned:
         first = manifest.skipped[0]
         raise ValueError(
-            f"{len(manifest.skipped)} of {planned} clips were skipped, more than --max-skipped"
-            f" {max_skipped:g} allows; the first is {first['path']!r}: {first['reason']}. All are"
-            f" listed in {output_dir / records.MANIFEST_NAME}; the other clips are written and"
+            f"{len(manifest.skipped)} of {planned} clips were skipped, more than"
+            f" --max-skipped {max_skipped:g} allows; the first is {first['path']!r}:"
+            f" {first['reason']}. All are listed in"
+            f" {output_dir / records.MANIFEST_NAME}; the other clips are written and"
             " can be used."
         )
 
 
 @contextlib.contextmanager
 def _only_builder(output_dir: Path) -> Iterator[None]:
-    """Makes the folder and keeps a second builder out; the lock dies with its process."""
+    """Makes the folder and keeps a second builder out; the lock dies with us."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         lock = open(output_dir / ".lock", "w")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise OSError(
-            f"Cannot write to {output_dir}: {error.strerror}. Choose another --output-dir."
+            f"Cannot write to {output_dir}: {error.strerror}. Choose another"
+            " --output-dir."
         ) from error
     with lock:
         if fcntl:
@@ -313,8 +369,8 @@ def _only_builder(output_dir: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise OSError(
-                    f"Another build is writing to {output_dir}. Wait for it, or choose another"
-                    " --output-dir."
+                    f"Another build is writing to {output_dir}. Wait for it, or choose"
+                    " another --output-dir."
                 ) from error
         yield
 
@@ -325,13 +381,18 @@ def summary(manifest: records.Manifest, output_dir: str | os.PathLike) -> str:
     for split in manifest.splits:
         lines.append(
             f"  {split:7} {manifest.num_clips(split):6,} clips in"
-            f" {len(manifest.shard_names(split)):4} shards, {manifest.num_segments(split):7,}"
-            f" whole segments of {manifest.segment_samples} samples"
+            f" {len(manifest.shard_names(split)):4} shards,"
+            f" {manifest.num_segments(split):7,} whole segments of"
+            f" {manifest.segment_samples} samples"
         )
     skipped = manifest.skipped
     lines.append(
         f"  {len(skipped)} clips skipped"
-        + ("" if not skipped else ": " + ", ".join(skip["path"] for skip in skipped[:3]))
+        + (
+            ""
+            if not skipped
+            else ": " + ", ".join(skip["path"] for skip in skipped[:3])
+        )
         + (" …" if len(skipped) > 3 else "")
         + (f" (reasons in {records.MANIFEST_NAME})" if skipped else "")
     )

@@ -18,7 +18,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def run(main: Callable[[], int | None]) -> None:
     """Calls a script's main; what is wrong ends in one sentence and exit code 2."""
     name = os.path.basename(sys.argv[0]).replace("__main__.py", "python -m tagger")
-    warnings.showwarning = lambda message, *_, **__: print(f"Note: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(
+        f"Note: {message}", file=sys.stderr
+    )
     try:
         sys.exit(main())
     except (ValueError, OSError) as error:
@@ -30,7 +32,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow without its notes; call it after parsing, before our heavy modules.
+    """Imports TensorFlow without its notes; after parsing, before our heavy modules.
 
     They are written to file descriptor 2 before its logging starts, so no setting holds
     them back. An import that fails still raises.
@@ -48,7 +50,9 @@ def load_tensorflow() -> None:
 
 def main() -> int:
     """`python -m tagger COMMAND`."""
-    parser = argparse.ArgumentParser(prog="python -m tagger", description="Music auto-tagging.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tagger", description="Music auto-tagging."
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add_command in (_add_tag, _add_demo):
         add_command(commands)
@@ -60,11 +64,18 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("tag", help="tag audio files with a trained model")
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="audio of any length and format")
-    add("--model", required=True, help=".keras, or a legacy .hdf5 of the original project")
+    add(
+        "--model",
+        required=True,
+        help=".keras, or a legacy .hdf5 of the original project",
+    )
     add("--top", type=int, default=10, help="tags shown in the table (default: 10)")
     add("--json", action="store_true", help="one line of JSON per file, all tags")
     add("--csv", metavar="FILE", help="also write a row per file and a column per tag")
-    add("--data-dir", help="shards whose manifest names the tags of a model that does not")
+    add(
+        "--data-dir",
+        help="shards whose manifest names the tags of a model that does not",
+    )
     parser.set_defaults(call=_tag)
 
 
@@ -79,7 +90,9 @@ def _tag(args: argparse.Namespace) -> int:
     tags = inputs.open_shards(args.data_dir).manifest.tags if args.data_dir else None
     tagger = tagging.Tagger(conversion.load_model(args.model), tags)
     if not tagger.info.tags:
-        warnings.warn(f"{args.model} holds no tag names; they are those of {args.data_dir}.")
+        warnings.warn(
+            f"{args.model} holds no tag names; they are those of {args.data_dir}."
+        )
     rows, num_failed = [], 0
     for path in tqdm(args.files, "Tagging", unit="file", disable=None):
         line = {"path": path, "model": args.model}
@@ -90,7 +103,11 @@ def _tag(args: argparse.Namespace) -> int:
             line = {"path": path, "error": str(error)}
             rows.append({"path": path, "error": str(error)})
             num_failed += 1
-        tqdm.write(json.dumps(line, ensure_ascii=False) if args.json else _table(line, args.top))
+        tqdm.write(
+            json.dumps(line, ensure_ascii=False)
+            if args.json
+            else _table(line, args.top)
+        )
     if args.csv:
         table = pd.DataFrame(rows)
         columns = ["path", *tagger.tags, *(["error"] if num_failed else [])]
@@ -105,7 +122,10 @@ def _table(line: dict, top: int) -> str:
     width = max(len(tag) for tag, _ in rows)
     return "\n".join(
         [line["path"]]
-        + [f"  {tag:{width}}  {score:.3f}  {'█' * round(20 * score)}" for tag, score in rows]
+        + [
+            f"  {tag:{width}}  {score:.3f}  {'█' * round(20 * score)}"
+            for tag, score in rows
+        ]
     )
 
 

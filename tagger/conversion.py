@@ -50,7 +50,9 @@ def read_keras2_hdf5(path: str | os.PathLike) -> dict[str, np.ndarray]:
                 for name in map(_text, group[layer].attrs["weight_names"]):
                     weights[name] = np.asarray(group[layer][name])
     except (OSError, KeyError) as error:
-        raise ValueError(f"{str(path)!r} is no Keras 2 model file ({error}).") from error
+        raise ValueError(
+            f"{str(path)!r} is no Keras 2 model file ({error})."
+        ) from error
     return _number_from_one(weights)
 
 
@@ -61,7 +63,8 @@ def convert_sample_cnn(weights: dict[str, np.ndarray]) -> keras.Model:
         weights: Arrays under the original's names, layers counted from 1.
 
     Raises:
-        ValueError: an array is missing, left over or of another shape; both sides are listed.
+        ValueError: an array is missing, left over or of another shape; both sides are
+            listed.
     """
     model = sample_cnn(**_sample_cnn_options(weights))
     targets = {}
@@ -86,8 +89,8 @@ def _sample_cnn_options(weights: dict[str, np.ndarray]) -> dict:
         scores = weights[f"dense_{num_dense}/kernel:0"]
     except KeyError as error:
         raise ValueError(
-            f"These weights are no sample-level CNN of resemul: there is no {error}, only"
-            f" {', '.join(sorted(weights)[:5])} …"
+            f"These weights are no sample-level CNN of resemul: there is no {error},"
+            f" only {', '.join(sorted(weights)[:5])} …"
         ) from error
     num_filters = stem.shape[-1]
     return {
@@ -98,7 +101,8 @@ def _sample_cnn_options(weights: dict[str, np.ndarray]) -> dict:
             (False, True): "res",
             (True, True): "rese",
         }[gated, residual],
-        # The last block has 4 · num_filters channels, the two before it 2 · num_filters each.
+        # The last block has 4 · num_filters channels, the two before it 2 · num_filters
+        # each.
         "multi": head.shape[0] == 8 * num_filters,
         "alpha": squeeze.shape[1] / squeeze.shape[0] if gated else 16,
         "num_filters": num_filters,
@@ -106,7 +110,7 @@ def _sample_cnn_options(weights: dict[str, np.ndarray]) -> dict:
 
 
 def _sample_cnn_table(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """resemul's layer -> ours, in the order in which resemul's code made and counted them."""
+    """Layer of resemul -> ours, in the order in which its code made and counted them."""
     count = dict.fromkeys(("conv1d", "batch_normalization", "dense"), 0)
 
     def next_of(kind: str, layer: keras.layers.Layer) -> tuple[str, keras.layers.Layer]:
@@ -135,7 +139,8 @@ def _check(weights: dict[str, np.ndarray], wanted: dict[str, tuple[int, ...]]) -
     if given == wanted:
         return
     differing = [
-        f"{name}: file {given.get(name, 'lacks it')}, model {wanted.get(name, 'has no such')}"
+        f"{name}: file {given.get(name, 'lacks it')}, model"
+        f" {wanted.get(name, 'has no such')}"
         for name in sorted(given.keys() | wanted.keys())
         if given.get(name) != wanted.get(name)
     ]

@@ -1,7 +1,7 @@
 """Clip scores and the numbers of the field: macro ROC-AUC and PR-AUC.
 
-A clip's score is the mean of its segments' (every published table does so); the metrics are
-scikit-learn's, because binned ones are off in the third digit.
+A clip's score is the mean of its segments' (every published table does so); the metrics
+are scikit-learn's, because binned ones are off in the third digit.
 """
 
 import dataclasses
@@ -46,11 +46,13 @@ class Evaluation:
     def per_tag(self) -> pd.DataFrame:
         """Per tag: positives, negatives, roc_auc and pr_auc.
 
-        A tag without a positive or without a negative clip has no AUC: NaN, and it is left
-        out of the macro means.
+        A tag without a positive or without a negative clip has no AUC: NaN, and it is
+        left out of the macro means.
         """
         rows = []
-        for tag, labels, scores in zip(self.tags, self.labels.T, self.scores.T, strict=True):
+        for tag, labels, scores in zip(
+            self.tags, self.labels.T, self.scores.T, strict=True
+        ):
             positives = int(labels.sum())
             negatives = len(labels) - positives
             defined = positives > 0 and negatives > 0
@@ -60,13 +62,15 @@ class Evaluation:
                     "positives": positives,
                     "negatives": negatives,
                     "roc_auc": roc_auc_score(labels, scores) if defined else np.nan,
-                    "pr_auc": average_precision_score(labels, scores) if defined else np.nan,
+                    "pr_auc": average_precision_score(labels, scores)
+                    if defined
+                    else np.nan,
                 }
             )
         return pd.DataFrame(rows).set_index("tag")
 
     def macro(self) -> dict[str, float]:
-        """Means over the tags that have both a positive and a negative clip; NaN if none has."""
+        """Means over the tags that have a positive and a negative clip; NaN if none has."""
         means = self.per_tag()[["roc_auc", "pr_auc"]].mean()
         return {"roc_auc": float(means["roc_auc"]), "pr_auc": float(means["pr_auc"])}
 
@@ -74,11 +78,12 @@ class Evaluation:
         """`test macro: ROC-AUC 0.9077, PR-AUC 0.4293`."""
         macro = self.macro()
         return (
-            f"{self.split} macro: ROC-AUC {macro['roc_auc']:.4f}, PR-AUC {macro['pr_auc']:.4f}"
+            f"{self.split} macro: ROC-AUC {macro['roc_auc']:.4f},"
+            f" PR-AUC {macro['pr_auc']:.4f}"
         )
 
     def as_json(self) -> str:
-        """Everything but the single scores, as one line of JSON (undefined AUCs are null)."""
+        """Everything but the clips' scores, as one line of JSON (undefined AUCs are null)."""
         per_tag = self.per_tag()
         content = {
             "dataset": self.dataset,
@@ -92,7 +97,7 @@ class Evaluation:
         return json.dumps(_null_for_nan(content), allow_nan=False)
 
     def report(self) -> str:
-        """The table per tag with its heading; tags left out of the means are named below it."""
+        """The table per tag with its heading; below it the tags left out of the means."""
         per_tag = self.per_tag()
         table = per_tag[["positives", "roc_auc", "pr_auc"]].to_string(
             header=["clips", "ROC-AUC", "PR-AUC"],
@@ -101,7 +106,8 @@ class Evaluation:
             index_names=False,
         )
         lines = [
-            f"{self.dataset}, {self.split} split ({self.split_rule}): {len(self.labels)} clips",
+            f"{self.dataset}, {self.split} split ({self.split_rule}):"
+            f" {len(self.labels)} clips",
             table,
         ]
         left_out = list(per_tag.index[per_tag["roc_auc"].isna()])
@@ -131,8 +137,8 @@ def evaluate(
         batch_size: Segments per call of `predict`.
 
     Raises:
-        ValueError: model and data disagree (see `check_match`), or the split has no clip.
-        records.CorruptShardError: naming the shard and the record.
+        ValueError: model and data disagree (see `check_match`), or the split has no
+        clip. records.CorruptShardError: naming the shard and the record.
     """
     check_match(info, shards)
     segments = inputs.evaluation_segments(
@@ -174,7 +180,7 @@ def predictor(model, dtype: str) -> Predict:
 
 
 def tag_names(info: models.ModelInfo, shards: inputs.Shards) -> tuple[str, ...]:
-    """The names for a model's scores: the shards', or the model's where shards hold none."""
+    """Names of a model's scores: the shards', or the model's where shards hold none."""
     if info.tags is None and shards.names_tags:
         warnings.warn(
             f"Model {info.name} holds no tag names; names and order are those of"
@@ -193,23 +199,26 @@ def check_match(info: models.ModelInfo, shards: inputs.Shards) -> None:
     manifest = shards.manifest
     if info.sample_rate != manifest.sample_rate:
         raise ValueError(
-            f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory} holds"
-            f" {manifest.sample_rate} Hz records. Rebuild with --sample-rate {info.sample_rate}."
+            f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory}"
+            f" holds {manifest.sample_rate} Hz records. Rebuild with --sample-rate"
+            f" {info.sample_rate}."
         )
     if info.num_tags != len(manifest.tags):
         raise ValueError(
-            f"Model {info.name} scores {info.num_tags} tags but {shards.directory} holds"
-            f" {len(manifest.tags)}. Rebuild with --num-tags {info.num_tags}."
+            f"Model {info.name} scores {info.num_tags} tags but {shards.directory}"
+            f" holds {len(manifest.tags)}. Rebuild with --num-tags {info.num_tags}."
         )
     named = info.tags is not None and shards.names_tags
     if named and info.tags != manifest.tags:
-        first = next(i for i in range(info.num_tags) if info.tags[i] != manifest.tags[i])
+        first = next(
+            i for i in range(info.num_tags) if info.tags[i] != manifest.tags[i]
+        )
         same = set(info.tags) == set(manifest.tags)
         raise ValueError(
             f"Model and {shards.directory} disagree on the tags: number {first + 1} is"
-            f" {info.tags[first]!r} in the model and {manifest.tags[first]!r} in the shards"
-            f" ({'the same tags in another order' if same else 'other tags'}). Rebuild the"
-            " shards the model was trained on."
+            f" {info.tags[first]!r} in the model and {manifest.tags[first]!r} in the"
+            f" shards ({'the same tags in another order' if same else 'other tags'})."
+            " Rebuild the shards the model was trained on."
         )
 
 

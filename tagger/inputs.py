@@ -1,7 +1,7 @@
 """Shards -> tf.data: shuffled segments to train on, whole clips to evaluate.
 
-Segments leave here as they lie in the records (int16, half the bytes to move); the model
-makes them float on its device, see `models.fed_with`.
+Segments leave here as they lie in the records (int16, half the bytes to move); the
+model makes them float on its device, see `models.fed_with`.
 """
 
 import contextlib
@@ -71,20 +71,27 @@ class Shards:
                 f"--num-audios-per-shard {num_audios_per_shard} does not agree with"
                 f" {self.directory}, built with {built}. Leave it out, or build again."
             )
-        clips, segments = self.manifest.num_clips("train"), self.manifest.num_segments("train")
-        if num_segments_per_audio is not None and segments != num_segments_per_audio * clips:
+        clips, segments = (
+            self.manifest.num_clips("train"),
+            self.manifest.num_segments("train"),
+        )
+        if (
+            num_segments_per_audio is not None
+            and segments != num_segments_per_audio * clips
+        ):
             raise ValueError(
-                f"--num-segments-per-audio {num_segments_per_audio} does not agree with"
-                f" {self.directory}: its {clips} train clips hold {segments} segments. Leave it"
-                " out, or build again."
+                f"--num-segments-per-audio {num_segments_per_audio} does not agree"
+                f" with {self.directory}: its {clips} train clips hold {segments}"
+                " segments. Leave it out, or build again."
             )
 
 
 def open_shards(path: str | os.PathLike) -> Shards:
     """Opens a folder of shards, or its parent (`dataset` for `dataset/tfrecord`).
 
-    Shards of the original resemul project are read too. They hold no tag names: the manifest
-    then says "tag 1", "tag 2" … In its train and val shards every segment counts as a clip.
+    Shards of the original resemul project are read too. They hold no tag names: the
+    manifest then says "tag 1", "tag 2" … In its train and val shards every segment
+    counts as a clip.
 
     Raises:
         FileNotFoundError: there are no shards.
@@ -96,16 +103,17 @@ def open_shards(path: str | os.PathLike) -> Shards:
             manifest = records.Manifest.load(folder)
             if not manifest.complete:
                 raise ValueError(
-                    f"The build in {folder} is unfinished ({len(manifest.shards)} shards so"
-                    " far). Run the build command again; it goes on where it stopped."
+                    f"The build in {folder} is unfinished ({len(manifest.shards)}"
+                    " shards so far). Run the build command again; it goes on where"
+                    " it stopped."
                 )
             return Shards(folder, manifest, "int16", True, _parse)
     for folder in folders:
         if any(folder.glob("*-????-of-????.tfrecord")):
             return _open_resemul_shards(folder)
     raise FileNotFoundError(
-        f"There are no shards in {str(path)!r}. Build them (python build_mtt.py), or give"
-        " their folder or its parent with --data-dir."
+        f"There are no shards in {str(path)!r}. Build them (python build_mtt.py), or"
+        " give their folder or its parent with --data-dir."
     )
 
 
@@ -136,15 +144,19 @@ def training_segments(
 
     Returns:
         Dataset of (segments `shards.dtype` [batch_size, num_samples], labels float32
-        [batch_size, num_tags]), `num_training_batches` of them per epoch.
+        [batch_size, num_tags]); `num_segments // batch_size` of them are an epoch.
     """
     paths = shards.paths(split)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        # The seed of this function's graph alone: without it the order would also hang
+        # on the program's global seed, and a global 0 beside a tensor is refused by
+        # tf.data.
+        tf.random.set_seed(1)
         files = tf.data.Dataset.from_tensor_slices(paths)
         files = files.shuffle(len(paths), seed=seed + epoch)
-        # One record of each shard in turn, then segments shuffled: neighbours in a batch
-        # are of different clips.
+        # One record of each shard in turn, then segments shuffled: neighbours in a
+        # batch are of different clips.
         clips = files.interleave(
             tf.data.TFRecordDataset,
             cycle_length=num_read_threads,
@@ -168,32 +180,25 @@ def training_segments(
     return epochs.flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
 
 
-def num_training_batches(
-    shards: Shards, split: str, num_samples: int, batch_size: int
+def num_segments(
+    shards: Shards, split: str, num_samples: int, remainder: str = "drop"
 ) -> int:
-    """Batches of an epoch of `training_segments`.
-
-    Raises:
-        ValueError: the split has fewer segments than a batch takes.
-    """
-    if num_samples == shards.manifest.segment_samples:
-        num_segments = shards.manifest.num_segments(split)
-    else:  # the manifest counts segments of its own length alone
-        num_segments = int(
-            _clips(shards, split)
-            .map(lambda waveform, *_: tf.maximum(1, tf.size(waveform) // num_samples))
-            .reduce(0, lambda total, count: total + count)
-        )
-    if num_segments < batch_size:
-        raise ValueError(
-            f"{shards.directory} holds {num_segments} {split} segments, fewer than one batch"
-            f" of {batch_size}. Choose a smaller --batch-size."
-        )
-    return num_segments // batch_size
+    """Segments of a length in a split: what one epoch and one evaluation see."""
+    if num_samples == shards.manifest.segment_samples and remainder == "drop":
+        return shards.manifest.num_segments(split)
+    # The manifest counts whole segments of its own length alone.
+    counts = _clips(shards, split).map(
+        lambda waveform, *_: tf.shape(_cut(waveform, num_samples, remainder))[0]
+    )
+    return int(counts.reduce(0, lambda total, count: total + count))
 
 
 def evaluation_segments(
-    shards: Shards, split: str, num_samples: int, batch_size: int, remainder: str = "drop"
+    shards: Shards,
+    split: str,
+    num_samples: int,
+    batch_size: int,
+    remainder: str = "drop",
 ) -> tf.data.Dataset:
     """Every segment of every clip of a split once, in the order of the shards.
 
@@ -203,11 +208,13 @@ def evaluation_segments(
         num_samples: Length of a segment; clips are cut anew to it.
         batch_size: Segments per batch; the last batch may be smaller.
         remainder: What becomes of a clip's incomplete last segment, see
-            `layers.AudioWindow`. A clip shorter than one segment is repeated to fill it.
+            `layers.AudioWindow`. A clip shorter than one segment is repeated to fill
+            it.
 
     Returns:
-        Dataset of dicts: segments `shards.dtype` [batch, num_samples], labels uint8 [batch,
-        num_tags], clip_index int64 [batch] (counting clips from 0), clip_id str [batch].
+        Dataset of dicts: segments `shards.dtype` [batch, num_samples], labels uint8
+        [batch, num_tags], clip_index int64 [batch] (counting clips from 0), clip_id str
+        [batch].
     """
 
     def cut(index, clip):
@@ -222,7 +229,9 @@ def evaluation_segments(
             }
         )
 
-    segments = _clips(shards, split).enumerate().flat_map(lambda index, clip: cut(index, clip))
+    segments = (
+        _clips(shards, split).enumerate().flat_map(lambda index, clip: cut(index, clip))
+    )
     return segments.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
@@ -231,21 +240,30 @@ def validation_segments(
 ) -> tf.data.Dataset:
     """`evaluation_segments` of the val split as pairs: segments, labels float32."""
     segments = evaluation_segments(shards, "val", num_samples, batch_size, remainder)
-    return segments.map(lambda batch: (batch["segments"], tf.cast(batch["labels"], tf.float32)))
+    pairs = segments.map(
+        lambda batch: (batch["segments"], tf.cast(batch["labels"], tf.float32))
+    )
+    num_batches = -(-num_segments(shards, "val", num_samples, remainder) // batch_size)
+    # Keras asks for the number and would warn of a dataset that "ran out".
+    return pairs.apply(tf.data.experimental.assert_cardinality(num_batches))
 
 
 @contextlib.contextmanager
 def naming_corrupt_records(shards: Shards) -> Iterator[None]:
-    """Turns TensorFlow's complaint about lost data into our own: the file, the record's number."""
+    """Turns TensorFlow's complaint about lost data into ours: the file and the record."""
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
         for name in shards.manifest.shards:
-            for number, example in enumerate(records.read_shard(shards.directory / name)):
+            for number, example in enumerate(
+                records.read_shard(shards.directory / name)
+            ):
                 try:
                     shards.parse(example)
                 except tf.errors.InvalidArgumentError as error:
-                    raise records.CorruptShardError(shards.directory / name, number) from error
+                    raise records.CorruptShardError(
+                        shards.directory / name, number
+                    ) from error
         raise
 
 
@@ -270,10 +288,12 @@ def _cut(waveform: tf.Tensor, num_samples: int, remainder: str) -> tf.Tensor:
     return tf.reshape(waveform, [-1, num_samples])
 
 
-# --- Our records ------------------------------------------------------------------------------
+# --- Our records ----------------------------------------------------------------------
 
 _SPEC = {
-    name: tf.io.FixedLenFeature([], tf.int64 if kind == "integer" else tf.string, default)
+    name: tf.io.FixedLenFeature(
+        [], tf.int64 if kind == "integer" else tf.string, default
+    )
     for name, kind in records.FEATURES.items()
     for default in [b"" if name == "labels" else None]  # unlabelled music has none
 }
@@ -286,8 +306,9 @@ def _parse(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return segments[: values["num_samples"]], labels, values["clip_id"]
 
 
-# --- Shards of the original resemul project ---------------------------------------------------
-# train and val: an Example per segment; test (`.seq.tfrecord`): a SequenceExample per clip.
+# --- Shards of the original resemul project -------------------------------------------
+# train and val: an Example per segment; test (`.seq.tfrecord`): a SequenceExample per
+# clip.
 
 
 def _open_resemul_shards(folder: Path) -> Shards:
@@ -323,7 +344,8 @@ def _open_resemul_shards(folder: Path) -> Shards:
         raise ValueError(f"The shards in {folder} are empty.")
     manifest.tags = tuple(f"tag {number}" for number in range(1, num_tags + 1))
     warnings.warn(
-        f"{folder} was built by resemul: it holds no tag names, only their order.", stacklevel=2
+        f"{folder} was built by resemul: it holds no tag names, only their order.",
+        stacklevel=2,
     )
     return Shards(folder, manifest, "float32", False, _parse_resemul)
 
@@ -336,7 +358,11 @@ def _parse_resemul(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]
             "raw_labels": tf.io.FixedLenFeature([], tf.string),
             "raw_segment": tf.io.FixedLenFeature([], tf.string, b""),
         },
-        {"raw_segments": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True)},
+        {
+            "raw_segments": tf.io.FixedLenSequenceFeature(
+                [], tf.string, allow_missing=True
+            )
+        },
     )
     segments = context["raw_segment"] + tf.strings.reduce_join(sequence["raw_segments"])
     waveform = tf.io.decode_raw(segments, tf.float32)

@@ -1,4 +1,4 @@
-"""What the network heard: the excitations of SE blocks (Kim, Lee and Nam, ICASSP 2018, section 5).
+"""What the network heard: excitations of SE blocks (Kim, Lee and Nam, ICASSP 2018).
 
 model + shards -> a DataFrame of excitations per clip and block -> means per tag, their
 spread over the depth, and how the gates follow loudness (the paper's poster).
@@ -32,8 +32,9 @@ def excitations(
         batch_size: Segments per step.
 
     Returns:
-        A row per clip and block, index `clip_id`: `ex` (float32 [channels]), `depth` (block,
-        counted from 0) and a 0/1 column per tag, as the original's notebook reads it.
+        A row per clip and block, index `clip_id`: `ex` (float32 [channels]), `depth`
+        (block, counted from 0) and a 0/1 column per tag, as the original's notebook
+        reads it.
 
     Raises:
         ValueError: the model has no SE blocks, or model and data disagree.
@@ -48,9 +49,10 @@ def excitations(
     evaluation.check_match(info, shards)
     tags = evaluation.tag_names(info, shards)
     probe = models.fed_with(
-        keras.Model(model.input, [gate.output for gate in gates], name=model.name), shards.dtype
+        keras.Model(model.input, [gate.output for gate in gates], name=model.name),
+        shards.dtype,
     )
-    clips = {}  # clip_id -> labels, number of segments, sum of the excitations per block
+    clips = {}  # clip_id -> labels, number of segments, sum of excitations per block
     segments = inputs.evaluation_segments(
         shards, split, info.num_samples, batch_size, info.remainder
     )
@@ -62,13 +64,18 @@ def excitations(
     )
     with progress, inputs.naming_corrupt_records(shards):
         for batch in segments.as_numpy_iterator():
-            outputs = [np.asarray(gate) for gate in probe.predict_on_batch(batch["segments"])]
+            outputs = [
+                np.asarray(gate) for gate in probe.predict_on_batch(batch["segments"])
+            ]
             for row, index in enumerate(batch["clip_index"]):
                 clip_id = batch["clip_id"][row].decode() or str(index)
-                clip = clips.setdefault(clip_id, [batch["labels"][row], 0, [0] * len(gates)])
+                clip = clips.setdefault(
+                    clip_id, [batch["labels"][row], 0, [0] * len(gates)]
+                )
                 clip[1] += 1
                 clip[2] = [
-                    total + gate[row, 0] for total, gate in zip(clip[2], outputs, strict=True)
+                    total + gate[row, 0]
+                    for total, gate in zip(clip[2], outputs, strict=True)
                 ]
             progress.update(len(batch["clip_index"]))
     rows = [
@@ -81,7 +88,7 @@ def excitations(
 
 
 def save_excitations(table: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Writes the table of `excitations` as a pickle, or as Parquet if the path ends so."""
+    """Writes the table of `excitations` as a pickle, or as Parquet by its ending."""
     if str(path).endswith(".parquet"):
         table.to_parquet(path)
     else:
@@ -89,14 +96,20 @@ def save_excitations(table: pd.DataFrame, path: str | os.PathLike) -> None:
 
 
 def load_excitations(path: str | os.PathLike) -> pd.DataFrame:
-    """Reads what `save_excitations` or the original project wrote. Trust the pickle's source."""
-    return pd.read_parquet(path) if str(path).endswith(".parquet") else pd.read_pickle(path)
+    """Reads what `save_excitations` or the original wrote; trust a pickle's source."""
+    return (
+        pd.read_parquet(path)
+        if str(path).endswith(".parquet")
+        else pd.read_pickle(path)
+    )
 
 
 def clip_loudness(shards: inputs.Shards, split: str = "test") -> pd.Series:
     """Root mean square of the whole segments of every clip, 0 to 1, by `clip_id`."""
     num_samples = shards.manifest.segment_samples
-    segments = inputs.evaluation_segments(shards, split, num_samples, evaluation.BATCH_SIZE)
+    segments = inputs.evaluation_segments(
+        shards, split, num_samples, evaluation.BATCH_SIZE
+    )
     scale = INT16_SCALE if shards.dtype == "int16" else 1
     squares = {}
     with inputs.naming_corrupt_records(shards):
@@ -106,7 +119,9 @@ def clip_loudness(shards: inputs.Shards, split: str = "test") -> pd.Series:
                 batch["clip_index"], batch["clip_id"], means, strict=True
             ):
                 squares.setdefault(clip_id.decode() or str(index), []).append(mean)
-    loudness = {clip_id: float(np.sqrt(np.mean(values))) for clip_id, values in squares.items()}
+    loudness = {
+        clip_id: float(np.sqrt(np.mean(values))) for clip_id, values in squares.items()
+    }
     return pd.Series(loudness, name="loudness").rename_axis("clip_id")
 
 
@@ -123,10 +138,14 @@ def tag_excitations(
     known = list(table.columns[2:])
     unknown = set(tags or []) - set(known)
     if unknown:
-        raise ValueError(f"Unknown tag {sorted(unknown)[0]!r}. The table has: {', '.join(known)}.")
+        raise ValueError(
+            f"Unknown tag {sorted(unknown)[0]!r}. The table has: {', '.join(known)}."
+        )
     at_depth = table[table["depth"] == depth]
     if at_depth.empty:
-        raise ValueError(f"No block of depth {depth}: the table has {sorted(set(table['depth']))}.")
+        raise ValueError(
+            f"No block of depth {depth}: the table has {sorted(set(table['depth']))}."
+        )
     excitation = np.stack(at_depth["ex"].to_numpy())
     means = {
         tag: excitation[(at_depth[tag] == 1).to_numpy()].mean(axis=0)
@@ -137,7 +156,7 @@ def tag_excitations(
 
 
 def excitation_spread(table: pd.DataFrame) -> pd.Series:
-    """Standard deviation across tags, averaged over channels, per block (paper, figure 4)."""
+    """Standard deviation across tags, averaged over channels, per block."""
     spread = {
         depth: tag_excitations(table, depth).std(axis=0, ddof=0).mean()
         for depth in sorted(set(table["depth"]))
@@ -148,7 +167,7 @@ def excitation_spread(table: pd.DataFrame) -> pd.Series:
 def loudness_regression(
     table: pd.DataFrame, loudness: pd.Series, depth: int = 0
 ) -> pd.DataFrame:
-    """Least-squares lines of each channel's excitation on clip loudness (the paper's poster).
+    """Least-squares lines of each channel's excitation on clip loudness (the poster).
 
     Args:
         table: From `excitations`, indexed by clip id.
@@ -174,14 +193,18 @@ def loudness_regression(
     intercept = excitation.mean(axis=0) - slope * x.mean()
     residual = excitation - (intercept + np.outer(x, slope))
     return pd.DataFrame(
-        {"slope": slope, "intercept": intercept, "error": np.sqrt((residual**2).mean(axis=0))}
+        {
+            "slope": slope,
+            "intercept": intercept,
+            "error": np.sqrt((residual**2).mean(axis=0)),
+        }
     ).rename_axis("channel")
 
 
 def save_figures(
     table: pd.DataFrame, loudness: pd.Series, directory: str | os.PathLike
 ) -> list[Path]:
-    """Draws what the paper and its poster show: first, middle and last block, spread, loudness.
+    """Draws what paper and poster show: three blocks, their spread, and loudness.
 
     Args:
         table: From `excitations`.

@@ -23,7 +23,9 @@ class AudioWindow(keras.layers.Layer):
     def __init__(self, sample_rate, num_samples, remainder="drop", **kwargs):
         super().__init__(**kwargs)
         if remainder not in ("drop", "pad"):
-            raise ValueError(f"remainder must be 'drop' or 'pad'. Received: {remainder!r}")
+            raise ValueError(
+                f"remainder must be 'drop' or 'pad'. Received: {remainder!r}"
+            )
         self.sample_rate = sample_rate
         self.num_samples = num_samples
         self.remainder = remainder
@@ -104,7 +106,9 @@ class TagScores(keras.layers.Dense):
         kwargs.setdefault("activation", "sigmoid")
         super().__init__(num_tags, dtype=dtype, **kwargs)
         if tags is not None and len(tags) != num_tags:
-            raise ValueError(f"{num_tags} tags need {num_tags} names. Received: {len(tags)}")
+            raise ValueError(
+                f"{num_tags} tags need {num_tags} names. Received: {len(tags)}"
+            )
         self.tags = None if tags is None else tuple(tags)
 
     def get_config(self):

@@ -1,4 +1,4 @@
-"""The pictures: arrays and tables in, matplotlib figures out. No state, no computing."""
+"""The pictures: arrays and tables in, matplotlib figures out; no state."""
 
 import os
 
@@ -39,14 +39,16 @@ def plot_scores(per_tag: pd.DataFrame, title: str) -> Figure:
     axes.set_yticks(rows, [f"{tag} ({n})" for tag, n in per_tag["positives"].items()])
     axes.set_ylim(-0.6, len(per_tag) - 0.4)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("area under the curve (dotted: ROC-AUC of chance; in brackets: clips)")
+    axes.set_xlabel(
+        "area under the curve (dotted: ROC-AUC of chance; in brackets: clips)"
+    )
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
 def plot_excitations(means: pd.DataFrame, title: str) -> Figure:
-    """Mean excitation of every channel, one line per tag, channels sorted by their mean.
+    """Mean excitation of every channel, a line per tag, channels sorted by their mean.
 
     Args:
         means: Excitations [tags, channels], index tag.
@@ -93,7 +95,7 @@ def plot_spread(spread: pd.Series) -> Figure:
 def plot_loudness(
     excitation: np.ndarray, loudness: pd.Series, regression: pd.DataFrame
 ) -> Figure:
-    """Excitation against loudness with regression lines: the mean of all channels, and four.
+    """Excitation against loudness with regression lines: all channels, and four.
 
     Args:
         excitation: Of one block, [num_clips, channels].
@@ -117,12 +119,16 @@ def plot_loudness(
         figure.subplots(1, len(panels), sharey=True), panels, strict=True
     ):
         axes.scatter(loudness, values, s=6, color=COLOURS[1], alpha=0.5, linewidths=0)
-        axes.plot(ends, line["intercept"] + line["slope"] * ends, color="black", linewidth=1)
+        axes.plot(
+            ends, line["intercept"] + line["slope"] * ends, color="black", linewidth=1
+        )
         axes.set_xlim(*ends)
         axes.set_ylim(0, 1)
         axes.set_title(title, size="medium")
     figure.axes[0].set_ylabel("excitation")
-    figure.supxlabel("loudness of the clip (root mean square, full scale 1)", size="medium")
+    figure.supxlabel(
+        "loudness of the clip (root mean square, full scale 1)", size="medium"
+    )
     positive = int((regression["slope"] > 0).sum())
     negative = int((regression["slope"] < 0).sum())
     figure.suptitle(

@@ -1,10 +1,12 @@
 """The record: one clip as one `tf.train.Example`, its shards and their manifest.
 
-clip -> bytes of an Example -> shard `train-00000-of-00152.tfrecord`; a `Manifest` (json) stands beside the shards.
+clip -> bytes of an Example -> shard `train-00000-of-00152.tfrecord`; a `Manifest`
+(json) stands beside the shards.
 
-FEATURES is the only description of the record: it encodes, decodes and tells tf.data and TFDS what to read.
-No TensorFlow here: a building process would pay 5 s and 0.7 GB for it, so the few bytes of framing that an
-Example needs are written below (checked against TensorFlow's own reader and writer in the tests).
+FEATURES is the only description of the record: it encodes, decodes and tells tf.data
+and TFDS what to read. No TensorFlow here: a building process would pay 5 s and 0.7 GB
+for it, so the few bytes of framing that an Example needs are written below (checked
+against TensorFlow's own reader and writer in the tests).
 """
 
 import dataclasses
@@ -23,7 +25,8 @@ SPLITS = ("train", "val", "test", "student")
 # Name in the Example -> what its value holds. Arrays are little-endian bytes.
 FEATURES = {
     "clip_id": "text",
-    "segments": "int16",  # [num_segments, segment_samples], consecutive; the last one is zero-padded
+    # [num_segments, segment_samples], consecutive; the last one is zero-padded
+    "segments": "int16",
     "num_samples": "integer",  # true length of the clip
     "labels": "uint8",  # [num_tags]; absent for unlabelled music
 }
@@ -33,16 +36,16 @@ MANIFEST_NAME = "manifest.json"
 
 
 class CorruptShardError(ValueError):
-    """A shard holds bytes that are no record; the message names the file and the record."""
+    """Bytes of a shard are no record; the message names the file and the record."""
 
     def __init__(self, path: str | os.PathLike, number: int):
         super().__init__(
-            f"Record {number} of {path} is corrupted (counted from 0). Delete this shard and"
-            " run the build again: it makes only what is missing."
+            f"Record {number} of {path} is corrupted (counted from 0). Delete this"
+            " shard and run the build again: it makes only what is missing."
         )
 
 
-# --- One record -------------------------------------------------------------------------------------------------
+# --- One record -----------------------------------------------------------------------
 
 
 def encode(
@@ -57,7 +60,8 @@ def encode(
         segment_samples: Length of a segment.
 
     Returns:
-        A serialized `tf.train.Example`, the same bytes for the same clip on every machine.
+        A serialized `tf.train.Example`, the same bytes for the same clip on every
+        machine.
     """
     num_segments = -(-len(waveform) // segment_samples)
     segments = np.zeros(num_segments * segment_samples, "<i2")
@@ -69,11 +73,13 @@ def encode(
     }
     if labels is not None:
         values["labels"] = np.asarray(labels, np.uint8).tobytes()
-    return _message(1, b"".join(_feature(name, value) for name, value in values.items()))
+    return _message(
+        1, b"".join(_feature(name, value) for name, value in values.items())
+    )
 
 
 def decode(example: bytes) -> dict[str, str | int | np.ndarray]:
-    """Reads a serialized Example made by `encode`: the inverse, with `segments` still flat (int16)."""
+    """The inverse of `encode`: feature name -> value; `segments` stay flat."""
     values = {}
     ((_, features),) = _fields(example)
     for _, entry in _fields(features):
@@ -95,11 +101,14 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
     """Rounds a waveform at ±1 to int16 as FFmpeg does; int16 passes through."""
     if waveform.dtype == np.int16:
         return waveform
-    return np.clip(np.rint(waveform * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype("<i2")
+    return np.clip(
+        np.rint(waveform * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1
+    ).astype("<i2")
 
 
-# An Example is four nested protobuf messages whose fields are all length-delimited (wire type 2):
-# Example{1: Features{1: map entry{1: name, 2: Feature{1: BytesList{1: bytes} | 3: Int64List{1: packed varints}}}}}
+# An Example is four nested protobuf messages whose fields are all length-delimited
+# (wire type 2): Example{1: Features{1: map entry{1: name, 2: Feature{1: BytesList{1:
+# bytes} | 3: Int64List{1: packed varints}}}}}
 
 
 def _feature(name: str, value: bytes | int) -> bytes:
@@ -143,19 +152,21 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
-# --- A shard ----------------------------------------------------------------------------------------------------
-# TFRecord framing: length (uint64), CRC of the length, data, CRC of the data; the CRCs are CRC-32C, masked.
+# --- A shard --------------------------------------------------------------------------
+# TFRecord framing: length (uint64), CRC of the length, data, CRC of the data; the CRCs
+# are CRC-32C, masked.
 
 
 def shard_name(split: str, shard: int, num_shards: int) -> str:
-    """`train-00000-of-00152.tfrecord`: the template TFDS knows as {SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}."""
+    """`train-00000-of-00152.tfrecord`, as TFDS names {SPLIT}-{SHARD_X_OF_Y}."""
     return f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
 
 
 class ShardWriter:
-    """Writes a shard under a temporary name and gives it its own name when the `with` block ends well.
+    """Writes a shard under a temporary name; a `with` block that ends well renames it.
 
-    `sha256` and `num_records` are there after the block. A block left by an exception leaves no file.
+    `sha256` and `num_records` are there after the block. A block left by an exception
+    leaves no file.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -189,7 +200,8 @@ def read_shard(path: str | os.PathLike) -> Iterator[bytes]:
     """Yields the serialized Examples of a shard and checks every CRC.
 
     Raises:
-        CorruptShardError: naming the file and the number of the first bad record, counted from 0.
+        CorruptShardError: naming the file and the number of the first bad record,
+            counted from 0.
     """
     with open(path, "rb") as file:
         number = 0
@@ -223,7 +235,7 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-# --- The manifest -----------------------------------------------------------------------------------------------
+# --- The manifest ---------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,9 +251,10 @@ class Shard:
 
 @dataclasses.dataclass
 class Manifest:
-    """Everything a reader must know of a folder of shards, written as `manifest.json` beside them.
+    """What a reader must know of a folder of shards: `manifest.json` beside them.
 
-    `build` and `shards` describe a build that may still be under way; `complete` says when it is done.
+    `build` and `shards` describe a build that may still be under way; `complete` says
+    when it is done.
     """
 
     dataset: str  # key of `datasets.DATASETS`
@@ -250,18 +263,26 @@ class Manifest:
     sample_rate: int  # Hz
     segment_samples: int
     num_audios_per_shard: int
-    annotations_sha256: str = ""  # of ids, paths, splits and labels: two builds with the same one hold the same clips
-    planned: dict[str, int] = dataclasses.field(default_factory=dict)  # clips annotated, per split
+    annotations_sha256: str = ""  # see Annotations.sha256
+    planned: dict[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # clips annotated, per split
     shards: dict[str, Shard] = dataclasses.field(default_factory=dict)
-    skipped: list[dict[str, str]] = dataclasses.field(default_factory=list)  # clip_id, path, reason, shard
+    skipped: list[dict[str, str]] = dataclasses.field(
+        default_factory=list
+    )  # clip_id, path, reason, shard
     complete: bool = False
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def num_clips(self, split: str) -> int:
-        return sum(shard.num_clips for shard in self.shards.values() if shard.split == split)
+        return sum(
+            shard.num_clips for shard in self.shards.values() if shard.split == split
+        )
 
     def num_segments(self, split: str) -> int:
-        return sum(shard.num_segments for shard in self.shards.values() if shard.split == split)
+        return sum(
+            shard.num_segments for shard in self.shards.values() if shard.split == split
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -269,22 +290,34 @@ class Manifest:
         return tuple(split for split in SPLITS if split in held)
 
     def shard_names(self, split: str) -> list[str]:
-        return sorted(name for name, shard in self.shards.items() if shard.split == split)
+        return sorted(
+            name for name, shard in self.shards.items() if shard.split == split
+        )
 
     def checksum(self) -> str:
         """SHA-256 over the shards' checksums: names the data a model was trained on."""
-        lines = "".join(f"{name} {shard.sha256}\n" for name, shard in sorted(self.shards.items()))
+        lines = "".join(
+            f"{name} {shard.sha256}\n" for name, shard in sorted(self.shards.items())
+        )
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def save(self, directory: str | os.PathLike) -> None:
         content = dataclasses.asdict(self)
         content["shards"] = dict(sorted(content["shards"].items()))
-        content["skipped"] = sorted(content["skipped"], key=lambda skip: (skip["shard"], skip["clip_id"]))
+        content["skipped"] = sorted(
+            content["skipped"], key=lambda skip: (skip["shard"], skip["clip_id"])
+        )
         # For people who open the file; a reader adds up the shards.
         content["counts"] = {
-            split: {"clips": self.num_clips(split), "segments": self.num_segments(split)} for split in self.splits
+            split: {
+                "clips": self.num_clips(split),
+                "segments": self.num_segments(split),
+            }
+            for split in self.splits
         }
-        write_text_atomically(Path(directory) / MANIFEST_NAME, json.dumps(content, indent=1) + "\n")
+        write_text_atomically(
+            Path(directory) / MANIFEST_NAME, json.dumps(content, indent=1) + "\n"
+        )
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "Manifest":
@@ -299,14 +332,18 @@ class Manifest:
             content = json.loads(path.read_text())
             content.pop("counts")
             content["tags"] = tuple(content["tags"])
-            content["shards"] = {name: Shard(**shard) for name, shard in content["shards"].items()}
+            content["shards"] = {
+                name: Shard(**shard) for name, shard in content["shards"].items()
+            }
             return cls(**content)
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a manifest of this project ({error!r}). Build again.") from error
+            raise ValueError(
+                f"{path} is not a manifest of this project ({error!r}). Build again."
+            ) from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a small file so that a reader sees the old content or the new one, never half."""
+    """Writes a small file so that a reader sees the old or the new one, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text)
@@ -316,20 +353,29 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def tfds_metadata(manifest: Manifest) -> dict[str, dict]:
-    """The two json files with which `tfds.builder_from_directory` reads a build: file name -> content."""
+    """File name -> content of what `tfds.builder_from_directory` reads beside shards."""
 
     def tensor(kind: str, shape: list[int], encoding: str) -> dict:
         dimensions = {"dimensions": [str(size) for size in shape]} if shape else {}
         return {"tensor": {"dtype": kind, "encoding": encoding, "shape": dimensions}}
 
-    shapes = {"segments": [-1, manifest.segment_samples], "labels": [len(manifest.tags)]}
+    shapes = {
+        "segments": [-1, manifest.segment_samples],
+        "labels": [len(manifest.tags)],
+    }
     core = "tensorflow_datasets.core.features"
     features = {}
     for name, kind in FEATURES.items():
         if kind == "text":
-            features[name] = {"pythonClassName": f"{core}.text_feature.Text", "text": {}}
+            features[name] = {
+                "pythonClassName": f"{core}.text_feature.Text",
+                "text": {},
+            }
         elif kind == "integer":
-            features[name] = {"pythonClassName": f"{core}.scalar.Scalar", **tensor("int64", [], "none")}
+            features[name] = {
+                "pythonClassName": f"{core}.scalar.Scalar",
+                **tensor("int64", [], "none"),
+            }
         else:
             features[name] = {
                 "pythonClassName": f"{core}.tensor_feature.Tensor",

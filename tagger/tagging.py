@@ -31,21 +31,22 @@ class Tagger:
         self.tags = self.info.tags or tags
         if not self.tags:
             raise ValueError(
-                f"Model {self.info.name} holds no tag names. Give the shards it was trained on"
-                " with --data-dir; names and order are read from their manifest."
+                f"Model {self.info.name} holds no tag names. Give the shards it was"
+                " trained on with --data-dir; names and order are read from their"
+                " manifest."
             )
         if len(self.tags) != self.info.num_tags:
             raise ValueError(
-                f"Model {self.info.name} scores {self.info.num_tags} tags, but there are"
-                f" {len(self.tags)} names."
+                f"Model {self.info.name} scores {self.info.num_tags} tags, but there"
+                f" are {len(self.tags)} names."
             )
         self._model = model
 
     def scores(self, path: str | os.PathLike) -> np.ndarray:
         """Scores of a file: float32 [num_tags], the mean over its windows.
 
-        The file is resampled to the model's rate. One shorter than a window is repeated to
-        fill it; a longer one's incomplete last window goes as the model says.
+        The file is resampled to the model's rate. One shorter than a window is repeated
+        to fill it; a longer one's incomplete last window goes as the model says.
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
@@ -53,21 +54,30 @@ class Tagger:
         total, num_windows = np.zeros(self.info.num_tags), 0
         for batch in self._batches(path):
             # A power of two: few shapes, so the model is compiled few times.
-            padded = np.zeros((1 << (len(batch) - 1).bit_length(), batch.shape[1]), np.float32)
+            padded = np.zeros(
+                (1 << (len(batch) - 1).bit_length(), batch.shape[1]), np.float32
+            )
             padded[: len(batch)] = batch
-            total += np.asarray(self._model.predict_on_batch(padded))[: len(batch)].sum(axis=0)
+            total += np.asarray(self._model.predict_on_batch(padded))[: len(batch)].sum(
+                axis=0
+            )
             num_windows += len(batch)
         return (total / num_windows).astype(np.float32)
 
     def tag(self, path: str | os.PathLike) -> dict[str, float]:
         """Scores of a file by tag name, highest first."""
         scores = self.scores(path)
-        return {self.tags[tag]: float(scores[tag]) for tag in np.argsort(-scores, kind="stable")}
+        return {
+            self.tags[tag]: float(scores[tag])
+            for tag in np.argsort(-scores, kind="stable")
+        }
 
     def _batches(self, path: str | os.PathLike) -> Iterator[np.ndarray]:
         windows = []
         for window in _windows(
-            stream_audio(path, self.info.sample_rate), self.info.num_samples, self.info.remainder
+            stream_audio(path, self.info.sample_rate),
+            self.info.num_samples,
+            self.info.remainder,
         ):
             windows.append(window)
             if len(windows) == BATCH_SIZE:
@@ -77,7 +87,9 @@ class Tagger:
             yield np.stack(windows)
 
 
-def _windows(blocks: Iterator[np.ndarray], num_samples: int, remainder: str) -> Iterator:
+def _windows(
+    blocks: Iterator[np.ndarray], num_samples: int, remainder: str
+) -> Iterator:
     """Cuts a stream of blocks into consecutive windows [num_samples]."""
     rest, is_first = np.zeros(0, np.float32), True
     for block in blocks:

@@ -6,12 +6,12 @@
     │   ├── ckpt-e007-l0.143210.keras     the stage's best epoch by validation loss
     │   ├── resume-e009.weights.h5        weights and optimiser after the last epoch
     │   ├── resume.json                   the epoch they belong to
-    │   ├── training.csv  train/  validation/     losses per epoch, for people and TensorBoard
-    │   └── result.json   validation and test scores; it ends the stage
+    │   ├── training.csv  train/  validation/     losses per epoch, for people and
+    TensorBoard │   └── result.json   validation and test scores; it ends the stage
     └── model.keras       the best checkpoint of all stages
 
-Every file is written under another name first and then renamed: whenever a run is killed,
-what it left is whole, and the same command goes on from there.
+Every file is written under another name first and then renamed: whenever a run is
+killed, what it left is whole, and the same command goes on from there.
 """
 
 import dataclasses
@@ -46,7 +46,8 @@ class Stage:
 class TrainingRecipe:
     """How a model is trained; saved to `run.json`.
 
-    SGD with momentum; the learning rate of a stage decays as 1 / (1 + step_decay · step).
+    SGD with momentum; the learning rate of a stage decays as 1 / (1 + step_decay ·
+    step).
     """
 
     stages: tuple[Stage, ...]
@@ -68,8 +69,8 @@ def resemul(
     """The recipe of Kim, Lee and Nam (ICASSP 2018, section 3.2, and their code).
 
     `python train.py --block se` (or rese): 24.7 M parameters, about 9 s per step of 23
-    segments on 2 CPU cores, so a GPU is needed for MTT's 152,500 segments. Published test
-    ROC-AUC on MTT: .9111 (se), .9113 (rese).
+    segments on 2 CPU cores, so a GPU is needed for MTT's 152,500 segments. Published
+    test ROC-AUC on MTT: .9111 (se), .9113 (rese).
 
     Args:
         learning_rate: Of the first stage.
@@ -103,13 +104,14 @@ def train(
     seed: int = 0,
     num_read_threads: int = 8,
 ) -> Path:
-    """Builds a model and trains it by a recipe; called again on the same folder, it goes on.
+    """Builds a model and trains it; called again on the same folder, it goes on.
 
     Args:
         name: Key of `models.MODELS`.
         options: For the model's factory; number and names of the tags are the shards'.
         recipe: What to do.
-        shards: Data with a train and a val split; a test split is scored after each stage.
+        shards: Data with a train and a val split; a test split is scored after each
+            stage.
         train_dir: Folder of the run, see the module's docstring.
         initial_stage: Stages before it are passed over.
         seed: Of the first weights, dropout and the order of the examples.
@@ -133,12 +135,20 @@ def train(
     evaluation.check_match(info, shards)
     if not 0 <= initial_stage < len(recipe.stages):
         raise ValueError(
-            f"--initial-stage {initial_stage} is none of the {len(recipe.stages)} stages,"
-            f" 0 to {len(recipe.stages) - 1}."
+            f"--initial-stage {initial_stage} is none of the {len(recipe.stages)}"
+            f" stages, 0 to {len(recipe.stages) - 1}."
         )
     train_dir = Path(train_dir)
-    steps = inputs.num_training_batches(shards, "train", info.num_samples, recipe.batch_size)
-    shards.paths("val")  # a missing split or shard shows before hours of work
+    (
+        shards.paths("train"),
+        shards.paths("val"),
+    )  # what is missing shows before hours of work
+    num_segments = inputs.num_segments(shards, "train", info.num_samples)
+    if num_segments < recipe.batch_size:
+        raise ValueError(
+            f"{shards.directory} holds {num_segments} train segments, fewer than one"
+            f" batch of {recipe.batch_size}. Choose a smaller --batch-size."
+        )
     run = _describe_run(model, options, recipe, shards, seed)
     _enter(train_dir, run)
 
@@ -147,7 +157,7 @@ def train(
         if number < initial_stage or (stage_dir / "result.json").exists():
             continue
         stage_dir.mkdir(exist_ok=True)
-        _run_stage(model, recipe, stage, shards, stage_dir, steps, seed, num_read_threads)
+        _run_stage(model, recipe, stage, shards, stage_dir, seed, num_read_threads)
         result = _score_stage(best_checkpoint(stage_dir), shards, stage_dir)
         print(f"Stage {number} (learning rate {stage.learning_rate:g}): {result}")
         for leftover in [*stage_dir.glob("resume*"), *stage_dir.glob("unfinished*")]:
@@ -161,7 +171,7 @@ def train(
 
 
 def best_checkpoint(*stage_dirs: Path) -> Path | None:
-    """The checkpoint with the lowest validation loss, which stands in its name; None if none."""
+    """The checkpoint with the lowest validation loss (in its name); None if none."""
     found = [path for folder in stage_dirs for path in folder.glob("ckpt-e*-l*.keras")]
     return min(found, key=_checkpoint_loss, default=None)
 
@@ -175,7 +185,7 @@ def _stage_dirs(train_dir: Path, before: int | None = None) -> list[Path]:
     return [path for path in stages if before is None or int(path.name) < before]
 
 
-# --- A stage ----------------------------------------------------------------------------------
+# --- A stage --------------------------------------------------------------------------
 
 
 def _run_stage(
@@ -184,7 +194,6 @@ def _run_stage(
     stage: Stage,
     shards: inputs.Shards,
     stage_dir: Path,
-    steps: int,
     seed: int,
     num_read_threads: int,
 ) -> None:
@@ -193,7 +202,9 @@ def _run_stage(
     fed.compile(
         optimizer=keras.optimizers.SGD(
             # Keras 2's `decay`, which the original used.
-            keras.optimizers.schedules.InverseTimeDecay(stage.learning_rate, 1, recipe.step_decay),
+            keras.optimizers.schedules.InverseTimeDecay(
+                stage.learning_rate, 1, recipe.step_decay
+            ),
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
         ),
@@ -219,7 +230,9 @@ def _run_stage(
                 first_epoch=first_epoch,
                 num_read_threads=num_read_threads,
             ),
-            steps_per_epoch=steps,
+            steps_per_epoch=inputs.num_segments(shards, "train", info.num_samples)
+            // recipe.batch_size,
+            shuffle=False,  # the dataset does
             initial_epoch=first_epoch,
             epochs=stage.max_epochs,
             validation_data=inputs.validation_segments(
@@ -227,20 +240,23 @@ def _run_stage(
             ),
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[
-                keras.callbacks.CSVLogger(stage_dir / "training.csv", append=first_epoch > 0),
+                keras.callbacks.CSVLogger(
+                    stage_dir / "training.csv", append=first_epoch > 0
+                ),
                 keras.callbacks.TensorBoard(stage_dir, write_graph=False),
                 progress,  # last: an epoch is done when it is logged
             ],
         )
     if best_checkpoint(stage_dir) is None:
         raise ValueError(
-            f"Training diverged: no epoch of stage {stage_dir.name} had a finite validation"
-            f" loss. Choose a smaller --lr and another --train-dir than {stage_dir.parent}."
+            f"Training diverged: no epoch of stage {stage_dir.name} had a finite"
+            " validation loss. Choose a smaller --lr and another --train-dir than"
+            f" {stage_dir.parent}."
         )
 
 
 class _StageProgress(keras.callbacks.Callback):
-    """Keeps the best epoch, ends the stage when patience is spent, and makes it resumable."""
+    """Keeps the best epoch, ends a stage whose patience is spent, makes it resumable."""
 
     def __init__(self, saved_model: keras.Model, stage: Stage, stage_dir: Path):
         super().__init__()
@@ -250,7 +266,7 @@ class _StageProgress(keras.callbacks.Callback):
         self._epochs_without_gain = 0
 
     def restore(self, fed: keras.Model) -> int:
-        """Loads weights, optimiser and patience of an interrupted stage; returns its next epoch."""
+        """Loads the state of an interrupted stage; returns its next epoch."""
         try:
             state = json.loads((self._dir / "resume.json").read_text())
         except FileNotFoundError:
@@ -262,15 +278,19 @@ class _StageProgress(keras.callbacks.Callback):
 
     def is_over(self, epoch: int) -> bool:
         return (
-            self._epochs_without_gain >= self._stage.patience or epoch >= self._stage.max_epochs
+            self._epochs_without_gain >= self._stage.patience
+            or epoch >= self._stage.max_epochs
         )
 
     def on_epoch_end(self, epoch, logs=None):
         loss = logs["val_loss"]
         best = best_checkpoint(self._dir)
-        # An epoch that a kill made run twice counts as a gain when it made the checkpoint.
+        # An epoch that a kill made run twice counts as a gain when it made the
+        # checkpoint.
         gained = np.isfinite(loss) and (
-            best is None or loss < _checkpoint_loss(best) or best.name == _name(epoch, loss)
+            best is None
+            or loss < _checkpoint_loss(best)
+            or best.name == _name(epoch, loss)
         )
         if gained:
             self._save_best(epoch, loss)
@@ -309,7 +329,7 @@ def _name(epoch: int, loss: float) -> str:
 
 
 def _score_stage(checkpoint: Path, shards: inputs.Shards, stage_dir: Path) -> str:
-    """Scores the stage's best checkpoint on validation and test; the result ends the stage."""
+    """Scores the best checkpoint on validation and test; the result ends the stage."""
     model = models.load_model(checkpoint)
     predict = evaluation.predictor(model, shards.dtype)
     info = models.model_info(model)
@@ -321,18 +341,28 @@ def _score_stage(checkpoint: Path, shards: inputs.Shards, stage_dir: Path) -> st
             # JSON has no NaN: a split where no tag has both kinds of clips scores null.
             result[split] = json.loads(scored.as_json())
             lines.append(scored.macro_line())
-    write_text_atomically(stage_dir / "result.json", json.dumps(result, indent=1) + "\n")
+    write_text_atomically(
+        stage_dir / "result.json", json.dumps(result, indent=1) + "\n"
+    )
     return "; ".join(lines)
 
 
-# --- A run ------------------------------------------------------------------------------------
+# --- A run ----------------------------------------------------------------------------
 
 
 def _describe_run(
-    model: keras.Model, options: dict, recipe: TrainingRecipe, shards: inputs.Shards, seed: int
+    model: keras.Model,
+    options: dict,
+    recipe: TrainingRecipe,
+    shards: inputs.Shards,
+    seed: int,
 ) -> dict:
     return {
-        "model": {"name": model.name, **options, "num_parameters": model.count_params()},
+        "model": {
+            "name": model.name,
+            **options,
+            "num_parameters": model.count_params(),
+        },
         "recipe": dataclasses.asdict(recipe),
         "data": {
             "dataset": shards.manifest.dataset,
@@ -360,15 +390,16 @@ def _enter(train_dir: Path, run: dict) -> None:
             return
     except OSError as error:
         raise OSError(
-            f"Cannot write to {train_dir}: {error.strerror}. Choose another --train-dir."
+            f"Cannot write to {train_dir}: {error.strerror}. Choose another"
+            " --train-dir."
         ) from error
     earlier = json.loads(path.read_text())
     for part in ("model", "recipe", "data"):
         # Through JSON, as the earlier one went.
         if earlier[part] != json.loads(json.dumps(run[part])):
             raise ValueError(
-                f"{train_dir} holds a run with another {part} (see {path}). Choose another"
-                " --train-dir, or delete that folder."
+                f"{train_dir} holds a run with another {part} (see {path}). Choose"
+                " another --train-dir, or delete that folder."
             )
 
 
@@ -377,7 +408,9 @@ def _git_state() -> str | None:
     command = ["git", "describe", "--always", "--dirty"]
     try:
         folder = Path(__file__).parent
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

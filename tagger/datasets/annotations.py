@@ -1,4 +1,4 @@
-"""Annotations: who is tagged with what, and in which split; the same table for every dataset.
+"""Who is tagged with what, and in which split: the same table for every dataset.
 
 csv, tsv or pickle of a dataset -> Annotations (clip ids, paths, tags, labels, splits).
 """
@@ -42,8 +42,8 @@ class Annotations:
             len(self.paths) == len(self.splits) == num_clips
         ):
             raise ValueError(
-                f"{num_clips} clip ids and {len(self.tags)} tags need labels of that shape,"
-                f" not {self.labels.shape}, {len(self.paths)} paths and"
+                f"{num_clips} clip ids and {len(self.tags)} tags need labels of that"
+                f" shape, not {self.labels.shape}, {len(self.paths)} paths and"
                 f" {len(self.splits)} splits."
             )
         ids, counts = np.unique(self.clip_ids, return_counts=True)
@@ -55,7 +55,8 @@ class Annotations:
         unknown = set(self.splits) - set(SPLITS)
         if unknown:
             raise ValueError(
-                f"Unknown split {sorted(unknown)[0]!r}. Choose from: {', '.join(SPLITS)}."
+                f"Unknown split {sorted(unknown)[0]!r}. Choose from:"
+                f" {', '.join(SPLITS)}."
             )
 
     def __len__(self) -> int:
@@ -69,7 +70,9 @@ class Annotations:
     def sha256(self) -> str:
         """Names the content: ids, paths, splits, tags and labels, in their order."""
         digest = hashlib.sha256("\n".join(self.tags).encode())
-        for row in zip(self.clip_ids, self.paths, self.splits, self.labels, strict=True):
+        for row in zip(
+            self.clip_ids, self.paths, self.splits, self.labels, strict=True
+        ):
             clip_id, path, split, labels = row
             digest.update(f"\n{clip_id}\t{path}\t{split}\t".encode() + labels.tobytes())
         return digest.hexdigest()
@@ -81,7 +84,8 @@ def top_tags(labels: np.ndarray, num_tags: int, order: str) -> np.ndarray:
     Args:
         labels: 0/1 [num_clips, num_all_tags], as the columns stand in the file.
         num_tags: How many to take at most.
-        order: "ascending" or "descending" frequency; equal counts keep the columns' order.
+        order: "ascending" or "descending" frequency; equal counts keep the columns'
+            order.
 
     Returns:
         int [min(num_tags, num_all_tags)], columns of `labels`.

@@ -33,8 +33,8 @@ DIRECTORY_SPLITS = dict.fromkeys("0123456789ab", "train")
 DIRECTORY_SPLITS |= {"c": "val", "d": "test", "e": "test", "f": "test"}
 RANDOM_SHARES = {"train": 13, "val": 1, "test": 3}  # Dabral and Deshmukh
 
-# Groups merged by maximum (Dabral and Deshmukh). A group keeps the place of the first of
-# its columns and takes the name that stands there.
+# Groups merged by maximum (Dabral and Deshmukh). A group keeps the place of the first
+# of its columns and takes the name that stands there.
 SYNONYMS = tuple(
     tuple(group.split(", "))
     for group in (
@@ -94,7 +94,8 @@ def load_annotations(
         seed: Of the random split.
 
     Returns:
-        Annotations whose paths are relative to `data_dir/mp3`. A tag may lack positives.
+        Annotations whose paths are relative to `data_dir/mp3`. A tag may lack
+        positives.
 
     Raises:
         FileNotFoundError: the folder or the csv is missing.
@@ -144,19 +145,23 @@ def _read_csv(path: Path) -> pd.DataFrame:
         )
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no {ANNOTATIONS_NAME} in {str(path.parent)!r}. Put it there or give"
-            " the folder that holds it with --data-dir."
+            f"There is no {ANNOTATIONS_NAME} in {str(path.parent)!r}. Put it there or"
+            " give the folder that holds it with --data-dir."
         )
     try:
         # utf-8-sig also reads plain UTF-8; spreadsheets add the byte order mark.
         table = pd.read_csv(path, sep="\t", dtype=str, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError,
+        UnicodeDecodeError,
+    ) as error:
         raise ValueError(f"{path} is no tab-separated text: {error}.") from error
     missing = {"clip_id", "mp3_path"} - set(table.columns)
     if missing or len(table.columns) < 3:
         raise ValueError(
-            f"{path} must be tab-separated with the columns clip_id, one per tag and mp3_path;"
-            f" found {', '.join(map(repr, table.columns[:4]))}"
+            f"{path} must be tab-separated with the columns clip_id, one per tag and"
+            f" mp3_path; found {', '.join(map(repr, table.columns[:4]))}"
             f"{' …' if len(table.columns) > 4 else ''}."
         )
     if table[["clip_id", "mp3_path"]].isna().any(axis=None) or not len(table):
@@ -201,7 +206,11 @@ def _split_by_directory(path: Path, paths: np.ndarray) -> np.ndarray:
 def _split_at_random(num_clips: int, seed: int) -> np.ndarray:
     # RandomState's stream is frozen; Generator's may change with NumPy.
     order = np.random.RandomState(seed).permutation(num_clips)
-    ends = np.cumsum(list(RANDOM_SHARES.values())) * num_clips // sum(RANDOM_SHARES.values())
+    ends = (
+        np.cumsum(list(RANDOM_SHARES.values()))
+        * num_clips
+        // sum(RANDOM_SHARES.values())
+    )
     splits = np.empty(num_clips, dtype="<U7")
     for name, part in zip(RANDOM_SHARES, np.split(order, ends[:-1]), strict=True):
         splits[part] = name

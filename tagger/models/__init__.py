@@ -1,4 +1,4 @@
-"""Models: a table of the taggers, one file per paper, and what a model file tells of itself."""
+"""The taggers: a table of them, one file per paper, and what a model file tells."""
 
 import dataclasses
 import os
@@ -17,7 +17,8 @@ class ModelEntry:
     """A tagger of the field.
 
     Attributes:
-        factory: Function(num_tags=…, tags=…, …) -> keras.Model; its defaults are the paper's.
+        factory: Function(num_tags=…, tags=…, …) -> keras.Model; its defaults are the
+            paper's.
         sample_rate: Rate of the published model in Hz.
         num_samples: Its window.
         paper: Reference.
@@ -54,7 +55,7 @@ MODELS = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What a model file tells of itself: how to cut music for it and what its scores mean."""
+    """What a model tells of itself: how to cut music for it, what its scores mean."""
 
     name: str
     sample_rate: int  # Hz
@@ -85,12 +86,18 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no model file {str(path)!r}.")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{str(path)!r} is no .keras model file (a damaged copy, perhaps).")
+        raise ValueError(
+            f"{str(path)!r} is no .keras model file (a damaged copy, perhaps)."
+        )
     try:
         model = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras raises many kinds, some of them from h5py or json
+    except (
+        Exception
+    ) as error:  # Keras raises many kinds, some of them from h5py or json
         first = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ValueError(f"{str(path)!r} is no model Keras can read: {first}") from error
+        raise ValueError(
+            f"{str(path)!r} is no model Keras can read: {first}"
+        ) from error
     model_info(model)
     return model
 
@@ -105,8 +112,8 @@ def model_info(model: keras.Model) -> ModelInfo:
     scores = [layer for layer in model.layers if isinstance(layer, TagScores)]
     if len(window) != 1 or len(scores) != 1:
         raise ValueError(
-            f"Model {model.name!r} is no tagger of this project: it does not say its rate,"
-            " window and tags. Use a model made by train.py."
+            f"Model {model.name!r} is no tagger of this project: it does not say its"
+            " rate, window and tags. Use a model made by train.py."
         )
     window, scores = window[0], scores[0]
     return ModelInfo(
@@ -120,10 +127,10 @@ def model_info(model: keras.Model) -> ModelInfo:
 
 
 def fed_with(model: keras.Model, dtype: str) -> keras.Model:
-    """Makes a model that takes segments as the records hold them and scales them itself.
+    """Makes a model that takes segments as the records hold them and scales them.
 
-    So int16 crosses to the accelerator, half the bytes of float32. Both models share their
-    layers; save the one that was given.
+    So int16 crosses to the accelerator, half the bytes of float32. Both models share
+    their layers; save the one that was given.
 
     Args:
         model: Takes float32 waveforms at ±1.

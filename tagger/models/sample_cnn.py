@@ -1,7 +1,7 @@
 """Sample-level CNN taggers (Kim, Lee and Nam, ICASSP 2018, https://arxiv.org/abs/1710.10451).
 
-waveform [batch, 59049] -> scores [batch, 50].  59049 = 3**10: the stem's stride and nine
-poolings by 3 leave one frame.
+waveform [batch, 59049] -> scores [batch, 50].  59049 = 3**10: the stem's stride and
+nine poolings by 3 leave one frame.
 """
 
 import keras
@@ -25,7 +25,7 @@ def sample_cnn(
     sample_rate: int = 22050,
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
-    """Builds a sample-level CNN with basic, SE, Res-2 or ReSE-2 blocks (section 2, figure 1).
+    """Builds a sample-level CNN with basic, SE, Res-2 or ReSE-2 blocks (section 2).
 
     Args:
         num_tags: Number of scores.
@@ -42,7 +42,8 @@ def sample_cnn(
         tags: Names of the tags, kept in the model.
 
     Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch, num_tags].
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags].
         Layers: `stem_conv`, `block1_conv` … `block9_excitation` (output [batch, 1,
         channels]; se and rese), `head_dense`, `head_scores`.
 
@@ -50,10 +51,13 @@ def sample_cnn(
         ValueError: `block` is unknown or `num_samples` is too short.
     """
     if block not in BLOCKS:
-        raise ValueError(f"Unknown block {block!r}. Choose one of: {', '.join(BLOCKS)}.")
+        raise ValueError(
+            f"Unknown block {block!r}. Choose one of: {', '.join(BLOCKS)}."
+        )
     if num_samples < 3 ** (NUM_BLOCKS + 1):
         raise ValueError(
-            f"sample_cnn needs at least {3 ** (NUM_BLOCKS + 1)} samples, not {num_samples}."
+            f"sample_cnn needs at least {3 ** (NUM_BLOCKS + 1)} samples, not"
+            f" {num_samples}."
         )
     apply_block = _residual_block if block in ("res", "rese") else _plain_block
     alpha = alpha if block in ("se", "rese") else None
@@ -62,7 +66,9 @@ def sample_cnn(
     x = AudioWindow(sample_rate, num_samples, name="window")(waveform)
     x = layers.Reshape((num_samples, 1), name="stem_reshape")(x)
     # Valid padding; a stride of 3 reads every sample once: [batch, 19683, 128].
-    x = _convolution(x, num_filters, 3, weight_decay, "stem", strides=3, padding="valid")
+    x = _convolution(
+        x, num_filters, 3, weight_decay, "stem", strides=3, padding="valid"
+    )
     x = layers.Activation("relu", name="stem_relu")(x)
 
     levels = []
@@ -95,11 +101,16 @@ def _plain_block(x, filters, alpha, weight_decay, name):
 
 
 def _residual_block(x, filters, alpha, weight_decay, name):
-    """Res-2 block, or ReSE-2 when `alpha` is given: the gate comes before the addition."""
+    """Res-2 block, or ReSE-2 when `alpha` is given: the gate comes before the sum."""
     shortcut = x
     if x.shape[-1] != filters:
         shortcut = _convolution(
-            x, filters, 1, weight_decay, f"{name}_shortcut", initializer="glorot_uniform"
+            x,
+            filters,
+            1,
+            weight_decay,
+            f"{name}_shortcut",
+            initializer="glorot_uniform",
         )
     x = _convolution(x, filters, 3, weight_decay, f"{name}_1")
     x = layers.Activation("relu", name=f"{name}_1_relu")(x)
@@ -128,14 +139,16 @@ def _convolution(
     padding="same",
     initializer="he_uniform",
 ):
-    """Convolution with bias, then batch normalisation with Keras' defaults, as the original."""
+    """Convolution with bias, then batch normalisation with Keras' defaults."""
     x = layers.Conv1D(
         filters,
         kernel_size,
         strides=strides,
         padding=padding,
         kernel_initializer=initializer,
-        kernel_regularizer=keras.regularizers.L2(weight_decay) if weight_decay else None,
+        kernel_regularizer=keras.regularizers.L2(weight_decay)
+        if weight_decay
+        else None,
         name=f"{name}_conv",
     )(x)
     return layers.BatchNormalization(name=f"{name}_norm")(x)

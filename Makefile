@@ -1,0 +1,30 @@
+# `make demo`: from synthetic mp3 files to a trained, evaluated and explained tagger.
+# `make test`: the default test suite.
+
+PYTHON = .venv/bin/python
+
+demo: .venv/installed
+	$(PYTHON) -m tagger demo --data-dir demo
+	$(PYTHON) build_mtt.py --data-dir demo --num-audios-per-shard 20
+	$(PYTHON) train.py --data-dir demo --train-dir demo/log --block se --num-filters 16 \
+	    --batch-size 8 --num-lr-decays 2 --max-epochs 8 --patience 4
+	$(PYTHON) extract_excitations.py demo/log/model.keras --data-dir demo \
+	    --out demo/excitations.pkl --plot-dir demo/plots
+	$(PYTHON) -m tagger tag demo/mp3/f/demo-0-0015-violin.mp3 --model demo/log/model.keras
+	$(PYTHON) eval.py demo/log/model.keras --data-dir demo \
+	    --csv demo/scores.csv --plot demo/plots/scores.png
+
+test: .venv/installed-test
+	$(PYTHON) -m pytest
+
+.venv/installed: requirements.txt
+	python3 -m venv .venv
+	$(PYTHON) -m pip install --quiet --upgrade pip
+	$(PYTHON) -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/installed-test: .venv/installed pyproject.toml
+	$(PYTHON) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+.PHONY: demo test
