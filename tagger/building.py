@@ -180,7 +180,7 @@ def _build_shard(task: _Task) -> tuple[records.Shard, list[dict[str, str]]]:
 
 
 def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray:
-    """Decodes to int16 block by block: an hour of music takes 160 MB and little more."""
+    """Decodes to int16 block by block: an hour of music takes 160 MB, little more."""
     blocks = [records.to_int16(block) for block in stream_audio(path, sample_rate)]
     waveform = np.concatenate(blocks)
     if len(waveform) < segment_samples:

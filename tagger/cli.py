@@ -74,6 +74,7 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
     add("--csv", metavar="FILE", help="also write a row per file and a column per tag")
     add(
         "--data-dir",
+        default="./dataset",
         help="shards whose manifest names the tags of a model that does not",
     )
     parser.set_defaults(call=_tag)
@@ -81,47 +82,37 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
 
 def _tag(args: argparse.Namespace) -> int:
     load_tensorflow()
-    import pandas as pd
     from tqdm import tqdm
 
-    from tagger import conversion, inputs, tagging
-    from tagger.audio import AudioDecodeError
+    from tagger import conversion, inputs, models, tagging
 
-    tags = inputs.open_shards(args.data_dir).manifest.tags if args.data_dir else None
-    tagger = tagging.Tagger(conversion.load_model(args.model), tags)
-    if not tagger.info.tags:
+    model, tags = conversion.load_model(args.model), None
+    if not models.model_info(model).tags:
+        tags = inputs.open_shards(args.data_dir).manifest.tags
         warnings.warn(
-            f"{args.model} holds no tag names; they are those of {args.data_dir}."
+            f"{args.model} holds no tag names; they are those of {args.data_dir}.",
+            stacklevel=1,
         )
-    rows, num_failed = [], 0
-    for path in tqdm(args.files, "Tagging", unit="file", disable=None):
-        line = {"path": path, "model": args.model}
-        try:
-            line["tags"] = tagger.tag(path)
-            rows.append({"path": path, **line["tags"]})
-        except AudioDecodeError as error:
-            line = {"path": path, "error": str(error)}
-            rows.append({"path": path, "error": str(error)})
-            num_failed += 1
+    tagger, rows = tagging.Tagger(model, tags), []
+    files = tqdm(args.files, "Tagging", unit="file", disable=None)
+    for row in tagging.tag_files(tagger, files):
+        line = {"path": row["path"], "model": args.model, **row}
         tqdm.write(
-            json.dumps(line, ensure_ascii=False)
-            if args.json
-            else _table(line, args.top)
+            json.dumps(line, ensure_ascii=False) if args.json else _table(row, args.top)
         )
+        rows.append(row)
     if args.csv:
-        table = pd.DataFrame(rows)
-        columns = ["path", *tagger.tags, *(["error"] if num_failed else [])]
-        table.reindex(columns=columns).to_csv(args.csv, index=False)
-    return 2 if num_failed else 0
+        tagging.scores_table(rows, tagger.tags).to_csv(args.csv, index=False)
+    return 2 if any("error" in row for row in rows) else 0
 
 
-def _table(line: dict, top: int) -> str:
-    if "error" in line:
-        return f"{line['path']}\n  {line['error']}"
-    rows = list(line["tags"].items())[:top]
+def _table(row: dict, top: int) -> str:
+    if "error" in row:
+        return f"{row['path']}\n  {row['error']}"
+    rows = list(row["tags"].items())[:top]
     width = max(len(tag) for tag, _ in rows)
     return "\n".join(
-        [line["path"]]
+        [row["path"]]
         + [
             f"  {tag:{width}}  {score:.3f}  {'█' * round(20 * score)}"
             for tag, score in rows

@@ -110,7 +110,7 @@ def _sample_cnn_options(weights: dict[str, np.ndarray]) -> dict:
 
 
 def _sample_cnn_table(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Layer of resemul -> ours, in the order in which its code made and counted them."""
+    """Layer of resemul -> ours, in the order in which its code made them."""
     count = dict.fromkeys(("conv1d", "batch_normalization", "dense"), 0)
 
     def next_of(kind: str, layer: keras.layers.Layer) -> tuple[str, keras.layers.Layer]:

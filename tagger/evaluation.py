@@ -70,7 +70,7 @@ class Evaluation:
         return pd.DataFrame(rows).set_index("tag")
 
     def macro(self) -> dict[str, float]:
-        """Means over the tags that have a positive and a negative clip; NaN if none has."""
+        """Means over tags with a positive and a negative clip; NaN if none has."""
         means = self.per_tag()[["roc_auc", "pr_auc"]].mean()
         return {"roc_auc": float(means["roc_auc"]), "pr_auc": float(means["pr_auc"])}
 
@@ -83,7 +83,7 @@ class Evaluation:
         )
 
     def as_json(self) -> str:
-        """Everything but the clips' scores, as one line of JSON (undefined AUCs are null)."""
+        """All but the clips' scores, as one line of JSON (undefined AUCs are null)."""
         per_tag = self.per_tag()
         content = {
             "dataset": self.dataset,
@@ -97,7 +97,7 @@ class Evaluation:
         return json.dumps(_null_for_nan(content), allow_nan=False)
 
     def report(self) -> str:
-        """The table per tag with its heading; below it the tags left out of the means."""
+        """The table per tag, headed; below it the tags left out of the means."""
         per_tag = self.per_tag()
         table = per_tag[["positives", "roc_auc", "pr_auc"]].to_string(
             header=["clips", "ROC-AUC", "PR-AUC"],

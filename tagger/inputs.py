@@ -250,7 +250,7 @@ def validation_segments(
 
 @contextlib.contextmanager
 def naming_corrupt_records(shards: Shards) -> Iterator[None]:
-    """Turns TensorFlow's complaint about lost data into ours: the file and the record."""
+    """Turns TensorFlow's complaint about lost data into ours: file and record."""
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):

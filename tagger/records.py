@@ -353,7 +353,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def tfds_metadata(manifest: Manifest) -> dict[str, dict]:
-    """File name -> content of what `tfds.builder_from_directory` reads beside shards."""
+    """File name -> content of what `tfds.builder_from_directory` also reads."""
 
     def tensor(kind: str, shape: list[int], encoding: str) -> dict:
         dimensions = {"dimensions": [str(size) for size in shape]} if shape else {}

@@ -4,13 +4,14 @@ path -> windows as the model wants them -> scores [num_tags], the mean over the 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import keras
 import numpy as np
+import pandas as pd
 
 from tagger import models
-from tagger.audio import stream_audio
+from tagger.audio import AudioDecodeError, stream_audio
 
 BATCH_SIZE = 16  # windows scored at once; memory is bounded by one batch
 
@@ -85,6 +86,30 @@ class Tagger:
                 windows = []
         if windows:
             yield np.stack(windows)
+
+
+def tag_files(tagger: Tagger, paths: Iterable[str]) -> Iterator[dict]:
+    """Tags files one after the other; a bad one does not stop the rest.
+
+    Yields:
+        `{"path": …, "tags": {name: score}}`, highest first, or `{"path": …, "error": …}`.
+    """
+    for path in paths:
+        try:
+            yield {"path": path, "tags": tagger.tag(path)}
+        except AudioDecodeError as error:
+            yield {"path": path, "error": str(error)}
+
+
+def scores_table(rows: list[dict], tags: tuple[str, ...]) -> pd.DataFrame:
+    """A row per file: path, a column per tag, and error where a file had one."""
+    columns = [
+        "path",
+        *tags,
+        *(["error"] if any("error" in row for row in rows) else []),
+    ]
+    flat = [{**row, **row.get("tags", {})} for row in rows]
+    return pd.DataFrame(flat).reindex(columns=columns)
 
 
 def _windows(

@@ -256,7 +256,7 @@ def _run_stage(
 
 
 class _StageProgress(keras.callbacks.Callback):
-    """Keeps the best epoch, ends a stage whose patience is spent, makes it resumable."""
+    """Keeps the best epoch, ends a stage out of patience, makes it resumable."""
 
     def __init__(self, saved_model: keras.Model, stage: Stage, stage_dir: Path):
         super().__init__()
