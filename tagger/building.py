@@ -310,7 +310,7 @@ def _run(
                         manifest.save(output_dir)
                         saved = time.monotonic()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
                 raise
     except OSError as error:
         raise OSError(

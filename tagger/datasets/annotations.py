@@ -49,13 +49,13 @@ class Annotations:
         ids, counts = np.unique(self.clip_ids, return_counts=True)
         if len(ids) < num_clips:
             raise ValueError(
-                f"Clip id {ids[counts > 1][0]!r} stands twice in the annotations of"
+                f"Clip id {str(ids[counts > 1][0])!r} stands twice in the annotations of"
                 f" {self.dataset}. Every clip needs an id of its own."
             )
         unknown = set(self.splits) - set(SPLITS)
         if unknown:
             raise ValueError(
-                f"Unknown split {sorted(unknown)[0]!r}. Choose from:"
+                f"Unknown split {str(min(unknown))!r}. Choose from:"
                 f" {', '.join(SPLITS)}."
             )
 

