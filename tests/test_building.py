@@ -41,7 +41,9 @@ def test_records_hold_the_decoded_clips_and_their_labels(corpus, built):
 def test_any_number_of_workers_makes_the_same_bytes(corpus, built, tmp_path):
     build_corpus(corpus, tmp_path / "one", num_workers=1)
     assert shards_of(tmp_path / "one") == shards_of(built)
-    manifests = [(folder / "manifest.json").read_text() for folder in (tmp_path / "one", built)]
+    manifests = [
+        (folder / "manifest.json").read_text() for folder in (tmp_path / "one", built)
+    ]
     assert manifests[0] == manifests[1]
 
 
@@ -52,7 +54,9 @@ def test_shards_are_as_many_as_resemuls(corpus):
     assert [name for name in plan if name.startswith("train")] == [
         f"train-0000{shard}-of-00004.tfrecord" for shard in range(4)
     ]
-    assert sorted(len(rows) for name, rows in plan.items() if "train" in name) == [6] * 4
+    assert (
+        sorted(len(rows) for name, rows in plan.items() if "train" in name) == [6] * 4
+    )
     assert sum(name.startswith("val") for name in plan) == 1
 
 
@@ -108,8 +112,17 @@ def spoil(corpus):
     audio.write_audio(clips[4], np.zeros(16000, np.float32), 16000)
     clips[5].unlink()
     clips[5].mkdir()
-    reasons = ["no such file", "empty", "FFmpeg says", "truncated", "shorter", "directory"]
-    return dict(zip([str(c.relative_to(corpus / "mp3")) for c in clips], reasons, strict=True))
+    reasons = [
+        "no such file",
+        "empty",
+        "FFmpeg says",
+        "truncated",
+        "shorter",
+        "directory",
+    ]
+    return dict(
+        zip([str(c.relative_to(corpus / "mp3")) for c in clips], reasons, strict=True)
+    )
 
 
 def test_bad_clips_are_listed_with_their_reasons_and_the_rest_is_built(corpus):
@@ -180,7 +193,8 @@ def test_a_full_disk_stops_cleanly(corpus, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(full)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(full)],
+        capture_output=True,
     )
     if mounted.returncode:
         pytest.skip("needs the right to mount a small disk")
@@ -193,7 +207,10 @@ def test_a_full_disk_stops_cleanly(corpus, tmp_path):
         held = shards_of(full)
         assert set(manifest.shards) <= set(held)
         for name in manifest.shards:
-            assert sum(1 for _ in records.read_shard(full / name)) == manifest.shards[name].num_clips
+            assert (
+                sum(1 for _ in records.read_shard(full / name))
+                == manifest.shards[name].num_clips
+            )
     finally:
         subprocess.run(["umount", str(full)], check=True)
 

@@ -46,7 +46,9 @@ def test_tags_stand_in_ascending_frequency_and_ties_keep_the_columns_order(small
 
 def test_top_tags_are_the_same_tags_in_either_order():
     labels = np.random.RandomState(0).randint(0, 2, (20, 30))
-    ascending, descending = (top_tags(labels, 10, o) for o in ("ascending", "descending"))
+    ascending, descending = (
+        top_tags(labels, 10, o) for o in ("ascending", "descending")
+    )
     assert set(ascending) == set(descending)
 
 
@@ -125,7 +127,9 @@ def test_directory_split_of_the_real_paths_has_the_published_sizes(shared, tmp_p
     # 18,706 / 1,825 / 5,329 are published without the three broken files.
     broken = np.isin(annotations.clip_ids, magnatagatune.BROKEN_CLIPS)
     assert broken.sum() == len(magnatagatune.BROKEN_CLIPS)
-    sizes = [(~broken & (annotations.splits == s)).sum() for s in ("train", "val", "test")]
+    sizes = [
+        (~broken & (annotations.splits == s)).sum() for s in ("train", "val", "test")
+    ]
     assert sizes == [18706, 1825, 5329]
 
 
@@ -142,7 +146,9 @@ def test_real_labels_of_validation_and_test_have_the_published_sizes(shared, tmp
     tags = [f"tag{number}" for number in range(50)]
     annotations = magnatagatune.load_annotations(write_csv(tmp_path, tags, rows))
     counts = annotations.counts()
-    assert counts == {split: magnatagatune.PUBLISHED_COUNTS[split] for split in ("val", "test")}
+    assert counts == {
+        split: magnatagatune.PUBLISHED_COUNTS[split] for split in ("val", "test")
+    }
 
 
 def test_a_changed_copy_of_the_real_file_is_noted(tmp_path):

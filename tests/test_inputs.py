@@ -24,7 +24,13 @@ def segments_of(built, split, num_samples=59049):
 def epoch(built, batch_size=8, first_epoch=0, seed=0, **options):
     shards = inputs.open_shards(built)
     dataset = inputs.training_segments(
-        shards, "train", 59049, batch_size, seed=seed, first_epoch=first_epoch, **options
+        shards,
+        "train",
+        59049,
+        batch_size,
+        seed=seed,
+        first_epoch=first_epoch,
+        **options,
     )
     steps = inputs.num_segments(shards, "train", 59049) // batch_size
     return list(dataset.take(steps).as_numpy_iterator())
@@ -35,7 +41,9 @@ def key(segment):
 
 
 def test_an_epoch_sees_every_training_segment_once(built):
-    expected = {key(segment): labels for segment, labels, _ in segments_of(built, "train")}
+    expected = {
+        key(segment): labels for segment, labels, _ in segments_of(built, "train")
+    }
     seen = [pair for x, y in epoch(built) for pair in zip(x, y, strict=True)]
     assert sorted(key(segment) for segment, _ in seen) == sorted(expected)
     for segment, labels in seen:
@@ -60,7 +68,9 @@ def test_order_hangs_on_seed_and_epoch_alone(built, global_seed):
     assert order(first_epoch=1) != first
     shards = inputs.open_shards(built)
     endless = inputs.training_segments(shards, "train", 59049, 8)
-    second = [key(s) for x, _ in endless.skip(15).take(15).as_numpy_iterator() for s in x]
+    second = [
+        key(s) for x, _ in endless.skip(15).take(15).as_numpy_iterator() for s in x
+    ]
     assert second == order(first_epoch=1)
 
 
@@ -68,12 +78,16 @@ def test_neighbours_in_a_batch_are_of_different_clips(built):
     clip_of = {key(segment): clip for segment, _, clip in segments_of(built, "train")}
     clips = [[clip_of[key(segment)] for segment in x] for x, _ in epoch(built)]
     distinct = np.mean([len(set(batch)) for batch in clips])
-    assert distinct > 6  # 8 random segments of 24 clips have 7.0 distinct ones on average
+    assert (
+        distinct > 6
+    )  # 8 random segments of 24 clips have 7.0 distinct ones on average
 
 
 def test_evaluation_yields_every_segment_with_its_clip(built):
     shards = inputs.open_shards(built)
-    batches = list(inputs.evaluation_segments(shards, "test", 59049, 7).as_numpy_iterator())
+    batches = list(
+        inputs.evaluation_segments(shards, "test", 59049, 7).as_numpy_iterator()
+    )
     segments = np.concatenate([batch["segments"] for batch in batches])
     clip_ids = [c.decode() for batch in batches for c in batch["clip_id"]]
     expected = list(segments_of(built, "test"))
@@ -107,13 +121,17 @@ def test_folder_or_its_parent_open_and_nothing_is_said_to_be_nothing(corpus, tmp
     with pytest.raises(FileNotFoundError, match="There are no shards in"):
         inputs.open_shards(tmp_path)
     (corpus / "tfrecord" / "train-00001-of-00006.tfrecord").unlink()
-    with pytest.raises(FileNotFoundError, match="train-00001.* is missing. Run the build"):
+    with pytest.raises(
+        FileNotFoundError, match="train-00001.* is missing. Run the build"
+    ):
         epoch(corpus)
 
 
 def test_unfinished_build_and_absent_split_are_refused(corpus):
     manifest = build_corpus(corpus)
-    with pytest.raises(ValueError, match="holds no student clips, only train, val, test"):
+    with pytest.raises(
+        ValueError, match="holds no student clips, only train, val, test"
+    ):
         inputs.open_shards(corpus).paths("student")
     manifest.complete = False
     manifest.save(corpus / "tfrecord")
@@ -161,7 +179,9 @@ def write_resemul_shards(folder):
                 held.setdefault(split, []).append((segments, labels))
                 if split == "test":
                     example = tf.train.SequenceExample(
-                        context=tf.train.Features(feature={"raw_labels": feature(labels)}),
+                        context=tf.train.Features(
+                            feature={"raw_labels": feature(labels)}
+                        ),
                         feature_lists=tf.train.FeatureLists(
                             feature_list={
                                 "raw_segments": tf.train.FeatureList(
@@ -173,8 +193,13 @@ def write_resemul_shards(folder):
                     writer.write(example.SerializeToString())
                     continue
                 for segment in segments:
-                    features = {"raw_segment": feature(segment), "raw_labels": feature(labels)}
-                    example = tf.train.Example(features=tf.train.Features(feature=features))
+                    features = {
+                        "raw_segment": feature(segment),
+                        "raw_labels": feature(labels),
+                    }
+                    example = tf.train.Example(
+                        features=tf.train.Features(feature=features)
+                    )
                     writer.write(example.SerializeToString())
     return held
 
@@ -185,12 +210,27 @@ def test_shards_of_resemul_are_read(tmp_path):
         shards = inputs.open_shards(tmp_path)
     assert shards.manifest.tags == ("tag 1", "tag 2", "tag 3", "tag 4")
     assert shards.manifest.segment_samples == 59049
-    assert [shards.manifest.num_segments(s) for s in ("train", "val", "test")] == [6, 6, 6]
+    assert [shards.manifest.num_segments(s) for s in ("train", "val", "test")] == [
+        6,
+        6,
+        6,
+    ]
     assert [shards.manifest.num_clips(s) for s in ("train", "val", "test")] == [6, 6, 3]
-    batches = list(inputs.evaluation_segments(shards, "test", 59049, 4).as_numpy_iterator())
+    batches = list(
+        inputs.evaluation_segments(shards, "test", 59049, 4).as_numpy_iterator()
+    )
     segments = np.concatenate([batch["segments"] for batch in batches])
-    np.testing.assert_array_equal(segments, np.concatenate([s for s, _ in held["test"]]))
-    assert np.concatenate([b["clip_index"] for b in batches]).tolist() == [0, 0, 1, 1, 2, 2]
+    np.testing.assert_array_equal(
+        segments, np.concatenate([s for s, _ in held["test"]])
+    )
+    assert np.concatenate([b["clip_index"] for b in batches]).tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
     (x, y), *_ = inputs.training_segments(shards, "train", 59049, 6).take(1)
     expected = {key(s): y for both, y in held["train"] for s in both}
     for segment, labels in zip(x.numpy(), y.numpy(), strict=True):

@@ -15,13 +15,17 @@ LABELS = np.array([0, 1, 1], np.uint8)
 
 
 def test_tensorflow_parses_what_encode_writes():
-    example = tf.train.Example.FromString(records.encode("klänge", WAVEFORM, LABELS, 1000))
+    example = tf.train.Example.FromString(
+        records.encode("klänge", WAVEFORM, LABELS, 1000)
+    )
     feature = example.features.feature
     assert set(feature) == set(records.FEATURES)
     assert feature["clip_id"].bytes_list.value[0].decode() == "klänge"
     assert feature["num_samples"].int64_list.value[0] == 2500
     assert feature["labels"].bytes_list.value[0] == bytes(LABELS)
-    segments = np.frombuffer(feature["segments"].bytes_list.value[0], "<i2").reshape(-1, 1000)
+    segments = np.frombuffer(feature["segments"].bytes_list.value[0], "<i2").reshape(
+        -1, 1000
+    )
     expected = np.clip(np.rint(WAVEFORM * 32768), -32768, 32767)
     np.testing.assert_array_equal(segments.ravel()[:2500], expected)
     assert segments.shape == (3, 1000) and not segments.ravel()[2500:].any()
@@ -56,12 +60,17 @@ def write_shard(path, count=3):
 
 def test_tensorflow_reads_a_shard_and_we_read_tensorflows(tmp_path):
     write_shard(tmp_path / "ours.tfrecord")
-    theirs = [bytes(r.numpy()) for r in tf.data.TFRecordDataset(str(tmp_path / "ours.tfrecord"))]
+    theirs = [
+        bytes(r.numpy())
+        for r in tf.data.TFRecordDataset(str(tmp_path / "ours.tfrecord"))
+    ]
     assert theirs == list(records.read_shard(tmp_path / "ours.tfrecord"))
     with tf.io.TFRecordWriter(str(tmp_path / "theirs.tfrecord")) as writer:
         for example in theirs:
             writer.write(example)
-    ours, other = ((tmp_path / f"{n}.tfrecord").read_bytes() for n in ("ours", "theirs"))
+    ours, other = (
+        (tmp_path / f"{n}.tfrecord").read_bytes() for n in ("ours", "theirs")
+    )
     assert ours == other
     assert records.count_records(tmp_path / "ours.tfrecord") == 3
 
@@ -75,7 +84,10 @@ def test_checksum_of_the_writer_is_that_of_the_file(tmp_path):
 
 
 def test_an_interrupted_shard_leaves_no_file(tmp_path):
-    with pytest.raises(RuntimeError), records.ShardWriter(tmp_path / "a.tfrecord") as writer:
+    with (
+        pytest.raises(RuntimeError),
+        records.ShardWriter(tmp_path / "a.tfrecord") as writer,
+    ):
         writer.write(b"half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
@@ -94,7 +106,9 @@ def test_a_corrupted_shard_is_named_with_the_number_of_its_record(tmp_path, dama
         content += b"tail"
     path.write_bytes(content)
     number = 3 if damage == "tail" else 1
-    with pytest.raises(records.CorruptShardError, match=rf"Record {number} of .*train-00000"):
+    with pytest.raises(
+        records.CorruptShardError, match=rf"Record {number} of .*train-00000"
+    ):
         list(records.read_shard(path))
 
 
@@ -102,7 +116,9 @@ def test_manifest_comes_back(tmp_path, built):
     manifest = records.Manifest.load(built)
     manifest.save(tmp_path)
     assert records.Manifest.load(tmp_path) == manifest
-    assert (tmp_path / "manifest.json").read_bytes() == (built / "manifest.json").read_bytes()
+    assert (tmp_path / "manifest.json").read_bytes() == (
+        built / "manifest.json"
+    ).read_bytes()
     counts = json.loads((built / "manifest.json").read_text())["counts"]
     assert counts["train"] == {"clips": 24, "segments": 120}
 

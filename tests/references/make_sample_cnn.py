@@ -68,7 +68,9 @@ for seed, block in enumerate(("basic", "se", "res", "rese")):
         model = TFRecordModel(inputs, outputs)
         random = np.random.RandomState(seed)
         # float16 halves the file and is exact in float32.
-        values = [draw(w.name, w.shape, random).astype(np.float16) for w in model.weights]
+        values = [
+            draw(w.name, w.shape, random).astype(np.float16) for w in model.weights
+        ]
         model.set_weights(values)
         # Scale the last layer to logits of about ±1: saturated scores hide differences.
         features = tf_keras.Model(inputs, model.layers[-2].output).predict(waveform)

@@ -1,0 +1,204 @@
+"""Stages, checkpoints and restarts."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from tagger import inputs, models, training
+
+OPTIONS = {"num_filters": 2, "alpha": 1}
+
+
+def recipe(**options):
+    return training.resemul(
+        **{"num_stages": 2, "batch_size": 8, "max_epochs": 2} | options
+    )
+
+
+def train(built, folder, options=OPTIONS, **kwargs):
+    kwargs = {"recipe": recipe()} | kwargs
+    return training.train("sample_cnn", options, shards=inputs.open_shards(built),
+                          train_dir=folder, **kwargs)  # fmt: skip
+
+
+def test_resemul_recipe_is_the_papers():
+    stages = training.resemul().stages
+    rates = [stage.learning_rate for stage in stages]
+    np.testing.assert_allclose(rates, [0.01, 0.002, 0.0004, 0.00008, 0.000016])
+    assert {(stage.patience, stage.max_epochs) for stage in stages} == {(2, 100)}
+    whole = training.resemul()
+    assert (whole.batch_size, whole.momentum, whole.nesterov) == (23, 0.9, True)
+    assert whole.step_decay == 1e-6
+
+
+def test_a_run_leaves_what_its_docstring_says(trained, built):
+    run = json.loads((trained / "run.json").read_text())
+    assert run["model"]["num_filters"] == 4 and run["recipe"]["batch_size"] == 8
+    assert run["data"]["checksum"] == inputs.open_shards(built).manifest.checksum()
+    assert {"python", "keras", "numpy", "backend"} <= set(run["versions"])
+    for stage in ("0", "1"):
+        result = json.loads((trained / stage / "result.json").read_text())
+        assert 0 <= result["test"]["roc_auc"] <= 1 and 0 <= result["val"]["pr_auc"] <= 1
+        assert len(list((trained / stage).glob("ckpt-*.keras"))) == 1
+        assert list((trained / stage / "train").iterdir())  # TensorBoard
+        rows = list(csv.DictReader((trained / stage / "training.csv").open()))
+        assert [row["epoch"] for row in rows] == ["0", "1"]
+        best = min(float(row["val_loss"]) for row in rows)
+        assert result["val_loss"] == pytest.approx(
+            best, abs=1e-6
+        )  # six digits in the name
+        assert not list((trained / stage).glob("resume*"))
+
+
+def test_the_final_model_is_the_best_checkpoint_and_tells_tags_and_rate(trained, built):
+    best = min(
+        trained.glob("*/ckpt-*.keras"), key=lambda path: float(path.stem.split("-l")[1])
+    )
+    assert (trained / "model.keras").read_bytes() == best.read_bytes()
+    info = models.model_info(models.load_model(trained / "model.keras"))
+    assert info.tags == inputs.open_shards(built).manifest.tags
+    assert (info.sample_rate, info.num_samples) == (22050, 59049)
+
+
+def test_a_stage_starts_from_the_best_checkpoint_before_it(
+    built, tmp_path, monkeypatch
+):
+    # A learning rate of almost nothing keeps what a stage started with.
+    stages = (
+        training.Stage(0.05, 2, 2),
+        training.Stage(0.05, 3, 3),
+        training.Stage(1e-12, 1, 1),
+    )
+    plan = training.TrainingRecipe(stages, 8, 0.9, True, 1e-6)
+    train(built, tmp_path, recipe=plan)
+    before = training.best_checkpoint(tmp_path / "0", tmp_path / "1")
+    last = training.best_checkpoint(tmp_path / "2")
+    started, ended = (models.load_model(path) for path in (before, last))
+    for a, b in zip(started.trainable_weights, ended.trainable_weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)  # SGD moved by 1e-12
+
+
+def test_a_finished_run_is_not_run_again(trained, built, tmp_path, run_script):
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    (copy / "model.keras").unlink()
+    done = run_script(
+        *("train.py", "--data-dir", built, "--train-dir", copy, "--num-filters", 4),
+        *("--batch-size", 8, "--num-lr-decays", 2, "--max-epochs", 2, "--alpha", 2),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Epoch" not in done.stdout
+    assert (copy / "model.keras").read_bytes() == (trained / "model.keras").read_bytes()
+
+
+def test_kill_9_within_a_stage_goes_on_at_its_next_epoch(built, tmp_path):
+    command = [sys.executable, "train.py", "--data-dir", str(built), "--train-dir"]
+    command += [
+        str(tmp_path / "log"),
+        "--num-filters",
+        "2",
+        "--alpha",
+        "1",
+        "--batch-size",
+        "8",
+    ]
+    command += ["--num-lr-decays", "1", "--max-epochs", "5", "--patience", "9"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    state = tmp_path / "log/0/resume.json"
+    deadline = time.time() + 120
+    while not (state.exists() and json.loads(state.read_text())["epoch"] >= 1):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = training.best_checkpoint(tmp_path / "log/0")
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Epoch 1/5" not in done.stdout and "Epoch 2/5" not in done.stdout
+    assert "Epoch 5/5" in done.stdout
+    rows = list(csv.DictReader((tmp_path / "log/0/training.csv").open()))
+    assert sorted({int(row["epoch"]) for row in rows}) == [0, 1, 2, 3, 4]
+    losses = [
+        float(path.stem.split("-l")[1])
+        for path in (kept, training.best_checkpoint(tmp_path / "log/0"))
+    ]
+    assert losses[1] <= losses[0]  # a better checkpoint is never lost
+
+
+def test_a_restart_brings_back_weights_optimiser_and_patience(built, tmp_path):
+    """Interrupted after an epoch and restarted, a stage ends as if nothing had happened."""
+    shards = inputs.open_shards(built)
+
+    class Interrupt(Exception):
+        pass
+
+    def run(folder, stop_after=None):
+        state = training._StageProgress._save_state
+
+        def save_state(self, epoch):
+            state(self, epoch)
+            if epoch == stop_after:
+                raise Interrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training._StageProgress, "_save_state", save_state)
+            return training.train(
+                "sample_cnn", OPTIONS | {"dropout_rate": 0.0, "block": "basic"},
+                recipe(num_stages=1, max_epochs=4, patience=4), shards, folder,
+            )  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Interrupt):
+        run(tmp_path / "halted", stop_after=1)
+    halted = run(tmp_path / "halted")
+    weights = [models.load_model(path).get_weights() for path in (whole, halted)]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(
+            a, b, rtol=2e-3, atol=1e-4
+        )  # threads add in any order
+
+
+def test_half_written_files_are_never_loaded(built, tmp_path):
+    folder = tmp_path / "0"
+    folder.mkdir()
+    (folder / "unfinished.keras").write_bytes(b"half")
+    (folder / "unfinished.weights.h5").write_bytes(b"half")
+    (folder / "resume-e007.weights.h5").write_bytes(b"half")
+    best = train(built, tmp_path, recipe=recipe(num_stages=1, max_epochs=1))
+    assert models.load_model(best)
+    assert not list(folder.glob("unfinished*")) and not list(folder.glob("resume*"))
+
+
+def test_another_model_recipe_or_data_in_the_folder_is_refused(trained, built):
+    with pytest.raises(ValueError, match="holds a run with another model"):
+        train(built, trained)
+    same = {"block": "se", "multi": True, "alpha": 2.0, "dropout_rate": 0.5,
+            "weight_decay": 0.0, "num_filters": 4}  # fmt: skip
+    with pytest.raises(ValueError, match="holds a run with another recipe"):
+        train(built, trained, same, recipe=recipe(num_stages=3))
+
+
+def test_bad_stages_and_batches_are_refused_before_the_work(built, tmp_path):
+    with pytest.raises(ValueError, match="--initial-stage 2 is none of the 2 stages"):
+        train(built, tmp_path / "a", initial_stage=2)
+    with pytest.raises(
+        ValueError, match="holds 120 train segments, fewer than one batch"
+    ):
+        train(built, tmp_path / "b", recipe=recipe(batch_size=121))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="Cannot write to .*Choose another --train-dir"):
+        train(built, tmp_path / "file" / "log")
+
+
+def test_a_diverging_run_says_so(built, tmp_path):
+    with pytest.raises(ValueError, match="Training diverged: .* smaller --lr"):
+        train(built, tmp_path, recipe=recipe(learning_rate=1e30, num_stages=1))
+    assert os.path.exists(tmp_path / "run.json")
