@@ -30,6 +30,11 @@ def train(built, folder, options=OPTIONS, **kwargs):
                           train_dir=folder, **kwargs)  # fmt: skip
 
 
+def logged(folder):
+    """Rows of training.csv."""
+    return list(csv.DictReader((folder / "training.csv").read_text().splitlines()))
+
+
 def test_resemul_recipe_is_the_papers():
     stages = training.resemul().stages
     rates = [stage.learning_rate for stage in stages]
@@ -50,7 +55,7 @@ def test_a_run_leaves_what_its_docstring_says(trained, built):
         assert 0 <= result["test"]["roc_auc"] <= 1 and 0 <= result["val"]["pr_auc"] <= 1
         assert len(list((trained / stage).glob("ckpt-*.keras"))) == 1
         assert list((trained / stage / "train").iterdir())  # TensorBoard
-        rows = list(csv.DictReader((trained / stage / "training.csv").open()))
+        rows = logged(trained / stage)
         assert [row["epoch"] for row in rows] == ["0", "1"]
         best = min(float(row["val_loss"]) for row in rows)
         assert result["val_loss"] == pytest.approx(
@@ -124,15 +129,15 @@ def test_kill_9_within_a_stage_goes_on_at_its_next_epoch(built, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Epoch 1/5" not in done.stdout and "Epoch 2/5" not in done.stdout
     assert "Epoch 5/5" in done.stdout
-    rows = list(csv.DictReader((tmp_path / "log/0/training.csv").open()))
+    rows = logged(tmp_path / "log/0")
     assert sorted({int(row["epoch"]) for row in rows}) == [0, 1, 2, 3, 4]
-    losses = [
-        float(path.stem.split("-l")[1])
-        for path in (kept, training.best_checkpoint(tmp_path / "log/0"))
-    ]
+    best = training.best_checkpoint(tmp_path / "log/0")
+    losses = [float(path.stem.split("-l")[1]) for path in (kept, best)]
     assert losses[1] <= losses[0]  # a better checkpoint is never lost
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Keras' log, halted
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_restart_brings_back_weights_optimiser_and_patience(built, tmp_path):
     """Interrupted after an epoch and restarted, a stage ends as if nothing had happened."""
     shards = inputs.open_shards(built)

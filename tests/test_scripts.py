@@ -1,0 +1,197 @@
+"""The commands as a user types them: what they print, and one sentence for what is wrong."""
+
+import json
+import shutil
+import time
+
+import pandas as pd
+import pytest
+from conftest import REFERENCES, build_corpus
+
+SCRIPTS = ("build_mtt.py", "train.py", "eval.py", "extract_excitations.py")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_every_option_and_needs_no_tensorflow(run_script, script):
+    done = run_script("-X", "importtime", script, "--help")
+    assert done.returncode == 0
+    assert "--data-dir" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"tensorflow", "keras", "pandas", "sklearn", "matplotlib"}
+
+
+def test_train_has_every_option_of_the_original(run_script):
+    text = run_script("train.py", "--help").stdout
+    for option in (
+        "data-dir train-dir block no-multi alpha batch-size momentum lr lr-decay dropout"
+        " weight-decay initial-stage patience num-lr-decays num-audios-per-shard"
+        " num-segments-per-audio num-read-threads"
+    ).split():
+        assert (
+            f"--{option} " in text or f"--{option}\n" in text or f"[--{option}]" in text
+        )
+
+
+def fails(done, *words):
+    """The command ended with exit code 2 and one sentence that holds these words."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert str(word) in last
+
+
+def test_build_prints_what_it_made(corpus, run_script):
+    done = run_script("build_mtt.py", "--data-dir", corpus, "--num-audios-per-shard", 8)
+    assert done.returncode == 0, done.stderr
+    assert "train       24 clips in    3 shards,     120 whole segments" in done.stdout
+    assert "0 clips skipped" in done.stdout
+    assert done.stderr == ""  # no terminal, no progress bar
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--data-dir", "nowhere"), ("no folder 'nowhere'", "--data-dir")),
+        (("--data-dir", "."), ("no annotations_final.csv in '.'",)),
+        (("--num-tags", "0"), ("top 0 tags",)),
+        (("--sample-rate", "-1"), ("sample rate must be positive, not -1",)),
+        (
+            ("--output-dir", "/dev/null/x"),
+            ("Cannot write to /dev/null/x", "--output-dir"),
+        ),
+    ],
+)
+def test_build_ends_in_one_sentence(corpus, run_script, options, words):
+    fails(run_script("build_mtt.py", "--data-dir", corpus, *options), *words)
+
+
+def test_eval_prints_the_table_and_writes_what_is_asked(
+    trained, built, run_script, tmp_path
+):
+    done = run_script(
+        *("eval.py", trained / "model.keras", "--data-dir", built),
+        *("--csv", tmp_path / "s.csv", "--plot", tmp_path / "s.png"),
+        *("--json", tmp_path / "s.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    content = json.loads((tmp_path / "s.json").read_text())
+    assert last == (
+        f"test macro: ROC-AUC {content['roc_auc']:.4f}, PR-AUC {content['pr_auc']:.4f}"
+    )
+    assert "directories 0-b, c, d-f" in done.stdout  # no score without its split
+    table = pd.read_csv(tmp_path / "s.csv", index_col="tag")
+    assert table["roc_auc"].mean() == pytest.approx(content["roc_auc"])
+    assert (tmp_path / "s.png").stat().st_size > 10000
+    for name in ("s.csv", "s.png", "s.json"):
+        assert str(tmp_path / name) in done.stdout
+
+
+def test_eval_json_is_alone_on_standard_output(trained, built, run_script):
+    done = run_script(
+        "eval.py",
+        trained / "model.keras",
+        "--data-dir",
+        built,
+        "--split",
+        "val",
+        "--json",
+    )
+    content = json.loads(done.stdout)
+    assert content["split"] == "val" and content["num_clips"] == 2
+    assert len(content["tags"]) == 10
+
+
+def test_extract_writes_the_table_and_the_figures(trained, built, run_script, tmp_path):
+    done = run_script(
+        *("extract_excitations.py", trained / "model.keras", "--data-dir", built),
+        *("--out", tmp_path / "ex.pkl", "--plot-dir", tmp_path / "plots"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Excitations of 6 clips at 9 blocks" in done.stdout
+    assert len(pd.read_pickle(tmp_path / "ex.pkl")) == 54
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 5
+
+
+def test_wrong_models_and_shards_end_in_one_sentence(
+    trained, corpus, run_script, tmp_path
+):
+    model = trained / "model.keras"
+    fails(run_script("eval.py", "nothing.keras", "--data-dir", corpus), "no shards in")
+    fails(
+        run_script("eval.py", model, "--data-dir", tmp_path), "There are no shards in"
+    )
+    build_corpus(corpus, corpus / "at16000", sample_rate=16000)
+    slow = run_script("eval.py", model, "--data-dir", corpus / "at16000")
+    fails(slow, "expects 22050 Hz but", "16000 Hz records", "--sample-rate 22050")
+    build_corpus(corpus)
+    fails(run_script("eval.py", "nothing.keras", "--data-dir", corpus), "no model file")
+    (tmp_path / "text.keras").write_text("no model")
+    text = run_script("eval.py", tmp_path / "text.keras", "--data-dir", corpus)
+    fails(text, "is no .keras model file")
+    legacy = run_script("eval.py", REFERENCES / "rese_multi.hdf5", "--data-dir", corpus)
+    fails(legacy, "scores 5 tags but", "--num-tags 5")
+    path = corpus / "tfrecord/test-00000-of-00001.tfrecord"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    fails(run_script("eval.py", model, "--data-dir", corpus), "Record 5 of", path.name)
+
+
+def test_legacy_models_are_evaluated_extracted_and_tag(corpus, run_script, tmp_path):
+    build = run_script(
+        "build_mtt.py", "--data-dir", corpus, "--num-tags", 5, "--max-skipped", 1
+    )
+    assert build.returncode == 0, build.stderr
+    legacy = REFERENCES / "rese_multi.hdf5"
+    done = run_script("eval.py", legacy, "--data-dir", corpus)
+    assert done.returncode == 0, done.stderr
+    assert "holds no tag names; names and order are those of" in done.stderr
+    done = run_script(
+        "extract_excitations.py",
+        legacy,
+        "--data-dir",
+        corpus,
+        "--out",
+        tmp_path / "e.pkl",
+    )
+    assert done.returncode == 0 and "holds no tag names" in done.stderr
+    done = run_script(
+        *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--model", legacy),
+        *("--data-dir", corpus),
+    )
+    assert done.returncode == 0 and "holds no tag names" in done.stderr
+    assert len(done.stdout.splitlines()) == 6
+
+
+def test_train_ends_in_one_sentence(built, run_script, tmp_path):
+    log = ("--train-dir", tmp_path / "log")
+    fails(
+        run_script("train.py", "--data-dir", tmp_path, *log), "There are no shards in"
+    )
+    counts = run_script(
+        "train.py", "--data-dir", built, "--num-segments-per-audio", 10, *log
+    )
+    fails(counts, "--num-segments-per-audio 10 does not agree", "120 segments")
+    assert not (tmp_path / "log").exists()
+
+
+def test_demo_music_is_the_same_from_one_seed(corpus, run_script, tmp_path):
+    done = run_script(
+        "-m", "tagger", "demo", "--data-dir", tmp_path / "d", "--num-clips", 32
+    )
+    assert done.returncode == 0, done.stderr
+    ours = {p.name: p.read_bytes() for p in (tmp_path / "d/mp3").rglob("*.mp3")}
+    assert ours == {p.name: p.read_bytes() for p in (corpus / "mp3").rglob("*.mp3")}
+    again = run_script(
+        "-m", "tagger", "demo", "--data-dir", tmp_path / "d", "--num-clips", 48
+    )
+    fails(again, "belongs to other data", "--data-dir")
+    shutil.rmtree(tmp_path / "d/mp3/0")
+    started = time.time()
+    run_script("-m", "tagger", "demo", "--data-dir", tmp_path / "d", "--num-clips", 32)
+    kept = [
+        p for p in (tmp_path / "d/mp3").rglob("*.mp3") if p.stat().st_mtime < started
+    ]
+    assert len(kept) == 30

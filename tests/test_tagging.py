@@ -1,0 +1,110 @@
+"""Files in, tags out: windows, batches and bad files."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import REFERENCES
+
+from tagger import audio, conversion, models, tagging
+
+
+def cut(length, num_samples, remainder, block=1000):
+    waveform = np.arange(1, length + 1, dtype=np.float32)
+    blocks = (waveform[at : at + block] for at in range(0, length, block))
+    return list(tagging._windows(blocks, num_samples, remainder))
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_windows_are_consecutive_for_any_block_length(block):
+    windows = cut(25, 10, "drop", block)
+    np.testing.assert_array_equal(windows, np.arange(1, 21).reshape(2, 10))
+    padded = cut(25, 10, "pad", block)
+    np.testing.assert_array_equal(padded[2], [21, 22, 23, 24, 25, 0, 0, 0, 0, 0])
+    assert len(cut(20, 10, "pad", block)) == 2
+
+
+@pytest.mark.parametrize("remainder", ["drop", "pad"])
+def test_a_short_file_is_repeated_to_fill_the_window(remainder):
+    assert cut(3, 7, remainder)[0].tolist() == [1, 2, 3, 1, 2, 3, 1]
+
+
+@pytest.fixture(scope="module")
+def tagger(trained):
+    return tagging.Tagger(models.load_model(trained / "model.keras"))
+
+
+@pytest.mark.parametrize("seconds", [1, 3, 47, 130])
+def test_scores_are_the_mean_over_the_files_windows(tagger, tmp_path, seconds):
+    random = np.random.RandomState(seconds)
+    waveform = random.uniform(-0.3, 0.3, 22050 * seconds).astype(np.float32)
+    waveform *= np.linspace(0, 1, len(waveform), dtype=np.float32)
+    audio.write_audio(tmp_path / "a.wav", waveform, 22050)
+    held = audio.load_audio(tmp_path / "a.wav", 22050)
+    num_windows = max(1, len(held) // 59049)
+    windows = np.resize(held, (num_windows, 59049))
+    expected = tagger._model.predict(windows, verbose=0).mean(axis=0)
+    # float32 sums by batch
+    np.testing.assert_allclose(tagger.scores(tmp_path / "a.wav"), expected, atol=1e-6)
+
+
+def test_tags_are_sorted_by_score(tagger):
+    tags = tagger.tag(REFERENCES / "stereo.mp3")
+    assert set(tags) == set(tagger.tags)
+    assert list(tags.values()) == sorted(tags.values(), reverse=True)
+
+
+def test_tag_and_eval_agree_on_a_clip(tagger, corpus, built):
+    from tagger import evaluation, inputs
+    from tagger.datasets import magnatagatune
+
+    shards = inputs.open_shards(built)
+    predict = evaluation.predictor(tagger._model, shards.dtype)
+    result = evaluation.evaluate(predict, shards, tagger.info)
+    annotations = magnatagatune.load_annotations(corpus)
+    paths = dict(zip(annotations.clip_ids, annotations.paths, strict=True))
+    for clip_id, scores in zip(result.clip_ids, result.scores, strict=True):
+        # The records hold int16, the file is decoded to float.
+        ours = tagger.scores(corpus / "mp3" / paths[clip_id])
+        np.testing.assert_allclose(ours, scores, atol=1e-3)
+
+
+def test_a_model_without_tags_needs_names():
+    legacy = conversion.load_model(REFERENCES / "rese_multi.hdf5")
+    with pytest.raises(ValueError, match="holds no tag names. Give the shards"):
+        tagging.Tagger(legacy)
+    with pytest.raises(ValueError, match="scores 5 tags, but there are 2 names"):
+        tagging.Tagger(legacy, ("a", "b"))
+    assert tagging.Tagger(legacy, tuple("abcde")).tags == tuple("abcde")
+
+
+def test_the_command_prints_a_table_and_goes_on_after_a_bad_file(
+    trained, tmp_path, run_script
+):
+    (tmp_path / "bad.mp3").write_text("no music")
+    done = run_script(
+        *("-m", "tagger", "tag", tmp_path / "bad.mp3", REFERENCES / "mono.mp3"),
+        *("--model", trained / "model.keras", "--top", 3, "--csv", tmp_path / "a.csv"),
+    )
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("bad.mp3") and "Cannot decode" in lines[1]
+    assert lines[2].endswith("mono.mp3") and len(lines) == 6
+    header, first, second = (tmp_path / "a.csv").read_text().splitlines()
+    assert header.startswith("path,") and header.endswith(",error")
+    assert "Cannot decode" in first and "mono.mp3" in second
+    assert (
+        "it/s" not in done.stderr and "file/s" not in done.stderr
+    )  # no terminal, no bar
+
+
+def test_the_command_prints_json_lines(trained, run_script):
+    done = run_script(
+        *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "nowhere.mp3", "--json"),
+        *("--model", trained / "model.keras"),
+    )
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert first["path"].endswith("mono.mp3") and first["model"].endswith("model.keras")
+    assert len(first["tags"]) == 10 and all(0 < s < 1 for s in first["tags"].values())
+    assert "no such file" in second["error"] and second["path"] == "nowhere.mp3"
+    assert done.returncode == 2
