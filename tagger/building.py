@@ -7,6 +7,7 @@ absent, and a rerun makes what the manifest does not list yet.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -27,9 +28,7 @@ from tagger.datasets.annotations import Annotations
 
 try:
     import fcntl
-except (
-    ImportError
-):  # Windows: two builders there are told apart by their temporary names
+except ImportError:  # Windows: no lock, but temporary names hold the builder's number
     fcntl = None
 
 MANIFEST_SECONDS = 1.0  # a kill loses at most the shards of the last second
@@ -99,13 +98,15 @@ def build(
         _take_over(manifest, output_dir, audio_dir, plan)
         tasks = [
             _Task(
-                name,
-                clips,
-                annotations,
-                audio_dir,
-                output_dir,
-                sample_rate,
-                segment_samples,
+                name=name,
+                split=str(annotations.splits[clips[0]]),
+                clip_ids=annotations.clip_ids[clips].tolist(),
+                paths=annotations.paths[clips].tolist(),
+                labels=annotations.labels[clips],
+                audio_dir=audio_dir,
+                output_dir=output_dir,
+                sample_rate=sample_rate,
+                segment_samples=segment_samples,
             )
             for name, clips in plan.items()
             if name not in manifest.shards
@@ -121,58 +122,71 @@ def build(
     return manifest
 
 
+def summary(manifest: records.Manifest, output_dir: str | os.PathLike) -> str:
+    """What a build made, in a few lines for people."""
+    lines = [f"{manifest.dataset} ({manifest.split_rule}), {manifest.sample_rate} Hz:"]
+    for split in manifest.splits:
+        lines.append(
+            f"  {split:7} {manifest.num_clips(split):6,} clips in"
+            f" {len(manifest.shard_names(split)):4} shards,"
+            f" {manifest.num_segments(split):7,} whole segments of"
+            f" {manifest.segment_samples} samples"
+        )
+    skipped = manifest.skipped
+    lines.append(
+        f"  {len(skipped)} clips skipped"
+        + (
+            ""
+            if not skipped
+            else ": " + ", ".join(skip["path"] for skip in skipped[:3])
+        )
+        + (" …" if len(skipped) > 3 else "")
+        + (f" (reasons in {records.MANIFEST_NAME})" if skipped else "")
+    )
+    lines.append(f"Shards and {records.MANIFEST_NAME} are in {output_dir}")
+    return "\n".join(lines)
+
+
 # --- One shard: what a worker process does --------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
 class _Task:
     """The clips of one shard and all it takes to make it."""
 
-    def __init__(
-        self,
-        name,
-        clips,
-        annotations,
-        audio_dir,
-        output_dir,
-        sample_rate,
-        segment_samples,
-    ):
-        self.name = name
-        self.num_clips = len(clips)
-        self.split = str(annotations.splits[clips[0]])
-        self.clip_ids = [str(clip_id) for clip_id in annotations.clip_ids[clips]]
-        self.paths = [str(path) for path in annotations.paths[clips]]
-        # Student music carries no labels at all, not labels of zeros.
-        self.labels = (
-            [None] * len(clips)
-            if self.split == "student"
-            else annotations.labels[clips]
-        )
-        self.audio_dir = audio_dir
-        self.output_path = output_dir / name
-        self.sample_rate = sample_rate
-        self.segment_samples = segment_samples
+    name: str
+    split: str
+    clip_ids: list[str]
+    paths: list[str]
+    labels: np.ndarray  # [num_clips, num_tags]
+    audio_dir: Path
+    output_dir: Path
+    sample_rate: int
+    segment_samples: int
 
 
 def _build_shard(task: _Task) -> tuple[records.Shard, list[dict[str, str]]]:
     skipped, num_segments = [], 0
-    with records.ShardWriter(task.output_path) as writer:
-        for clip_id, path, labels in zip(
+    path = task.output_dir / task.name
+    with records.ShardWriter(path) as writer:
+        for clip_id, clip, labels in zip(
             task.clip_ids, task.paths, task.labels, strict=True
         ):
             try:
                 waveform = _load_clip(
-                    task.audio_dir / path, task.sample_rate, task.segment_samples
+                    task.audio_dir / clip, task.sample_rate, task.segment_samples
                 )
             except AudioDecodeError as error:
-                skip = {"clip_id": clip_id, "path": path, "reason": error.reason}
+                skip = {"clip_id": clip_id, "path": clip, "reason": error.reason}
                 skipped.append({**skip, "shard": task.name})
                 continue
+            if task.split == "student":
+                labels = None  # unlabelled music has no labels, not labels of zeros
             writer.write(
                 records.encode(clip_id, waveform, labels, task.segment_samples)
             )
             num_segments += len(waveform) // task.segment_samples
-    num_bytes = task.output_path.stat().st_size
+    num_bytes = path.stat().st_size
     shard = records.Shard(
         task.split, writer.num_records, num_segments, num_bytes, writer.sha256
     )
@@ -284,7 +298,7 @@ def _run(
     saved = time.monotonic()
     progress = tqdm(
         total=sum(manifest.planned.values()),
-        initial=sum(manifest.planned.values()) - sum(task.num_clips for task in tasks),
+        initial=sum(manifest.planned.values()) - sum(len(task.paths) for task in tasks),
         desc="Building",
         unit="clip",
         disable=None,
@@ -298,14 +312,14 @@ def _run(
     try:
         with progress, pool:
             # Long shards first, so that the workers end together.
-            tasks = sorted(tasks, key=lambda task: -task.num_clips)
+            tasks = sorted(tasks, key=lambda task: -len(task.paths))
             futures = {pool.submit(_build_shard, task): task for task in tasks}
             try:
                 for future in concurrent.futures.as_completed(futures):
                     task = futures[future]
                     manifest.shards[task.name], skipped = future.result()
                     manifest.skipped += skipped
-                    progress.update(task.num_clips)
+                    progress.update(len(task.paths))
                     if time.monotonic() - saved > MANIFEST_SECONDS:
                         manifest.save(output_dir)
                         saved = time.monotonic()
@@ -373,28 +387,3 @@ def _only_builder(output_dir: Path) -> Iterator[None]:
                     " another --output-dir."
                 ) from error
         yield
-
-
-def summary(manifest: records.Manifest, output_dir: str | os.PathLike) -> str:
-    """What a build made, in a few lines for people."""
-    lines = [f"{manifest.dataset} ({manifest.split_rule}), {manifest.sample_rate} Hz:"]
-    for split in manifest.splits:
-        lines.append(
-            f"  {split:7} {manifest.num_clips(split):6,} clips in"
-            f" {len(manifest.shard_names(split)):4} shards,"
-            f" {manifest.num_segments(split):7,} whole segments of"
-            f" {manifest.segment_samples} samples"
-        )
-    skipped = manifest.skipped
-    lines.append(
-        f"  {len(skipped)} clips skipped"
-        + (
-            ""
-            if not skipped
-            else ": " + ", ".join(skip["path"] for skip in skipped[:3])
-        )
-        + (" …" if len(skipped) > 3 else "")
-        + (f" (reasons in {records.MANIFEST_NAME})" if skipped else "")
-    )
-    lines.append(f"Shards and {records.MANIFEST_NAME} are in {output_dir}")
-    return "\n".join(lines)

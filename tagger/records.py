@@ -73,9 +73,8 @@ def encode(
     }
     if labels is not None:
         values["labels"] = np.asarray(labels, np.uint8).tobytes()
-    return _message(
-        1, b"".join(_feature(name, value) for name, value in values.items())
-    )
+    features = [part for item in values.items() for part in _feature(*item)]
+    return b"".join(_message(1, features))
 
 
 def decode(example: bytes) -> dict[str, str | int | np.ndarray]:
@@ -109,18 +108,21 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
 # An Example is four nested protobuf messages whose fields are all length-delimited
 # (wire type 2): Example{1: Features{1: map entry{1: name, 2: Feature{1: BytesList{1:
 # bytes} | 3: Int64List{1: packed varints}}}}}
+# Messages are lists of parts until the end, so that samples are copied once, not at
+# every level.
 
 
-def _feature(name: str, value: bytes | int) -> bytes:
+def _feature(name: str, value: bytes | int) -> list[bytes]:
     if isinstance(value, int):
-        feature = _message(3, _message(1, _varint(value)))
+        feature = _message(3, _message(1, [_varint(value)]))
     else:
-        feature = _message(1, _message(1, value))
-    return _message(1, _message(1, name.encode()) + _message(2, feature))
+        feature = _message(1, _message(1, [value]))
+    return _message(1, _message(1, [name.encode()]) + _message(2, feature))
 
 
-def _message(field: int, payload: bytes) -> bytes:
-    return bytes([field << 3 | 2]) + _varint(len(payload)) + payload
+def _message(field: int, parts: list[bytes]) -> list[bytes]:
+    length = _varint(sum(map(len, parts)))
+    return [bytes([field << 3 | 2]) + length, *parts]
 
 
 def _varint(value: int) -> bytes:

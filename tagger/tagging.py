@@ -92,7 +92,7 @@ def tag_files(tagger: Tagger, paths: Iterable[str]) -> Iterator[dict]:
     """Tags files one after the other; a bad one does not stop the rest.
 
     Yields:
-        `{"path": …, "tags": {name: score}}`, highest first, or `{"path": …, "error": …}`.
+        `{"path": …, "tags": {name: score}}`, highest first, or `{"path", "error"}`.
     """
     for path in paths:
         try:

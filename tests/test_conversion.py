@@ -1,4 +1,4 @@
-"""Conversion is strict: every array used, every shape equal, else both sides are listed."""
+"""Conversion is strict: every array used, every shape equal, else both are listed."""
 
 import numpy as np
 import pytest

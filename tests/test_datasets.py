@@ -134,7 +134,7 @@ def test_directory_split_of_the_real_paths_has_the_published_sizes(shared, tmp_p
 
 
 def test_real_labels_of_validation_and_test_have_the_published_sizes(shared, tmp_path):
-    """The lists with tag vectors of Pons et al. hold validation and test, untagged included."""
+    """Pons et al. list validation and test with tag vectors, untagged included."""
     paths = real_paths(shared)
     folder = shared / "reference/splits/mtt"
     rows = []

@@ -20,7 +20,7 @@ def scored(labels, scores, tags=None):
 
 
 def test_hand_counted_metrics():
-    # tag0: one of the four pairs is in the wrong order; precisions at its positives 1 and 2/3.
+    # tag0: one pair of four in the wrong order; precision 1 and 2/3 at its positives.
     result = scored(
         [[1, 1], [0, 0], [1, 0], [0, 0]],
         [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.1, 0.4]],
@@ -93,9 +93,8 @@ def test_scores_do_not_depend_on_the_batch_size(built, trained):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sample_rate": 16000}, "expects 16000 Hz but .* holds 22050 Hz records. Rebuild with"
-                                 " --sample-rate 16000"),
-        ({"num_tags": 9, "tags": None}, "scores 9 tags but .* holds 10. Rebuild with --num-tags 9"),
+        ({"sample_rate": 16000}, "expects 16000 Hz but .* holds 22050 Hz"),
+        ({"num_tags": 9, "tags": None}, "scores 9 tags but .* --num-tags 9"),
     ],
 )  # fmt: skip
 def test_a_model_of_another_rate_or_number_of_tags_is_refused(built, changes, message):

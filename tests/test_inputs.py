@@ -162,7 +162,7 @@ def test_a_corrupted_record_is_named(corpus):
 
 
 def write_resemul_shards(folder):
-    """Shards as tae-jun/resemul writes them: Example per segment, SequenceExample per clip."""
+    """Shards as resemul writes them: Example per segment, SequenceExample per clip."""
     folder.mkdir()
     random = np.random.RandomState(0)
 

@@ -1,4 +1,4 @@
-"""Contracts of every model in MODELS, and the numbers of the original sample-level CNNs."""
+"""Contracts of every model in MODELS, and the numbers of the original ones."""
 
 import os
 import re
@@ -134,7 +134,8 @@ def test_every_backend_gives_the_same_scores(narrow, tmp_path):
         "import sys, numpy as np; from tagger import models\n"
         "folder = sys.argv[1]\n"
         "model = models.load_model(f'{folder}/model.keras')\n"
-        "np.save(f'{folder}/y.npy', model.predict(np.load(f'{folder}/x.npy'), verbose=0))\n"
+        "scores = model.predict(np.load(f'{folder}/x.npy'), verbose=0)\n"
+        "np.save(f'{folder}/y.npy', scores)\n"
         "assert 'tensorflow' not in sys.modules, 'models import TensorFlow'\n"
     )
     tried = 0
@@ -261,8 +262,12 @@ def large_references():
         f"resemul_{block}_{multi}"
         for block in BLOCKS
         for multi in ("multi", "nomulti")
-    ] + ["resemul_basic_nomulti_f32", "resemul_res_multi_f32", "resemul_rese_nomulti_f16",
-         "resemul_se_multi_f16"]  # fmt: skip
+    ] + [
+        "resemul_basic_nomulti_f32",
+        "resemul_res_multi_f32",
+        "resemul_rese_nomulti_f16",
+        "resemul_se_multi_f16",
+    ]  # fmt: skip
 
 
 # The helper beside the references leaves its json files open.

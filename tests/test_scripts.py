@@ -1,6 +1,7 @@
-"""The commands as a user types them: what they print, and one sentence for what is wrong."""
+"""The commands as a user types them: what they print, and how they fail."""
 
 import json
+import re
 import shutil
 import time
 

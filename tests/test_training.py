@@ -139,7 +139,7 @@ def test_kill_9_within_a_stage_goes_on_at_its_next_epoch(built, tmp_path):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # Keras' log, halted
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_restart_brings_back_weights_optimiser_and_patience(built, tmp_path):
-    """Interrupted after an epoch and restarted, a stage ends as if nothing had happened."""
+    """Interrupted and restarted, a stage ends as if nothing had happened."""
     shards = inputs.open_shards(built)
 
     class Interrupt(Exception):

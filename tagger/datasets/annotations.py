@@ -49,8 +49,8 @@ class Annotations:
         ids, counts = np.unique(self.clip_ids, return_counts=True)
         if len(ids) < num_clips:
             raise ValueError(
-                f"Clip id {str(ids[counts > 1][0])!r} stands twice in the annotations of"
-                f" {self.dataset}. Every clip needs an id of its own."
+                f"Clip id {str(ids[counts > 1][0])!r} stands twice in the annotations"
+                f" of {self.dataset}. Every clip needs an id of its own."
             )
         unknown = set(self.splits) - set(SPLITS)
         if unknown:

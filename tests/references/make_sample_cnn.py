@@ -4,8 +4,9 @@
     git clone https://github.com/tae-jun/resemul
     python make_sample_cnn.py resemul
 
-What is here came of tae-jun/resemul@f2c2c80, model.py, under tf_keras 2.21.0, TensorFlow
-2.21.0 and NumPy 2.4.6: four stem filters, five tags, random weights, loud and soft white noise as input.
+What is here came of tae-jun/resemul@f2c2c80, model.py, under tf_keras 2.21.0,
+TensorFlow 2.21.0 and NumPy 2.4.6: four stem filters, five tags, random weights, loud
+and soft white noise as input.
 sample_cnn.npz holds `<block>_<multi>|<original layer>/<weight>:0`, `…|scores` and
 `…|excitation<depth>`; the input is drawn again from its seed.
 """
@@ -21,7 +22,7 @@ import tf_keras
 
 
 def original_function(folder):
-    """Takes `resemul` from model.py, which was written for Keras 2.0.5 on TensorFlow 1."""
+    """Takes `resemul` from model.py, written for Keras 2.0.5 on TensorFlow 1."""
     for name in ("keras", "keras.layers", "keras.regularizers", "keras.models"):
         sys.modules[name] = importlib.import_module(f"tf_{name}")
     # TensorFlow 2's sizes are plain integers.

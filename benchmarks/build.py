@@ -1,0 +1,213 @@
+"""Clips per second and bytes per clip of the builder, its limit and the seed's way.
+
+    python benchmarks/build.py --data-dir dataset --num-workers 2
+
+limit   decodes and resamples every clip, with our decoder, and writes nothing
+ours    building.build
+seed    as resemul built: a process per core, an ffmpeg program per clip (madmom does
+the
+        same), a float32 Example per segment, written by TensorFlow
+
+The three run in turn, each in a process of its own, on the same clips, `--repeats`
+times; a time includes the start of the workers. Ratios are of the medians. Prints a
+table and writes build.json. The seed's way needs the ffmpeg program and is left out
+without it.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tagger import building, cli
+from tagger.audio import load_audio
+from tagger.datasets import magnatagatune
+
+SAMPLE_RATE, SEGMENT_SAMPLES = 22050, 59049
+
+
+def clips_of(data_dir: str, num_clips: int | None):
+    annotations = magnatagatune.load_annotations(data_dir)
+    paths = [
+        Path(data_dir) / magnatagatune.AUDIO_FOLDER / path for path in annotations.paths
+    ]
+    return paths[:num_clips], annotations.labels[:num_clips]
+
+
+def decode(path: Path) -> int:
+    return len(load_audio(path, SAMPLE_RATE))
+
+
+def run_limit(args, output_dir: Path) -> None:
+    paths, _ = clips_of(args.data_dir, args.num_clips)
+    with multiprocessing.get_context("spawn").Pool(args.num_workers) as pool:
+        # Four at a time: one by one, the queue would be part of the limit.
+        for _ in pool.imap_unordered(decode, paths, chunksize=4):
+            pass
+
+
+def run_ours(args, output_dir: Path) -> None:
+    annotations = magnatagatune.load_annotations(args.data_dir)
+    keep = slice(0, args.num_clips)
+    annotations = type(annotations)(
+        annotations.dataset,
+        annotations.split_rule,
+        annotations.tags,
+        *(
+            getattr(annotations, name)[keep]
+            for name in ("clip_ids", "paths", "labels", "splits")
+        ),
+    )
+    building.build(
+        annotations,
+        Path(args.data_dir) / magnatagatune.AUDIO_FOLDER,
+        output_dir,
+        num_workers=args.num_workers,
+    )
+
+
+def seed_worker(queue, output_dir: str) -> None:
+    import numpy as np
+    import tensorflow as tf
+
+    def feature(data: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+
+    while (shard := queue.get()) is not None:
+        number, clips = shard
+        with tf.io.TFRecordWriter(f"{output_dir}/{number:04d}.tfrecord") as writer:
+            for path, labels in clips:
+                command = ["ffmpeg", "-v", "error", "-i", str(path), "-t", "29"]
+                command += ["-f", "f32le", "-ac", "1", "-ar", str(SAMPLE_RATE), "-"]
+                done = subprocess.run(command, capture_output=True, check=True)
+                waveform = np.frombuffer(done.stdout, np.float32)
+                for at in range(
+                    0, len(waveform) - SEGMENT_SAMPLES + 1, SEGMENT_SAMPLES
+                ):
+                    segment = waveform[at : at + SEGMENT_SAMPLES]
+                    features = {
+                        "raw_segment": feature(segment.tobytes()),
+                        "raw_labels": feature(labels.tobytes()),
+                    }
+                    example = tf.train.Example(
+                        features=tf.train.Features(feature=features)
+                    )
+                    writer.write(example.SerializeToString())
+
+
+def run_seed(args, output_dir: Path) -> None:
+    paths, labels = clips_of(args.data_dir, args.num_clips)
+    output_dir.mkdir(exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    clips = list(zip(paths, labels, strict=True))
+    for number, start in enumerate(range(0, len(clips), 100)):
+        queue.put((number, clips[start : start + 100]))
+    workers = [
+        context.Process(target=seed_worker, args=(queue, str(output_dir)))
+        for _ in range(args.num_workers)
+    ]
+    for worker in workers:
+        queue.put(None)
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+WAYS = {"limit": run_limit, "ours": run_ours, "seed": run_seed}
+
+
+def run_one(args) -> None:
+    """Runs one way in this process and prints its figures as JSON."""
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+        output_dir = Path(folder) / "shards"
+        num_clips = len(clips_of(args.data_dir, args.num_clips)[0])
+        started = time.perf_counter()
+        WAYS[args.only](args, output_dir)
+        seconds = time.perf_counter() - started
+        written = sum(path.stat().st_size for path in output_dir.glob("*.tfrecord"))
+    peak = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    figures = {
+        "clips": num_clips,
+        "seconds": seconds,
+        "clips_per_second": num_clips / seconds,
+        "mb_per_clip": written / num_clips / 1e6,
+        "peak_mb": peak / 1024,  # of the largest process
+    }
+    print(json.dumps(figures))
+
+
+def measure(args, way: str, num_clips: int | None) -> dict:
+    command = [sys.executable, __file__, "--only", way, "--data-dir", args.data_dir]
+    command += ["--num-workers", str(args.num_workers), "--scratch", args.scratch]
+    command += ["--num-clips", str(num_clips)] if num_clips else []
+    return json.loads(
+        subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data-dir", default="./dataset")
+    add("--num-workers", type=int, default=2)
+    add("--num-clips", type=int, help="take the first N clips alone")
+    add("--repeats", type=int, default=3)
+    add("--scratch", default=tempfile.gettempdir(), help="where shards are written")
+    add("--output", default="build.json")
+    add("--only", choices=WAYS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        return run_one(args)
+
+    ways = [way for way in WAYS if way != "seed" or shutil.which("ffmpeg")]
+    runs = {way: [] for way in ways}
+    for _ in range(args.repeats):
+        for way in ways:
+            runs[way].append(measure(args, way, args.num_clips))
+    middle = {
+        way: {
+            key: statistics.median(run[key] for run in runs[way])
+            for key in runs[way][0]
+        }
+        for way in ways
+    }
+    print(f"{'':8}{'clips/s':>9}{'of limit':>10}{'MB/clip':>9}{'peak MB':>9}")
+    for way, figures in middle.items():
+        share = figures["clips_per_second"] / middle["limit"]["clips_per_second"]
+        print(
+            f"{way:8}{figures['clips_per_second']:9.1f}{share:10.2f}"
+            f"{figures['mb_per_clip']:9.2f}{figures['peak_mb']:9.0f}"
+        )
+    ratios = {
+        "ours/limit": middle["ours"]["clips_per_second"]
+        / middle["limit"]["clips_per_second"]
+    }
+    if "seed" in middle:
+        ratios["ours/seed"] = (
+            middle["ours"]["clips_per_second"] / middle["seed"]["clips_per_second"]
+        )
+        ratios["bytes ours/seed"] = (
+            middle["ours"]["mb_per_clip"] / middle["seed"]["mb_per_clip"]
+        )
+    memory = {n: measure(args, "ours", n)["peak_mb"] for n in (100, 800)}
+    print(*(f"{name} {ratio:.2f}" for name, ratio in ratios.items()), sep="   ")
+    print(
+        *(f"peak at {n} clips {peak:.0f} MB" for n, peak in memory.items()), sep="   "
+    )
+    content = {"runs": runs, "median": middle, "ratios": ratios, "peak_mb": memory}
+    Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
