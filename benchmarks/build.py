@@ -69,6 +69,9 @@ def run_ours(args, output_dir: Path) -> None:
         annotations,
         Path(args.data_dir) / magnatagatune.AUDIO_FOLDER,
         output_dir,
+        SAMPLE_RATE,
+        SEGMENT_SAMPLES,
+        num_audios_per_shard=100,
         num_workers=args.num_workers,
     )
 

@@ -38,9 +38,9 @@ def build(
     annotations: Annotations,
     audio_dir: str | os.PathLike,
     output_dir: str | os.PathLike,
-    sample_rate: int = 22050,
-    segment_samples: int = 59049,
-    num_audios_per_shard: int = 100,
+    sample_rate: int,
+    segment_samples: int,
+    num_audios_per_shard: int,
     num_workers: int | None = None,
     max_skipped: float = 0.01,
 ) -> records.Manifest:

@@ -5,6 +5,7 @@ Only arguments and printing live here; heavy modules are imported after parsing,
 """
 
 import argparse
+import inspect
 import json
 import os
 import sys
@@ -29,6 +30,12 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted. Run the same command to go on.", file=sys.stderr)
         sys.exit(130)
+
+
+def arguments_of(function: Callable, args: argparse.Namespace) -> dict:
+    """The parsed arguments that a function takes, by name."""
+    given = vars(args)
+    return {n: given[n] for n in inspect.signature(function).parameters if n in given}
 
 
 def load_tensorflow() -> None:

@@ -64,16 +64,15 @@ def encode(
         machine.
     """
     num_segments = -(-len(waveform) // segment_samples)
-    segments = np.zeros(num_segments * segment_samples, "<i2")
+    segments = np.zeros(num_segments * segment_samples, np.int16)
     segments[: len(waveform)] = to_int16(waveform)
-    values = {
-        "clip_id": clip_id.encode(),
-        "segments": segments.tobytes(),
-        "num_samples": len(waveform),
-    }
+    values = {"clip_id": clip_id, "segments": segments, "num_samples": len(waveform)}
     if labels is not None:
-        values["labels"] = np.asarray(labels, np.uint8).tobytes()
-    features = [part for item in values.items() for part in _feature(*item)]
+        values["labels"] = labels
+    features = []
+    for name, kind in FEATURES.items():
+        if name in values:
+            features += _feature(name, _pack(kind, values[name]))
     return b"".join(_message(1, features))
 
 
@@ -85,24 +84,37 @@ def decode(example: bytes) -> dict[str, str | int | np.ndarray]:
         name, feature = (value for _, value in _fields(entry))
         ((_, values_list),) = _fields(feature)
         ((_, value),) = _fields(values_list)
-        kind = FEATURES[name.decode()]
-        if kind == "text":
-            value = value.decode()
-        elif kind == "integer":
-            value, _ = _read_varint(value, 0)
-        else:
-            value = np.frombuffer(value, np.dtype(kind).newbyteorder("<"))
-        values[name.decode()] = value
+        name = name.decode()
+        values[name] = _unpack(FEATURES[name], value)
     return values
+
+
+def _pack(kind: str, value: str | int | np.ndarray) -> bytes | memoryview | int:
+    if kind == "text":
+        return value.encode()
+    if kind == "integer":
+        return int(value)
+    return np.ascontiguousarray(value, _little_endian(kind)).view(np.uint8).data
+
+
+def _unpack(kind: str, value: bytes) -> str | int | np.ndarray:
+    if kind == "text":
+        return value.decode()
+    if kind == "integer":
+        return _read_varint(value, 0)[0]
+    return np.frombuffer(value, _little_endian(kind))
+
+
+def _little_endian(kind: str) -> np.dtype:
+    return np.dtype(kind).newbyteorder("<")
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
     """Rounds a waveform at ±1 to int16 as FFmpeg does; int16 passes through."""
     if waveform.dtype == np.int16:
         return waveform
-    return np.clip(
-        np.rint(waveform * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1
-    ).astype("<i2")
+    steps = np.rint(waveform * INT16_SCALE)
+    return np.clip(steps, -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 
 # An Example is four nested protobuf messages whose fields are all length-delimited
@@ -112,7 +124,7 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
 # every level.
 
 
-def _feature(name: str, value: bytes | int) -> list[bytes]:
+def _feature(name: str, value: bytes | memoryview | int) -> list:
     if isinstance(value, int):
         feature = _message(3, _message(1, [_varint(value)]))
     else:
@@ -120,7 +132,7 @@ def _feature(name: str, value: bytes | int) -> list[bytes]:
     return _message(1, _message(1, [name.encode()]) + _message(2, feature))
 
 
-def _message(field: int, parts: list[bytes]) -> list[bytes]:
+def _message(field: int, parts: list) -> list:
     length = _varint(sum(map(len, parts)))
     return [bytes([field << 3 | 2]) + length, *parts]
 

@@ -42,7 +42,12 @@ def build_corpus(corpus, output_dir=None, **options):
     from tagger import building
     from tagger.datasets import magnatagatune
 
-    options = {"num_audios_per_shard": 4, "num_workers": 2} | options
+    options = {
+        "sample_rate": 22050,
+        "segment_samples": 59049,
+        "num_audios_per_shard": 4,
+        "num_workers": 2,
+    } | options
     return building.build(
         magnatagatune.load_annotations(corpus),
         corpus / "mp3",

@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, and how they fail."""
 
+import inspect
 import json
 import re
 import shutil
@@ -23,14 +24,25 @@ def test_help_names_every_option_and_needs_no_tensorflow(run_script, script):
 
 def test_train_has_every_option_of_the_original(run_script):
     text = run_script("train.py", "--help").stdout
-    for option in (
-        "data-dir train-dir block no-multi alpha batch-size momentum lr lr-decay dropout"
-        " weight-decay initial-stage patience num-lr-decays num-audios-per-shard"
-        " num-segments-per-audio num-read-threads"
-    ).split():
-        assert (
-            f"--{option} " in text or f"--{option}\n" in text or f"[--{option}]" in text
-        )
+    options = """--data-dir --train-dir --block --no-multi --alpha --batch-size
+        --momentum --lr --lr-decay --dropout --weight-decay --initial-stage --patience
+        --num-lr-decays --num-audios-per-shard --num-segments-per-audio
+        --num-read-threads"""
+    for option in options.split():
+        assert re.search(rf"{option}\b(?!-)", text), option
+
+
+def test_defaults_of_train_are_the_recipes_and_the_models():
+    """They are typed twice, because --help must not import Keras; here they meet."""
+    import train
+    from tagger import cli, models, training
+
+    args = train.parse([])
+    for function, count in ((training.resemul, 7), (models.sample_cnn, 6)):
+        given = cli.arguments_of(function, args)
+        assert len(given) == count
+        for name, value in given.items():
+            assert inspect.signature(function).parameters[name].default == value, name
 
 
 def fails(done, *words):

@@ -1,6 +1,7 @@
 """The taggers: a table of them, one file per paper, and what a model file tells."""
 
 import dataclasses
+import inspect
 import os
 import zipfile
 from collections.abc import Callable
@@ -19,26 +20,30 @@ class ModelEntry:
     Attributes:
         factory: Function(num_tags=…, tags=…, …) -> keras.Model; its defaults are the
             paper's.
-        sample_rate: Rate of the published model in Hz.
-        num_samples: Its window.
         paper: Reference.
         recipe: Key of `training.RECIPES`.
         published: Dataset -> {metric: score}, as the paper prints it.
     """
 
     factory: Callable[..., keras.Model]
-    sample_rate: int
-    num_samples: int
     paper: str
     recipe: str
     published: dict[str, dict[str, float]]
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate of the published model in Hz."""
+        return inspect.signature(self.factory).parameters["sample_rate"].default
+
+    @property
+    def num_samples(self) -> int:
+        """Window of the published model."""
+        return inspect.signature(self.factory).parameters["num_samples"].default
 
 
 MODELS = {
     "sample_cnn": ModelEntry(
         factory=sample_cnn,
-        sample_rate=22050,
-        num_samples=59049,
         paper="Kim, Lee and Nam, ICASSP 2018, https://arxiv.org/abs/1710.10451",
         recipe="resemul",
         published={
