@@ -15,24 +15,21 @@ def main() -> None:
     add("--data-dir", default="./dataset", help="holds annotations_final.csv and mp3/")
     add("--output-dir", help="folder of the shards (default: DATA_DIR/tfrecord)")
     add("--sample-rate", type=int, default=22050, help="Hz")
-    add("--num-samples", type=int, default=59049, help="samples per segment")
+    add(
+        "--num-samples",
+        dest="segment_samples",
+        type=int,
+        default=59049,
+        help="a segment",
+    )
     add("--num-audios-per-shard", type=int, default=100)
     add("--num-workers", type=int, help="processes (default: one per core)")
-    add(
-        "--max-skipped",
-        type=float,
-        default=0.01,
-        help="share of clips that may be skipped",
-    )
+    add("--max-skipped", type=float, default=0.01, help="share that may be skipped")
     add("--num-tags", type=int, default=50, help="most frequent tags to keep")
     add("--tag-order", choices=["ascending", "descending"], default="ascending")
     add("--split", choices=["directory", "random"], default="directory")
     add("--seed", type=int, default=0, help="of the random split")
-    add(
-        "--merge-synonyms",
-        action="store_true",
-        help="merge 29 groups of synonymous tags",
-    )
+    add("--merge-synonyms", action="store_true", help="merge 29 groups of synonyms")
     add(
         "--keep-untagged",
         action="store_true",
@@ -43,27 +40,13 @@ def main() -> None:
     from tagger import building
     from tagger.datasets import magnatagatune
 
-    annotations = magnatagatune.load_annotations(
-        args.data_dir,
-        num_tags=args.num_tags,
-        split=args.split,
-        merge_synonyms=args.merge_synonyms,
-        keep_untagged=args.keep_untagged,
-        tag_order=args.tag_order,
-        seed=args.seed,
+    args.output_dir = args.output_dir or Path(args.data_dir) / "tfrecord"
+    args.audio_dir = Path(args.data_dir) / magnatagatune.AUDIO_FOLDER
+    args.annotations = magnatagatune.load_annotations(
+        **cli.arguments_of(magnatagatune.load_annotations, args)
     )
-    output_dir = args.output_dir or Path(args.data_dir) / "tfrecord"
-    manifest = building.build(
-        annotations,
-        Path(args.data_dir) / magnatagatune.AUDIO_FOLDER,
-        output_dir,
-        sample_rate=args.sample_rate,
-        segment_samples=args.num_samples,
-        num_audios_per_shard=args.num_audios_per_shard,
-        num_workers=args.num_workers,
-        max_skipped=args.max_skipped,
-    )
-    print(building.summary(manifest, output_dir))
+    manifest = building.build(**cli.arguments_of(building.build, args))
+    print(building.summary(manifest, args.output_dir))
 
 
 if __name__ == "__main__":

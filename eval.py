@@ -13,21 +13,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "model",
-        metavar="MODEL",
-        help=".keras, or a legacy .hdf5 of the original project",
-    )
+    add("model", metavar="MODEL", help=".keras, or a legacy .hdf5 of resemul")
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
     add("--split", choices=["train", "val", "test"], default="test")
     add("--batch-size", type=int, default=32, help="segments per call of the model")
-    add(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="as JSON; to stdout without FILE",
-    )
+    add("--json", nargs="?", const="-", metavar="FILE", help="stdout without FILE")
     add("--csv", metavar="FILE", help="the table per tag")
     add("--plot", metavar="FILE", help="bars per tag, as .png, .svg or .pdf")
     args = parser.parse_args()
@@ -41,28 +31,21 @@ def main() -> None:
     info = models.model_info(model)
     scored = evaluation.evaluate(predict, shards, info, args.split, args.batch_size)
 
-    out = sys.stderr if args.json == "-" else sys.stdout
-    print(
-        scored.report(),
-        f"shards  {shards.directory}",
-        f"model   {args.model}",
-        sep="\n",
-        file=out,
-    )
+    lines = [scored.report(), f"shards  {shards.directory}", f"model   {args.model}"]
     if args.csv:
         scored.per_tag().to_csv(args.csv)
-        print(f"csv     {args.csv}", file=out)
+        lines.append(f"csv     {args.csv}")
     if args.plot:
-        plotting.save(
-            plotting.plot_scores(scored.per_tag(), scored.macro_line()), args.plot
-        )
-        print(f"plot    {args.plot}", file=out)
+        bars = plotting.plot_scores(scored.per_tag(), scored.macro_line())
+        plotting.save(bars, args.plot)
+        lines.append(f"plot    {args.plot}")
     if args.json == "-":
         print(scored.as_json())
     elif args.json:
         Path(args.json).write_text(scored.as_json() + "\n")
-        print(f"json    {args.json}", file=out)
-    print(scored.macro_line(), file=out)
+        lines.append(f"json    {args.json}")
+    lines.append(scored.macro_line())
+    print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout)
 
 
 if __name__ == "__main__":
