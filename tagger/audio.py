@@ -8,7 +8,9 @@ bit. With several channels we take their mean, as madmom does for int16 (for flo
 ffmpeg call is sqrt(2) louder than the mean of a stereo file).
 """
 
+import itertools
 import os
+import wave
 from collections.abc import Iterator
 
 import av
@@ -53,14 +55,15 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
     """Decodes block by block, so that memory does not grow with the length of a file.
 
     A packet that does not decode is passed over, as FFmpeg does; a file is refused when
-    it ends before the end it declares or when more than one packet in ten is damaged.
+    it ends before the length its container stores, within an MP3 frame, or when more
+    than one packet in ten is damaged.
 
     Args:
         path: Any file FFmpeg reads. Channels are averaged.
         sample_rate: Output rate in Hz.
 
     Yields:
-        float32 [BLOCK_SAMPLES], the last block shorter, full scale at ±1.
+        float32 [at most BLOCK_SAMPLES], full scale at ±1.
 
     Raises:
         AudioDecodeError: the file is missing, empty, truncated or damaged, has no
@@ -70,36 +73,38 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         container = av.open(os.fspath(path), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
         raise AudioDecodeError(path, _why_not_opened(path, error)) from error
+    num_samples = 0
     with container:
         if not container.streams.audio:
             raise AudioDecodeError(path, "there is no audio in it")
         stream = container.streams.audio[0]
-        resampler = av.AudioResampler("fltp", "mono", sample_rate, BLOCK_SAMPLES)
-        packets = _Packets(stream)
-        num_samples = 0
-        for frame in packets.frames(container):
-            for block in resampler.resample(_to_mono(frame)):
-                num_samples += block.samples
-                yield _finite(block.to_ndarray()[0], path)
-        for block in resampler.resample(None) if packets.num_good else ():
-            num_samples += block.samples
-            yield _finite(block.to_ndarray()[0], path)
+        if stream.codec_context is None:
+            raise AudioDecodeError(path, "FFmpeg has no decoder for its audio")
+        packets = _Packets(container, stream)
+        try:
+            # Files glued together change rate or channels on their way.
+            for _, frames in itertools.groupby(packets.frames(), _format_of):
+                for block in _resample(frames, sample_rate):
+                    if not np.isfinite(block).all():
+                        raise AudioDecodeError(path, "it holds NaN or infinite samples")
+                    num_samples += len(block)
+                    yield block
+        except av.FFmpegError as error:
+            raise AudioDecodeError(path, f"FFmpeg says {error.strerror!r}") from error
+        declared = _declared_seconds(path, container, stream)
     if not num_samples:
         raise AudioDecodeError(path, "it holds no samples")
     if packets.num_damaged * 10 > packets.num_good:
-        total = packets.num_damaged + packets.num_good
+        damaged, total = packets.num_damaged, packets.num_damaged + packets.num_good
         raise AudioDecodeError(
-            path,
-            f"it is damaged: {packets.num_damaged} of {total} packets do not decode",
+            path, f"it is damaged: {damaged} of {total} packets do not decode"
         )
     seconds = num_samples / sample_rate
     if packets.cut_short:
         raise AudioDecodeError(
             path, f"it is truncated after {seconds:.1f} s, within a frame"
         )
-    # Half a second of grace: encoders' delays and padding are counted by some
-    # containers.
-    declared = packets.declared_seconds
+    # Half a second of grace: some containers count encoders' delays and padding.
     if declared and seconds < 0.98 * declared - 0.5:
         raise AudioDecodeError(
             path,
@@ -138,26 +143,17 @@ def write_audio(
 class _Packets:
     """Decodes a stream's packets; remembers what tells a whole file from a cut one."""
 
-    def __init__(self, stream: av.AudioStream):
-        self._stream = stream
+    def __init__(self, container: av.container.InputContainer, stream: av.AudioStream):
+        self._packets = container.demux(stream)
+        self._is_mp3 = stream.codec_context.name in ("mp3", "mp3float")
         self.num_good = self.num_damaged = 0
         self.cut_short = False  # an MP3's last frame is shorter than its header says
-        # For MP3, FFmpeg may only guess the duration from the bit rate.
-        declares = stream.duration and stream.codec_context.name not in (
-            "mp3",
-            "mp3float",
-        )
-        self.declared_seconds = (
-            float(stream.duration * stream.time_base) if declares else None
-        )
 
-    def frames(self, container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
-        is_mp3 = self._stream.codec_context.name in ("mp3", "mp3float")
+    def frames(self) -> Iterator[av.AudioFrame]:
         frame_bytes = {}
-        packets = container.demux(self._stream)
         while True:
             try:
-                packet = next(packets)
+                packet = next(self._packets)
                 frames = packet.decode()
             except StopIteration:
                 return
@@ -166,7 +162,7 @@ class _Packets:
                 if self.num_damaged > 1000 + self.num_good:
                     return  # a demuxer that no longer moves
                 continue
-            if is_mp3 and packet.size:
+            if self._is_mp3 and packet.size:
                 # Bytes 1 and 2 of an MPEG frame (version, bit rate, padding) decide its
                 # length.
                 header = bytes(packet)[1:3]
@@ -176,31 +172,56 @@ class _Packets:
             yield from frames
 
 
-def _to_mono(frame: av.AudioFrame) -> av.AudioFrame:
-    num_channels = frame.layout.nb_channels
-    if num_channels == 1:
-        return frame
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, num_channels).T
-    if samples.dtype == np.uint8:
-        samples = samples.astype(np.float32) / 128 - 1
-    elif samples.dtype.kind == "i":
-        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    mean = samples.mean(axis=0, dtype=np.float32)[None]
-    mono = av.AudioFrame.from_ndarray(mean, format="fltp", layout="mono")
-    mono.sample_rate, mono.pts, mono.time_base = (
-        frame.sample_rate,
-        frame.pts,
-        frame.time_base,
-    )
+def _format_of(frame: av.AudioFrame) -> tuple:
+    return frame.sample_rate, frame.layout.name, frame.format.name
+
+
+def _resample(
+    frames: Iterator[av.AudioFrame], sample_rate: int
+) -> Iterator[np.ndarray]:
+    """Frames of one format -> float32 blocks, mono, at the rate."""
+    to_float = av.AudioResampler("fltp")
+    to_rate = av.AudioResampler("fltp", "mono", sample_rate, BLOCK_SAMPLES)
+    for frame in frames:
+        # Mean first, as FFmpeg does too: one channel is resampled, not all.
+        is_mono = frame.layout.nb_channels == 1
+        for mono in [frame] if is_mono else map(_mean, to_float.resample(frame)):
+            for block in to_rate.resample(mono):
+                yield block.to_ndarray()[0]
+    for block in to_rate.resample(None):
+        yield block.to_ndarray()[0]
+
+
+def _mean(frame: av.AudioFrame) -> av.AudioFrame:
+    samples = frame.to_ndarray().mean(axis=0, dtype=np.float32)[None]
+    mono = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    mono.sample_rate = frame.sample_rate
+    mono.pts, mono.time_base = frame.pts, frame.time_base
     return mono
 
 
-def _finite(block: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    if not np.isfinite(block).all():
-        raise AudioDecodeError(path, "it holds NaN or infinite samples")
-    return block
+# Of other containers FFmpeg guesses the length from the bit rate.
+_LENGTH_IS_STORED = ("flac", "aiff", "asf", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+
+
+def _declared_seconds(
+    path: str | os.PathLike,
+    container: av.container.InputContainer,
+    stream: av.AudioStream,
+) -> float | None:
+    """The length a file claims to have, where it claims one."""
+    if container.format.name == "wav":
+        # FFmpeg cuts the claim to the size of the file; the header keeps it.
+        try:
+            with wave.open(os.fspath(path)) as header:
+                num_bytes = header.getnframes() * header.getsampwidth()
+                streamed = num_bytes * header.getnchannels() >= 0xFFFFFF00
+                return None if streamed else header.getnframes() / header.getframerate()
+        except (wave.Error, EOFError):  # not PCM
+            return None
+    if container.format.name in _LENGTH_IS_STORED and stream.duration:
+        return float(stream.duration * stream.time_base)
+    return None
 
 
 def _why_not_opened(path: str | os.PathLike, error: Exception) -> str:

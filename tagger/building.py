@@ -15,7 +15,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -25,11 +24,6 @@ from tqdm import tqdm
 from tagger import records
 from tagger.audio import AudioDecodeError, stream_audio
 from tagger.datasets.annotations import Annotations
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock, but temporary names hold the builder's number
-    fcntl = None
 
 MANIFEST_SECONDS = 1.0  # a kill loses at most the shards of the last second
 
@@ -72,6 +66,7 @@ def build(
         "sample rate": sample_rate,
         "number of samples per segment": segment_samples,
         "number of audios per shard": num_audios_per_shard,
+        "number of workers": num_workers or 1,
     }.items():
         if value < 1:
             raise ValueError(f"The {name} must be positive, not {value}.")
@@ -93,7 +88,7 @@ def build(
         planned=annotations.counts(),
         versions={name: metadata.version(name) for name in ("av", "numpy")},
     )
-    with _only_builder(output_dir):
+    with records.only_writer(output_dir, "--output-dir"):
         plan = _plan_shards(annotations, num_audios_per_shard)
         _take_over(manifest, output_dir, audio_dir, plan)
         tasks = [
@@ -132,17 +127,11 @@ def summary(manifest: records.Manifest, output_dir: str | os.PathLike) -> str:
             f" {manifest.num_segments(split):7,} whole segments of"
             f" {manifest.segment_samples} samples"
         )
-    skipped = manifest.skipped
-    lines.append(
-        f"  {len(skipped)} clips skipped"
-        + (
-            ""
-            if not skipped
-            else ": " + ", ".join(skip["path"] for skip in skipped[:3])
-        )
-        + (" …" if len(skipped) > 3 else "")
-        + (f" (reasons in {records.MANIFEST_NAME})" if skipped else "")
-    )
+    skipped = f"  {len(manifest.skipped)} clips skipped"
+    if manifest.skipped:
+        first = ", ".join(skip["path"] for skip in manifest.skipped[:3])
+        skipped += f" (reasons in {records.MANIFEST_NAME}): {first}"
+    lines.append(skipped + (" …" if len(manifest.skipped) > 3 else ""))
     lines.append(f"Shards and {records.MANIFEST_NAME} are in {output_dir}")
     return "\n".join(lines)
 
@@ -177,8 +166,15 @@ def _build_shard(task: _Task) -> tuple[records.Shard, list[dict[str, str]]]:
                     task.audio_dir / clip, task.sample_rate, task.segment_samples
                 )
             except AudioDecodeError as error:
-                skip = {"clip_id": clip_id, "path": clip, "reason": error.reason}
-                skipped.append({**skip, "shard": task.name})
+                skipped.append(
+                    {
+                        "clip_id": clip_id,
+                        "path": clip,
+                        "reason": error.reason,
+                        "shard": task.name,
+                        "size": _size(task.audio_dir / clip),
+                    }
+                )
                 continue
             if task.split == "student":
                 labels = None  # unlabelled music has no labels, not labels of zeros
@@ -191,6 +187,11 @@ def _build_shard(task: _Task) -> tuple[records.Shard, list[dict[str, str]]]:
         task.split, writer.num_records, num_segments, num_bytes, writer.sha256
     )
     return shard, skipped
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None if it is not there."""
+    return path.stat().st_size if path.is_file() else None
 
 
 def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray:
@@ -250,7 +251,7 @@ def _take_over(
     A shard is made again when its file is gone or has another size, and when a clip
     that it skipped has come or changed since.
     """
-    for leftover in output_dir.glob(".*.tmp"):
+    for leftover in output_dir.glob(".*-of-*.tfrecord.*.tmp"):
         leftover.unlink()
     if not (output_dir / records.MANIFEST_NAME).exists():
         return
@@ -267,16 +268,10 @@ def _take_over(
             )
 
     def untouched(name: str, shard: records.Shard) -> bool:
-        path = output_dir / name
-        if not path.exists() or path.stat().st_size != shard.num_bytes:
-            return False
-        clips = [
-            audio_dir / skip["path"]
-            for skip in earlier.skipped
-            if skip["shard"] == name
-        ]
-        built = path.stat().st_mtime
-        return all(not clip.exists() or clip.stat().st_ctime < built for clip in clips)
+        skipped = [skip for skip in earlier.skipped if skip["shard"] == name]
+        return _size(output_dir / name) == shard.num_bytes and all(
+            _size(audio_dir / skip["path"]) == skip["size"] for skip in skipped
+        )
 
     manifest.shards = {
         name: shard
@@ -309,46 +304,42 @@ def _run(
         multiprocessing.get_context("spawn"),
         _start_worker,
     )
+    # Long shards first, so that the workers end together.
+    tasks = sorted(tasks, key=lambda task: -len(task.paths))
+
+    def enter(task: _Task, future: concurrent.futures.Future) -> None:
+        if task.name not in manifest.shards:
+            manifest.shards[task.name], skipped = future.result()
+            manifest.skipped += skipped
+
     try:
         with progress, pool:
-            # Long shards first, so that the workers end together.
-            tasks = sorted(tasks, key=lambda task: -len(task.paths))
             futures = {pool.submit(_build_shard, task): task for task in tasks}
             try:
                 for future in concurrent.futures.as_completed(futures):
-                    task = futures[future]
-                    manifest.shards[task.name], skipped = future.result()
-                    manifest.skipped += skipped
-                    progress.update(len(task.paths))
+                    enter(futures[future], future)
+                    progress.update(len(futures[future].paths))
                     if time.monotonic() - saved > MANIFEST_SECONDS:
                         manifest.save(output_dir)
                         saved = time.monotonic()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
+                for future, task in futures.items():
+                    # What ended while we stopped is whole as well.
+                    if not future.cancelled() and not future.exception():
+                        enter(task, future)
                 raise
-    except OSError as error:
-        raise OSError(
-            f"Cannot write to {output_dir}: {error.strerror or error}."
-            f" {_progress(manifest, tasks)}"
-        ) from error
     except concurrent.futures.process.BrokenProcessPool as error:
+        missing = sum(task.name not in manifest.shards for task in tasks)
         raise OSError(
             "A worker process died (out of memory, perhaps; fewer --num-workers need"
-            f" less). {_progress(manifest, tasks)}"
+            f" less). {missing} shards are missing; run the same command again and it"
+            " makes them."
         ) from error
     finally:
-        with contextlib.suppress(
-            OSError
-        ):  # on a full disk the error above is the one to show
+        # On a full disk the error on its way is the one to show.
+        with contextlib.suppress(OSError):
             manifest.save(output_dir)
-
-
-def _progress(manifest: records.Manifest, tasks: list[_Task]) -> str:
-    missing = sum(task.name not in manifest.shards for task in tasks)
-    return (
-        f"{len(manifest.shards)} of {len(manifest.shards) + missing} shards are whole;"
-        " run the same command again and it makes the others."
-    )
 
 
 def _check_skipped(
@@ -364,26 +355,3 @@ def _check_skipped(
             f" {output_dir / records.MANIFEST_NAME}; the other clips are written and"
             " can be used."
         )
-
-
-@contextlib.contextmanager
-def _only_builder(output_dir: Path) -> Iterator[None]:
-    """Makes the folder and keeps a second builder out; the lock dies with us."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(output_dir / ".lock", "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise OSError(
-            f"Cannot write to {output_dir}: {error.strerror}. Choose another"
-            " --output-dir."
-        ) from error
-    with lock:
-        if fcntl:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OSError(
-                    f"Another build is writing to {output_dir}. Wait for it, or choose"
-                    " another --output-dir."
-                ) from error
-        yield

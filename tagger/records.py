@@ -9,7 +9,9 @@ for it, so the few bytes of framing that an Example needs are written below (che
 against TensorFlow's own reader and writer in the tests).
 """
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +21,11 @@ from pathlib import Path
 
 import google_crc32c
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock, but temporary names hold the writer's number
+    fcntl = None
 
 SPLITS = ("train", "val", "test", "student")
 
@@ -311,7 +318,8 @@ class Manifest:
     def checksum(self) -> str:
         """SHA-256 over the shards' checksums: names the data a model was trained on."""
         lines = "".join(
-            f"{name} {shard.sha256}\n" for name, shard in sorted(self.shards.items())
+            f"{name} {shard.num_bytes} {shard.sha256}\n"
+            for name, shard in sorted(self.shards.items())
         )
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -352,7 +360,8 @@ class Manifest:
             return cls(**content)
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{path} is not a manifest of this project ({error!r}). Build again."
+                f"{path} is not a manifest of this project ({error!r}). Delete it and"
+                " build again."
             ) from error
 
 
@@ -364,6 +373,46 @@ def write_text_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def only_writer(directory: Path, option: str) -> Iterator[None]:
+    """Makes a folder and keeps a second writer out; the lock dies with its process.
+
+    A full disk within the block is reported with what to do.
+
+    Args:
+        directory: The folder.
+        option: The command's option that chooses it, for the messages.
+
+    Raises:
+        OSError: the folder cannot be written, is in use, or the disk is full.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / ".lock", "w")
+    except OSError as error:
+        raise OSError(
+            f"Cannot write to {directory}: {error.strerror}. Choose another {option}."
+        ) from error
+    with lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OSError(
+                    f"Another run is writing to {directory}. Wait for it, or choose"
+                    f" another {option}."
+                ) from error
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(
+                f"Cannot write to {directory}: {error.strerror}. Free some space and run"
+                " the same command again; it goes on with what is whole."
+            ) from error
 
 
 def tfds_metadata(manifest: Manifest) -> dict[str, dict]:
@@ -397,6 +446,8 @@ def tfds_metadata(manifest: Manifest) -> dict[str, dict]:
             }
     splits = []
     for split in manifest.splits:
+        if split == "student":
+            continue  # TFDS asks every record for labels
         shards = [manifest.shards[name] for name in manifest.shard_names(split)]
         splits.append(
             {

@@ -77,7 +77,9 @@ def test_mp3_comes_back_as_music(tmp_path):
     assert np.std(back) == pytest.approx(np.std(waveform), rel=0.1)  # lossy
 
 
-@pytest.mark.parametrize("kind", ["pcm_u8", "pcm_s16le", "pcm_s32le", "pcm_f32le"])
+@pytest.mark.parametrize(
+    "kind", ["pcm_u8", "pcm_s16le", "pcm_s32le", "pcm_s64le", "pcm_f32le", "pcm_f64le"]
+)
 def test_channels_average_in_every_sample_format(tmp_path, kind):
     import av
 
@@ -125,6 +127,54 @@ def test_truncated_flac_is_told_by_the_length_it_declares(tmp_path):
     audio.write_audio(path, waveform, 16000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(audio.AudioDecodeError, match="truncated: .* of the 10.0 s"):
+        audio.load_audio(path, 16000)
+
+
+def test_truncated_wav_is_told_by_its_header_and_a_streamed_one_is_whole(tmp_path):
+    path = tmp_path / "a.wav"
+    audio.write_audio(path, np.zeros(160000, np.float32), 16000)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(audio.AudioDecodeError, match="truncated: 6.0 s of the 10.0 s"):
+        audio.load_audio(path, 16000)
+    at = content.index(b"data") + 4  # a program that writes to a pipe knows no length
+    path.write_bytes(content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :])
+    assert len(audio.load_audio(path, 16000)) == 160000
+
+
+def test_length_that_ffmpeg_only_guesses_is_not_held_against_a_file(tmp_path):
+    """Silence then noise in raw AAC: from the first bit rate FFmpeg guesses minutes."""
+    import av
+
+    noise = np.random.RandomState(0).uniform(-0.5, 0.5, 20 * 22050)
+    waveform = np.concatenate([np.zeros(10 * 22050), noise]).astype(np.float32)
+    with av.open(str(tmp_path / "a.aac"), "w", format="adts") as container:
+        stream = container.add_stream("aac", rate=22050, layout="mono")
+        frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+        frame.sample_rate = 22050
+        for piece in av.AudioResampler("fltp", "mono", 22050, 1024).resample(frame):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    seconds = len(audio.load_audio(tmp_path / "a.aac", 22050)) / 22050
+    assert seconds == pytest.approx(30, abs=0.2)
+
+
+def test_a_file_that_changes_rate_and_channels_midway_is_read_whole(tmp_path):
+    stereo = (REFERENCES / "stereo.mp3").read_bytes()
+    (tmp_path / "glued.mp3").write_bytes(MP3 + stereo)
+    seconds = len(audio.load_audio(tmp_path / "glued.mp3", 22050)) / 22050
+    assert seconds == pytest.approx(4, abs=0.2)
+
+
+def test_audio_without_a_decoder_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    audio.write_audio(path, np.zeros(16000, np.float32), 16000)
+    content = bytearray(path.read_bytes())
+    content[20:22] = b"\x77\x77"  # the format tag
+    path.write_bytes(content)
+    with pytest.raises(
+        audio.AudioDecodeError, match="no decoder|FFmpeg says|no samples"
+    ):
         audio.load_audio(path, 16000)
 
 

@@ -1,5 +1,6 @@
 """The builder: the same bytes always, nothing lost, every bad clip listed."""
 
+import contextlib
 import errno
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,33 +75,87 @@ def test_a_rerun_makes_only_what_is_missing(corpus):
     assert kept.stat().st_mtime_ns == modified
 
 
-def test_kill_9_loses_nothing_and_the_bytes_come_out_the_same(corpus, built):
+def start_build(corpus, *options):
+    """Starts a slow build, waits for its first shard; one shard a second is listed."""
     command = [sys.executable, "build_mtt.py", "--data-dir", str(corpus)]
-    command += ["--num-audios-per-shard", "4", "--num-workers", "1"]
-    for wait in (1.0, 1.6):
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(wait)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    command += ["--num-audios-per-shard", "4", "--num-workers", "1", *options]
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.time() + 60
+    while not shards_of(corpus / "tfrecord"):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.005)
+    return process, command
+
+
+@pytest.fixture
+def long_corpus(corpus):
+    """The clips, five times as long: a build that can be caught at work."""
+    for path in (corpus / "mp3").rglob("*.mp3"):
+        waveform = audio.load_audio(path, 16000)
+        audio.write_audio(path, np.tile(waveform, 5), 16000)
+    return corpus
+
+
+def test_kill_9_loses_no_listed_shard_and_the_same_bytes_come_out(long_corpus):
+    build_corpus(long_corpus, long_corpus / "whole")
+    process, command = start_build(long_corpus)
+    state = long_corpus / "tfrecord"
+    while not records.Manifest.load(state).shards and process.poll() is None:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    listed = records.Manifest.load(state)
+    assert listed.shards and not listed.complete, "the build was not caught at work"
+    modified = {name: (state / name).stat().st_mtime_ns for name in listed.shards}
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert shards_of(corpus / "tfrecord") == shards_of(built)
-    assert records.Manifest.load(corpus / "tfrecord") == records.Manifest.load(built)
-    assert not list((corpus / "tfrecord").glob(".*.tmp"))
+    for name, time_ns in modified.items():
+        assert (state / name).stat().st_mtime_ns == time_ns, (
+            "a listed shard was rebuilt"
+        )
+    assert shards_of(state) == shards_of(long_corpus / "whole")
+    assert records.Manifest.load(state) == records.Manifest.load(long_corpus / "whole")
+    assert not list(state.glob(".*.tmp"))
 
 
-def test_workers_end_when_their_parent_is_killed(corpus):
-    command = [sys.executable, "build_mtt.py", "--data-dir", str(corpus)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    time.sleep(1.5)
+def test_ctrl_c_keeps_every_finished_shard_and_says_how_to_go_on(long_corpus):
+    process, _ = start_build(long_corpus)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Run the same command to go on" in said
+    assert "Traceback" not in said
+    manifest = records.Manifest.load(long_corpus / "tfrecord")
+    assert set(manifest.shards) == set(shards_of(long_corpus / "tfrecord"))
+    assert not manifest.complete
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads children from /proc")
+def test_workers_end_when_their_parent_is_killed(long_corpus):
+    process, _ = start_build(long_corpus)
+    session = process.pid
+
+    def alive():
+        """Processes of the build's session, the dead that nobody collected left out."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == session and fields[0] != "Z":
+                    yield int(folder.name)
+
+    assert len(list(alive())) >= 2, "the build was not caught at work"
     process.kill()
-    process.wait()
-    time.sleep(1)
-    lock = building._only_builder(corpus / "tfrecord")
-    with lock:  # a living worker would still hold it
-        pass
+    process.communicate()
+    deadline = time.time() + 20
+    while list(alive()) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not list(alive())
 
 
 def spoil(corpus):
@@ -148,10 +204,14 @@ def test_too_many_skipped_fail_at_the_end_with_everything_good_written(corpus):
 
 
 def test_a_clip_that_comes_back_is_taken_in(corpus, built):
-    clip = next((corpus / "mp3/0").iterdir())
-    shutil.move(clip, corpus / "elsewhere.mp3")
+    clip = next((corpus / "mp3/1").iterdir())
+    content = clip.read_bytes()
+    clip.write_bytes(b"")
+    shutil.move(corpus / "mp3/0", corpus / "elsewhere")
+    assert len(build_corpus(corpus, max_skipped=1).skipped) == 3
+    shutil.move(corpus / "elsewhere", corpus / "mp3/0")
     assert len(build_corpus(corpus, max_skipped=1).skipped) == 1
-    shutil.move(corpus / "elsewhere.mp3", clip)
+    clip.write_bytes(content)
     assert build_corpus(corpus).skipped == []
     assert shards_of(corpus / "tfrecord") == shards_of(built)
 
@@ -172,8 +232,8 @@ def test_another_build_in_the_folder_is_refused(corpus, options, difference):
 
 def test_a_second_builder_is_kept_out(corpus):
     pytest.importorskip("fcntl")
-    with building._only_builder(corpus / "tfrecord"):
-        with pytest.raises(OSError, match="Another build is writing"):
+    with records.only_writer(corpus / "tfrecord", "--output-dir"):
+        with pytest.raises(OSError, match="Another run is writing to .*--output-dir"):
             build_corpus(corpus)
 
 
@@ -217,8 +277,7 @@ def test_a_full_disk_stops_cleanly(corpus, tmp_path):
 
 def test_an_hour_of_music_takes_little_more_than_its_int16_samples(tmp_path):
     """160 MB of samples; a float64 copy alone would be 640."""
-    import resource
-
+    pytest.importorskip("resource", reason="Unix alone measures so")
     hour = np.resize(np.sin(np.arange(22050) / 9).astype(np.float32), 22050 * 3600)
     audio.write_audio(tmp_path / "hour.flac", hour, 22050)
     code = (
@@ -234,4 +293,3 @@ def test_an_hour_of_music_takes_little_more_than_its_int16_samples(tmp_path):
     num_samples, megabytes = done.stdout.split()
     assert int(num_samples) == 22050 * 3600
     assert float(megabytes) < 3 * 160
-    assert resource  # Unix alone
