@@ -42,10 +42,12 @@ def main() -> None:
 
     shards = inputs.open_shards(args.data_dir)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
+    name = "sample_cnn"
+    factory, recipe = models.MODELS[name].factory, training.recipe_of(name)
     best = training.train(
-        "sample_cnn",
-        cli.arguments_of(models.sample_cnn, args),
-        training.resemul(**cli.arguments_of(training.resemul, args)),
+        name,
+        cli.arguments_of(factory, args),
+        recipe(**cli.arguments_of(recipe, args)),
         shards,
         args.train_dir,
         initial_stage=args.initial_stage,

@@ -410,13 +410,13 @@ def only_writer(directory: Path, option: str) -> Iterator[None]:
             if error.errno != errno.ENOSPC:
                 raise
             raise OSError(
-                f"Cannot write to {directory}: {error.strerror}. Free some space and run"
-                " the same command again; it goes on with what is whole."
+                f"Cannot write to {directory}: {error.strerror}. Free some space, then"
+                " run the same command again; it goes on with what is whole."
             ) from error
 
 
 def tfds_metadata(manifest: Manifest) -> dict[str, dict]:
-    """File name -> content of what `tfds.builder_from_directory` also reads."""
+    """File name -> content of what `tfds.builder_from_directory` needs."""
 
     def tensor(kind: str, shape: list[int], encoding: str) -> dict:
         dimensions = {"dimensions": [str(size) for size in shape]} if shape else {}

@@ -3,31 +3,35 @@
     log
     ├── run.json          recipe, model, data, versions, seed: what made these weights
     ├── 0 … 4             one folder per stage
-    │   ├── ckpt-e007-l0.143210.keras     the stage's best epoch by validation loss
-    │   ├── resume-e009.weights.h5        weights and optimiser after the last epoch
-    │   ├── resume.json                   the epoch they belong to
-    │   ├── training.csv  train/  validation/     losses per epoch, for people and
-    TensorBoard │   └── result.json   validation and test scores; it ends the stage
+    │   ├── ckpt-e007-l0.143210.keras   the stage's best epoch by validation loss
+    │   ├── resume-e009.weights.h5      weights and optimiser after the last epoch
+    │   ├── resume.json                 the epoch they belong to
+    │   ├── training.csv                losses per epoch
+    │   ├── train, validation           the same for TensorBoard
+    │   └── result.json                 validation and test scores; it ends the stage
     └── model.keras       the best checkpoint of all stages
 
 Every file is written under another name first and then renamed: whenever a run is
-killed, what it left is whole, and the same command goes on from there.
+killed, what it left is whole, and the same command goes on at the epoch it was in.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from tagger import evaluation, inputs, models
-from tagger.records import write_text_atomically
+from tagger.records import only_writer, write_text_atomically
 
 MODEL_NAME = "model.keras"
 RUN_NAME = "run.json"
@@ -35,26 +39,50 @@ RUN_NAME = "run.json"
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stretch of training under one optimiser."""
+    """One stretch of training under one optimiser.
 
+    Attributes:
+        optimizer: Name of a class of `keras.optimizers`: "SGD", "Adam" …
+        options: Its other arguments: momentum, weight_decay …
+        learning_rate: At the stage's first step.
+        step_decay: The rate falls as 1 / (1 + step_decay · step).
+        max_epochs: Longest stage.
+        patience: Epochs without a lower validation loss that end the stage.
+    """
+
+    optimizer: str
+    options: dict
     learning_rate: float
+    step_decay: float
     max_epochs: int
-    patience: int  # epochs without a lower validation loss that end the stage
+    patience: int
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRecipe:
     """How a model is trained; saved to `run.json`.
 
-    SGD with momentum; the learning rate of a stage decays as 1 / (1 + step_decay ·
-    step).
+    Attributes:
+        batch_size: Segments per step.
+        stages: One after the other, each from the best checkpoint before it.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
-    stages: tuple[Stage, ...]
     batch_size: int
-    momentum: float
-    nesterov: bool
-    step_decay: float
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self):
+        counts = [
+            ("batch size", self.batch_size),
+            ("number of stages", len(self.stages)),
+            *(("patience", stage.patience) for stage in self.stages),
+            *(("longest stage", stage.max_epochs) for stage in self.stages),
+        ]
+        for name, count in counts:
+            if count < 1:
+                raise ValueError(f"The {name} must be at least 1, not {count}.")
 
 
 def resemul(
@@ -81,17 +109,26 @@ def resemul(
         momentum: Nesterov momentum of SGD.
         max_epochs: Longest stage.
     """
-    rates = [learning_rate * lr_decay**stage for stage in range(num_stages)]
-    return TrainingRecipe(
-        stages=tuple(Stage(rate, max_epochs, patience) for rate in rates),
-        batch_size=batch_size,
-        momentum=momentum,
-        nesterov=True,
-        step_decay=1e-6,
-    )
+    stages = [
+        Stage(
+            optimizer="SGD",
+            options={"momentum": momentum, "nesterov": True},
+            learning_rate=learning_rate * lr_decay**stage,
+            step_decay=1e-6,
+            max_epochs=max_epochs,
+            patience=patience,
+        )
+        for stage in range(num_stages)
+    ]
+    return TrainingRecipe(batch_size, tuple(stages))
 
 
 RECIPES = {"resemul": resemul}
+
+
+def recipe_of(name: str) -> Callable[..., TrainingRecipe]:
+    """The published recipe of a model in `models.MODELS`; its numbers are arguments."""
+    return RECIPES[models.MODELS[name].recipe]
 
 
 def train(
@@ -122,7 +159,8 @@ def train(
 
     Raises:
         ValueError: model and shards disagree, the folder holds a run of another model,
-            recipe or data, or the loss is no longer finite.
+            recipe, data or seed, or the loss is no longer finite.
+        OSError: the folder cannot be written, is in use, or the disk is full.
     """
     keras.utils.set_random_seed(seed)
     model = models.build_model(
@@ -138,35 +176,50 @@ def train(
             f"--initial-stage {initial_stage} is none of the {len(recipe.stages)}"
             f" stages, 0 to {len(recipe.stages) - 1}."
         )
-    train_dir = Path(train_dir)
-    (
-        shards.paths("train"),
-        shards.paths("val"),
-    )  # what is missing shows before hours of work
-    num_segments = inputs.num_segments(shards, "train", info.num_samples)
+    for split in ("train", "val", *shards.manifest.splits):
+        shards.paths(split)  # what is missing shows before hours of work
+    with inputs.naming_corrupt_records(shards):
+        num_segments = inputs.num_segments(shards, "train", info.num_samples)
     if num_segments < recipe.batch_size:
         raise ValueError(
             f"{shards.directory} holds {num_segments} train segments, fewer than one"
             f" batch of {recipe.batch_size}. Choose a smaller --batch-size."
         )
-    run = _describe_run(model, options, recipe, shards, seed)
-    _enter(train_dir, run)
+    train_dir = Path(train_dir)
+    with only_writer(train_dir, "--train-dir"):
+        _enter(train_dir, _describe_run(model, options, recipe, shards, seed))
+        if initial_stage and not best_checkpoint(
+            *_stages_before(train_dir, initial_stage)
+        ):
+            raise ValueError(
+                f"--initial-stage {initial_stage} starts from an earlier stage's best"
+                f" checkpoint, and {train_dir} holds none. Start with stage 0."
+            )
+        for number, stage in enumerate(recipe.stages):
+            stage_dir = train_dir / str(number)
+            if number < initial_stage or (stage_dir / "result.json").exists():
+                continue
+            stage_dir.mkdir(exist_ok=True)
+            steps = num_segments // recipe.batch_size
+            # An epoch adds to its seed; stages do not repeat each other's order.
+            order = {"seed": seed + 1000 * number, "num_read_threads": num_read_threads}
+            _run_stage(model, stage, shards, stage_dir, steps, recipe.batch_size, order)
+            checkpoint = best_checkpoint(stage_dir)
+            if checkpoint is None:
+                raise ValueError(
+                    f"Training diverged: no epoch of stage {number} had a finite"
+                    " validation loss. Choose a smaller --lr and another --train-dir"
+                    f" than {train_dir}."
+                )
+            result = _score_stage(checkpoint, shards, stage_dir)
+            print(f"Stage {number} (learning rate {stage.learning_rate:g}): {result}")
+            for leftover in stage_dir.iterdir():  # a kill leaves unfinished files
+                if leftover.name.startswith(("resume", "unfinished")):
+                    leftover.unlink()
 
-    for number, stage in enumerate(recipe.stages):
-        stage_dir = train_dir / str(number)
-        if number < initial_stage or (stage_dir / "result.json").exists():
-            continue
-        stage_dir.mkdir(exist_ok=True)
-        _run_stage(model, recipe, stage, shards, stage_dir, seed, num_read_threads)
-        result = _score_stage(best_checkpoint(stage_dir), shards, stage_dir)
-        print(f"Stage {number} (learning rate {stage.learning_rate:g}): {result}")
-        for leftover in [*stage_dir.glob("resume*"), *stage_dir.glob("unfinished*")]:
-            leftover.unlink()
-
-    best = best_checkpoint(*_stage_dirs(train_dir))
-    unfinished = train_dir / "unfinished.keras"
-    shutil.copyfile(best, unfinished)
-    os.replace(unfinished, train_dir / MODEL_NAME)
+        best = best_checkpoint(*_stages_before(train_dir, len(recipe.stages)))
+        with _replacing(train_dir / MODEL_NAME) as unfinished:
+            shutil.copyfile(best, unfinished)
     return train_dir / MODEL_NAME
 
 
@@ -176,13 +229,27 @@ def best_checkpoint(*stage_dirs: Path) -> Path | None:
     return min(found, key=_checkpoint_loss, default=None)
 
 
+def _checkpoint_name(epoch: int, loss: float) -> str:
+    return f"ckpt-e{epoch:03d}-l{loss:.9g}.keras"  # nine digits tell float32 apart
+
+
 def _checkpoint_loss(path: Path) -> float:
     return float(re.fullmatch(r"ckpt-e\d+-l(.+)\.keras", path.name)[1])
 
 
-def _stage_dirs(train_dir: Path, before: int | None = None) -> list[Path]:
-    stages = [path for path in train_dir.iterdir() if path.name.isdigit()]
-    return [path for path in stages if before is None or int(path.name) < before]
+def _stages_before(train_dir: Path, number: int) -> list[Path]:
+    return [train_dir / str(stage) for stage in range(number)]
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yields a path to write to; a block that ends well renames it, else it goes."""
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 # --- A stage --------------------------------------------------------------------------
@@ -190,53 +257,44 @@ def _stage_dirs(train_dir: Path, before: int | None = None) -> list[Path]:
 
 def _run_stage(
     model: keras.Model,
-    recipe: TrainingRecipe,
     stage: Stage,
     shards: inputs.Shards,
     stage_dir: Path,
-    seed: int,
-    num_read_threads: int,
+    steps: int,
+    batch_size: int,
+    order: dict,
 ) -> None:
     info = models.model_info(model)
     fed = models.fed_with(model, shards.dtype)
-    fed.compile(
-        optimizer=keras.optimizers.SGD(
-            # Keras 2's `decay`, which the original used.
-            keras.optimizers.schedules.InverseTimeDecay(
-                stage.learning_rate, 1, recipe.step_decay
-            ),
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-        ),
-        loss="binary_crossentropy",
+    # Keras 2's `decay`, which the original used.
+    rate = keras.optimizers.schedules.InverseTimeDecay(
+        stage.learning_rate, decay_steps=1, decay_rate=stage.step_decay
     )
+    optimizer = getattr(keras.optimizers, stage.optimizer)
+    fed.compile(optimizer(rate, **stage.options), loss="binary_crossentropy")
     progress = _StageProgress(model, stage, stage_dir)
     first_epoch = progress.restore(fed)
-    before = best_checkpoint(*_stage_dirs(stage_dir.parent, before=int(stage_dir.name)))
+    before = best_checkpoint(*_stages_before(stage_dir.parent, int(stage_dir.name)))
     if not first_epoch and before:
         model.load_weights(before)
     if progress.is_over(first_epoch):
         return
-    # An epoch takes its own seed, so stages do not repeat each other's order.
-    order_seed = seed + 1000 * int(stage_dir.name)
     with inputs.naming_corrupt_records(shards):
         fed.fit(
             inputs.training_segments(
                 shards,
                 "train",
                 info.num_samples,
-                recipe.batch_size,
-                seed=order_seed,
+                batch_size,
                 first_epoch=first_epoch,
-                num_read_threads=num_read_threads,
+                **order,
             ),
-            steps_per_epoch=inputs.num_segments(shards, "train", info.num_samples)
-            // recipe.batch_size,
+            steps_per_epoch=steps,
             shuffle=False,  # the dataset does
             initial_epoch=first_epoch,
             epochs=stage.max_epochs,
             validation_data=inputs.validation_segments(
-                shards, info.num_samples, recipe.batch_size, info.remainder
+                shards, info.num_samples, batch_size, info.remainder
             ),
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[
@@ -246,12 +304,6 @@ def _run_stage(
                 keras.callbacks.TensorBoard(stage_dir, write_graph=False),
                 progress,  # last: an epoch is done when it is logged
             ],
-        )
-    if best_checkpoint(stage_dir) is None:
-        raise ValueError(
-            f"Training diverged: no epoch of stage {stage_dir.name} had a finite"
-            " validation loss. Choose a smaller --lr and another --train-dir than"
-            f" {stage_dir.parent}."
         )
 
 
@@ -277,55 +329,53 @@ class _StageProgress(keras.callbacks.Callback):
         return state["epoch"] + 1
 
     def is_over(self, epoch: int) -> bool:
+        """Whether the stage ends before this epoch."""
         return (
             self._epochs_without_gain >= self._stage.patience
             or epoch >= self._stage.max_epochs
         )
 
     def on_epoch_end(self, epoch, logs=None):
-        loss = logs["val_loss"]
+        self._check_space()
+        path = self._dir / _checkpoint_name(epoch, logs["val_loss"])
         best = best_checkpoint(self._dir)
-        # An epoch that a kill made run twice counts as a gain when it made the
-        # checkpoint.
-        gained = np.isfinite(loss) and (
-            best is None
-            or loss < _checkpoint_loss(best)
-            or best.name == _name(epoch, loss)
+        # An epoch that a kill made run twice gains when it made the checkpoint.
+        gained = np.isfinite(logs["val_loss"]) and (
+            best in (None, path) or _checkpoint_loss(path) < _checkpoint_loss(best)
         )
         if gained:
-            self._save_best(epoch, loss)
+            with _replacing(path) as unfinished:
+                self._saved_model.save(unfinished)
+            self._unlink_others("ckpt-*.keras", path)
         self._epochs_without_gain = 0 if gained else self._epochs_without_gain + 1
         self._save_state(epoch)
         if self.is_over(epoch + 1):
             self.model.stop_training = True
 
-    def _save_best(self, epoch: int, loss: float) -> None:
-        earlier = list(self._dir.glob("ckpt-*.keras"))
-        unfinished = self._dir / "unfinished.keras"
-        self._saved_model.save(unfinished)
-        os.replace(unfinished, self._dir / _name(epoch, loss))
-        for path in earlier:
-            if path.name != _name(epoch, loss):
-                path.unlink()
+    def _check_space(self) -> None:
+        """Asks before writing: HDF5 crashes the program on a full disk."""
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        num_bytes = 2 * sum(4 * int(np.prod(v.shape)) for v in variables) + (1 << 20)
+        if shutil.disk_usage(self._dir).free < num_bytes:
+            reason = f"a checkpoint needs {num_bytes / 1e6:.0f} MB, the disk has less"
+            raise OSError(errno.ENOSPC, reason)
 
     def _save_state(self, epoch: int) -> None:
-        name = f"resume-e{epoch:03d}.weights.h5"
-        unfinished = self._dir / "unfinished.weights.h5"
-        self.model.save_weights(unfinished)
-        os.replace(unfinished, self._dir / name)
+        path = self._dir / f"resume-e{epoch:03d}.weights.h5"
+        with _replacing(path) as unfinished:
+            self.model.save_weights(unfinished)
         state = {
             "epoch": epoch,
-            "weights": name,
+            "weights": path.name,
             "epochs_without_gain": self._epochs_without_gain,
         }
         write_text_atomically(self._dir / "resume.json", json.dumps(state) + "\n")
-        for path in self._dir.glob("resume-e*.weights.h5"):
-            if path.name != name:
+        self._unlink_others("resume-e*.weights.h5", path)
+
+    def _unlink_others(self, pattern: str, kept: Path) -> None:
+        for path in self._dir.glob(pattern):
+            if path != kept:
                 path.unlink()
-
-
-def _name(epoch: int, loss: float) -> str:
-    return f"ckpt-e{epoch:03d}-l{loss:.6f}.keras"
 
 
 def _score_stage(checkpoint: Path, shards: inputs.Shards, stage_dir: Path) -> str:
@@ -381,26 +431,25 @@ def _describe_run(
 
 
 def _enter(train_dir: Path, run: dict) -> None:
-    """Makes the folder, or checks that the run it holds is this one."""
+    """Writes run.json, or checks that the run the folder holds is this one."""
     path = train_dir / RUN_NAME
+    if not path.exists():
+        write_text_atomically(path, json.dumps(run, indent=1) + "\n")
+        return
+    run = json.loads(json.dumps(run))  # through JSON, as the earlier one went
     try:
-        train_dir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_text_atomically(path, json.dumps(run, indent=1) + "\n")
-            return
-    except OSError as error:
-        raise OSError(
-            f"Cannot write to {train_dir}: {error.strerror}. Choose another"
-            " --train-dir."
+        earlier = json.loads(path.read_text())
+        parts = ("model", "recipe", "data", "seed")
+        differing = [part for part in parts if earlier[part] != run[part]]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} describes no run of ours ({error!r}). Choose another --train-dir."
         ) from error
-    earlier = json.loads(path.read_text())
-    for part in ("model", "recipe", "data"):
-        # Through JSON, as the earlier one went.
-        if earlier[part] != json.loads(json.dumps(run[part])):
-            raise ValueError(
-                f"{train_dir} holds a run with another {part} (see {path}). Choose"
-                " another --train-dir, or delete that folder."
-            )
+    if differing:
+        raise ValueError(
+            f"{train_dir} holds a run with another {differing[0]} (see {path}). Choose"
+            " another --train-dir, or delete that folder."
+        )
 
 
 def _git_state() -> str | None:

@@ -40,9 +40,10 @@ def test_resemul_recipe_is_the_papers():
     rates = [stage.learning_rate for stage in stages]
     np.testing.assert_allclose(rates, [0.01, 0.002, 0.0004, 0.00008, 0.000016])
     assert {(stage.patience, stage.max_epochs) for stage in stages} == {(2, 100)}
-    whole = training.resemul()
-    assert (whole.batch_size, whole.momentum, whole.nesterov) == (23, 0.9, True)
-    assert whole.step_decay == 1e-6
+    assert training.resemul().batch_size == 23
+    for stage in stages:
+        assert stage.optimizer == "SGD" and stage.step_decay == 1e-6
+        assert stage.options == {"momentum": 0.9, "nesterov": True}
 
 
 def test_a_run_leaves_what_its_docstring_says(trained, built):
@@ -78,13 +79,11 @@ def test_a_stage_starts_from_the_best_checkpoint_before_it(
     built, tmp_path, monkeypatch
 ):
     # A learning rate of almost nothing keeps what a stage started with.
-    stages = (
-        training.Stage(0.05, 2, 2),
-        training.Stage(0.05, 3, 3),
-        training.Stage(1e-12, 1, 1),
+    stages = tuple(
+        training.Stage("SGD", {}, rate, 0.0, epochs, epochs)
+        for rate, epochs in ((0.05, 2), (0.05, 3), (1e-12, 1))
     )
-    plan = training.TrainingRecipe(stages, 8, 0.9, True, 1e-6)
-    train(built, tmp_path, recipe=plan)
+    train(built, tmp_path, recipe=training.TrainingRecipe(8, stages))
     before = training.best_checkpoint(tmp_path / "0", tmp_path / "1")
     last = training.best_checkpoint(tmp_path / "2")
     started, ended = (models.load_model(path) for path in (before, last))
