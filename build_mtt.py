@@ -11,21 +11,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    add = parser.add_argument
+    add, count = parser.add_argument, cli.at_least_one
     add("--data-dir", default="./dataset", help="holds annotations_final.csv and mp3/")
     add("--output-dir", help="folder of the shards (default: DATA_DIR/tfrecord)")
-    add("--sample-rate", type=int, default=22050, help="Hz")
-    add(
-        "--num-samples",
-        dest="segment_samples",
-        type=int,
-        default=59049,
-        help="a segment",
-    )
-    add("--num-audios-per-shard", type=int, default=100)
-    add("--num-workers", type=int, help="processes (default: one per core)")
+    add("--sample-rate", type=count, default=22050, help="Hz")
+    add("--num-samples", dest="segment_samples", type=count, default=59049)
+    add("--num-audios-per-shard", type=count, default=100)
+    add("--num-workers", type=count, help="default: one per core")
     add("--max-skipped", type=float, default=0.01, help="share that may be skipped")
-    add("--num-tags", type=int, default=50, help="most frequent tags to keep")
+    add("--num-tags", type=count, default=50, help="most frequent ones")
     add("--tag-order", choices=["ascending", "descending"], default="ascending")
     add("--split", choices=["directory", "random"], default="directory")
     add("--seed", type=int, default=0, help="of the random split")
@@ -33,7 +27,7 @@ def main() -> None:
     add(
         "--keep-untagged",
         action="store_true",
-        help="keep clips without any of the tags",
+        help="keep clips without a tag",
     )
     args = parser.parse_args()
 
@@ -50,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "Run the same command to go on.")

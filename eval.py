@@ -12,14 +12,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    add = parser.add_argument
+    add, count = parser.add_argument, cli.at_least_one
     add("model", metavar="MODEL", help=".keras, or a legacy .hdf5 of resemul")
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
     add("--split", choices=["train", "val", "test"], default="test")
-    add("--batch-size", type=int, default=32, help="segments per call of the model")
+    add("--batch-size", type=count, default=32, help="segments")
     add("--json", nargs="?", const="-", metavar="FILE", help="stdout without FILE")
-    add("--csv", metavar="FILE", help="the table per tag")
-    add("--plot", metavar="FILE", help="bars per tag, as .png, .svg or .pdf")
+    add("--csv", type=cli.output_file, metavar="FILE", help="the table per tag")
+    add("--plot", type=cli.figure_file, metavar="FILE", help=".png, .svg or .pdf")
     args = parser.parse_args()
 
     cli.load_tensorflow()

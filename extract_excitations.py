@@ -14,14 +14,15 @@ def main() -> None:
     add(
         "model",
         metavar="MODEL",
-        help=".keras, or a legacy .hdf5 of the original project",
+        help=".keras, or a legacy .hdf5 of resemul",
     )
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
     add("--split", choices=["train", "val", "test"], default="test")
     add(
         "--out",
+        type=cli.output_file,
         default="./excitations.pkl",
-        help="pickle, or Parquet by its ending .parquet",
+        help=".pkl or .parquet",
     )
     add("--plot-dir", metavar="DIR", help="also draw the paper's figures there")
     args = parser.parse_args()

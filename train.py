@@ -10,26 +10,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    add = parser.add_argument
+    add, count = parser.add_argument, cli.at_least_one
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
     add("--train-dir", default="./log", help="for checkpoints and event logs")
     add("--block", choices=["se", "rese", "res", "basic"], default="se")
     add("--no-multi", dest="multi", action="store_false", help="no level aggregation")
     add("--alpha", type=float, default=16, help="amplifying ratio of SE blocks")
-    add("--num-filters", type=int, default=128, help="channels of the first layer")
+    add("--num-filters", type=count, default=128, help="of the first layer")
     add("--dropout", dest="dropout_rate", type=float, default=0.5)
     add("--weight-decay", type=float, default=0.0, help="L2 on the convolutions")
-    add("--batch-size", type=int, default=23)
+    add("--batch-size", type=count, default=23)
     add("--momentum", type=float, default=0.9, help="Nesterov momentum of SGD")
     add("--lr", dest="learning_rate", type=float, default=0.01, help="of stage 0")
     add("--lr-decay", type=float, default=0.2, help="learning rate factor per stage")
-    add("--num-lr-decays", dest="num_stages", type=int, default=5, help="stages")
-    add("--patience", type=int, default=2, help="epochs without gain that end a stage")
-    add("--max-epochs", type=int, default=100, help="most epochs of a stage")
+    add("--num-lr-decays", dest="num_stages", type=count, default=5, help="stages")
+    add("--patience", type=count, default=2, help="epochs without gain")
+    add("--max-epochs", type=count, default=100, help="most epochs of a stage")
     add("--initial-stage", type=int, default=0, help="stage to start with")
-    add("--num-audios-per-shard", type=int, help="checked against the manifest")
-    add("--num-segments-per-audio", type=int, help="checked against the manifest")
-    add("--num-read-threads", type=int, default=8, help="shards read at once")
+    add("--num-audios-per-shard", type=count, help="must be the manifest's")
+    add("--num-segments-per-audio", type=count, help="must be the manifest's")
+    add("--num-read-threads", type=count, default=8, help="shards read at once")
     add("--seed", type=int, default=0, help="of weights, dropout and order")
     return parser.parse_args(argv)
 
@@ -58,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "Run the same command to go on.")

@@ -4,9 +4,8 @@
 
 limit   decodes and resamples every clip, with our decoder, and writes nothing
 ours    building.build
-seed    as resemul built: a process per core, an ffmpeg program per clip (madmom does
-the
-        same), a float32 Example per segment, written by TensorFlow
+seed    as resemul built: a process per core, an ffmpeg program per clip (madmom runs
+        one too), a float32 Example per segment, written by TensorFlow
 
 The three run in turn, each in a process of its own, on the same clips, `--repeats`
 times; a time includes the start of the workers. Ratios are of the medians. Prints a
@@ -122,6 +121,8 @@ def run_seed(args, output_dir: Path) -> None:
         worker.start()
     for worker in workers:
         worker.join()
+        if worker.exitcode:
+            raise ValueError("A worker of the seed's way died; its rate means nothing.")
 
 
 WAYS = {"limit": run_limit, "ours": run_ours, "seed": run_seed}
@@ -155,7 +156,7 @@ def measure(args, way: str, num_clips: int | None) -> dict:
     command += ["--num-workers", str(args.num_workers), "--scratch", args.scratch]
     command += ["--num-clips", str(num_clips)] if num_clips else []
     return json.loads(
-        subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     )
 
 
@@ -203,7 +204,8 @@ def main() -> None:
         ratios["bytes ours/seed"] = (
             middle["ours"]["mb_per_clip"] / middle["seed"]["mb_per_clip"]
         )
-    memory = {n: measure(args, "ours", n)["peak_mb"] for n in (100, 800)}
+    few_and_many = [measure(args, "ours", num_clips) for num_clips in (100, 800)]
+    memory = {run["clips"]: run["peak_mb"] for run in few_and_many}
     print(*(f"{name} {ratio:.2f}" for name, ratio in ratios.items()), sep="   ")
     print(
         *(f"peak at {n} clips {peak:.0f} MB" for n, peak in memory.items()), sep="   "

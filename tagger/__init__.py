@@ -2,12 +2,18 @@
 
 The map, left to right as data runs:
 
-    datasets   who is tagged with what            audio      files -> waveforms
-    building   annotations + audio -> shards      records    the record and the manifest
-    inputs     shards -> tf.data                  models     waveform -> scores (layers)
-    training   staged training                    evaluation clip scores, ROC-AUC,
-    PR-AUC conversion the originals' weights             interpretation what the network
-    heard tagging    files in, tags out                 plotting   the pictures
+    datasets        who is tagged with what
+    audio           files -> waveforms
+    building        annotations + audio -> shards
+    records         the record and the manifest
+    inputs          shards -> tf.data
+    models, layers  waveform -> scores
+    training        stages, checkpoints, restarts
+    evaluation      clip scores, ROC-AUC, PR-AUC
+    conversion      the originals' weights
+    interpretation  what the network heard
+    plotting        the pictures
+    tagging         files in, tags out
 
 The glossary, one word for one thing: a *clip* is one tagged recording; a *segment* the
 piece a model takes; a *sample* one amplitude value; an *example* a training item; a
@@ -16,3 +22,12 @@ the sigmoid outputs; an *excitation* the output of a squeeze-and-excitation gate
 """
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    # Deferred: `import tagger` must not pay for TensorFlow.
+    if name == "Tagger":
+        from tagger.tagging import Tagger
+
+        return Tagger
+    raise AttributeError(f"module 'tagger' has no attribute {name!r}")

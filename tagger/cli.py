@@ -5,6 +5,7 @@ Only arguments and printing live here; heavy modules are imported after parsing,
 """
 
 import argparse
+import importlib.util
 import inspect
 import json
 import os
@@ -16,8 +17,13 @@ from collections.abc import Callable
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Calls a script's main; what is wrong ends in one sentence and exit code 2."""
+def run(main: Callable[[], int | None], if_interrupted: str = "") -> None:
+    """Calls a script's main; what is wrong ends in one sentence and exit code 2.
+
+    Args:
+        main: Returns the exit code, None for 0.
+        if_interrupted: What to tell who pressed Ctrl-C.
+    """
     name = os.path.basename(sys.argv[0]).replace("__main__.py", "python -m tagger")
     warnings.showwarning = lambda message, *_, **__: print(
         f"Note: {message}", file=sys.stderr
@@ -28,7 +34,7 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted. Run the same command to go on.", file=sys.stderr)
+        print(f"\n{name}: interrupted. {if_interrupted}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -36,6 +42,31 @@ def arguments_of(function: Callable, args: argparse.Namespace) -> dict:
     """The parsed arguments that a function takes, by name."""
     given = vars(args)
     return {n: given[n] for n in inspect.signature(function).parameters if n in given}
+
+
+def at_least_one(text: str) -> int:
+    """Argument type: a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def output_file(text: str) -> str:
+    """Argument type: a file that can be written, checked before hours of work."""
+    folder = os.path.dirname(os.path.abspath(text))
+    if not os.path.isdir(folder) or os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: no such folder")
+    if text.endswith(".parquet") and not importlib.util.find_spec("pyarrow"):
+        raise argparse.ArgumentTypeError("Parquet needs pyarrow: pip install pyarrow")
+    return text
+
+
+def figure_file(text: str) -> str:
+    """Argument type: an `output_file` that ends as a picture does."""
+    if not text.endswith((".png", ".svg", ".pdf")):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .png, .svg or .pdf")
+    return output_file(text)
 
 
 def load_tensorflow() -> None:
@@ -76,9 +107,19 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
         required=True,
         help=".keras, or a legacy .hdf5 of the original project",
     )
-    add("--top", type=int, default=10, help="tags shown in the table (default: 10)")
+    add(
+        "--top",
+        type=at_least_one,
+        default=10,
+        help="tags shown in the table (default: 10)",
+    )
     add("--json", action="store_true", help="one line of JSON per file, all tags")
-    add("--csv", metavar="FILE", help="also write a row per file and a column per tag")
+    add(
+        "--csv",
+        type=output_file,
+        metavar="FILE",
+        help="also write a row per file and a column per tag",
+    )
     add(
         "--data-dir",
         default="./dataset",
@@ -131,7 +172,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("demo", help="synthesise a small corpus in MTT layout")
     add = parser.add_argument
     add("--data-dir", default="./demo", help="folder to make (default: ./demo)")
-    add("--num-clips", type=int, default=320)
+    add("--num-clips", type=at_least_one, default=320)
     add("--seed", type=int, default=0)
     parser.set_defaults(call=_demo)
 

@@ -5,16 +5,17 @@ are scikit-learn's, because binned ones are off in the third digit.
 """
 
 import dataclasses
+import itertools
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
-from tagger import inputs, models
+from tagger import inputs, models, records
 
 BATCH_SIZE = 32
 
@@ -141,37 +142,91 @@ def evaluate(
         clip. records.CorruptShardError: naming the shard and the record.
     """
     check_match(info, shards)
-    segments = inputs.evaluation_segments(
-        shards, split, info.num_samples, batch_size, info.remainder
+    clips = list(
+        clip_means(
+            lambda segments: [predict(segments)],
+            shards,
+            split,
+            info.num_samples,
+            info.remainder,
+            batch_size,
+            f"Scoring {split}",
+        )
     )
-    num_clips, num_tags = shards.manifest.num_clips(split), len(shards.manifest.tags)
-    sums, counts = np.zeros((num_clips, num_tags)), np.zeros((num_clips, 1))
-    labels, clip_ids = np.zeros((num_clips, num_tags), np.uint8), [""] * num_clips
-    progress = tqdm(
-        total=shards.manifest.num_segments(split),
-        desc=f"Scoring {split}",
-        unit="segment",
-        disable=None,
-    )
-    with progress, inputs.naming_corrupt_records(shards):
-        for batch in segments.as_numpy_iterator():
-            index = batch["clip_index"]
-            # A clip may hold the same index many times: `at` adds every one.
-            np.add.at(sums, index, np.asarray(predict(batch["segments"])))
-            np.add.at(counts, index, 1)
-            labels[index] = batch["labels"]
-            for clip, clip_id in zip(index, batch["clip_id"], strict=True):
-                clip_ids[clip] = clip_id.decode() or str(clip)
-            progress.update(len(index))
+    clip_ids, labels, scores = zip(*clips, strict=True)
     return Evaluation(
         dataset=shards.manifest.dataset,
         split=split,
         split_rule=shards.manifest.split_rule,
         tags=tag_names(info, shards),
         clip_ids=np.array(clip_ids),
-        labels=labels,
-        scores=(sums / counts).astype(np.float32),
+        labels=np.stack(labels),
+        scores=np.stack([mean for (mean,) in scores]).astype(np.float32),
     )
+
+
+def clip_means(
+    function: Callable[[np.ndarray], list[np.ndarray]],
+    shards: inputs.Shards,
+    split: str,
+    num_samples: int,
+    remainder: str,
+    batch_size: int,
+    description: str,
+) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
+    """Applies a function to every segment of a split and averages over each clip.
+
+    Args:
+        function: Segments as the shards hold them [batch, num_samples] -> arrays whose
+            first axis is the batch.
+        shards: The data.
+        split: "train", "val" or "test".
+        num_samples: Length of a segment.
+        remainder: See `layers.AudioWindow`.
+        batch_size: Segments per call.
+        description: Of the progress bar.
+
+    Yields:
+        Clip id, labels uint8 [num_tags], and the mean of each array, float64.
+
+    Raises:
+        records.CorruptShardError: naming the shard and the record.
+    """
+    segments = inputs.evaluation_segments(
+        shards, split, num_samples, batch_size, remainder
+    )
+    progress = tqdm(
+        total=shards.manifest.num_segments(split),
+        desc=description,
+        unit="segment",
+        disable=None,
+    )
+    rows = (
+        (int(index), clip_id.decode(), labels, outputs)
+        for batch in _batches(segments, shards, progress)
+        for index, clip_id, labels, *outputs in zip(
+            batch["clip_index"],
+            batch["clip_id"],
+            batch["labels"],
+            *map(np.asarray, function(batch["segments"])),
+            strict=True,
+        )
+    )
+    # The segments of a clip follow one another.
+    for index, clip in itertools.groupby(rows, key=lambda row: row[0]):
+        _, clip_ids, labels, outputs = zip(*clip, strict=True)
+        means = [
+            np.mean(values, axis=0, dtype=np.float64)
+            for values in zip(*outputs, strict=True)
+        ]
+        yield clip_ids[0] or str(index), labels[0], means
+
+
+def _batches(segments, shards: inputs.Shards, progress: tqdm) -> Iterator[dict]:
+    with progress, inputs.naming_corrupt_records(shards):
+        for batch in segments.as_numpy_iterator():
+            yield batch
+            progress.update(len(batch["clip_index"]))
 
 
 def predictor(model, dtype: str) -> Predict:
@@ -184,7 +239,7 @@ def tag_names(info: models.ModelInfo, shards: inputs.Shards) -> tuple[str, ...]:
     if info.tags is None and shards.names_tags:
         warnings.warn(
             f"Model {info.name} holds no tag names; names and order are those of"
-            f" {shards.directory / 'manifest.json'}.",
+            f" {shards.directory / records.MANIFEST_NAME}.",
             stacklevel=2,
         )
     return shards.manifest.tags if shards.names_tags or not info.tags else info.tags

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from tagger import records
 
@@ -42,18 +43,22 @@ class Shards:
 
         Raises:
             ValueError: the split has no clip.
-            FileNotFoundError: a shard that the manifest lists is not there.
+            FileNotFoundError: a shard that the manifest lists is not there, or not
+                whole.
         """
         if not self.manifest.num_clips(split):
             raise ValueError(
                 f"{self.directory} holds no {split} clips, only"
-                f" {', '.join(self.manifest.splits) or 'nothing'}."
+                f" {', '.join(self.manifest.splits) or 'nothing'}. Build with the audio"
+                " of that split, or choose another one."
             )
         paths = [self.directory / name for name in self.manifest.shard_names(split)]
         for path in paths:
-            if not path.exists():
+            num_bytes = path.stat().st_size if path.exists() else None
+            if num_bytes != self.manifest.shards[path.name].num_bytes:
                 raise FileNotFoundError(
-                    f"{path} is missing. Run the build again: it makes only this shard."
+                    f"{path} is {'missing' if num_bytes is None else 'incomplete'}."
+                    " Run the build again: it makes only what is missing."
                 )
         return [str(path) for path in paths]
 
@@ -109,7 +114,7 @@ def open_shards(path: str | os.PathLike) -> Shards:
                 )
             return Shards(folder, manifest, "int16", True, _parse)
     for folder in folders:
-        if any(folder.glob("*-????-of-????.tfrecord")):
+        if any(folder.glob(RESEMUL_PATTERN)):
             return _open_resemul_shards(folder)
     raise FileNotFoundError(
         f"There are no shards in {str(path)!r}. Build them (python build_mtt.py), or"
@@ -229,9 +234,7 @@ def evaluation_segments(
             }
         )
 
-    segments = (
-        _clips(shards, split).enumerate().flat_map(lambda index, clip: cut(index, clip))
-    )
+    segments = _clips(shards, split).enumerate().flat_map(cut)
     return segments.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
@@ -307,8 +310,9 @@ def _parse(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 
 # --- Shards of the original resemul project -------------------------------------------
-# train and val: an Example per segment; test (`.seq.tfrecord`): a SequenceExample per
-# clip.
+# train and val: an Example per segment; test: a SequenceExample per clip.
+
+RESEMUL_PATTERN = "*-????-of-????.*tfrecord"  # .tfrecord and .seq.tfrecord
 
 
 def _open_resemul_shards(folder: Path) -> Shards:
@@ -321,17 +325,22 @@ def _open_resemul_shards(folder: Path) -> Shards:
         num_audios_per_shard=0,
         complete=True,
     )
-    for path in sorted(folder.glob("*-????-of-????.*tfrecord")):
+    for path in sorted(folder.glob(RESEMUL_PATTERN)):
         example = next(records.read_shard(path), None)
         if example is None:
             continue
-        content = tf.train.SequenceExample.FromString(example)
-        context = content.context.feature
-        segments = content.feature_lists.feature_list["raw_segments"].feature or [
-            context["raw_segment"]
-        ]
-        manifest.segment_samples = len(segments[0].bytes_list.value[0]) // 4
-        num_tags = len(context["raw_labels"].bytes_list.value[0])
+        try:
+            content = tf.train.SequenceExample.FromString(example)
+            context, sequence = content.context.feature, content.feature_lists
+            segments = sequence.feature_list["raw_segments"].feature
+            segments = segments or [context["raw_segment"]]
+            num_tags = len(context["raw_labels"].bytes_list.value[0])
+            manifest.segment_samples = len(segments[0].bytes_list.value[0]) // 4
+        except (IndexError, DecodeError) as error:
+            raise ValueError(
+                f"{path} is a shard of neither this project nor resemul. Build again"
+                " (python build_mtt.py), or give another --data-dir."
+            ) from error
         num_clips = records.count_records(path)
         manifest.shards[path.name] = records.Shard(
             split=path.name.split("-")[0],

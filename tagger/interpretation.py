@@ -10,7 +10,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from tagger import evaluation, inputs, models, plotting
 from tagger.layers import SqueezeExcitation
@@ -52,38 +51,21 @@ def excitations(
         keras.Model(model.input, [gate.output for gate in gates], name=model.name),
         shards.dtype,
     )
-    clips = {}  # clip_id -> labels, number of segments, sum of excitations per block
-    segments = inputs.evaluation_segments(
-        shards, split, info.num_samples, batch_size, info.remainder
+    clips = evaluation.clip_means(
+        lambda segments: [gate[:, 0] for gate in probe.predict_on_batch(segments)],
+        shards,
+        split,
+        info.num_samples,
+        info.remainder,
+        batch_size,
+        "Extracting",
     )
-    progress = tqdm(
-        total=shards.manifest.num_segments(split),
-        desc="Extracting",
-        unit="segment",
-        disable=None,
-    )
-    with progress, inputs.naming_corrupt_records(shards):
-        for batch in segments.as_numpy_iterator():
-            outputs = [
-                np.asarray(gate) for gate in probe.predict_on_batch(batch["segments"])
-            ]
-            for row, index in enumerate(batch["clip_index"]):
-                clip_id = batch["clip_id"][row].decode() or str(index)
-                clip = clips.setdefault(
-                    clip_id, [batch["labels"][row], 0, [0] * len(gates)]
-                )
-                clip[1] += 1
-                clip[2] = [
-                    total + gate[row, 0]
-                    for total, gate in zip(clip[2], outputs, strict=True)
-                ]
-            progress.update(len(batch["clip_index"]))
-    rows = [
-        [total / num_segments, depth, *labels.tolist()]
-        for labels, num_segments, totals in clips.values()
-        for depth, total in enumerate(totals)
-    ]
-    index = pd.Index(np.repeat(list(clips), len(gates)), name="clip_id")
+    clip_ids, rows = [], []
+    for clip_id, labels, means in clips:
+        for depth, mean in enumerate(means):
+            clip_ids.append(clip_id)
+            rows.append([mean.astype(np.float32), depth, *labels.tolist()])
+    index = pd.Index(clip_ids, name="clip_id")
     return pd.DataFrame(rows, index=index, columns=["ex", "depth", *tags])
 
 
@@ -106,22 +88,21 @@ def load_excitations(path: str | os.PathLike) -> pd.DataFrame:
 
 def clip_loudness(shards: inputs.Shards, split: str = "test") -> pd.Series:
     """Root mean square of the whole segments of every clip, 0 to 1, by `clip_id`."""
-    num_samples = shards.manifest.segment_samples
-    segments = inputs.evaluation_segments(
-        shards, split, num_samples, evaluation.BATCH_SIZE
-    )
     scale = INT16_SCALE if shards.dtype == "int16" else 1
-    squares = {}
-    with inputs.naming_corrupt_records(shards):
-        for batch in segments.as_numpy_iterator():
-            means = np.mean((batch["segments"].astype(np.float32) / scale) ** 2, axis=1)
-            for index, clip_id, mean in zip(
-                batch["clip_index"], batch["clip_id"], means, strict=True
-            ):
-                squares.setdefault(clip_id.decode() or str(index), []).append(mean)
-    loudness = {
-        clip_id: float(np.sqrt(np.mean(values))) for clip_id, values in squares.items()
-    }
+
+    def mean_square(segments: np.ndarray) -> list[np.ndarray]:
+        return [np.mean((segments.astype(np.float32) / scale) ** 2, axis=1)]
+
+    clips = evaluation.clip_means(
+        mean_square,
+        shards,
+        split,
+        shards.manifest.segment_samples,
+        "drop",
+        evaluation.BATCH_SIZE,
+        "Measuring loudness",
+    )
+    loudness = {clip_id: float(np.sqrt(square)) for clip_id, _, (square,) in clips}
     return pd.Series(loudness, name="loudness").rename_axis("clip_id")
 
 

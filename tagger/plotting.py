@@ -54,8 +54,8 @@ def plot_excitations(means: pd.DataFrame, title: str) -> Figure:
         means: Excitations [tags, channels], index tag.
         title: Above the lines.
     """
-    means = means.to_numpy()[:, np.argsort(means.mean(axis=0))], list(means.index)
-    lines, tags = means
+    lines, tags = means.to_numpy(), list(means.index)
+    lines = lines[:, np.argsort(lines.mean(axis=0))]
     num_rows = -(-len(tags) // 8)
     figure = _figure(10, 4.6 + 0.22 * num_rows)
     axes = figure.subplots()

@@ -124,13 +124,12 @@ def test_directory_split_of_the_real_paths_has_the_published_sizes(shared, tmp_p
     rows = [(clip, 1, path) for clip, path in real_paths(shared).items()]
     annotations = magnatagatune.load_annotations(write_csv(tmp_path, ["rock"], rows))
     assert len(annotations) == magnatagatune.NUM_CLIPS
-    # 18,706 / 1,825 / 5,329 are published without the three broken files.
     broken = np.isin(annotations.clip_ids, magnatagatune.BROKEN_CLIPS)
     assert broken.sum() == len(magnatagatune.BROKEN_CLIPS)
     sizes = [
         (~broken & (annotations.splits == s)).sum() for s in ("train", "val", "test")
     ]
-    assert sizes == [18706, 1825, 5329]
+    assert sizes == list(magnatagatune.PUBLISHED_COUNTS[True].values())
 
 
 def test_real_labels_of_validation_and_test_have_the_published_sizes(shared, tmp_path):
@@ -145,9 +144,9 @@ def test_real_labels_of_validation_and_test_have_the_published_sizes(shared, tmp
             rows.append((clip, *labels, paths[clip]))
     tags = [f"tag{number}" for number in range(50)]
     annotations = magnatagatune.load_annotations(write_csv(tmp_path, tags, rows))
-    counts = annotations.counts()
-    assert counts == {
-        split: magnatagatune.PUBLISHED_COUNTS[split] for split in ("val", "test")
+    published = magnatagatune.PUBLISHED_COUNTS[False]
+    assert annotations.counts() == {
+        split: published[split] for split in ("val", "test")
     }
 
 
@@ -156,8 +155,9 @@ def test_a_changed_copy_of_the_real_file_is_noted(tmp_path):
     labels = [1] * len(tags)
     rows = [(clip, *labels, f"0/{clip}.mp3") for clip in range(magnatagatune.NUM_CLIPS)]
     folder = write_csv(tmp_path, tags, rows)
-    with pytest.warns(UserWarning, match="are published"):
-        magnatagatune.load_annotations(folder)
+    for keep_untagged in (False, True):
+        with pytest.warns(UserWarning, match="are published"):
+            magnatagatune.load_annotations(folder, keep_untagged=keep_untagged)
 
 
 def test_annotations_refuse_lengths_that_differ():

@@ -121,9 +121,7 @@ def test_folder_or_its_parent_open_and_nothing_is_said_to_be_nothing(corpus, tmp
     with pytest.raises(FileNotFoundError, match="There are no shards in"):
         inputs.open_shards(tmp_path)
     (corpus / "tfrecord" / "train-00001-of-00006.tfrecord").unlink()
-    with pytest.raises(
-        FileNotFoundError, match="train-00001.* is missing. Run the build"
-    ):
+    with pytest.raises(FileNotFoundError, match="train-00001.* is missing. Run the b"):
         epoch(corpus)
 
 
@@ -159,6 +157,25 @@ def test_a_corrupted_record_is_named(corpus):
     with pytest.raises(records.CorruptShardError, match="Record [12] of .*train-00002"):
         with inputs.naming_corrupt_records(shards):
             list(inputs.evaluation_segments(shards, "train", 59049, 8))
+
+
+def test_a_shard_cut_at_a_record_is_named(corpus):
+    """TensorFlow reads such a file without a word."""
+    build_corpus(corpus)
+    path = corpus / "tfrecord/test-00000-of-00001.tfrecord"
+    first = next(records.read_shard(path))
+    path.write_bytes(path.read_bytes()[: len(first) + 16])
+    assert records.count_records(path) == 1
+    with pytest.raises(FileNotFoundError, match="test-00000.* is incomplete. Run the"):
+        inputs.open_shards(corpus).paths("test")
+
+
+@pytest.mark.parametrize("content", [b"no example", b""])
+def test_shards_of_other_projects_are_refused(tmp_path, content):
+    with tf.io.TFRecordWriter(str(tmp_path / "train-0000-of-0001.tfrecord")) as writer:
+        writer.write(content)
+    with pytest.raises(ValueError, match="is a shard of neither this project nor"):
+        inputs.open_shards(tmp_path)
 
 
 def write_resemul_shards(folder):

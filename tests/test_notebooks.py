@@ -2,7 +2,6 @@
 
 import ast
 import os
-from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -32,10 +31,11 @@ def test_excitation_analysis_runs(trained, built, run_script, tmp_path, monkeypa
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("EXCITATIONS", str(tmp_path / "ex.pkl"))
     monkeypatch.setenv("DATA_DIR", str(built))
+    monkeypatch.setenv("TAGS", "loud,quiet,drums")
     monkeypatch.setenv(
         "PYTHONPATH", f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     )
-    notebook = nbformat.read(Path("notebooks/excitation_analysis.ipynb"), as_version=4)
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
     nbclient.NotebookClient(
         notebook,
         timeout=240,

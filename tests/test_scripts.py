@@ -66,9 +66,10 @@ def test_build_prints_what_it_made(corpus, run_script):
     ("options", "words"),
     [
         (("--data-dir", "nowhere"), ("no folder 'nowhere'", "--data-dir")),
+        (("--num-workers", "0"), ("--num-workers: must be at least 1, not 0",)),
         (("--data-dir", "."), ("no annotations_final.csv in '.'",)),
-        (("--num-tags", "0"), ("top 0 tags",)),
-        (("--sample-rate", "-1"), ("sample rate must be positive, not -1",)),
+        (("--num-tags", "0"), ("--num-tags: must be at least 1, not 0",)),
+        (("--sample-rate", "-1"), ("--sample-rate: must be at least 1, not -1",)),
         (
             ("--output-dir", "/dev/null/x"),
             ("Cannot write to /dev/null/x", "--output-dir"),
@@ -114,6 +115,22 @@ def test_eval_json_is_alone_on_standard_output(trained, built, run_script):
     content = json.loads(done.stdout)
     assert content["split"] == "val" and content["num_clips"] == 2
     assert len(content["tags"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("eval.py m.keras --csv /nowhere/s.csv", ("cannot write '/nowhere/s.csv'",)),
+        ("eval.py m.keras --plot s.xyz", ("must end in .png, .svg or .pdf",)),
+        ("eval.py m.keras --batch-size 0", ("--batch-size: must be at least 1",)),
+        ("extract_excitations.py m.keras --out /nowhere/e.pkl", ("cannot write",)),
+        ("train.py --batch-size 0", ("--batch-size: must be at least 1, not 0",)),
+        ("train.py --patience x", ("--patience", "invalid", "'x'")),
+        ("-m tagger tag a.mp3 --model m.keras --top 0", ("--top: must be at least 1",)),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_work(run_script, command, words):
+    fails(run_script(*command.split()), *words)
 
 
 def test_extract_writes_the_table_and_the_figures(trained, built, run_script, tmp_path):
@@ -188,6 +205,14 @@ def test_train_ends_in_one_sentence(built, run_script, tmp_path):
     )
     fails(counts, "--num-segments-per-audio 10 does not agree", "120 segments")
     assert not (tmp_path / "log").exists()
+
+
+def test_tagger_is_found_without_its_module_and_import_is_light(run_script):
+    code = (
+        "import sys, tagger; assert 'keras' not in sys.modules; tagger.Tagger; tagger.x"
+    )
+    done = run_script("-c", code)
+    assert "has no attribute 'x'" in done.stderr
 
 
 def test_demo_music_is_the_same_from_one_seed(corpus, run_script, tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,9 +12,23 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from tagger import inputs, models, training
+from tagger import inputs, models, records, training
 
 OPTIONS = {"num_filters": 2, "alpha": 1}
+
+
+# Keras leaves its csv log open when an error ends a fit.
+HALTED = (
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+)
+
+
+def halted(test):
+    """Marks a test whose training ends in an error."""
+    for mark in HALTED:
+        test = mark(test)
+    return test
 
 
 def recipe(**options):
@@ -135,8 +148,7 @@ def test_kill_9_within_a_stage_goes_on_at_its_next_epoch(built, tmp_path):
     assert losses[1] <= losses[0]  # a better checkpoint is never lost
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Keras' log, halted
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@halted
 def test_a_restart_brings_back_weights_optimiser_and_patience(built, tmp_path):
     """Interrupted and restarted, a stage ends as if nothing had happened."""
     shards = inputs.open_shards(built)
@@ -173,8 +185,8 @@ def test_a_restart_brings_back_weights_optimiser_and_patience(built, tmp_path):
 def test_half_written_files_are_never_loaded(built, tmp_path):
     folder = tmp_path / "0"
     folder.mkdir()
-    (folder / "unfinished.keras").write_bytes(b"half")
-    (folder / "unfinished.weights.h5").write_bytes(b"half")
+    (folder / "unfinished-ckpt-e000-l0.1.keras").write_bytes(b"half")
+    (folder / "unfinished-resume-e000.weights.h5").write_bytes(b"half")
     (folder / "resume-e007.weights.h5").write_bytes(b"half")
     best = train(built, tmp_path, recipe=recipe(num_stages=1, max_epochs=1))
     assert models.load_model(best)
@@ -202,7 +214,51 @@ def test_bad_stages_and_batches_are_refused_before_the_work(built, tmp_path):
         train(built, tmp_path / "file" / "log")
 
 
-def test_a_diverging_run_says_so(built, tmp_path):
-    with pytest.raises(ValueError, match="Training diverged: .* smaller --lr"):
-        train(built, tmp_path, recipe=recipe(learning_rate=1e30, num_stages=1))
-    assert os.path.exists(tmp_path / "run.json")
+def test_a_diverging_run_says_so_every_time(built, tmp_path):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Training diverged: .* smaller --lr"):
+            train(built, tmp_path, recipe=recipe(learning_rate=1e30, num_stages=1))
+
+
+def test_patience_counts_on_after_a_restart(built, tmp_path):
+    model = models.build_model("sample_cnn", num_tags=10, **OPTIONS)
+    stage = training.Stage("SGD", {}, 0.01, 0.0, max_epochs=9, patience=2)
+    model.compile("sgd", "binary_crossentropy")
+    progress = training._StageProgress(model, stage, tmp_path)
+    progress.set_model(model)
+    for epoch, loss in enumerate((0.5, 0.6)):
+        progress.on_epoch_end(epoch, {"val_loss": loss})
+    again = training._StageProgress(model, stage, tmp_path)
+    again.set_model(model)
+    assert again.restore(model) == 2 and not again.is_over(2)
+    again.on_epoch_end(2, {"val_loss": 0.5000001})  # no gain, if by a millionth
+    assert again.is_over(3) and model.stop_training
+    best = training.best_checkpoint(tmp_path)
+    assert best.name == "ckpt-e000-l0.5.keras"
+
+
+def test_a_later_stage_needs_an_earlier_checkpoint(built, tmp_path):
+    with pytest.raises(ValueError, match="--initial-stage 1 starts from an earlier st"):
+        train(built, tmp_path, initial_stage=1)
+
+
+def test_a_run_json_of_others_and_another_seed_are_refused(trained, built, tmp_path):
+    (tmp_path / "run.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="describes no run of ours"):
+        train(built, tmp_path)
+
+
+def test_a_second_run_in_the_folder_is_kept_out(built, tmp_path):
+    pytest.importorskip("fcntl")
+    with records.only_writer(tmp_path, "--train-dir"):
+        with pytest.raises(OSError, match="Another run is writing to .*--train-dir"):
+            train(built, tmp_path)
+
+
+@halted
+def test_a_full_disk_is_said_before_a_checkpoint_breaks(built, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="a checkpoint needs .* MB.* Free some space"):
+        train(built, tmp_path, recipe=recipe(num_stages=1))
+    assert not list(tmp_path.rglob("*.keras"))
