@@ -2,17 +2,19 @@
 # `make test`: the default test suite.
 
 PYTHON = .venv/bin/python
+DEMO = demo
 
 demo: .venv/installed
-	$(PYTHON) -m tagger demo --data-dir demo
-	$(PYTHON) build_mtt.py --data-dir demo --num-audios-per-shard 20
-	$(PYTHON) train.py --data-dir demo --train-dir demo/log --block se --num-filters 16 \
-	    --batch-size 8 --num-lr-decays 2 --max-epochs 8 --patience 4
-	$(PYTHON) extract_excitations.py demo/log/model.keras --data-dir demo \
-	    --out demo/excitations.pkl --plot-dir demo/plots
-	$(PYTHON) -m tagger tag demo/mp3/f/demo-0-0015-violin.mp3 --model demo/log/model.keras
-	$(PYTHON) eval.py demo/log/model.keras --data-dir demo \
-	    --csv demo/scores.csv --plot demo/plots/scores.png
+	$(PYTHON) -m tagger demo --data-dir $(DEMO)
+	$(PYTHON) build_mtt.py --data-dir $(DEMO) --num-audios-per-shard 20
+	$(PYTHON) train.py --data-dir $(DEMO) --train-dir $(DEMO)/log --block se \
+	    --num-filters 16 --batch-size 8 --num-lr-decays 2 --max-epochs 8 --patience 4
+	$(PYTHON) extract_excitations.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
+	    --out $(DEMO)/excitations.pkl --plot-dir $(DEMO)/plots
+	$(PYTHON) -m tagger tag $(DEMO)/mp3/f/demo-0-0015-violin.mp3 \
+	    --model $(DEMO)/log/model.keras
+	$(PYTHON) eval.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
+	    --csv $(DEMO)/scores.csv --plot $(DEMO)/plots/scores.png
 
 test: .venv/installed-test
 	$(PYTHON) -m pytest

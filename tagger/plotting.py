@@ -54,19 +54,17 @@ def plot_excitations(means: pd.DataFrame, title: str) -> Figure:
         means: Excitations [tags, channels], index tag.
         title: Above the lines.
     """
-    lines, tags = means.to_numpy(), list(means.index)
-    lines = lines[:, np.argsort(lines.mean(axis=0))]
-    num_rows = -(-len(tags) // 8)
-    figure = _figure(10, 4.6 + 0.22 * num_rows)
-    axes = figure.subplots()
     colours = COLOURS
-    if len(tags) > len(COLOURS):
-        # From low to high mean excitation: the map's order then means something.
-        ranks = np.argsort(np.argsort(lines.mean(axis=1))) / (len(tags) - 1)
-        colours = matplotlib.colormaps["viridis"](0.95 * ranks)
-    for line, tag, colour in zip(lines, tags, colours, strict=False):
-        axes.plot(line, label=tag, color=colour, linewidth=1)
-    axes.set_xlim(0, lines.shape[1] - 1)
+    if len(means) > len(COLOURS):
+        # From low to high excitation: colours and legend then run along a scale.
+        means = means.iloc[np.argsort(means.mean(axis=1))]
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(means)))
+    means = means.iloc[:, np.argsort(means.mean(axis=0))]
+    figure = _figure(10, 4.6 + 0.22 * -(-len(means) // 8))
+    axes = figure.subplots()
+    for (tag, line), colour in zip(means.iterrows(), colours, strict=False):
+        axes.plot(line.to_numpy(), label=tag, color=colour, linewidth=1)
+    axes.set_xlim(0, means.shape[1] - 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("channel, sorted by mean excitation")
     axes.set_ylabel("excitation")

@@ -271,6 +271,7 @@ def large_references():
 
 
 # The helper beside the references leaves its json files open.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", large_references())

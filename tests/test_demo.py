@@ -1,0 +1,27 @@
+"""`make demo` from its first mp3 to its last line."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+
+@pytest.mark.slow
+def test_make_demo_ends_in_a_tagger_that_works(tmp_path):
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    folder = tmp_path / "demo"
+    # -o: the environment is this one, not a new .venv.
+    command = ["make", "-o", ".venv/installed", "demo", f"PYTHON={sys.executable}"]
+    done = subprocess.run(
+        [*command, f"DEMO={folder}"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    found = re.fullmatch(r"test macro: ROC-AUC (0\.\d{4}), PR-AUC (0\.\d{4})", last)
+    assert found and float(found[1]) >= 0.9
+    for name in ("tfrecord", "log/model.keras", "scores.csv", "plots/scores.png"):
+        assert (folder / name).exists() and str(folder / name) in done.stdout
