@@ -274,24 +274,31 @@ class Shard:
 class Manifest:
     """What a reader must know of a folder of shards: `manifest.json` beside them.
 
-    `build` and `shards` describe a build that may still be under way; `complete` says
-    when it is done.
+    Attributes:
+        dataset: Key of `datasets.DATASETS`.
+        split_rule: How clips were given to the splits; stands beside every score.
+        tags: Tag names in the order of the labels.
+        sample_rate: Rate of the waveforms in Hz.
+        segment_samples: Length of a segment.
+        num_audios_per_shard: Clips per shard, before clips were skipped.
+        annotations_sha256: See `Annotations.sha256`.
+        planned: Clips annotated, per split.
+        shards: What is whole so far, by file name.
+        skipped: Per clip: clip_id, path, reason, shard, and size of the file in bytes.
+        complete: The build is done.
+        versions: Of the packages that decide the samples.
     """
 
-    dataset: str  # key of `datasets.DATASETS`
-    split_rule: str  # how clips were given to the splits: name it beside every score
-    tags: tuple[str, ...]  # order of the labels
-    sample_rate: int  # Hz
+    dataset: str
+    split_rule: str
+    tags: tuple[str, ...]
+    sample_rate: int
     segment_samples: int
     num_audios_per_shard: int
-    annotations_sha256: str = ""  # see Annotations.sha256
-    planned: dict[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # clips annotated, per split
+    annotations_sha256: str = ""
+    planned: dict[str, int] = dataclasses.field(default_factory=dict)
     shards: dict[str, Shard] = dataclasses.field(default_factory=dict)
-    skipped: list[dict[str, str]] = dataclasses.field(
-        default_factory=list
-    )  # clip_id, path, reason, shard
+    skipped: list[dict] = dataclasses.field(default_factory=list)
     complete: bool = False
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 

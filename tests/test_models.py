@@ -54,6 +54,17 @@ def test_entry_and_model_agree(narrow):
     assert info.tags == ("rock", "slow", "ünïcode")
 
 
+@pytest.mark.parametrize("name", models.MODELS)
+def test_published_scores_belong_to_models_that_can_be_built(name):
+    from tagger import training
+
+    entry = models.MODELS[name]
+    assert entry.recipe in training.RECIPES
+    for published in entry.published:
+        assert 0.5 < published.roc_auc < 1
+        assert models.build_model(name, **NARROW[name] | published.options)
+
+
 def test_a_saved_model_carries_tags_rate_and_window_and_scores_the_same(
     narrow, tmp_path
 ):

@@ -14,6 +14,16 @@ from tagger.records import INT16_SCALE
 
 
 @dataclasses.dataclass(frozen=True)
+class Published:
+    """Macro scores a paper prints for one configuration; None where it prints none."""
+
+    dataset: str  # key of `datasets.DATASETS`
+    options: dict  # of the factory
+    roc_auc: float
+    pr_auc: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelEntry:
     """A tagger of the field.
 
@@ -22,13 +32,13 @@ class ModelEntry:
             paper's.
         paper: Reference.
         recipe: Key of `training.RECIPES`.
-        published: Dataset -> {metric: score}, as the paper prints it.
+        published: Test scores as the paper prints them.
     """
 
     factory: Callable[..., keras.Model]
     paper: str
     recipe: str
-    published: dict[str, dict[str, float]]
+    published: tuple[Published, ...]
 
     @property
     def sample_rate(self) -> int:
@@ -46,14 +56,21 @@ MODELS = {
         factory=sample_cnn,
         paper="Kim, Lee and Nam, ICASSP 2018, https://arxiv.org/abs/1710.10451",
         recipe="resemul",
-        published={
-            "magnatagatune": {
-                "ROC-AUC se": 0.9111,
-                "ROC-AUC rese": 0.9113,
-                "ROC-AUC res": 0.9098,
-                "ROC-AUC basic": 0.9077,
-            }
-        },
+        published=tuple(
+            Published(dataset, {"block": block, "multi": multi}, roc_auc)
+            for dataset, block, multi, roc_auc in (
+                ("magnatagatune", "basic", True, 0.9077),
+                ("magnatagatune", "basic", False, 0.9055),
+                ("magnatagatune", "se", True, 0.9111),
+                ("magnatagatune", "se", False, 0.9083),
+                ("magnatagatune", "res", True, 0.9098),
+                ("magnatagatune", "res", False, 0.9061),
+                ("magnatagatune", "rese", True, 0.9113),
+                ("magnatagatune", "rese", False, 0.9102),
+                ("million_song", "se", True, 0.8840),
+                ("million_song", "rese", True, 0.8847),
+            )
+        ),
     ),
 }
 
