@@ -23,6 +23,12 @@ BLOCK_SAMPLES = 1 << 16  # what `stream_audio` yields at once; 3 s at 22050 Hz
 av.logging.set_level(av.logging.PANIC)
 
 
+# Up to PyAV 18, a title that is not UTF-8 is an error unless told otherwise.
+_OPEN_OPTIONS = (
+    {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+
+
 class AudioDecodeError(ValueError):
     """An audio file cannot be decoded; the message holds its path and the reason."""
 
@@ -70,7 +76,7 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
             sound, or holds NaN or infinite samples.
     """
     try:
-        container = av.open(os.fspath(path), metadata_errors="ignore")
+        container = av.open(os.fspath(path), **_OPEN_OPTIONS)
     except (av.FFmpegError, OSError) as error:
         raise AudioDecodeError(path, _why_not_opened(path, error)) from error
     num_samples = 0

@@ -216,6 +216,21 @@ def test_permission_is_named(tmp_path):
         audio.load_audio(path, 22050)
 
 
+def test_titles_that_are_not_utf8_do_not_matter(tmp_path):
+    """An ID3v2.3 title that calls itself Latin-1 but is not clean either."""
+    text = b"\x00caf\xe9 \x81\x8d"
+    frame = b"TIT2" + len(text).to_bytes(4, "big") + b"\0\0" + text
+    tag = b"ID3\x03\0\0\0\0\0" + bytes([len(frame)]) + frame
+    (tmp_path / "a.mp3").write_bytes(tag + MP3[MP3.index(b"\xff\xf3") :])
+    assert len(audio.load_audio(tmp_path / "a.mp3", 16000)) > 16000
+    wav = tmp_path / "a.wav"
+    audio.write_audio(wav, np.zeros(16000, np.float32), 16000)
+    chunk = b"INFOINAM\x04\0\0\0\xe9\xff\x81\0"
+    content = wav.read_bytes() + b"LIST" + len(chunk).to_bytes(4, "little") + chunk
+    wav.write_bytes(content)
+    assert len(audio.load_audio(wav, 16000)) == 16000
+
+
 def test_an_error_survives_the_way_out_of_a_worker():
     import pickle
 
