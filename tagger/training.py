@@ -185,6 +185,8 @@ def train(
             f"{shards.directory} holds {num_segments} train segments, fewer than one"
             f" batch of {recipe.batch_size}. Choose a smaller --batch-size."
         )
+    # A broken CUDA install trains on the CPU without a word of TensorFlow's.
+    print(f"Training on {', '.join(keras.distribution.list_devices())}")
     train_dir = Path(train_dir)
     with only_writer(train_dir, "--train-dir"):
         _enter(train_dir, _describe_run(model, options, recipe, shards, seed))
