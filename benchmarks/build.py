@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 
 from tagger import building, cli
-from tagger.audio import load_audio
+from tagger.audio import stream_audio
 from tagger.datasets import magnatagatune
 
 SAMPLE_RATE, SEGMENT_SAMPLES = 22050, 59049
@@ -41,7 +41,7 @@ def clips_of(data_dir: str, num_clips: int | None):
 
 
 def decode(path: Path) -> int:
-    return len(load_audio(path, SAMPLE_RATE))
+    return sum(map(len, stream_audio(path, SAMPLE_RATE)))
 
 
 def run_limit(args, output_dir: Path) -> None:
@@ -76,6 +76,7 @@ def run_ours(args, output_dir: Path) -> None:
 
 
 def seed_worker(queue, output_dir: str) -> None:
+    cli.load_tensorflow()
     import numpy as np
     import tensorflow as tf
 
