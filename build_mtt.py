@@ -31,10 +31,10 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    from tagger import building
+    from tagger import building, records
     from tagger.datasets import magnatagatune
 
-    args.output_dir = args.output_dir or Path(args.data_dir) / "tfrecord"
+    args.output_dir = args.output_dir or Path(args.data_dir) / records.SHARD_FOLDER
     args.audio_dir = Path(args.data_dir) / magnatagatune.AUDIO_FOLDER
     args.annotations = magnatagatune.load_annotations(
         **cli.arguments_of(magnatagatune.load_annotations, args)

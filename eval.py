@@ -16,7 +16,7 @@ def main() -> None:
     add("model", metavar="MODEL", help=".keras, or a legacy .hdf5 of resemul")
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
     add("--split", choices=["train", "val", "test"], default="test")
-    add("--batch-size", type=count, default=32, help="segments")
+    add("--batch-size", type=count, help="segments per call of the model")
     add("--json", nargs="?", const="-", metavar="FILE", help="stdout without FILE")
     add("--csv", type=cli.output_file, metavar="FILE", help="the table per tag")
     add("--plot", type=cli.figure_file, metavar="FILE", help=".png, .svg or .pdf")
@@ -29,7 +29,8 @@ def main() -> None:
     model = conversion.load_model(args.model)
     predict = evaluation.predictor(model, shards.dtype)
     info = models.model_info(model)
-    scored = evaluation.evaluate(predict, shards, info, args.split, args.batch_size)
+    batch_size = args.batch_size or evaluation.BATCH_SIZE
+    scored = evaluation.evaluate(predict, shards, info, args.split, batch_size)
 
     lines = [scored.report(), f"shards  {shards.directory}", f"model   {args.model}"]
     if args.csv:

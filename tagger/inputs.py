@@ -102,7 +102,7 @@ def open_shards(path: str | os.PathLike) -> Shards:
         FileNotFoundError: there are no shards.
         ValueError: the build is unfinished or its manifest damaged.
     """
-    folders = [Path(path), Path(path) / "tfrecord"]
+    folders = [Path(path), Path(path) / records.SHARD_FOLDER]
     for folder in folders:
         if (folder / records.MANIFEST_NAME).is_file():
             manifest = records.Manifest.load(folder)
@@ -281,8 +281,12 @@ def _cut(waveform: tf.Tensor, num_samples: int, remainder: str) -> tf.Tensor:
     One shorter than a segment is repeated to fill it.
     """
     repeats = -(-num_samples // tf.maximum(tf.size(waveform), 1))
-    if_short = tf.tile(waveform, [repeats])[:num_samples]
-    waveform = tf.cond(repeats > 1, lambda: if_short, lambda: waveform)
+    whole = waveform
+    waveform = tf.cond(
+        repeats > 1,
+        lambda: tf.tile(whole, [repeats])[:num_samples],
+        lambda: whole,  # no copy
+    )
     rest = tf.size(waveform) % num_samples
     if remainder == "pad":
         waveform = tf.pad(waveform, [[0, -rest % num_samples]])

@@ -40,6 +40,7 @@ FEATURES = {
 INT16_SCALE = 32768  # waveform = segments / INT16_SCALE
 
 MANIFEST_NAME = "manifest.json"
+SHARD_FOLDER = "tfrecord"  # of a dataset's folder, unless another is asked for
 
 
 class CorruptShardError(ValueError):
