@@ -30,10 +30,11 @@ def main() -> None:
     args = parser.parse_args()
 
     cli.load_tensorflow()
-    from tagger import inputs
+    from tagger import inputs, records
 
     shards = inputs.open_shards(args.data_dir)
     num_samples = shards.manifest.segment_samples
+    window = records.Window(num_samples)
     num_segments = shards.manifest.num_segments("train")
     num_batches = num_segments // args.batch_size
 
@@ -47,7 +48,7 @@ def main() -> None:
         batches = inputs.training_segments(
             shards,
             "train",
-            num_samples,
+            window,
             args.batch_size,
             num_read_threads=args.num_read_threads,
         )
@@ -55,9 +56,7 @@ def main() -> None:
             pass
 
     def evaluation() -> None:
-        for _ in inputs.evaluation_segments(
-            shards, "train", num_samples, args.batch_size
-        ):
+        for _ in inputs.evaluation_segments(shards, "train", window, args.batch_size):
             pass
 
     ways = {way.__name__: way for way in (raw, training, evaluation)}

@@ -147,8 +147,7 @@ def evaluate(
             lambda segments: [predict(segments)],
             shards,
             split,
-            info.num_samples,
-            info.remainder,
+            info.window,
             batch_size,
             f"Scoring {split}",
         )
@@ -169,8 +168,7 @@ def clip_means(
     function: Callable[[np.ndarray], list[np.ndarray]],
     shards: inputs.Shards,
     split: str,
-    num_samples: int,
-    remainder: str,
+    window: records.Window,
     batch_size: int,
     description: str,
 ) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
@@ -181,8 +179,7 @@ def clip_means(
             first axis is the batch.
         shards: The data.
         split: "train", "val" or "test".
-        num_samples: Length of a segment.
-        remainder: See `layers.AudioWindow`.
+        window: How clips are cut.
         batch_size: Segments per call.
         description: Of the progress bar.
 
@@ -192,18 +189,10 @@ def clip_means(
     Raises:
         records.CorruptShardError: naming the shard and the record.
     """
-    segments = inputs.evaluation_segments(
-        shards, split, num_samples, batch_size, remainder
-    )
-    progress = tqdm(
-        total=shards.manifest.num_segments(split),
-        desc=description,
-        unit="segment",
-        disable=None,
-    )
+    segments = inputs.evaluation_segments(shards, split, window, batch_size)
     rows = (
         (int(index), clip_id.decode(), labels, outputs)
-        for batch in _batches(segments, shards, progress)
+        for batch in _batches(segments, shards)
         for index, clip_id, labels, *outputs in zip(
             batch["clip_index"],
             batch["clip_id"],
@@ -213,7 +202,13 @@ def clip_means(
         )
     )
     # The segments of a clip follow one another.
-    for index, clip in itertools.groupby(rows, key=lambda row: row[0]):
+    for index, clip in tqdm(
+        itertools.groupby(rows, key=lambda row: row[0]),
+        description,
+        total=shards.manifest.num_clips(split),
+        unit="clip",
+        disable=None,
+    ):
         _, clip_ids, labels, outputs = zip(*clip, strict=True)
         means = [
             np.mean(values, axis=0, dtype=np.float64)
@@ -222,11 +217,9 @@ def clip_means(
         yield clip_ids[0] or str(index), labels[0], means
 
 
-def _batches(segments, shards: inputs.Shards, progress: tqdm) -> Iterator[dict]:
-    with progress, inputs.naming_corrupt_records(shards):
-        for batch in segments.as_numpy_iterator():
-            yield batch
-            progress.update(len(batch["clip_index"]))
+def _batches(segments, shards: inputs.Shards) -> Iterator[dict]:
+    with inputs.naming_corrupt_records(shards):
+        yield from segments.as_numpy_iterator()
 
 
 def predictor(model, dtype: str) -> Predict:

@@ -125,7 +125,7 @@ def open_shards(path: str | os.PathLike) -> Shards:
 def training_segments(
     shards: Shards,
     split: str,
-    num_samples: int,
+    window: records.Window,
     batch_size: int,
     seed: int = 0,
     first_epoch: int = 0,
@@ -140,7 +140,7 @@ def training_segments(
     Args:
         shards: Where to read.
         split: Usually "train".
-        num_samples: Length of a segment; clips are cut anew to it.
+        window: How clips are cut; what is left of one is dropped in any case.
         batch_size: Segments per batch; an incomplete last batch of an epoch is dropped.
         seed: Of the order.
         first_epoch: Epoch to begin with.
@@ -152,6 +152,7 @@ def training_segments(
         [batch_size, num_tags]); `num_segments // batch_size` of them are an epoch.
     """
     paths = shards.paths(split)
+    window = dataclasses.replace(window, remainder="drop")
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         # The seed of this function's graph alone: without it the order would also hang
@@ -171,7 +172,7 @@ def training_segments(
         segments = clips.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
         segments = segments.flat_map(
             lambda waveform, labels, clip_id: tf.data.Dataset.from_tensor_slices(
-                _cut(waveform, num_samples, "drop")
+                _cut(waveform, window)
             ).map(lambda segment: (segment, labels))
         )
         segments = segments.shuffle(shuffled_segments, seed=seed + epoch)
@@ -185,15 +186,13 @@ def training_segments(
     return epochs.flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
 
 
-def num_segments(
-    shards: Shards, split: str, num_samples: int, remainder: str = "drop"
-) -> int:
-    """Segments of a length in a split: what one epoch and one evaluation see."""
-    if num_samples == shards.manifest.segment_samples and remainder == "drop":
+def num_segments(shards: Shards, split: str, window: records.Window) -> int:
+    """Segments in a split: what one evaluation sees (an epoch: with "drop")."""
+    if window == records.Window(shards.manifest.segment_samples):
         return shards.manifest.num_segments(split)
     # The manifest counts whole segments of its own length alone.
     counts = _clips(shards, split).map(
-        lambda waveform, *_: tf.shape(_cut(waveform, num_samples, remainder))[0]
+        lambda waveform, *_: tf.shape(_cut(waveform, window))[0]
     )
     return int(counts.reduce(0, lambda total, count: total + count))
 
@@ -201,20 +200,16 @@ def num_segments(
 def evaluation_segments(
     shards: Shards,
     split: str,
-    num_samples: int,
+    window: records.Window,
     batch_size: int,
-    remainder: str = "drop",
 ) -> tf.data.Dataset:
     """Every segment of every clip of a split once, in the order of the shards.
 
     Args:
         shards: Where to read.
         split: "train", "val" or "test".
-        num_samples: Length of a segment; clips are cut anew to it.
+        window: How clips are cut.
         batch_size: Segments per batch; the last batch may be smaller.
-        remainder: What becomes of a clip's incomplete last segment, see
-            `layers.AudioWindow`. A clip shorter than one segment is repeated to fill
-            it.
 
     Returns:
         Dataset of dicts: segments `shards.dtype` [batch, num_samples], labels uint8
@@ -224,7 +219,7 @@ def evaluation_segments(
 
     def cut(index, clip):
         waveform, labels, clip_id = clip
-        segments = _cut(waveform, num_samples, remainder)
+        segments = _cut(waveform, window)
         return tf.data.Dataset.from_tensor_slices(segments).map(
             lambda segment: {
                 "segments": segment,
@@ -239,14 +234,14 @@ def evaluation_segments(
 
 
 def validation_segments(
-    shards: Shards, num_samples: int, batch_size: int, remainder: str = "drop"
+    shards: Shards, window: records.Window, batch_size: int
 ) -> tf.data.Dataset:
     """`evaluation_segments` of the val split as pairs: segments, labels float32."""
-    segments = evaluation_segments(shards, "val", num_samples, batch_size, remainder)
+    segments = evaluation_segments(shards, "val", window, batch_size)
     pairs = segments.map(
         lambda batch: (batch["segments"], tf.cast(batch["labels"], tf.float32))
     )
-    num_batches = -(-num_segments(shards, "val", num_samples, remainder) // batch_size)
+    num_batches = -(-num_segments(shards, "val", window) // batch_size)
     # Keras asks for the number and would warn of a dataset that "ran out".
     return pairs.apply(tf.data.experimental.assert_cardinality(num_batches))
 
@@ -275,24 +270,26 @@ def _clips(shards: Shards, split: str) -> tf.data.Dataset:
     return dataset.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _cut(waveform: tf.Tensor, num_samples: int, remainder: str) -> tf.Tensor:
-    """Waveform [length] -> consecutive segments [num_segments, num_samples].
-
-    One shorter than a segment is repeated to fill it.
-    """
-    repeats = -(-num_samples // tf.maximum(tf.size(waveform), 1))
+def _cut(waveform: tf.Tensor, window: records.Window) -> tf.Tensor:
+    """Waveform [length] -> segments [num_segments, num_samples]."""
+    shortest = window.num_samples - 2 * window.edge_samples
+    repeats = -(-shortest // tf.maximum(tf.size(waveform), 1))
     whole = waveform
     waveform = tf.cond(
         repeats > 1,
-        lambda: tf.tile(whole, [repeats])[:num_samples],
+        lambda: tf.tile(whole, [repeats])[:shortest],
         lambda: whole,  # no copy
     )
-    rest = tf.size(waveform) % num_samples
-    if remainder == "pad":
-        waveform = tf.pad(waveform, [[0, -rest % num_samples]])
+    if window.overlaps:
+        edges = [[window.edge_samples, window.edge_samples]]
+        waveform = tf.pad(waveform, edges, "REFLECT")
+        return tf.signal.frame(waveform, window.num_samples, window.hop_samples)
+    rest = tf.size(waveform) % window.num_samples
+    if window.remainder == "pad":
+        waveform = tf.pad(waveform, [[0, -rest % window.num_samples]])
     else:
         waveform = waveform[: tf.size(waveform) - rest]
-    return tf.reshape(waveform, [-1, num_samples])
+    return tf.reshape(waveform, [-1, window.num_samples])
 
 
 # --- Our records ----------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pandas as pd
 
 from tagger import evaluation, inputs, models, plotting
 from tagger.layers import SqueezeExcitation
-from tagger.records import INT16_SCALE
+from tagger.records import INT16_SCALE, Window
 
 
 def excitations(
@@ -55,8 +55,7 @@ def excitations(
         lambda segments: [gate[:, 0] for gate in probe.predict_on_batch(segments)],
         shards,
         split,
-        info.num_samples,
-        info.remainder,
+        info.window,
         batch_size,
         "Extracting",
     )
@@ -97,8 +96,7 @@ def clip_loudness(shards: inputs.Shards, split: str = "test") -> pd.Series:
         mean_square,
         shards,
         split,
-        shards.manifest.segment_samples,
-        "drop",
+        Window(shards.manifest.segment_samples),
         evaluation.BATCH_SIZE,
         "Measuring loudness",
     )

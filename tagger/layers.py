@@ -1,11 +1,16 @@
-"""Keras layers that our models share; they run on every Keras backend."""
+"""Keras layers that our models share; they run on every Keras backend.
+
+First the layers, then stretches of layers (convolution blocks, encoders) that the
+papers' models repeat: functions that add named layers to a functional graph.
+"""
 
 import keras
-from keras import ops
+import numpy as np
+from keras import layers, ops
 
 
 @keras.saving.register_keras_serializable("tagger")
-class AudioWindow(keras.layers.Layer):
+class AudioWindow(layers.Layer):
     """Says how music is cut for a model; passes its input through.
 
     Being a layer, it is saved inside the model's file, whoever saves it: a loaded model
@@ -18,9 +23,23 @@ class AudioWindow(keras.layers.Layer):
         num_samples: Length of a window.
         remainder: What becomes of a clip's last, incomplete window: "drop" (clips are
             scored on whole windows) or "pad" (zeros fill it up).
+        hop_samples: From one window to the next; None: windows do not overlap.
+        edge_samples: Samples mirrored at both ends of a clip before it is cut. A model
+            whose log-mel has no padding of its own thus sees the frames of one log-mel
+            over the whole clip.
+        any_length: The model takes waveforms of other lengths too.
     """
 
-    def __init__(self, sample_rate, num_samples, remainder="drop", **kwargs):
+    def __init__(
+        self,
+        sample_rate,
+        num_samples,
+        remainder="drop",
+        hop_samples=None,
+        edge_samples=0,
+        any_length=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if remainder not in ("drop", "pad"):
             raise ValueError(
@@ -29,6 +48,9 @@ class AudioWindow(keras.layers.Layer):
         self.sample_rate = sample_rate
         self.num_samples = num_samples
         self.remainder = remainder
+        self.hop_samples = hop_samples or num_samples
+        self.edge_samples = edge_samples
+        self.any_length = any_length
 
     def call(self, waveform):
         return waveform
@@ -41,11 +63,14 @@ class AudioWindow(keras.layers.Layer):
             "sample_rate": self.sample_rate,
             "num_samples": self.num_samples,
             "remainder": self.remainder,
+            "hop_samples": self.hop_samples,
+            "edge_samples": self.edge_samples,
+            "any_length": self.any_length,
         }
 
 
 @keras.saving.register_keras_serializable("tagger")
-class SqueezeExcitation(keras.layers.Layer):
+class SqueezeExcitation(layers.Layer):
     """The gate of a squeeze-and-excitation block: one factor in 0..1 per channel.
 
     Its output is the excitation; multiply the features by it.
@@ -67,13 +92,13 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        self.squeeze = keras.layers.Dense(
+        self.squeeze = layers.Dense(
             int(channels * self.amplifying_ratio),
             activation="relu",
             dtype=self.dtype_policy,
             name="squeeze",
         )
-        self.excite = keras.layers.Dense(
+        self.excite = layers.Dense(
             channels, activation="sigmoid", dtype=self.dtype_policy, name="excite"
         )
         self.squeeze.build((input_shape[0], 1, channels))
@@ -90,7 +115,7 @@ class SqueezeExcitation(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tagger")
-class TagScores(keras.layers.Dense):
+class TagScores(layers.Dense):
     """The last layer: one sigmoid score per tag. It keeps the tags' names in the model.
 
     features [batch, channels] -> scores [batch, num_tags], float32 in every precision.
@@ -116,3 +141,375 @@ class TagScores(keras.layers.Dense):
             "num_tags": self.units,
             "tags": None if self.tags is None else list(self.tags),
         }
+
+
+@keras.saving.register_keras_serializable("tagger")
+class ClassToken(layers.Layer):
+    """Puts one vector, the same for every example, before a sequence.
+
+    sequence [batch, length, channels] -> [batch, 1 + length, channels].
+
+    Args:
+        learned: Trained like any weight, drawn from N(0, 1) first; or fixed at numbers
+            in 0..1 drawn from seed 0, as in Won et al. 2019.
+
+    Reference:
+        Won, Chun and Serra 2019, https://arxiv.org/abs/1906.04972 (fixed);
+        Won, Choi and Serra, ISMIR 2021, section 3.1 (learned).
+    """
+
+    def __init__(self, learned=True, **kwargs):
+        super().__init__(**kwargs)
+        self.learned = learned
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+
+        def fixed(shape, dtype=None):
+            return np.random.RandomState(0).random_sample(shape).astype(dtype)
+
+        self.token = self.add_weight(
+            shape=(channels,),
+            initializer=keras.initializers.RandomNormal(stddev=1.0)
+            if self.learned
+            else fixed,
+            trainable=self.learned,
+            name="token",
+        )
+
+    def call(self, sequence):
+        shape = (ops.shape(sequence)[0], 1, sequence.shape[-1])
+        token = ops.broadcast_to(ops.cast(self.token, sequence.dtype), shape)
+        return ops.concatenate([token, sequence], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        batch, length, channels = input_shape
+        return (batch, None if length is None else length + 1, channels)
+
+    def get_config(self):
+        return super().get_config() | {"learned": self.learned}
+
+
+@keras.saving.register_keras_serializable("tagger")
+class LearnedPositions(layers.Layer):
+    """Adds a learned vector to every position of a sequence.
+
+    sequence [batch, length, channels] -> the same shape.
+
+    Args:
+        max_length: Positions there are; a longer sequence is refused.
+
+    Raises:
+        ValueError: the sequence is longer than `max_length`.
+    """
+
+    def __init__(self, max_length, **kwargs):
+        super().__init__(**kwargs)
+        self.max_length = max_length
+
+    def build(self, input_shape):
+        self.positions = self.add_weight(
+            shape=(self.max_length, input_shape[-1]),
+            initializer=keras.initializers.RandomNormal(stddev=1.0),
+            name="positions",
+        )
+
+    def call(self, sequence):
+        length = sequence.shape[1]
+        if isinstance(length, int) and length > self.max_length:
+            raise ValueError(
+                f"{self.name} has {self.max_length} positions but the sequence has"
+                f" {length}. Give shorter waveforms."
+            )
+        positions = self.positions[: ops.shape(sequence)[1]]
+        return sequence + ops.cast(positions, sequence.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return super().get_config() | {"max_length": self.max_length}
+
+
+@keras.saving.register_keras_serializable("tagger")
+class SinusoidPositions(layers.Layer):
+    """Adds sines and cosines of the position; position 0 (a class token's) gets zeros.
+
+    sequence [batch, length, channels] -> the same shape. Channels 2i and 2i + 1 hold
+    the sine and cosine of position / 10000^(2i / channels).
+
+    Reference:
+        Vaswani et al. 2017, section 3.5; the zeros as in the code of Won et al. 2019.
+    """
+
+    def call(self, sequence):
+        channels = sequence.shape[-1]
+        position = ops.arange(ops.shape(sequence)[1], dtype="float32")[:, None]
+        rate = 10000.0 ** (-(np.arange(channels) // 2 * 2) / channels)
+        angle = position * rate.astype(np.float32)
+        is_sine = np.arange(channels) % 2 == 0
+        waves = ops.where(is_sine, ops.sin(angle), ops.cos(angle))
+        return sequence + ops.cast(ops.where(position > 0, waves, 0.0), sequence.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@keras.saving.register_keras_serializable("tagger")
+class SelfAttention(layers.Layer):
+    """Multi-head self-attention whose probabilities can be read and replaced.
+
+    sequence [batch, length, channels] -> the same shape.
+
+    `layer(sequence, return_attention=True)` returns also the probabilities [batch,
+    num_heads, length (query), length (key)]. `layer(sequence, attention=…)` takes
+    probabilities of that shape (or one that broadcasts to it) in place of its own:
+    the manual attention of Won et al. 2019, section 5.
+
+    Args:
+        num_heads: Heads; they share the channels out among them.
+        use_bias: Of the query, key and value projections (the output's has one always).
+        dropout_rate: On the probabilities.
+
+    Raises:
+        ValueError: the channels cannot be shared out among the heads.
+
+    Reference:
+        Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.
+    """
+
+    def __init__(self, num_heads, use_bias=True, dropout_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.use_bias = use_bias
+        self.dropout_rate = dropout_rate
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels % self.num_heads:
+            raise ValueError(
+                f"{channels} channels cannot be shared out among {self.num_heads}"
+                " heads."
+            )
+
+        def projection(name, use_bias):
+            dense = layers.Dense(
+                channels,
+                use_bias=use_bias,
+                kernel_initializer=torch_uniform(),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            dense.build((*input_shape[:-1], channels))
+            return dense
+
+        self.query = projection("query", self.use_bias)
+        self.key = projection("key", self.use_bias)
+        self.value = projection("value", self.use_bias)
+        self.output_projection = projection("output", True)
+        self.dropout = layers.Dropout(self.dropout_rate, dtype=self.dtype_policy)
+
+    def call(self, sequence, attention=None, return_attention=False, training=None):
+        channels = sequence.shape[-1]
+        length = ops.shape(sequence)[1]
+
+        def heads(projection):  # -> [batch, heads, length, channels per head]
+            shape = (-1, length, self.num_heads, channels // self.num_heads)
+            return ops.transpose(ops.reshape(projection(sequence), shape), (0, 2, 1, 3))
+
+        if attention is None:
+            scale = (channels // self.num_heads) ** -0.5
+            keys = ops.transpose(heads(self.key), (0, 1, 3, 2))
+            logits = ops.matmul(heads(self.query) * scale, keys)
+            # float32: a half-precision softmax over hundreds of keys loses the tail.
+            attention = ops.softmax(ops.cast(logits, "float32"))
+        weights = ops.cast(attention, self.compute_dtype)
+        weights = self.dropout(weights, training=training)
+        context = ops.transpose(ops.matmul(weights, heads(self.value)), (0, 2, 1, 3))
+        output = self.output_projection(ops.reshape(context, (-1, length, channels)))
+        return (output, attention) if return_attention else output
+
+    def compute_output_spec(
+        self, sequence, attention=None, return_attention=False, training=None
+    ):
+        batch, length, _ = sequence.shape
+        output = keras.KerasTensor(sequence.shape, dtype=self.compute_dtype)
+        shape = (batch, self.num_heads, length, length)
+        spread = keras.KerasTensor(shape, dtype="float32")
+        return (output, spread) if return_attention else output
+
+    def get_config(self):
+        return super().get_config() | {
+            "num_heads": self.num_heads,
+            "use_bias": self.use_bias,
+            "dropout_rate": self.dropout_rate,
+        }
+
+
+@keras.saving.register_keras_serializable("tagger")
+class FirstPosition(layers.Layer):
+    """What stands at the first position: where a class token was put.
+
+    sequence [batch, length, channels] -> [batch, channels].
+    """
+
+    def call(self, sequence):
+        return sequence[:, 0]
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[-1])
+
+
+# --- Stretches of layers that several papers share ------------------------------------
+# Spectrogram features are [batch, time, mel, channels], waveform features [batch, time,
+# channels]. The originals are PyTorch models: batch norm with epsilon 1e-5 and momentum
+# .9 (PyTorch counts it .1), and padding alike on both sides.
+
+
+def torch_uniform() -> keras.initializers.Initializer:
+    """PyTorch's own draw for kernels: U(-b, b) with b = 1 / sqrt(inputs of a unit)."""
+    return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_norm(x, name: str):
+    """Batch normalisation with PyTorch's epsilon and momentum."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def convolution(
+    x, filters: int, kernel_size: tuple[int, ...], name: str, strides=1, norm=True
+):
+    """Convolution and batch norm: layers `{name}_conv`, `{name}_norm`.
+
+    Args:
+        x: Features; the number of their axes says whether the convolution is 1-D or
+            2-D.
+        filters: Output channels.
+        kernel_size: Odd lengths, one per axis.
+        name: Of the stretch.
+        strides: One, or one per axis.
+        norm: False leaves the batch norm out.
+    """
+    strides = np.broadcast_to(strides, len(kernel_size))
+    is_2d = len(kernel_size) == 2
+    padding = "same"
+    if (strides > 1).any():
+        # Keras' "same" would pad a strided convolution at the end more than before.
+        around = [(size // 2, size // 2) for size in kernel_size]
+        pad = layers.ZeroPadding2D if is_2d else layers.ZeroPadding1D
+        x = pad(around if is_2d else around[0], name=f"{name}_zeros")(x)
+        padding = "valid"
+    convolve = layers.Conv2D if is_2d else layers.Conv1D
+    x = convolve(
+        filters,
+        kernel_size,
+        strides=tuple(map(int, strides)),
+        padding=padding,
+        kernel_initializer=torch_uniform(),
+        name=f"{name}_conv",
+    )(x)
+    return torch_norm(x, f"{name}_norm") if norm else x
+
+
+def convolution_block(
+    x, filters: int, kernel_size: tuple[int, ...], name: str, pool_size=None, strides=1
+):
+    """Convolution, batch norm, ReLU and, where `pool_size` is given, max-pooling."""
+    x = convolution(x, filters, kernel_size, name, strides)
+    x = layers.Activation("relu", name=f"{name}_relu")(x)
+    if pool_size is None:
+        return x
+    pool = layers.MaxPooling2D if len(kernel_size) == 2 else layers.MaxPooling1D
+    return pool(pool_size, name=f"{name}_pool")(x)
+
+
+def residual_block(x, filters: int, name: str, strides=1, pool_size=None):
+    """Two 3x3 convolutions beside a shortcut, ReLU, then max-pooling if asked for.
+
+    The shortcut is a 3x3 convolution (`{name}_shortcut_conv`) where strides or channels
+    change, else the input itself.
+
+    Reference:
+        Won, Ferraro, Bogdanov and Serra, SMC 2020, https://arxiv.org/abs/2006.00751.
+    """
+    shortcut = x
+    if np.any(np.array(strides) > 1) or x.shape[-1] != filters:
+        shortcut = convolution(x, filters, (3, 3), f"{name}_shortcut", strides)
+    x = convolution_block(x, filters, (3, 3), f"{name}_1", strides=strides)
+    x = convolution(x, filters, (3, 3), f"{name}_2")
+    x = layers.Add(name=f"{name}_add")([shortcut, x])
+    x = layers.Activation("relu", name=f"{name}_relu")(x)
+    if pool_size is None:
+        return x
+    return layers.MaxPooling2D(pool_size, name=f"{name}_pool")(x)
+
+
+def vertical_convolution(x, filters: int, kernel_size: tuple[int, int], name: str):
+    """Timbre filters: kernel over time and mel, then the maximum over mel.
+
+    log-mel [batch, time, mel, 1] -> [batch, time, filters].
+
+    Reference:
+        Pons et al., ISMIR 2018, https://arxiv.org/abs/1711.02520, section 2.2.
+    """
+    num_frames = kernel_size[0] // 2
+    x = layers.ZeroPadding2D(((num_frames, num_frames), (0, 0)), name=f"{name}_zeros")(
+        x
+    )
+    x = layers.Conv2D(
+        filters, kernel_size, kernel_initializer=torch_uniform(), name=f"{name}_conv"
+    )(x)
+    x = torch_norm(x, f"{name}_norm")
+    x = layers.Activation("relu", name=f"{name}_relu")(x)
+    x = layers.MaxPooling2D((1, x.shape[2]), name=f"{name}_max")(x)
+    return layers.Reshape((-1, filters), name=f"{name}_squeeze")(x)
+
+
+def horizontal_convolution(x, filters: int, kernel_size: int, name: str):
+    """Rhythm filters: the mean over mel, then a long kernel over time.
+
+    log-mel [batch, time, mel, 1] -> [batch, time, filters].
+
+    Reference:
+        Pons et al., ISMIR 2018, section 2.2.
+    """
+    x = layers.AveragePooling2D((1, x.shape[2]), name=f"{name}_mean")(x)
+    x = layers.Reshape((-1, 1), name=f"{name}_squeeze")(x)
+    return convolution_block(x, filters, (kernel_size,), name)
+
+
+def torch_dense(x, units: int, name: str, activation: str | None = None):
+    """Dense layer with PyTorch's draw of the first weights."""
+    return layers.Dense(
+        units, activation=activation, kernel_initializer=torch_uniform(), name=name
+    )(x)
+
+
+def bert_encoder(x, num_heads: int, dropout_rates: tuple[float, float], name: str):
+    """Encoder layer with the norm after each sum (post-norm), exact GELU, 4x wide.
+
+    sequence [batch, length, channels] -> the same shape. Layers `{name}_attention`,
+    `{name}_attention_norm`, `{name}_hidden`, `{name}_output`, `{name}_norm`.
+
+    Args:
+        x: Sequence.
+        num_heads: Attention heads.
+        dropout_rates: On the attention's probabilities, and before each sum.
+        name: Of the stretch.
+
+    Reference:
+        Devlin et al. 2019, https://arxiv.org/abs/1810.04805, as Won et al. 2019 use it.
+    """
+    attention_rate, hidden_rate = dropout_rates
+    channels = x.shape[-1]
+    attended = SelfAttention(
+        num_heads, dropout_rate=attention_rate, name=f"{name}_attention"
+    )(x)
+    attended = layers.Dropout(hidden_rate, name=f"{name}_attention_dropout")(attended)
+    x = layers.Add(name=f"{name}_attention_add")([x, attended])
+    x = layers.LayerNormalization(epsilon=1e-12, name=f"{name}_attention_norm")(x)
+    hidden = torch_dense(x, 4 * channels, f"{name}_hidden", "gelu")
+    hidden = torch_dense(hidden, channels, f"{name}_output")
+    hidden = layers.Dropout(hidden_rate, name=f"{name}_dropout")(hidden)
+    x = layers.Add(name=f"{name}_add")([x, hidden])
+    return layers.LayerNormalization(epsilon=1e-12, name=f"{name}_norm")(x)

@@ -43,6 +43,40 @@ MANIFEST_NAME = "manifest.json"
 SHARD_FOLDER = "tfrecord"  # of a dataset's folder, unless another is asked for
 
 
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """How a clip is cut into the segments that a model takes.
+
+    A clip shorter than one segment is repeated to fill it.
+
+    Attributes:
+        num_samples: Length of a segment.
+        remainder: What becomes of the last, incomplete segment: "drop" or "pad" (zeros
+            fill it up).
+        hop_samples: From one segment to the next; None: num_samples.
+        edge_samples: Samples mirrored at both ends of the clip before it is cut.
+
+    Raises:
+        ValueError: overlapping segments are to be padded.
+    """
+
+    num_samples: int
+    remainder: str = "drop"
+    hop_samples: int | None = None
+    edge_samples: int = 0
+
+    def __post_init__(self):
+        if self.hop_samples is None:
+            object.__setattr__(self, "hop_samples", self.num_samples)
+        if self.overlaps and self.remainder != "drop":
+            raise ValueError("Overlapping segments can only drop their remainder.")
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether segments share samples, or a clip is mirrored at its ends."""
+        return self.hop_samples != self.num_samples or self.edge_samples > 0
+
+
 class CorruptShardError(ValueError):
     """Bytes of a shard are no record; the message names the file and the record."""
 

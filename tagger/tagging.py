@@ -12,6 +12,7 @@ import pandas as pd
 
 from tagger import models
 from tagger.audio import AudioDecodeError, stream_audio
+from tagger.records import Window
 
 BATCH_SIZE = 16  # windows scored at once; memory is bounded by one batch
 
@@ -76,9 +77,7 @@ class Tagger:
     def _batches(self, path: str | os.PathLike) -> Iterator[np.ndarray]:
         windows = []
         for window in _windows(
-            stream_audio(path, self.info.sample_rate),
-            self.info.num_samples,
-            self.info.remainder,
+            stream_audio(path, self.info.sample_rate), self.info.window
         ):
             windows.append(window)
             if len(windows) == BATCH_SIZE:
@@ -112,17 +111,43 @@ def scores_table(rows: list[dict], tags: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame(flat).reindex(columns=columns)
 
 
-def _windows(
-    blocks: Iterator[np.ndarray], num_samples: int, remainder: str
-) -> Iterator:
-    """Cuts a stream of blocks into consecutive windows [num_samples]."""
-    rest, is_first = np.zeros(0, np.float32), True
-    for block in blocks:
+def _windows(blocks: Iterator[np.ndarray], window: Window) -> Iterator[np.ndarray]:
+    """Cuts a stream of blocks into windows [num_samples]."""
+    blocks = _filled(blocks, window.num_samples - 2 * window.edge_samples)
+    rest = np.zeros(0, np.float32)
+    for block in _mirrored(blocks, window.edge_samples):
         rest = np.concatenate([rest, block])
-        while len(rest) >= num_samples:
-            yield rest[:num_samples]
-            rest, is_first = rest[num_samples:], False
-    if len(rest) and is_first:
-        yield np.resize(rest, num_samples)  # np.resize repeats
-    elif len(rest) and remainder == "pad":
-        yield np.pad(rest, (0, num_samples - len(rest)))
+        while len(rest) >= window.num_samples:
+            yield rest[: window.num_samples]
+            rest = rest[window.hop_samples :]
+    if len(rest) and window.remainder == "pad":
+        yield np.pad(rest, (0, window.num_samples - len(rest)))
+
+
+def _filled(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
+    """Repeats a stream that is shorter than so many samples to fill them."""
+    start = np.zeros(0, np.float32)
+    for block in blocks:
+        start = np.concatenate([start, block])
+        if len(start) >= num_samples:
+            yield start
+            yield from blocks
+            return
+    if len(start):
+        yield np.resize(start, num_samples)  # np.resize repeats
+
+
+def _mirrored(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
+    """Puts a stream's first and last samples, mirrored, before and behind it."""
+    if not num_samples:
+        yield from blocks
+        return
+    end = None
+    for block in blocks:
+        if end is None:
+            yield block[num_samples:0:-1]
+            end = block[:0]
+        yield block
+        end = np.concatenate([end, block])[-num_samples - 1 :]
+    if end is not None:
+        yield end[-2::-1]

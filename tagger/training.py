@@ -179,7 +179,9 @@ def train(
     for split in ("train", "val", *shards.manifest.splits):
         shards.paths(split)  # what is missing shows before hours of work
     with inputs.naming_corrupt_records(shards):
-        num_segments = inputs.num_segments(shards, "train", info.num_samples)
+        num_segments = inputs.num_segments(
+            shards, "train", dataclasses.replace(info.window, remainder="drop")
+        )
     if num_segments < recipe.batch_size:
         raise ValueError(
             f"{shards.directory} holds {num_segments} train segments, fewer than one"
@@ -286,7 +288,7 @@ def _run_stage(
             inputs.training_segments(
                 shards,
                 "train",
-                info.num_samples,
+                info.window,
                 batch_size,
                 first_epoch=first_epoch,
                 **order,
@@ -296,7 +298,7 @@ def _run_stage(
             initial_epoch=first_epoch,
             epochs=stage.max_epochs,
             validation_data=inputs.validation_segments(
-                shards, info.num_samples, batch_size, info.remainder
+                shards, info.window, batch_size
             ),
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[

@@ -55,7 +55,7 @@ def test_no_defined_tag_at_all_is_no_crash():
 
 def info_of(shards, **changes):
     manifest = shards.manifest
-    fields = dict(name="oracle", sample_rate=22050, num_samples=59049, remainder="drop",
+    fields = dict(name="oracle", sample_rate=22050, window=records.Window(59049),
                   num_tags=len(manifest.tags), tags=manifest.tags)  # fmt: skip
     return ModelInfo(**fields | changes)
 

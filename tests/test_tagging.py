@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from conftest import REFERENCES
 
-from tagger import audio, conversion, models, tagging
+from tagger import audio, conversion, models, records, tagging
 
 
 def cut(length, num_samples, remainder, block=1000):
     waveform = np.arange(1, length + 1, dtype=np.float32)
     blocks = (waveform[at : at + block] for at in range(0, length, block))
-    return list(tagging._windows(blocks, num_samples, remainder))
+    return list(tagging._windows(blocks, records.Window(num_samples, remainder)))
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])

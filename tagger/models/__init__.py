@@ -1,7 +1,6 @@
 """The taggers: a table of them, one file per paper, and what a model file tells."""
 
 import dataclasses
-import inspect
 import os
 import zipfile
 from collections.abc import Callable
@@ -9,8 +8,20 @@ from collections.abc import Callable
 import keras
 
 from tagger.layers import AudioWindow, TagScores
+from tagger.models.cnn_self_attention import cnn_self_attention
+from tagger.models.crnn import crnn
+from tagger.models.fcn import fcn
+from tagger.models.harmonic_cnn import harmonic_cnn
+from tagger.models.multi_scale_cnn import multi_scale_cnn
+from tagger.models.music_tagging_transformer import music_tagging_transformer
+from tagger.models.musicnn import musicnn
+from tagger.models.pons import musicnn_pons, vgg_pons
 from tagger.models.sample_cnn import sample_cnn
-from tagger.records import INT16_SCALE
+from tagger.models.sample_cnn_lee import sample_cnn_lee
+from tagger.models.sample_cnn_se_won2020 import sample_cnn_se_won2020
+from tagger.models.self_attention import self_attention
+from tagger.models.short_chunk import short_chunk_cnn, short_chunk_resnet
+from tagger.records import INT16_SCALE, Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,36 +36,52 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
-    """A tagger of the field.
+    """A tagger of the field, as its factory's defaults build it.
 
     Attributes:
         factory: Function(num_tags=…, tags=…, …) -> keras.Model; its defaults are the
             paper's.
+        sample_rate: Rate in Hz.
+        num_samples: Window.
+        frontend: Key of `frontends.PRESETS`; "harmonic"; or "waveform", which is none.
+        num_parameters: Trainable ones with 50 tags.
         paper: Reference.
         recipe: Key of `training.RECIPES`.
         published: Test scores as the paper prints them.
     """
 
     factory: Callable[..., keras.Model]
+    sample_rate: int
+    num_samples: int
+    frontend: str
+    num_parameters: int
     paper: str
     recipe: str
-    published: tuple[Published, ...]
+    published: tuple[Published, ...] = ()
 
-    @property
-    def sample_rate(self) -> int:
-        """Rate of the published model in Hz."""
-        return inspect.signature(self.factory).parameters["sample_rate"].default
 
-    @property
-    def num_samples(self) -> int:
-        """Window of the published model."""
-        return inspect.signature(self.factory).parameters["num_samples"].default
+def _won2020(*scores: tuple[float, float]) -> tuple[Published, ...]:
+    """Won et al. 2020, tables 2 to 4: ROC-AUC and PR-AUC on MTT, MSD and Jamendo."""
+    datasets = ("magnatagatune", "million_song", "mtg_jamendo")
+    return tuple(
+        Published(dataset, {}, *pair)
+        for dataset, pair in zip(datasets, scores, strict=True)
+    )
 
+
+_KIM_2018 = "Kim, Lee and Nam, ICASSP 2018, https://arxiv.org/abs/1710.10451"
+_WON_2019 = "Won, Chun and Serra 2019, https://arxiv.org/abs/1906.04972"
+_WON_2020 = "Won et al., SMC 2020, https://arxiv.org/abs/2006.00751"
+_PONS_2019 = "Pons and Serra 2019, https://arxiv.org/abs/1909.06654"
 
 MODELS = {
     "sample_cnn": ModelEntry(
         factory=sample_cnn,
-        paper="Kim, Lee and Nam, ICASSP 2018, https://arxiv.org/abs/1710.10451",
+        sample_rate=22050,
+        num_samples=59049,
+        frontend="waveform",
+        num_parameters=24741426,
+        paper=_KIM_2018,
         recipe="resemul",
         published=tuple(
             Published(dataset, {"block": block, "multi": multi}, roc_auc)
@@ -72,6 +99,155 @@ MODELS = {
             )
         ),
     ),
+    "sample_cnn_lee": ModelEntry(
+        factory=sample_cnn_lee,
+        sample_rate=16000,
+        num_samples=59049,
+        frontend="waveform",
+        num_parameters=1869874,
+        paper="Lee, Park, Kim and Nam, SMC 2017, https://arxiv.org/abs/1703.01789",
+        recipe="won2020",
+        published=_won2020((0.9058, 0.4422), (0.8789, 0.2959), (0.8208, 0.2742)),
+    ),
+    "sample_cnn_se_won2020": ModelEntry(
+        factory=sample_cnn_se_won2020,
+        sample_rate=16000,
+        num_samples=59049,
+        frontend="waveform",
+        num_parameters=6951858,
+        paper=_WON_2020,
+        recipe="won2020",
+        published=_won2020((0.9103, 0.4520), (0.8838, 0.3109), (0.8233, 0.2784)),
+    ),
+    "multi_scale_cnn": ModelEntry(
+        factory=multi_scale_cnn,
+        sample_rate=11025,
+        num_samples=321093,
+        frontend="multi_scale",
+        num_parameters=2936810,
+        paper="Dabral and Deshmukh,"
+        " https://github.com/amalad/Multi-Scale-Music-Tagger",
+        recipe="multi_scale",
+        # On its own random split, which shares artists between train and test.
+        published=(Published("magnatagatune", {}, 0.9094),),
+    ),
+    "self_attention": ModelEntry(
+        factory=self_attention,
+        sample_rate=16000,
+        num_samples=65280,
+        frontend="won2019",
+        num_parameters=6882452,
+        paper=_WON_2019,
+        recipe="won2019",
+    ),
+    "music_tagging_transformer": ModelEntry(
+        factory=music_tagging_transformer,
+        sample_rate=22050,
+        num_samples=220500,
+        frontend="won2021",
+        num_parameters=4567732,
+        paper="Won, Choi and Serra, ISMIR 2021, https://arxiv.org/abs/2111.13457",
+        recipe="transformer",
+    ),
+    "short_chunk_cnn": ModelEntry(
+        factory=short_chunk_cnn,
+        sample_rate=16000,
+        num_samples=59049,
+        frontend="won2020_128",
+        num_parameters=3687348,
+        paper=_WON_2020,
+        recipe="won2020",
+        published=_won2020((0.9126, 0.4590), (0.8883, 0.3251), (0.8324, 0.2976)),
+    ),
+    "short_chunk_resnet": ModelEntry(
+        factory=short_chunk_resnet,
+        sample_rate=16000,
+        num_samples=59049,
+        frontend="won2020_128",
+        num_parameters=12104244,
+        paper=_WON_2020,
+        recipe="won2020",
+        published=_won2020((0.9129, 0.4614), (0.8898, 0.3280), (0.8316, 0.2951)),
+    ),
+    "fcn": ModelEntry(
+        factory=fcn,
+        sample_rate=16000,
+        num_samples=464000,
+        frontend="won2020",
+        num_parameters=447732,
+        paper="Choi, Fazekas and Sandler, ISMIR 2016,"
+        " https://arxiv.org/abs/1606.00298",
+        recipe="won2020",
+        published=_won2020((0.9005, 0.4295), (0.8744, 0.2970), (0.8255, 0.2801)),
+    ),
+    "crnn": ModelEntry(
+        factory=crnn,
+        sample_rate=16000,
+        num_samples=464000,
+        frontend="won2020",
+        num_parameters=394100,
+        paper="Choi et al., ICASSP 2017, https://arxiv.org/abs/1609.04243",
+        recipe="won2020",
+        published=_won2020((0.8722, 0.3625), (0.8499, 0.2469), (0.7978, 0.2358)),
+    ),
+    "musicnn": ModelEntry(
+        factory=musicnn,
+        sample_rate=16000,
+        num_samples=48000,
+        frontend="won2020",
+        num_parameters=784300,
+        paper="Pons et al., ISMIR 2018, https://arxiv.org/abs/1711.02520",
+        recipe="won2020",
+        published=_won2020((0.9106, 0.4493), (0.8803, 0.2983), (0.8226, 0.2713)),
+    ),
+    "cnn_self_attention": ModelEntry(
+        factory=cnn_self_attention,
+        sample_rate=16000,
+        num_samples=240000,
+        frontend="won2020_128",
+        num_parameters=10521652,
+        paper=_WON_2019,
+        recipe="won2020",
+        published=_won2020((0.9077, 0.4445), (0.8810, 0.3103), (0.8261, 0.2883)),
+    ),
+    "harmonic_cnn": ModelEntry(
+        factory=harmonic_cnn,
+        sample_rate=16000,
+        num_samples=80000,
+        frontend="harmonic",
+        num_parameters=3631551,
+        paper="Won, Chun, Nieto and Serra, ICASSP 2020,"
+        " https://arxiv.org/abs/1911.10118",
+        recipe="won2020",
+        published=_won2020((0.9127, 0.4611), (0.8898, 0.3298), (0.8322, 0.2956)),
+    ),
+    "musicnn_pons": ModelEntry(
+        factory=musicnn_pons,
+        sample_rate=16000,
+        num_samples=48128,
+        frontend="pons2019",
+        num_parameters=0,
+        paper=_PONS_2019,
+        recipe="won2020",
+        # The weights in its wheel; MTT with its untagged clips.
+        published=(
+            Published("magnatagatune", {}, 0.9067, 0.3831),
+            Published("million_song", {}, 0.8802, 0.2891),
+        ),
+    ),
+    "vgg_pons": ModelEntry(
+        factory=vgg_pons,
+        sample_rate=16000,
+        num_samples=48128,
+        frontend="pons2019",
+        num_parameters=0,
+        paper=_PONS_2019,
+        recipe="won2020",
+        published=(
+            Published("magnatagatune", {}, 0.9030, 0.3823),
+            Published("million_song", {}, 0.8768, 0.2819),
+        ),
+    ),
 }
 
 
@@ -81,8 +257,7 @@ class ModelInfo:
 
     name: str
     sample_rate: int  # Hz
-    num_samples: int  # of a window
-    remainder: str  # see layers.AudioWindow
+    window: Window
     num_tags: int
     tags: tuple[str, ...] | None  # None: the file holds none
 
@@ -100,6 +275,8 @@ def build_model(name: str, **options) -> keras.Model:
 
 def load_model(path: str | os.PathLike) -> keras.Model:
     """Reads a `.keras` file made by our training or conversion.
+
+    Where the network allows it, the loaded model takes waveforms of any length.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -121,7 +298,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             f"{str(path)!r} is no model Keras can read: {first}"
         ) from error
     model_info(model)
-    return model
+    return _of_any_length(model)
 
 
 def model_info(model: keras.Model) -> ModelInfo:
@@ -141,11 +318,46 @@ def model_info(model: keras.Model) -> ModelInfo:
     return ModelInfo(
         name=model.name,
         sample_rate=window.sample_rate,
-        num_samples=window.num_samples,
-        remainder=window.remainder,
+        window=Window(
+            window.num_samples,
+            window.remainder,
+            window.hop_samples,
+            window.edge_samples,
+        ),
         num_tags=scores.units,
         tags=scores.tags,
     )
+
+
+def feature_network(model: keras.Model) -> keras.Model:
+    """The part of a model after its frontend, sharing its layers.
+
+    Returns:
+        Model from log-mel features [batch, num_frames, n_mels] (harmonic_cnn: [batch,
+        num_frames, bands, harmonics]) to scores [batch, num_tags].
+
+    Raises:
+        ValueError: the model has no frontend; it reads the waveform itself.
+    """
+    frontend = [layer for layer in model.layers if layer.name == "frontend"]
+    if not frontend:
+        raise ValueError(
+            f"Model {model.name} reads the waveform itself: it has no frontend and so"
+            " takes no features."
+        )
+    name = f"{model.name}_features"
+    return keras.Model(frontend[0].output, model.output, name=name)
+
+
+def _of_any_length(model: keras.Model) -> keras.Model:
+    """The same layers anew, behind an input without a fixed length, if they allow it."""
+    (window,) = (layer for layer in model.layers if isinstance(layer, AudioWindow))
+    if not window.any_length or model.input_shape[1] is None:
+        return model
+    waveform = keras.Input((None,), name=model.inputs[0].name)
+    free = keras.models.clone_model(model, input_tensors=waveform)
+    free.set_weights(model.get_weights())
+    return free
 
 
 def fed_with(model: keras.Model, dtype: str) -> keras.Model:

@@ -1,0 +1,207 @@
+"""Weight files of the originals -> arrays under the names they have there.
+
+PyTorch state dicts, Keras 2 HDF5 files, TensorFlow 1 checkpoints and `.npz`; nothing that
+a file brings is ever executed.
+"""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+
+Weights = dict[str, np.ndarray]
+
+# What wraps a network in a checkpoint: Lightning's attribute, DataParallel.
+_PREFIXES = ("network.", "module.")
+
+
+def read_weights(path: str | os.PathLike) -> Weights:
+    """Reads the weights in a file, by its ending; floats become float32.
+
+    Args:
+        path: `.pth`, `.pt` or `.ckpt` (PyTorch), `.hdf5` or `.h5` (Keras 2), `.npz`, or
+            the folder or prefix of a TensorFlow 1 checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is none of these, is damaged, or holds more than arrays.
+        ImportError: a PyTorch file, and no PyTorch.
+    """
+    path = os.fspath(path)
+    checkpoint = _tensorflow_prefix(path)
+    if checkpoint is not None:
+        weights = read_tensorflow_checkpoint(checkpoint)
+    elif not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no weight file {path!r}.")
+    else:
+        reader = READERS.get(os.path.splitext(path)[1].lower())
+        if reader is None:
+            raise ValueError(
+                f"Cannot tell what {path!r} is. Its name must end in one of:"
+                f" {', '.join(READERS)}; or give the folder of a TensorFlow 1"
+                " checkpoint."
+            )
+        weights = reader(path)
+    if not weights:
+        raise ValueError(f"{path!r} holds no weights.")
+    return {
+        name: array.astype(np.float32) if array.dtype.kind == "f" else array
+        for name, array in weights.items()
+    }
+
+
+def read_torch(path: str) -> Weights:
+    """Reads a PyTorch state dict, bare or under `state_dict` as Lightning saves it.
+
+    Of several networks in a Lightning file the one called `network` is taken (a
+    student's file holds its teacher too).
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{path!r} is a PyTorch file, and PyTorch is not installed: pip install"
+            " torch (the CPU build is enough)."
+        ) from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"{found[1]}" if found else "more than tensors"
+        raise ValueError(
+            f"{path!r} is refused: beside tensors it would load {what}, and a pickle"
+            " can run code. Save the state dict alone: torch.save(model.state_dict(),"
+            " …)."
+        ) from error
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"{path!r} is no PyTorch file ({_first_line(error)}).") from (
+            error
+        )
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    others = [
+        name
+        for name, value in (content.items() if isinstance(content, dict) else ())
+        if not isinstance(value, torch.Tensor)
+    ]
+    if not isinstance(content, dict) or others:
+        raise ValueError(
+            f"{path!r} holds no state dict but"
+            f" {others[:3] or type(content).__name__}. Save model.state_dict()."
+        )
+    # float32 first: NumPy has no bfloat16.
+    return _without_prefix(
+        {
+            name: (value.float() if value.is_floating_point() else value).numpy()
+            for name, value in content.items()
+        }
+    )
+
+
+def read_keras2_hdf5(path: str) -> Weights:
+    """Reads a whole model or weights alone: `conv1d_1/kernel:0` … -> array."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            group = file.get("model_weights", file)
+            weights = {}
+            for layer in map(_text, group.attrs["layer_names"]):
+                for name in map(_text, group[layer].attrs["weight_names"]):
+                    weights[name] = np.asarray(group[layer][name])
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path!r} is no Keras 2 model file ({error}).") from error
+    return number_from_one(weights)
+
+
+def read_npz(path: str) -> Weights:
+    """Reads arrays under the original parameter names."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return _without_prefix({name: file[name] for name in file.files})
+    except ValueError as error:
+        raise ValueError(
+            f"{path!r} is refused: an array in it is a pickle, and a pickle can run"
+            " code. Save plain arrays."
+        ) from error
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path!r} is no .npz file ({_first_line(error)}).") from error
+
+
+def read_tensorflow_checkpoint(prefix: str) -> Weights:
+    """Reads the variables of a TensorFlow 1 checkpoint by the prefix of its files."""
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        return {
+            name: np.asarray(reader.get_tensor(name))
+            for name in reader.get_variable_to_shape_map()
+        }
+    except (tf.errors.OpError, ValueError) as error:
+        raise ValueError(
+            f"{prefix!r} is no TensorFlow checkpoint ({_first_line(error)})."
+        ) from error
+
+
+READERS: dict[str, Callable[[str], Weights]] = {
+    ".pth": read_torch,
+    ".pt": read_torch,
+    ".ckpt": read_torch,
+    ".hdf5": read_keras2_hdf5,
+    ".h5": read_keras2_hdf5,
+    ".npz": read_npz,
+}
+
+
+def number_from_one(weights: Weights) -> Weights:
+    """Renames Keras layers so that each kind counts from _1, as in a fresh session.
+
+    A file saved later in a session counts from where the session stood.
+    """
+    layers = dict.fromkeys(name.rsplit("/", 1)[0] for name in weights)
+    kinds = {}
+    for layer in layers:
+        kind, number = re.fullmatch(r"(.*?)(?:_(\d+))?", layer).groups()
+        kinds.setdefault(kind, []).append((int(number or 0), layer))
+    renamed = {
+        layer: f"{kind}_{position}"
+        for kind, numbered in kinds.items()
+        for position, (_, layer) in enumerate(sorted(numbered), start=1)
+    }
+    return {
+        f"{renamed[name.rsplit('/', 1)[0]]}/{name.rsplit('/', 1)[1]}": array
+        for name, array in weights.items()
+    }
+
+
+def _tensorflow_prefix(path: str) -> str | None:
+    """What the files of a checkpoint share; None if the path is none."""
+    if path.endswith(".index"):
+        path = path.removesuffix(".index")
+    elif os.path.isdir(path):
+        # The package musicnn left the prefix empty: its files are `.index`, `.data-…`.
+        path = os.path.join(path, "")
+    return path if os.path.isfile(f"{path}.index") else None
+
+
+def _without_prefix(weights: Weights) -> Weights:
+    for prefix in _PREFIXES:
+        inner = {
+            name.removeprefix(prefix): array
+            for name, array in weights.items()
+            if name.startswith(prefix)
+        }
+        weights = inner or weights
+    return weights
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,0 +1,319 @@
+"""Log-mel spectrograms by the definitions of librosa and torchaudio.
+
+waveform [batch, num_samples] at ±1 -> log-mel [batch, num_frames, n_mels].
+
+Each preset is what one paper's code computed; the tests hold them against what the
+libraries themselves returned. `keras.layers.MelSpectrogram` is not used: it knows HTK
+mels alone, no normalisation, and its decibels depend on the batch's loudest clip.
+"""
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+
+@dataclasses.dataclass(frozen=True)
+class LogMel:
+    """Definition of a log-mel spectrogram, in librosa's and torchaudio's words.
+
+    Attributes:
+        sample_rate: Rate of the waveform in Hz.
+        n_fft: Samples of a frame, under a periodic Hann window.
+        hop_length: Samples from one frame to the next.
+        n_mels: Mel bands.
+        mel_scale: "htk" or "slaney".
+        norm: None: triangles of height 1 (torchaudio); "slaney": of area 1 (librosa).
+        logarithm: Key of LOGARITHMS.
+        floor: Smallest value the logarithm is given.
+        top_db: Decibels below the example's maximum at which it is cut off; None:
+            nowhere. An example's own maximum, never the batch's.
+        power: Of the magnitudes: 2 for power, 1 for amplitude.
+        f_min: Lower edge of the first band in Hz.
+        f_max: Upper edge of the last band in Hz; None: half the rate.
+        pad_mode: How n_fft // 2 samples are added at both ends so that frame t is
+            centred at sample t · hop_length: "reflect", "constant" (zeros; librosa
+            since 0.10) or None, no padding: frame t begins there.
+    """
+
+    sample_rate: int
+    n_fft: int
+    hop_length: int
+    n_mels: int
+    mel_scale: str
+    norm: str | None
+    logarithm: str
+    floor: float = 0.0
+    top_db: float | None = None
+    power: float = 2.0
+    f_min: float = 0.0
+    f_max: float | None = None
+    pad_mode: str | None = "reflect"
+
+    def __post_init__(self):
+        choices = {
+            "mel_scale": ("htk", "slaney"),
+            "norm": (None, "slaney"),
+            "logarithm": tuple(LOGARITHMS),
+            "pad_mode": ("reflect", "constant", None),
+        }
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"{field} must be one of {', '.join(map(repr, allowed))}. Received:"
+                    f" {getattr(self, field)!r}"
+                )
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a waveform."""
+        padding = 0 if self.pad_mode is None else 2 * (self.n_fft // 2)
+        return (num_samples + padding - self.n_fft) // self.hop_length + 1
+
+
+LOGARITHMS = {
+    # torchaudio.transforms.AmplitudeToDB, librosa.power_to_db with ref 1
+    "power_db": lambda mel: 10 * ops.log10(mel),
+    # librosa.amplitude_to_db with ref 1
+    "amplitude_db": lambda mel: 20 * ops.log10(mel),
+    "natural": ops.log,
+    "log10(10000x+1)": lambda mel: ops.log10(10000 * mel + 1),
+}
+
+PRESETS = {
+    # Pons and Serra 2019 (package musicnn). Its code computes one spectrogram over the
+    # whole file; a window brings its own context instead, see layers.AudioWindow.
+    "pons2019": LogMel(
+        16000, 512, 256, 96, "slaney", "slaney", "log10(10000x+1)", pad_mode=None
+    ),
+    # Won, Chun and Serra 2019. Their code gave a POWER spectrogram to amplitude_to_db.
+    "won2019": LogMel(
+        16000, 512, 256, 96, "slaney", "slaney", "amplitude_db", 1e-5, top_db=80.0
+    ),
+    # Won, Ferraro, Bogdanov and Serra 2020: FCN, CRNN, musicnn
+    "won2020": LogMel(16000, 512, 256, 96, "htk", None, "power_db", 1e-10),
+    # The same: short-chunk CNNs, CNN with self-attention. One of its 128 HTK bands
+    # lies between two bins and is constantly -100 dB.
+    "won2020_128": LogMel(16000, 512, 256, 128, "htk", None, "power_db", 1e-10),
+    # Won, Choi and Serra 2021 (Music Tagging Transformer)
+    "won2021": LogMel(22050, 1024, 512, 128, "htk", None, "power_db", 1e-10),
+    # Dabral and Deshmukh (Multi-Scale Music Tagger)
+    "multi_scale": LogMel(11025, 2048, 512, 128, "slaney", "slaney", "natural", 1e-20),
+}
+
+
+@keras.saving.register_keras_serializable("tagger")
+class LogMelSpectrogram(layers.Layer):
+    """Log-mel spectrogram, in float32 whatever the precision of the model.
+
+    waveform [batch, num_samples] -> log-mel [batch, num_frames, n_mels]. Its one weight,
+    `filters` [n_fft // 2 + 1, n_mels], is never trained.
+
+    Args:
+        log_mel: Key of PRESETS, or a LogMel.
+        fourier: See `power_spectrogram`.
+
+    Raises:
+        ValueError: the preset is unknown, or the waveform is shorter than a frame.
+    """
+
+    def __init__(self, log_mel, fourier="auto", dtype="float32", **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
+        if isinstance(log_mel, dict):
+            log_mel = LogMel(**log_mel)
+        elif not isinstance(log_mel, LogMel):
+            log_mel = preset(log_mel)
+        self.log_mel = log_mel
+        self.fourier = fourier
+
+    def build(self, input_shape):
+        definition = self.log_mel
+        filters = mel_filters(
+            definition.sample_rate,
+            definition.n_fft,
+            definition.n_mels,
+            definition.f_min,
+            definition.f_max,
+            definition.mel_scale,
+            definition.norm,
+        )
+        # A weight, so that converted models keep the very filters they were trained
+        # with: torchaudio computes their edges in float32, differently by version.
+        self.filters = self.add_weight(
+            shape=filters.shape,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(filters, dtype),
+            trainable=False,
+            name="filters",
+        )
+
+    def call(self, waveform):
+        definition = self.log_mel
+        spectrogram = power_spectrogram(
+            waveform,
+            definition.n_fft,
+            definition.hop_length,
+            definition.pad_mode,
+            self.fourier,
+        )
+        if definition.power != 2:
+            spectrogram = spectrogram ** (definition.power / 2)
+        mel = ops.matmul(spectrogram, self.filters)
+        logs = LOGARITHMS[definition.logarithm](ops.maximum(mel, definition.floor))
+        if definition.top_db is not None:
+            loudest = ops.max(logs, axis=(1, 2), keepdims=True)
+            logs = ops.maximum(logs, loudest - definition.top_db)
+        return logs
+
+    def compute_output_shape(self, input_shape):
+        batch, num_samples = input_shape
+        frames = None if num_samples is None else self.log_mel.num_frames(num_samples)
+        return (batch, frames, self.log_mel.n_mels)
+
+    def get_config(self):
+        return super().get_config() | {
+            "log_mel": dataclasses.asdict(self.log_mel),
+            "fourier": self.fourier,
+        }
+
+
+def preset(name: str) -> LogMel:
+    """A preset by its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(
+            f"Unknown log-mel preset {name!r}. Choose one of: {', '.join(PRESETS)}."
+        )
+    return PRESETS[name]
+
+
+def power_spectrogram(
+    waveform, n_fft: int, hop_length: int, pad_mode: str | None, fourier: str = "auto"
+):
+    """Squared magnitudes of the short-time Fourier transform, Hann window (periodic).
+
+    Args:
+        waveform: float32 [batch, num_samples].
+        n_fft: Samples of a frame.
+        hop_length: Samples from one frame to the next.
+        pad_mode: See LogMel.
+        fourier: "convolution": one strided convolution with sines and cosines, which
+            every export format knows (ONNX takes no FFT from TensorFlow). "fft": on
+            accelerators, whose products of float32 keep 11 bits (TF32) or 8 (TPU): the
+            convolution's decibels would be wrong by .2 on average, .6 with 8 bits; on
+            CPUs both agree to 2e-4 dB within 60 dB of the peak, see
+            `benchmarks/frontends.py`. "auto": the one that suits the devices.
+
+    Returns:
+        float32 [batch, num_frames, n_fft // 2 + 1].
+
+    Raises:
+        ValueError: the waveform is shorter than a frame, or `fourier` is unknown.
+    """
+    if fourier not in ("auto", "convolution", "fft"):
+        raise ValueError(
+            f"fourier must be 'auto', 'convolution' or 'fft'. Received: {fourier!r}"
+        )
+    margin = 0 if pad_mode is None else n_fft // 2
+    num_samples = waveform.shape[1]
+    shortest = n_fft if pad_mode is None else margin + 1
+    if isinstance(num_samples, int) and num_samples < shortest:
+        raise ValueError(
+            f"A spectrogram of {n_fft}-sample frames needs at least {shortest} samples,"
+            f" not {num_samples}."
+        )
+    if margin:
+        waveform = ops.pad(waveform, [[0, 0], [margin, margin]], mode=pad_mode)
+    if fourier == "auto":
+        devices = keras.distribution.list_devices()
+        fourier = "convolution" if all("cpu" in d for d in devices) else "fft"
+    if fourier == "fft":
+        real, imaginary = ops.stft(
+            waveform, n_fft, hop_length, n_fft, window="hann", center=False
+        )
+        return ops.square(real) + ops.square(imaginary)
+    waves = fourier_filters(n_fft)[:, None, :]  # [n_fft, 1, bins of both]
+    parts = ops.conv(waveform[..., None], waves, strides=hop_length, padding="valid")
+    real, imaginary = ops.split(ops.square(parts), 2, axis=-1)
+    return real + imaginary
+
+
+@functools.cache
+def fourier_filters(n_fft: int) -> np.ndarray:
+    """Windowed cosines, then sines, of every bin: float32 [n_fft, 2 (n_fft // 2 + 1)]."""
+    sample = np.arange(n_fft)[:, None]
+    cycles = sample * np.arange(n_fft // 2 + 1) % n_fft / n_fft
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * sample / n_fft)
+    waves = [np.cos(2 * np.pi * cycles), np.sin(2 * np.pi * cycles)]
+    return np.concatenate([wave * window for wave in waves], axis=1).astype(np.float32)
+
+
+@functools.cache
+def mel_filters(
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    mel_scale: str = "htk",
+    norm: str | None = None,
+) -> np.ndarray:
+    """Triangles, evenly spaced in mel, over the bins of a Fourier transform.
+
+    Transposed, `librosa.filters.mel`; and `torchaudio.functional.melscale_fbanks` to
+    2e-5, whose float32 edges stand off by that much. See LogMel for the arguments.
+
+    Returns:
+        float32 [n_fft // 2 + 1, n_mels].
+    """
+    to_mel, to_hz = (
+        (hz_to_mel_htk, mel_to_hz_htk)
+        if mel_scale == "htk"
+        else (hz_to_mel_slaney, mel_to_hz_slaney)
+    )
+    f_max = sample_rate / 2 if f_max is None else f_max
+    edges = to_hz(np.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2))
+    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    if norm == "slaney":
+        triangles *= 2 / (edges[2:] - edges[:-2])
+    return triangles.astype(np.float32)
+
+
+def hz_to_mel_htk(hz):
+    """O'Shaughnessy's formula, as in HTK."""
+    return 2595 * np.log10(1 + np.asarray(hz) / 700)
+
+
+def mel_to_hz_htk(mel):
+    """Inverse of `hz_to_mel_htk`."""
+    return 700 * (10 ** (np.asarray(mel) / 2595) - 1)
+
+
+# Slaney's Auditory Toolbox: 3 mel per 200 Hz up to 1 kHz, above it 27 mel per log(6.4).
+_SLANEY_KNEE_HZ = 1000.0
+_SLANEY_MEL_PER_HZ = 3 / 200
+_SLANEY_MEL_PER_LOG = 27 / np.log(6.4)
+
+
+def hz_to_mel_slaney(hz):
+    """Linear below 1 kHz, logarithmic above."""
+    hz = np.asarray(hz, dtype=np.float64)
+    above = np.log(np.maximum(hz, _SLANEY_KNEE_HZ) / _SLANEY_KNEE_HZ)
+    return (
+        np.minimum(hz, _SLANEY_KNEE_HZ) * _SLANEY_MEL_PER_HZ
+        + above * _SLANEY_MEL_PER_LOG
+    )
+
+
+def mel_to_hz_slaney(mel):
+    """Inverse of `hz_to_mel_slaney`."""
+    mel = np.asarray(mel, dtype=np.float64)
+    knee = _SLANEY_KNEE_HZ * _SLANEY_MEL_PER_HZ
+    above = np.exp(np.maximum(mel - knee, 0) / _SLANEY_MEL_PER_LOG)
+    return np.minimum(mel, knee) / _SLANEY_MEL_PER_HZ * above

@@ -1,0 +1,81 @@
+"""CNN with self-attention (Won, Chun and Serra 2019, https://arxiv.org/abs/1906.04972), in
+the form Won et al. compare (SMC 2020, https://arxiv.org/abs/2006.00751).
+
+waveform [batch, 240000] -> log-mel [batch, 938, 128] -> 118 steps of 256 channels after
+a class token -> scores [batch, 50]. No positions. The tagger of 2019 itself is
+`self_attention.py`.
+"""
+
+import keras
+from keras import layers
+
+from tagger.frontends import LogMelSpectrogram, preset
+from tagger.layers import (
+    AudioWindow,
+    ClassToken,
+    FirstPosition,
+    TagScores,
+    bert_encoder,
+    residual_block,
+    torch_dense,
+    torch_norm,
+)
+
+WIDTHS = (1, 1, 2, 2, 2, 2, 2)  # of the blocks, times num_filters
+STRIDES = (*3 * ((2, 2),), *4 * ((1, 2),))  # (time, mel); 128 bands become one
+
+
+def cnn_self_attention(
+    num_tags: int = 50,
+    num_filters: int = 128,
+    num_layers: int = 2,
+    num_heads: int = 8,
+    attention_dropout_rate: float = 0.5,
+    hidden_dropout_rate: float = 0.4,
+    dropout_rate: float = 0.5,
+    num_samples: int = 240000,
+    log_mel: str = "won2020_128",
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds seven residual blocks and a Transformer encoder.
+
+    Args:
+        num_tags: Number of scores.
+        num_filters: Channels of the first block; the encoder has twice as many.
+        num_layers: Encoder layers.
+        num_heads: Attention heads.
+        attention_dropout_rate: On the attention's probabilities.
+        hidden_dropout_rate: Before the sums of the encoder.
+        dropout_rate: Before the last layer.
+        num_samples: Length of the waveform.
+        log_mel: Key of `frontends.PRESETS`, with 128 bands.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `frontend`, `block1_1_conv` … `block7_add`, `class_token`,
+        `encoder1_attention` …, `pooler`, `head_scores`.
+
+    Raises:
+        ValueError: the preset is unknown, or the heads do not divide the channels.
+    """
+    definition = preset(log_mel)
+    waveform = keras.Input((num_samples,), name="waveform")
+    x = AudioWindow(
+        definition.sample_rate, num_samples, "pad", any_length=True, name="window"
+    )(waveform)
+    x = LogMelSpectrogram(definition, name="frontend")(x)
+    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
+    x = torch_norm(x, "input_norm")
+    for i, (width, strides) in enumerate(zip(WIDTHS, STRIDES, strict=True), 1):
+        x = residual_block(x, width * num_filters, f"block{i}", strides)
+    x = layers.Reshape((-1, x.shape[-1]), name="steps")(x)  # [batch, 118, 256]
+    x = ClassToken(learned=False, name="class_token")(x)
+    dropout_rates = (attention_dropout_rate, hidden_dropout_rate)
+    for i in range(1, num_layers + 1):
+        x = bert_encoder(x, num_heads, dropout_rates, f"encoder{i}")
+    x = FirstPosition(name="class")(x)
+    x = torch_dense(x, x.shape[-1], "pooler", "tanh")
+    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name="cnn_self_attention")

@@ -1,0 +1,61 @@
+"""Convolutional recurrent tagger (Choi, Fazekas, Sandler and Cho, ICASSP 2017,
+https://arxiv.org/abs/1609.04243), as Won et al. compare it (SMC 2020,
+https://arxiv.org/abs/2006.00751).
+
+waveform [batch, 464000] -> log-mel [batch, 1813, 96] -> 18 steps of 128 channels ->
+scores [batch, 50].
+"""
+
+import keras
+from keras import layers
+
+from tagger.frontends import LogMelSpectrogram, preset
+from tagger.layers import AudioWindow, TagScores, convolution_block, torch_norm
+
+POOL_SIZES = ((2, 2), (3, 3), (4, 4), (4, 4))  # (time, mel); 96 bands become one
+
+
+def crnn(
+    num_tags: int = 50,
+    filters: tuple[int, ...] = (64, 128, 128, 128),
+    gru_units: int = 32,
+    dropout_rate: float = 0.5,
+    num_samples: int = 464000,
+    log_mel: str = "won2020",
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds four convolutions and two recurrent layers.
+
+    Args:
+        num_tags: Number of scores.
+        filters: Channels of the convolutions.
+        gru_units: Units of each recurrent layer; the last state of the second is used.
+        dropout_rate: Before the last layer.
+        num_samples: Length of the waveform.
+        log_mel: Key of `frontends.PRESETS`, with 96 bands.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `frontend`, `block1_conv` … `block4_pool`, `gru1`, `gru2`,
+        `head_scores`.
+
+    Raises:
+        ValueError: the preset is unknown.
+    """
+    definition = preset(log_mel)
+    waveform = keras.Input((num_samples,), name="waveform")
+    x = AudioWindow(
+        definition.sample_rate, num_samples, "pad", any_length=True, name="window"
+    )(waveform)
+    x = LogMelSpectrogram(definition, name="frontend")(x)
+    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
+    x = torch_norm(x, "input_norm")
+    for i, (width, pool_size) in enumerate(zip(filters, POOL_SIZES, strict=True), 1):
+        x = convolution_block(x, width, (3, 3), f"block{i}", pool_size)
+    x = layers.Reshape((-1, filters[-1]), name="steps")(x)  # [batch, 18, 128]
+    x = layers.GRU(gru_units, return_sequences=True, name="gru1")(x)
+    x = layers.GRU(gru_units, name="gru2")(x)
+    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name="crnn")

@@ -1,0 +1,54 @@
+"""Fully convolutional tagger (Choi, Fazekas and Sandler, ISMIR 2016,
+https://arxiv.org/abs/1606.00298), as Won et al. compare it (SMC 2020,
+https://arxiv.org/abs/2006.00751).
+
+waveform [batch, 464000] -> log-mel [batch, 1813, 96] -> scores [batch, 50]. Five
+poolings leave one cell.
+"""
+
+import keras
+from keras import layers
+
+from tagger.frontends import LogMelSpectrogram, preset
+from tagger.layers import AudioWindow, TagScores, convolution_block, torch_norm
+
+POOL_SIZES = ((4, 2), (4, 2), (4, 2), (5, 3), (4, 4))  # (time, mel)
+
+
+def fcn(
+    num_tags: int = 50,
+    filters: tuple[int, ...] = (64, 128, 128, 128, 64),
+    dropout_rate: float = 0.5,
+    num_samples: int = 464000,
+    log_mel: str = "won2020",
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds the fully convolutional network.
+
+    Args:
+        num_tags: Number of scores.
+        filters: Channels of the five convolutions.
+        dropout_rate: Before the last layer.
+        num_samples: Length of the waveform; 29 s leave one cell.
+        log_mel: Key of `frontends.PRESETS`, with 96 bands.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `frontend`, `block1_conv` … `block5_pool`, `head_scores`.
+
+    Raises:
+        ValueError: the preset is unknown.
+    """
+    definition = preset(log_mel)
+    waveform = keras.Input((num_samples,), name="waveform")
+    x = AudioWindow(definition.sample_rate, num_samples, "pad", name="window")(waveform)
+    x = LogMelSpectrogram(definition, name="frontend")(x)
+    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
+    x = torch_norm(x, "input_norm")
+    for i, (width, pool_size) in enumerate(zip(filters, POOL_SIZES, strict=True), 1):
+        x = convolution_block(x, width, (3, 3), f"block{i}", pool_size)
+    x = layers.Flatten(name="head_flatten")(x)  # [batch, 1, 1, 64] -> [batch, 64]
+    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name="fcn")

@@ -1,0 +1,108 @@
+"""Music Tagging Transformer (Won, Choi and Serra, ISMIR 2021,
+https://arxiv.org/abs/2111.13457).
+
+waveform [batch, 220500] -> log-mel [batch, 431, 128] -> 107 steps behind a class token ->
+scores [batch, 50]. Teacher: 256 channels in the encoder; student (knowledge
+distillation): 64.
+"""
+
+import keras
+from keras import layers
+
+from tagger.frontends import LogMelSpectrogram, preset
+from tagger.layers import (
+    AudioWindow,
+    ClassToken,
+    FirstPosition,
+    LearnedPositions,
+    SelfAttention,
+    TagScores,
+    residual_block,
+    torch_dense,
+    torch_norm,
+)
+
+POOL_SIZES = ((2, 2), (2, 2), (1, 2))  # (time, mel)
+CHANNELS = {"teacher": 256, "student": 64}
+
+
+def music_tagging_transformer(
+    num_tags: int = 50,
+    size: str = "teacher",
+    num_filters: int = 128,
+    channels: int | None = None,
+    num_layers: int = 4,
+    num_heads: int = 8,
+    max_length: int = 512,
+    dropout_rate: float = 0.1,
+    num_samples: int = 220500,
+    log_mel: str = "won2021",
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds three residual blocks and a Transformer encoder.
+
+    Args:
+        num_tags: Number of scores.
+        size: "teacher" or "student".
+        num_filters: Channels of the convolutions.
+        channels: Of the encoder; None: as the size says.
+        num_layers: Encoder layers.
+        num_heads: Attention heads.
+        max_length: Steps there are positions for, each of 4 frames (93 ms): 47 s.
+        dropout_rate: In the encoder.
+        num_samples: Length of the waveform.
+        log_mel: Key of `frontends.PRESETS`.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `frontend`, `block1_1_conv` … `block3_pool`, `embedding`,
+        `class_token`, `positions`, `encoder1_attention` … `encoder4_add`, `head_norm`,
+        `head_scores`.
+
+    Raises:
+        ValueError: an unknown size or preset, a waveform longer than the positions.
+    """
+    if size not in CHANNELS:
+        raise ValueError(
+            f"Unknown size {size!r}. Choose one of: {', '.join(CHANNELS)}."
+        )
+    definition = preset(log_mel)
+    channels = channels or CHANNELS[size]
+
+    waveform = keras.Input((num_samples,), name="waveform")
+    x = AudioWindow(
+        definition.sample_rate, num_samples, any_length=True, name="window"
+    )(waveform)
+    x = LogMelSpectrogram(definition, name="frontend")(x)
+    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
+    x = torch_norm(x, "input_norm")
+    for i, pool_size in enumerate(POOL_SIZES, 1):
+        x = residual_block(x, num_filters, f"block{i}", pool_size=pool_size)
+    x = layers.Reshape((-1, x.shape[2] * num_filters), name="steps")(x)
+    x = torch_dense(x, channels, "embedding")  # [batch, 107, 256]
+
+    x = ClassToken(name="class_token")(x)
+    x = LearnedPositions(1 + max_length, name="positions")(x)
+    x = layers.Dropout(dropout_rate, name="positions_dropout")(x)
+    for i in range(1, num_layers + 1):
+        x = _encoder(x, num_heads, dropout_rate, f"encoder{i}")
+    x = FirstPosition(name="class")(x)
+    x = layers.LayerNormalization(epsilon=1e-5, name="head_norm")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name="music_tagging_transformer")
+
+
+def _encoder(x, num_heads, dropout_rate, name):
+    """Encoder layer with the norm before each part (pre-norm), exact GELU, 4x wide."""
+    channels = x.shape[-1]
+    y = layers.LayerNormalization(epsilon=1e-5, name=f"{name}_attention_norm")(x)
+    y = SelfAttention(num_heads, use_bias=False, name=f"{name}_attention")(y)
+    y = layers.Dropout(dropout_rate, name=f"{name}_attention_dropout")(y)
+    x = layers.Add(name=f"{name}_attention_add")([x, y])
+    y = layers.LayerNormalization(epsilon=1e-5, name=f"{name}_norm")(x)
+    y = torch_dense(y, 4 * channels, f"{name}_hidden", "gelu")
+    y = layers.Dropout(dropout_rate, name=f"{name}_hidden_dropout")(y)
+    y = torch_dense(y, channels, f"{name}_output")
+    y = layers.Dropout(dropout_rate, name=f"{name}_dropout")(y)
+    return layers.Add(name=f"{name}_add")([x, y])

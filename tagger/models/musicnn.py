@@ -1,0 +1,100 @@
+"""Musically motivated CNN (Pons et al., ISMIR 2018, https://arxiv.org/abs/1711.02520), as
+Won et al. compare it (SMC 2020, https://arxiv.org/abs/2006.00751).
+
+waveform [batch, 48000] -> log-mel [batch, 188, 96] -> scores [batch, 50]. The package
+`musicnn` is another network: see `pons.py`.
+"""
+
+import keras
+from keras import layers
+
+from tagger.frontends import LogMelSpectrogram, preset
+from tagger.layers import (
+    AudioWindow,
+    TagScores,
+    convolution_block,
+    horizontal_convolution,
+    torch_dense,
+    torch_norm,
+    vertical_convolution,
+)
+
+VERTICAL_SHARES = (0.7, 0.4)  # of the mel bands that a filter spans
+NUM_VERTICAL_FRAMES = 7
+HORIZONTAL_FRAMES = (129, 65, 33)
+
+
+def musicnn(
+    num_tags: int = 50,
+    vertical_filters: int = 204,
+    horizontal_filters: int = 51,
+    num_filters: int = 64,
+    dense_units: int = 200,
+    dropout_rate: float = 0.5,
+    num_samples: int = 48000,
+    log_mel: str = "won2020",
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds the network with vertical (timbre) and horizontal (rhythm) filters.
+
+    Args:
+        num_tags: Number of scores.
+        vertical_filters: Channels of each of the two vertical convolutions.
+        horizontal_filters: Channels of each of the three horizontal ones.
+        num_filters: Channels of the three convolutions over time; 512 for MSD.
+        dense_units: Of the layer before the last; 500 for MSD.
+        dropout_rate: Before the last layer.
+        num_samples: Length of the waveform.
+        log_mel: Key of `frontends.PRESETS`.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `frontend`, `vertical1_conv` …, `horizontal3_conv`,
+        `middle1_conv` … `middle3_add`, `head_dense`, `head_scores`.
+
+    Raises:
+        ValueError: the preset is unknown.
+    """
+    definition = preset(log_mel)
+    waveform = keras.Input((num_samples,), name="waveform")
+    x = AudioWindow(
+        definition.sample_rate, num_samples, "pad", any_length=True, name="window"
+    )(waveform)
+    x = LogMelSpectrogram(definition, name="frontend")(x)
+    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
+    x = torch_norm(x, "input_norm")
+
+    features = [
+        vertical_convolution(
+            x,
+            vertical_filters,
+            (NUM_VERTICAL_FRAMES, int(share * definition.n_mels)),
+            f"vertical{i}",
+        )
+        for i, share in enumerate(VERTICAL_SHARES, 1)
+    ] + [
+        horizontal_convolution(x, horizontal_filters, num_frames, f"horizontal{i}")
+        for i, num_frames in enumerate(HORIZONTAL_FRAMES, 1)
+    ]
+    x = layers.Concatenate(name="front")(features)  # [batch, 188, 561]
+
+    levels = [x]
+    for i in range(1, 4):
+        y = convolution_block(x, num_filters, (7,), f"middle{i}")
+        x = y if i == 1 else layers.Add(name=f"middle{i}_add")([y, x])
+        levels.append(x)
+    x = layers.Concatenate(name="levels")(levels)  # [batch, 188, 753]
+
+    x = layers.Concatenate(name="pooled")(
+        [
+            layers.GlobalMaxPooling1D(name="pooled_max")(x),
+            layers.GlobalAveragePooling1D(name="pooled_mean")(x),
+        ]
+    )
+    x = torch_dense(x, dense_units, "head_dense")
+    x = torch_norm(x, "head_norm")
+    x = layers.Activation("relu", name="head_relu")(x)
+    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name="musicnn")

@@ -1,0 +1,165 @@
+"""The networks of the package musicnn (Pons and Serra 2019,
+https://arxiv.org/abs/1909.06654): musicnn and a VGG, whose weights its wheel holds.
+
+waveform [batch, 48128] -> log-mel [batch, 187, 96] -> scores [batch, 50]. The package
+computes one spectrogram over the whole file and cuts it into patches of 187 frames; a
+window here brings its patch's samples and no padding, so that its frames are the same.
+Batch norm comes after ReLU.
+"""
+
+import keras
+from keras import layers
+
+from tagger.frontends import LogMelSpectrogram, preset
+from tagger.layers import AudioWindow, TagScores
+
+VERTICAL_SHARES = (0.4, 0.7)  # of the mel bands that a filter spans
+NUM_VERTICAL_FRAMES = 7
+HORIZONTAL_FRAMES = (128, 64, 32)
+VGG_POOL_SIZES = ((4, 1), (2, 2), (2, 2), (2, 2), (4, 4))  # (time, mel)
+VGG_STRIDES = ((2, 2), (2, 2), (2, 2), (2, 2), (4, 4))
+
+
+def musicnn_pons(
+    num_tags: int = 50,
+    vertical_filters: int = 204,
+    horizontal_filters: int = 51,
+    num_filters: int = 64,
+    dense_units: int = 200,
+    dropout_rate: float = 0.5,
+    num_frames: int = 187,
+    log_mel: str = "pons2019",
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds the musically motivated network.
+
+    Args:
+        num_tags: Number of scores.
+        vertical_filters: Channels of each of the two vertical (timbre) convolutions.
+        horizontal_filters: Channels of each of the three horizontal (rhythm) ones.
+        num_filters: Channels of the three convolutions over time; 512 in the wide one.
+        dense_units: Of the layer before the last; 500 in the wide one.
+        dropout_rate: Before both dense layers.
+        num_frames: Of a patch.
+        log_mel: Key of `frontends.PRESETS`, without padding.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `frontend`, `vertical1_conv` … `horizontal3_max`,
+        `middle1_conv` … `middle3_add`, `pooled`, `head_dense`, `head_scores`.
+
+    Raises:
+        ValueError: the preset is unknown.
+    """
+    waveform, x = _patch(log_mel, num_frames, any_length=True)
+    n_mels = x.shape[2]
+    vertical = [
+        ((NUM_VERTICAL_FRAMES, int(share * n_mels)), vertical_filters, f"vertical{i}")
+        for i, share in enumerate(VERTICAL_SHARES, 1)
+    ]
+    horizontal = [
+        ((length, 1), horizontal_filters, f"horizontal{i}")
+        for i, length in enumerate(HORIZONTAL_FRAMES, 1)
+    ]
+    margin = NUM_VERTICAL_FRAMES // 2
+    padded = layers.ZeroPadding2D(((margin, margin), (0, 0)), name="vertical_zeros")(x)
+    features = []
+    for kernel_size, width, name in vertical + horizontal:
+        y = layers.Conv2D(
+            width,
+            kernel_size,
+            padding="valid" if name.startswith("vertical") else "same",
+            activation="relu",
+            name=f"{name}_conv",
+        )(padded if name.startswith("vertical") else x)
+        y = layers.BatchNormalization(name=f"{name}_norm")(y)
+        y = layers.MaxPooling2D((1, y.shape[2]), name=f"{name}_max")(y)
+        features.append(layers.Reshape((-1, width), name=f"{name}_squeeze")(y))
+    x = layers.Concatenate(name="front")(features)  # [batch, 187, 561]
+
+    levels = [x]
+    for i in range(1, 4):
+        y = layers.Conv1D(
+            num_filters, 7, padding="same", activation="relu", name=f"middle{i}_conv"
+        )(x)
+        y = layers.BatchNormalization(name=f"middle{i}_norm")(y)
+        x = y if i == 1 else layers.Add(name=f"middle{i}_add")([y, x])
+        levels.append(x)
+    x = layers.Concatenate(name="levels")(levels)  # [batch, 187, 753]
+
+    x = layers.Concatenate(name="pooled")(
+        [
+            layers.GlobalMaxPooling1D(name="pooled_max")(x),
+            layers.GlobalAveragePooling1D(name="pooled_mean")(x),
+        ]
+    )
+    x = layers.BatchNormalization(name="pooled_norm")(x)
+    x = layers.Dropout(dropout_rate, name="pooled_dropout")(x)
+    x = layers.Dense(dense_units, activation="relu", name="head_dense")(x)
+    x = layers.BatchNormalization(name="head_norm")(x)
+    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name="musicnn_pons")
+
+
+def vgg_pons(
+    num_tags: int = 50,
+    num_filters: int = 128,
+    pool_dropout_rate: float = 0.25,
+    dropout_rate: float = 0.5,
+    num_frames: int = 187,
+    log_mel: str = "pons2019",
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds the VGG: five convolutions with poolings.
+
+    Args:
+        num_tags: Number of scores.
+        num_filters: Channels of every convolution.
+        pool_dropout_rate: Before the second to fifth convolution.
+        dropout_rate: Before the last layer.
+        num_frames: Of a patch.
+        log_mel: Key of `frontends.PRESETS`, without padding.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `frontend`, `block1_conv` … `block5_pool`, `head_scores`.
+
+    Raises:
+        ValueError: the preset is unknown.
+    """
+    waveform, x = _patch(log_mel, num_frames)
+    pools = zip(VGG_POOL_SIZES, VGG_STRIDES, strict=True)
+    for i, (pool_size, strides) in enumerate(pools, 1):
+        if i > 1:
+            x = layers.Dropout(pool_dropout_rate, name=f"block{i}_dropout")(x)
+        x = layers.Conv2D(
+            num_filters, 3, padding="same", activation="relu", name=f"block{i}_conv"
+        )(x)
+        x = layers.BatchNormalization(name=f"block{i}_norm")(x)
+        x = layers.MaxPooling2D(pool_size, strides, name=f"block{i}_pool")(x)
+    x = layers.Flatten(name="head_flatten")(x)  # [batch, 2 · 1 · 128]
+    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name="vgg_pons")
+
+
+def _patch(log_mel, num_frames, any_length=False):
+    """The model's input, and its normalised patch [batch, num_frames, n_mels, 1]."""
+    definition = preset(log_mel)
+    hop_samples = num_frames * definition.hop_length
+    num_samples = hop_samples - definition.hop_length + definition.n_fft
+    waveform = keras.Input((num_samples,), name="waveform")
+    x = AudioWindow(
+        definition.sample_rate,
+        num_samples,
+        hop_samples=hop_samples,
+        edge_samples=definition.n_fft // 2,
+        any_length=any_length,
+        name="window",
+    )(waveform)
+    x = LogMelSpectrogram(definition, name="frontend")(x)
+    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
+    return waveform, layers.BatchNormalization(name="input_norm")(x)

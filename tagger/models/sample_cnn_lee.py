@@ -1,0 +1,48 @@
+"""Sample-level CNN (Lee, Park, Kim and Nam, SMC 2017, https://arxiv.org/abs/1703.01789).
+
+waveform [batch, 59049] -> scores [batch, 50]. With other widths the same network is Won
+et al. 2020's SampleCNN (the default) and Won et al. 2019's `lee_lee`.
+"""
+
+import keras
+from keras import layers
+
+from tagger.layers import AudioWindow, TagScores, convolution_block
+
+
+def sample_cnn_lee(
+    num_tags: int = 50,
+    filters: tuple[int, ...] = (128, 128, 128, *6 * (256,), 512, 512),
+    dropout_rate: float = 0.5,
+    num_samples: int = 59049,
+    sample_rate: int = 16000,
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds a stem, nine convolutions with pooling by 3, and one of length 1.
+
+    Args:
+        num_tags: Number of scores.
+        filters: Channels of the eleven convolutions. Won et al. 2019 have 64, six times
+            128 after one more 64, then 256, 256 and 512.
+        dropout_rate: Before the last layer.
+        num_samples: Length of the waveform; 3**10 leave one step.
+        sample_rate: Rate of the waveform in Hz.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `stem_conv`, `block1_conv` … `block9_pool`, `block10_conv`,
+        `head_scores`.
+    """
+    stem, *widths = filters
+    waveform = keras.Input((num_samples,), name="waveform")
+    x = AudioWindow(sample_rate, num_samples, "pad", name="window")(waveform)
+    x = layers.Reshape((-1, 1), name="stem_reshape")(x)
+    x = convolution_block(x, stem, (3,), "stem", strides=3)  # [batch, 19683, 128]
+    for i, width in enumerate(widths[:-1], 1):
+        x = convolution_block(x, width, (3,), f"block{i}", 3)
+    x = convolution_block(x, widths[-1], (1,), f"block{len(widths)}")
+    x = layers.Flatten(name="head_flatten")(x)  # [batch, 1, 512] -> [batch, 512]
+    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name="sample_cnn_lee")

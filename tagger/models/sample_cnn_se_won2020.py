@@ -1,0 +1,71 @@
+"""Sample-level CNN with residual SE blocks, as Won et al. compare it (SMC 2020,
+https://arxiv.org/abs/2006.00751), after Kim, Lee and Nam 2018 (`sample_cnn.py`).
+
+waveform [batch, 59049] -> scores [batch, 50].
+"""
+
+import keras
+from keras import layers
+
+from tagger.layers import (
+    AudioWindow,
+    SqueezeExcitation,
+    TagScores,
+    convolution,
+    convolution_block,
+    torch_dense,
+    torch_norm,
+)
+
+
+def sample_cnn_se_won2020(
+    num_tags: int = 50,
+    filters: tuple[int, ...] = (128, 128, 128, *6 * (256,), 512, 512),
+    dropout_rate: float = 0.5,
+    num_samples: int = 59049,
+    sample_rate: int = 16000,
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds eleven residual SE blocks: strides 3, nine with pooling by 3, length 1.
+
+    Args:
+        num_tags: Number of scores.
+        filters: Channels of the blocks.
+        dropout_rate: Before the last layer.
+        num_samples: Length of the waveform; 3**10 leave one step.
+        sample_rate: Rate of the waveform in Hz.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `block1_1_conv` … `block11_excitation` (output [batch, 1,
+        channels]), `head_dense`, `head_scores`.
+    """
+    waveform = keras.Input((num_samples,), name="waveform")
+    x = AudioWindow(sample_rate, num_samples, "pad", name="window")(waveform)
+    x = layers.Reshape((-1, 1), name="stem_reshape")(x)
+    x = _block(x, filters[0], 3, "block1", strides=3)  # [batch, 19683, 128]
+    for i, width in enumerate(filters[1:-1], 2):
+        x = _block(x, width, 3, f"block{i}", pool_size=3)
+    x = _block(x, filters[-1], 1, f"block{len(filters)}")
+    x = layers.Flatten(name="head_flatten")(x)  # [batch, 1, 512] -> [batch, 512]
+    x = torch_dense(x, x.shape[-1], "head_dense")
+    x = torch_norm(x, "head_norm")
+    x = layers.Activation("relu", name="head_relu")(x)
+    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name="sample_cnn_se_won2020")
+
+
+def _block(x, filters, kernel_size, name, strides=1, pool_size=None):
+    """Two convolutions and a gate beside a shortcut, ReLU, pooling."""
+    shortcut, kernel_size = x, (kernel_size,)
+    if strides > 1 or x.shape[-1] != filters:
+        shortcut = convolution(x, filters, kernel_size, f"{name}_shortcut", strides)
+    x = convolution_block(x, filters, kernel_size, f"{name}_1", strides=strides)
+    x = convolution(x, filters, kernel_size, f"{name}_2")
+    excitation = SqueezeExcitation(1, name=f"{name}_excitation")(x)
+    x = layers.Multiply(name=f"{name}_scale")([x, excitation])
+    x = layers.Add(name=f"{name}_add")([shortcut, x])
+    x = layers.Activation("relu", name=f"{name}_relu")(x)
+    return layers.MaxPooling1D(pool_size, name=f"{name}_pool")(x) if pool_size else x

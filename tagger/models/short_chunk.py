@@ -1,0 +1,114 @@
+"""Short-chunk CNNs, plain and residual (Won, Ferraro, Bogdanov and Serra, SMC 2020,
+https://arxiv.org/abs/2006.00751).
+
+waveform [batch, 59049] -> log-mel [batch, 231, 128] -> scores [batch, 50]. Seven halvings
+leave one band; the maximum is taken over what is left of time.
+"""
+
+import keras
+from keras import layers
+
+from tagger.frontends import LogMelSpectrogram, preset
+from tagger.layers import (
+    AudioWindow,
+    TagScores,
+    convolution_block,
+    residual_block,
+    torch_dense,
+    torch_norm,
+)
+
+WIDTHS = (1, 1, 2, 2, 2, 2, 4)  # of the blocks, times num_filters
+
+
+def short_chunk_cnn(
+    num_tags: int = 50,
+    num_filters: int = 128,
+    dropout_rate: float = 0.5,
+    num_samples: int = 59049,
+    log_mel: str = "won2020_128",
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds the plain network: convolutions, each with a max-pooling by 2.
+
+    Args:
+        num_tags: Number of scores.
+        num_filters: Channels of the first block; four times as many in the last.
+        dropout_rate: Before the last layer.
+        num_samples: Length of the waveform.
+        log_mel: Key of `frontends.PRESETS`, with 128 bands.
+        tags: Names of the tags, kept in the model.
+
+    Returns:
+        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
+        num_tags]. Layers: `frontend`, `block1_conv` … `block7_pool`, `head_dense`,
+        `head_scores`.
+
+    Raises:
+        ValueError: the preset is unknown.
+    """
+
+    def block(x, filters, name):
+        return convolution_block(x, filters, (3, 3), name, pool_size=2)
+
+    return _short_chunk(
+        "short_chunk_cnn",
+        block,
+        num_tags,
+        num_filters,
+        dropout_rate,
+        num_samples,
+        log_mel,
+        tags,
+    )
+
+
+def short_chunk_resnet(
+    num_tags: int = 50,
+    num_filters: int = 128,
+    dropout_rate: float = 0.5,
+    num_samples: int = 59049,
+    log_mel: str = "won2020_128",
+    tags: tuple[str, ...] | None = None,
+) -> keras.Model:
+    """Builds the residual network: two convolutions a block, strides 2, no pooling.
+
+    Arguments as in `short_chunk_cnn`. Layers: `frontend`, `block1_1_conv`,
+    `block1_shortcut_conv` … `block7_add`, `head_dense`, `head_scores`.
+    """
+
+    def block(x, filters, name):
+        return residual_block(x, filters, name, strides=2)
+
+    return _short_chunk(
+        "short_chunk_resnet",
+        block,
+        num_tags,
+        num_filters,
+        dropout_rate,
+        num_samples,
+        log_mel,
+        tags,
+    )
+
+
+def _short_chunk(
+    name, block, num_tags, num_filters, dropout_rate, num_samples, log_mel, tags
+):
+    definition = preset(log_mel)
+    waveform = keras.Input((num_samples,), name="waveform")
+    x = AudioWindow(
+        definition.sample_rate, num_samples, "pad", any_length=True, name="window"
+    )(waveform)
+    x = LogMelSpectrogram(definition, name="frontend")(x)
+    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
+    x = torch_norm(x, "input_norm")
+    for i, width in enumerate(WIDTHS, 1):
+        x = block(x, width * num_filters, f"block{i}")
+    x = layers.GlobalMaxPooling2D(name="pooled")(x)
+    x = torch_dense(x, x.shape[-1], "head_dense")
+    x = torch_norm(x, "head_norm")
+    x = layers.Activation("relu", name="head_relu")(x)
+    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    scores = TagScores(num_tags, tags, name="head_scores")(x)
+    return keras.Model(waveform, scores, name=name)
