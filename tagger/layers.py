@@ -323,6 +323,9 @@ class SelfAttention(layers.Layer):
             logits = ops.matmul(heads(self.query) * scale, keys)
             # float32: a half-precision softmax over hundreds of keys loses the tail.
             attention = ops.softmax(ops.cast(logits, "float32"))
+        else:
+            shape = (ops.shape(sequence)[0], self.num_heads, length, length)
+            attention = ops.broadcast_to(attention, shape)
         weights = ops.cast(attention, self.compute_dtype)
         weights = self.dropout(weights, training=training)
         context = ops.transpose(ops.matmul(weights, heads(self.value)), (0, 2, 1, 3))

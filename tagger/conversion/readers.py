@@ -136,7 +136,7 @@ def read_tensorflow_checkpoint(prefix: str) -> Weights:
     import tensorflow as tf
 
     try:
-        reader = tf.train.load_checkpoint(prefix)
+        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
         return {
             name: np.asarray(reader.get_tensor(name))
             for name in reader.get_variable_to_shape_map()
