@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import AudioWindow, TagScores
+from tagger.layers import AudioWindow, TagScores, VerticalConv2D
 
 VERTICAL_SHARES = (0.4, 0.7)  # of the mel bands that a filter spans
 NUM_VERTICAL_FRAMES = 7
@@ -54,28 +54,24 @@ def musicnn_pons(
     """
     waveform, x = _patch(log_mel, num_frames, any_length=True)
     n_mels = x.shape[2]
-    vertical = [
-        ((NUM_VERTICAL_FRAMES, int(share * n_mels)), vertical_filters, f"vertical{i}")
-        for i, share in enumerate(VERTICAL_SHARES, 1)
-    ]
-    horizontal = [
-        ((length, 1), horizontal_filters, f"horizontal{i}")
-        for i, length in enumerate(HORIZONTAL_FRAMES, 1)
-    ]
     margin = NUM_VERTICAL_FRAMES // 2
     padded = layers.ZeroPadding2D(((margin, margin), (0, 0)), name="vertical_zeros")(x)
     features = []
-    for kernel_size, width, name in vertical + horizontal:
-        y = layers.Conv2D(
-            width,
-            kernel_size,
-            padding="valid" if name.startswith("vertical") else "same",
+    for i, share in enumerate(VERTICAL_SHARES, 1):
+        kernel_size = (NUM_VERTICAL_FRAMES, int(share * n_mels))
+        conv = VerticalConv2D(
+            vertical_filters, kernel_size, activation="relu", name=f"vertical{i}_conv"
+        )
+        features.append(_maxima(conv(padded), f"vertical{i}"))
+    for i, length in enumerate(HORIZONTAL_FRAMES, 1):
+        conv = layers.Conv2D(
+            horizontal_filters,
+            (length, 1),
+            padding="same",
             activation="relu",
-            name=f"{name}_conv",
-        )(padded if name.startswith("vertical") else x)
-        y = layers.BatchNormalization(name=f"{name}_norm")(y)
-        y = layers.MaxPooling2D((1, y.shape[2]), name=f"{name}_max")(y)
-        features.append(layers.Reshape((-1, width), name=f"{name}_squeeze")(y))
+            name=f"horizontal{i}_conv",
+        )
+        features.append(_maxima(conv(x), f"horizontal{i}"))
     x = layers.Concatenate(name="front")(features)  # [batch, 187, 561]
 
     levels = [x]
@@ -144,6 +140,14 @@ def vgg_pons(
     x = layers.Dropout(dropout_rate, name="head_dropout")(x)
     scores = TagScores(num_tags, tags, name="head_scores")(x)
     return keras.Model(waveform, scores, name="vgg_pons")
+
+
+def _maxima(x, name):
+    """Batch norm, then the maximum over mel: [batch, time, mel, c] -> [batch, time, c]."""
+    x = layers.BatchNormalization(name=f"{name}_norm")(x)
+    width = x.shape[-1]
+    x = layers.MaxPooling2D((1, x.shape[2]), name=f"{name}_max")(x)
+    return layers.Reshape((-1, width), name=f"{name}_squeeze")(x)
 
 
 def _patch(log_mel, num_frames, any_length=False):
