@@ -6,32 +6,56 @@ from tagger import cli
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; names and defaults are those of the recipe and of the model."""
+    """The command line; a model's or recipe's option is there only if it was given."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=__doc__, argument_default=argparse.SUPPRESS
     )
     add, count = parser.add_argument, cli.at_least_one
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
     add("--train-dir", default="./log", help="for checkpoints and event logs")
-    add("--block", choices=["se", "rese", "res", "basic"], default="se")
-    add("--no-multi", dest="multi", action="store_false", help="no level aggregation")
-    add("--alpha", type=float, default=16, help="amplifying ratio of SE blocks")
-    add("--num-filters", type=count, default=128, help="of the first layer")
-    add("--dropout", dest="dropout_rate", type=float, default=0.5)
-    add("--weight-decay", type=float, default=0.0, help="L2 on the convolutions")
-    add("--batch-size", type=count, default=23)
-    add("--momentum", type=float, default=0.9, help="Nesterov momentum of SGD")
-    add("--lr", dest="learning_rate", type=float, default=0.01, help="of stage 0")
-    add("--lr-decay", type=float, default=0.2, help="learning rate factor per stage")
-    add("--num-lr-decays", dest="num_stages", type=count, default=5, help="stages")
-    add("--patience", type=count, default=2, help="epochs without gain")
-    add("--max-epochs", type=count, default=100, help="most epochs of a stage")
+    add("--model", default="sample_cnn", help="default: sample_cnn; all: tagger models")
     add("--initial-stage", type=int, default=0, help="stage to start with")
-    add("--num-audios-per-shard", type=count, help="must be the manifest's")
-    add("--num-segments-per-audio", type=count, help="must be the manifest's")
+    add("--num-audios-per-shard", type=count, default=None, help="must be as built")
+    add("--num-segments-per-audio", type=count, default=None, help="must be as built")
     add("--num-read-threads", type=count, default=8, help="shards read at once")
     add("--seed", type=int, default=0, help="of weights, dropout and order")
-    return parser.parse_args(argv)
+
+    group = parser.add_argument_group(
+        "model", "each model has some; defaults: python -m tagger models NAME"
+    )
+    model = cli.OptionGroup(group)
+    model.add("--block", choices=["se", "rese", "res", "basic"], help="sample_cnn's")
+    model.add(
+        "--no-multi", dest="multi", action="store_false", help="no level aggregation"
+    )
+    model.add("--alpha", type=float, help="amplifying ratio of SE blocks")
+    model.add("--num-filters", type=count, help="of the first layer")
+    model.add(
+        "--dropout", dest="dropout_rate", type=float, help="before the last layer"
+    )
+    model.add("--weight-decay", type=float, help="L2 on the convolutions")
+    model.add("--front-end", choices=["pons", "lee"], help="self_attention's")
+    model.add("--back-end", choices=["attention", "cnn"], help="self_attention's")
+    model.add("--size", choices=["teacher", "student"], help="the Transformer's")
+    model.add("--channels", type=count, help="of the encoder")
+    model.add("--num-layers", type=count, help="of the encoder")
+    model.add("--num-heads", type=count, help="of the attention")
+    model.add("--dense-units", type=count, help="of the layer before the last")
+
+    group = parser.add_argument_group("recipe", "defaults: those of the model's recipe")
+    recipe = cli.OptionGroup(group)
+    recipe.add("--batch-size", type=count)
+    recipe.add("--lr", dest="learning_rate", type=float, help="of stage 0")
+    recipe.add("--max-epochs", type=count, help="most epochs of a stage")
+    recipe.add("--patience", type=count, help="epochs without gain that end a stage")
+    recipe.add("--momentum", type=float, help="resemul's Nesterov momentum")
+    recipe.add("--lr-decay", type=float, help="resemul's factor per stage")
+    recipe.add(
+        "--num-lr-decays", dest="num_stages", type=count, help="resemul's stages"
+    )
+    args = parser.parse_args(argv)
+    args.model_options, args.recipe_options = model.given(args), recipe.given(args)
+    return args
 
 
 def main() -> None:
@@ -40,14 +64,15 @@ def main() -> None:
     cli.load_tensorflow()
     from tagger import inputs, models, training
 
+    factory, recipe = models.entry(args.model).factory, training.recipe_of(args.model)
+    options = cli.options_for(factory, args.model_options, f"model {args.model}")
+    recipe = recipe(**cli.options_for(recipe, args.recipe_options, "its recipe"))
     shards = inputs.open_shards(args.data_dir)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
-    name = "sample_cnn"
-    factory, recipe = models.MODELS[name].factory, training.recipe_of(name)
     best = training.train(
-        name,
-        cli.arguments_of(factory, args),
-        recipe(**cli.arguments_of(recipe, args)),
+        args.model,
+        options,
+        recipe,
         shards,
         args.train_dir,
         initial_stage=args.initial_stage,

@@ -8,10 +8,10 @@ train    one step of Adam on binary cross-entropy, on one batch
 
 DIR holds checkouts of the originals, each in a folder of its repository's name (see
 ORIGINALS); they need torch, torchaudio, librosa and einops. Ours and theirs take turns,
-`--repeats` times, in one process on the same batch; figures are medians, `ratio` is ours
-over the original's. A model whose original reads log-mel features is fed those. On an
-accelerator the table has the share of the device's matrix rate, measured in the same run
-in the same precision. Writes models.json.
+`--repeats` times, in one process on the same batch; figures are medians, `ratio` is
+ours over the original's. A model whose original reads log-mel features is fed those. On
+an accelerator the table has the share of the device's matrix rate, measured in the same
+run in the same precision. Writes models.json.
 """
 
 import argparse
@@ -195,7 +195,10 @@ def load_module(repository: Path, folder: str, module: str):
     """Imports an original, then forgets its modules: their names clash."""
     known = set(sys.modules)
     # A checkout's modules import each other plainly, or relatively as a package.
-    for root, path in ((repository / folder, module), (repository, f"{folder}.{module}")):
+    for root, path in (
+        (repository / folder, module),
+        (repository, f"{folder}.{module}"),
+    ):
         sys.path.insert(0, str(root))
         try:
             return importlib.import_module(path)

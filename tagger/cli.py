@@ -30,7 +30,7 @@ def run(main: Callable[[], int | None], if_interrupted: str = "") -> None:
     )
     try:
         sys.exit(main())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -42,6 +42,45 @@ def arguments_of(function: Callable, args: argparse.Namespace) -> dict:
     """The parsed arguments that a function takes, by name."""
     given = vars(args)
     return {n: given[n] for n in inspect.signature(function).parameters if n in given}
+
+
+class OptionGroup:
+    """Options of a function that the command line may give; the rest keeps its default.
+
+    Args:
+        group: Where they are shown by `--help`; its arguments must be suppressed when
+            they are not given.
+    """
+
+    def __init__(self, group: argparse._ArgumentGroup):
+        self._group = group
+        self._flags = {}  # name -> flag
+
+    def add(self, flag: str, **kwargs) -> None:
+        """Adds an argument as `add_argument` does."""
+        self._flags[self._group.add_argument(flag, **kwargs).dest] = flag
+
+    def given(self, args: argparse.Namespace) -> dict[str, tuple[str, object]]:
+        """What was given: name -> (flag, value)."""
+        values = vars(args)
+        return {n: (f, values[n]) for n, f in self._flags.items() if n in values}
+
+
+def options_for(
+    function: Callable, given: dict[str, tuple[str, object]], whose: str
+) -> dict:
+    """Keyword arguments of a function from what `OptionGroup.given` returned.
+
+    Raises:
+        ValueError: one of them is no option of the function.
+    """
+    known = inspect.signature(function).parameters
+    for name, (flag, _) in given.items():
+        if name not in known:
+            raise ValueError(
+                f"{flag} is no option of {whose}, which has: {', '.join(known)}."
+            )
+    return {name: value for name, (_, value) in given.items()}
 
 
 def at_least_one(text: str) -> int:
@@ -69,6 +108,13 @@ def figure_file(text: str) -> str:
     return output_file(text)
 
 
+def keras_file(text: str) -> str:
+    """Argument type: an `output_file` that ends in .keras."""
+    if not text.endswith(".keras"):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .keras")
+    return output_file(text)
+
+
 def load_tensorflow() -> None:
     """Imports TensorFlow without its notes; after parsing, before our heavy modules.
 
@@ -92,7 +138,7 @@ def main() -> int:
         prog="python -m tagger", description="Music auto-tagging."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add_command in (_add_tag, _add_demo):
+    for add_command in (_add_tag, _add_models, _add_convert, _add_demo):
         add_command(commands)
     args = parser.parse_args()
     return args.call(args)
@@ -166,6 +212,128 @@ def _table(row: dict, top: int) -> str:
             for tag, score in rows
         ]
     )
+
+
+def _add_models(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("models", help="list the models, or describe one")
+    parser.add_argument("name", nargs="?", help="one model: its options and scores")
+    parser.set_defaults(call=_models)
+
+
+def _models(args: argparse.Namespace) -> int:
+    load_tensorflow()
+    from tagger import models
+
+    if args.name:
+        print(_description(args.name, models.entry(args.name), models.default_options))
+    else:
+        print(_columns(_model_rows(models.MODELS)))
+        print(
+            "Published test ROC-AUC and PR-AUC of the best configuration; splits differ"
+            " between papers.\nOne model's options: python -m tagger models NAME"
+        )
+    return 0
+
+
+def _model_rows(table: dict) -> list[list[str]]:
+    datasets = {"magnatagatune": "MTT", "million_song": "MSD", "mtg_jamendo": "Jamendo"}
+    heading = ["model", "Hz", "window", "frontend", "parameters", *datasets.values()]
+    rows = [[*heading, "recipe", "paper"]]
+    for name, entry in table.items():
+        best = dict.fromkeys(datasets, "–")
+        for published in sorted(entry.published, key=lambda scores: scores.roc_auc):
+            best[published.dataset] = _scores(published.roc_auc, published.pr_auc)
+        rows.append(
+            [
+                name,
+                str(entry.sample_rate),
+                f"{entry.num_samples / entry.sample_rate:.2f} s",
+                entry.frontend,
+                f"{entry.num_parameters:,}",
+                *best.values(),
+                entry.recipe,
+                entry.paper.split(", http")[0],
+            ]
+        )
+    return rows
+
+
+def _description(name: str, entry, default_options: Callable) -> str:
+    facts = [
+        [name, entry.paper],
+        ["input", f"{entry.num_samples} samples at {entry.sample_rate} Hz"],
+        ["frontend", entry.frontend],
+        ["parameters", f"{entry.num_parameters:,} (trainable, with 50 tags)"],
+        ["recipe", entry.recipe],
+    ]
+    for published in entry.published:
+        options = [f"{key} {value}" for key, value in published.options.items()]
+        scores = _scores(published.roc_auc, published.pr_auc)
+        facts.append(["published", ", ".join([published.dataset, scores, *options])])
+    for key, value in default_options(name).items():
+        facts.append(["option", f"{key} = {value}"])
+    return _columns(facts)
+
+
+def _scores(roc_auc: float, pr_auc: float | None) -> str:
+    return f"{roc_auc:.4f}" + (f" {pr_auc:.4f}" if pr_auc else "")
+
+
+def _columns(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(map("{:<{}}".format, row, widths)).rstrip() for row in rows
+    )
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="convert an original's weights",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help=".pth, .ckpt, .hdf5, .npz, or the folder of a TensorFlow 1 checkpoint",
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="NAME", help="see python -m tagger models")
+    add("--output", required=True, type=keras_file, metavar="FILE.keras")
+    add("--tags", default=None, metavar="FILE", help="a tag a line, or a JSON list")
+    options = OptionGroup(
+        parser.add_argument_group(
+            "model", "what names and shapes of the weights do not tell, or shall not"
+        )
+    )
+    options.add("--front-end", choices=["pons", "lee"], help="self_attention's")
+    options.add("--back-end", choices=["attention", "cnn"], help="self_attention's")
+    options.add("--num-heads", type=at_least_one, help="of the attention (default: 8)")
+    parser.set_defaults(call=_convert, options=options)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    load_tensorflow()
+    from tagger import conversion, models
+
+    options = options_for(
+        models.entry(args.model).factory,
+        args.options.given(args),
+        f"model {args.model}",
+    )
+    if args.tags:
+        options["tags"] = conversion.read_tags(args.tags)
+    model = conversion.convert(
+        conversion.read_weights(args.source), args.model, **options
+    )
+    models.save_model(model, args.output)
+    info = models.model_info(model)
+    names = f"named by {args.tags}" if args.tags else "without names"
+    print(
+        f"{args.output}: {args.model}, {model.count_params():,} weights,"
+        f" {info.num_tags} tags {names}, {info.sample_rate} Hz"
+    )
+    return 0
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

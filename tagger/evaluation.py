@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
-from tagger import inputs, models, records
+from tagger import datasets, inputs, models, records
 
 BATCH_SIZE = 32
 
@@ -248,8 +248,9 @@ def check_match(info: models.ModelInfo, shards: inputs.Shards) -> None:
     if info.sample_rate != manifest.sample_rate:
         raise ValueError(
             f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory}"
-            f" holds {manifest.sample_rate} Hz records. Rebuild with --sample-rate"
-            f" {info.sample_rate}."
+            f" holds {manifest.sample_rate} Hz records. Build once more, into a folder"
+            f" of its own: {datasets.BUILD_COMMANDS[manifest.dataset]} --sample-rate"
+            f" {info.sample_rate} --output-dir DIR; then give --data-dir DIR."
         )
     if info.num_tags != len(manifest.tags):
         raise ValueError(

@@ -107,8 +107,8 @@ PRESETS = {
 class LogMelSpectrogram(layers.Layer):
     """Log-mel spectrogram, in float32 whatever the precision of the model.
 
-    waveform [batch, num_samples] -> log-mel [batch, num_frames, n_mels]. Its one weight,
-    `filters` [n_fft // 2 + 1, n_mels], is never trained.
+    waveform [batch, num_samples] -> log-mel [batch, num_frames, n_mels]. Its one
+    weight, `filters` [n_fft // 2 + 1, n_mels], is never trained.
 
     Args:
         log_mel: Key of PRESETS, or a LogMel.
@@ -243,7 +243,7 @@ def power_spectrogram(
 
 @functools.cache
 def fourier_filters(n_fft: int) -> np.ndarray:
-    """Windowed cosines, then sines, of every bin: float32 [n_fft, 2 (n_fft // 2 + 1)]."""
+    """Windowed cosines, then sines, of each bin: float32 [n_fft, 2 · num_bins]."""
     sample = np.arange(n_fft)[:, None]
     cycles = sample * np.arange(n_fft // 2 + 1) % n_fft / n_fft
     window = 0.5 - 0.5 * np.cos(2 * np.pi * sample / n_fft)

@@ -51,7 +51,9 @@ def test_an_epoch_sees_every_training_segment_once(built):
 
 
 def test_batches_are_int16_and_static(built):
-    dataset = inputs.training_segments(inputs.open_shards(built), "train", records.Window(59049), 7)
+    dataset = inputs.training_segments(
+        inputs.open_shards(built), "train", records.Window(59049), 7
+    )
     assert dataset.element_spec[0] == tf.TensorSpec((7, 59049), tf.int16)
     assert dataset.element_spec[1].dtype == tf.float32
 
@@ -86,7 +88,9 @@ def test_neighbours_in_a_batch_are_of_different_clips(built):
 def test_evaluation_yields_every_segment_with_its_clip(built):
     shards = inputs.open_shards(built)
     batches = list(
-        inputs.evaluation_segments(shards, "test", records.Window(59049), 7).as_numpy_iterator()
+        inputs.evaluation_segments(
+            shards, "test", records.Window(59049), 7
+        ).as_numpy_iterator()
     )
     segments = np.concatenate([batch["segments"] for batch in batches])
     clip_ids = [c.decode() for batch in batches for c in batch["clip_id"]]
@@ -99,16 +103,29 @@ def test_evaluation_yields_every_segment_with_its_clip(built):
 
 def test_clips_are_cut_anew_to_another_length(built):
     shards = inputs.open_shards(built)
-    assert inputs.num_segments(shards, "test", records.Window(70000)) == 6 * (297675 // 70000)
-    batches = inputs.evaluation_segments(shards, "test", records.Window(70000), 64).as_numpy_iterator()
-    expected = [segment for segment, _, _ in segments_of(built, "test", records.Window(70000))]
+    assert inputs.num_segments(shards, "test", records.Window(70000)) == 6 * (
+        297675 // 70000
+    )
+    batches = inputs.evaluation_segments(
+        shards, "test", records.Window(70000), 64
+    ).as_numpy_iterator()
+    expected = [
+        segment for segment, _, _ in segments_of(built, "test", records.Window(70000))
+    ]
     np.testing.assert_array_equal(next(batches)["segments"], expected)
 
 
 def test_padding_keeps_the_last_window_and_short_clips_are_repeated():
     waveform = tf.range(1, 8)
-    assert inputs._cut(waveform, records.Window(3)).numpy().tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert inputs._cut(waveform, records.Window(3, "pad")).numpy().tolist()[-1] == [7, 0, 0]
+    assert inputs._cut(waveform, records.Window(3)).numpy().tolist() == [
+        [1, 2, 3],
+        [4, 5, 6],
+    ]
+    assert inputs._cut(waveform, records.Window(3, "pad")).numpy().tolist()[-1] == [
+        7,
+        0,
+        0,
+    ]
     for remainder in ("drop", "pad"):
         cut = inputs._cut(tf.range(1, 4), records.Window(7, remainder)).numpy().tolist()
         assert cut == [[1, 2, 3, 1, 2, 3, 1]]
@@ -234,7 +251,9 @@ def test_shards_of_resemul_are_read(tmp_path):
     ]
     assert [shards.manifest.num_clips(s) for s in ("train", "val", "test")] == [6, 6, 3]
     batches = list(
-        inputs.evaluation_segments(shards, "test", records.Window(59049), 4).as_numpy_iterator()
+        inputs.evaluation_segments(
+            shards, "test", records.Window(59049), 4
+        ).as_numpy_iterator()
     )
     segments = np.concatenate([batch["segments"] for batch in batches])
     np.testing.assert_array_equal(
@@ -248,7 +267,9 @@ def test_shards_of_resemul_are_read(tmp_path):
         2,
         2,
     ]
-    (x, y), *_ = inputs.training_segments(shards, "train", records.Window(59049), 6).take(1)
+    (x, y), *_ = inputs.training_segments(
+        shards, "train", records.Window(59049), 6
+    ).take(1)
     expected = {key(s): y for both, y in held["train"] for s in both}
     for segment, labels in zip(x.numpy(), y.numpy(), strict=True):
         np.testing.assert_array_equal(labels, expected[key(segment)])

@@ -1,7 +1,7 @@
 """Weight files of the originals -> arrays under the names they have there.
 
-PyTorch state dicts, Keras 2 HDF5 files, TensorFlow 1 checkpoints and `.npz`; nothing that
-a file brings is ever executed.
+PyTorch state dicts, Keras 2 HDF5 files, TensorFlow 1 checkpoints and `.npz`; nothing
+that a file brings is ever executed.
 """
 
 import os

@@ -118,12 +118,15 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 
 def sample_cnn(shapes: Shapes) -> Table:
-    """Resemul: Keras 2 names, layers counted from 1 in the order its code makes them."""
+    """Resemul: Keras 2 names, layers counted from 1 as its code makes them."""
     num_convs = sum(name.startswith("conv1d_") for name in shapes) // 2
     num_dense = sum(name.startswith("dense_") for name in shapes) // 2
     gated, residual = num_dense > 2, num_convs > 1 + NUM_BLOCKS
     num_filters = shapes["conv1d_1/kernel:0"][-1]
-    squeeze, head = shapes["dense_1/kernel:0"], shapes[f"dense_{num_dense - 1}/kernel:0"]
+    squeeze, head = (
+        shapes["dense_1/kernel:0"],
+        shapes[f"dense_{num_dense - 1}/kernel:0"],
+    )
     options = {
         "num_tags": shapes[f"dense_{num_dense}/kernel:0"][1],
         "block": {
@@ -250,7 +253,11 @@ def _gru(number: int, cell: str) -> list[Row]:
     return [
         ((source.format("weight", "ih"),), f"{cell}.kernel", _gru_kernel),
         ((source.format("weight", "hh"),), f"{cell}.recurrent_kernel", _gru_kernel),
-        (biases, f"{cell}.bias", lambda *given: np.stack(list(map(_keras_gates, given)))),
+        (
+            biases,
+            f"{cell}.bias",
+            lambda *given: np.stack(list(map(_keras_gates, given))),
+        ),
     ]
 
 
@@ -383,7 +390,7 @@ POSITIONS = "back_end.embedding.position_embeddings.weight"
 
 
 def self_attention(shapes: Shapes) -> Table:
-    """MTSA of Won et al. 2019: pons_won, lee_won, pons_pons, and that of its figures."""
+    """MTSA of Won et al. 2019: pons_won, lee_won, pons_pons; that of its figures."""
     rows = []
     if "front_end.input_bn.weight" in shapes:
         options = {"front_end": "pons"}
@@ -498,7 +505,7 @@ def musicnn_pons(shapes: Shapes) -> Table:
     """MTT_musicnn, MSD_musicnn and MSD_musicnn_big."""
 
     def one_axis(array: np.ndarray) -> np.ndarray:
-        """[time, channels in, 1, channels out]: the channels lay along an image axis."""
+        """[time, channels in, 1, out]: the channels lay along an image axis."""
         return array[:, :, 0]
 
     def maxima_first(array: np.ndarray) -> np.ndarray:

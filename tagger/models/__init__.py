@@ -1,6 +1,7 @@
 """The taggers: a table of them, one file per paper, and what a model file tells."""
 
 import dataclasses
+import inspect
 import os
 import zipfile
 from collections.abc import Callable
@@ -80,7 +81,7 @@ MODELS = {
         sample_rate=22050,
         num_samples=59049,
         frontend="waveform",
-        num_parameters=24741426,
+        num_parameters=24742706,
         paper=_KIM_2018,
         recipe="resemul",
         published=tuple(
@@ -125,8 +126,7 @@ MODELS = {
         num_samples=321093,
         frontend="multi_scale",
         num_parameters=2936810,
-        paper="Dabral and Deshmukh,"
-        " https://github.com/amalad/Multi-Scale-Music-Tagger",
+        paper="Dabral and Deshmukh, https://github.com/amalad/Multi-Scale-Music-Tagger",
         recipe="multi_scale",
         # On its own random split, which shares artists between train and test.
         published=(Published("magnatagatune", {}, 0.9094),),
@@ -175,8 +175,7 @@ MODELS = {
         num_samples=464000,
         frontend="won2020",
         num_parameters=447732,
-        paper="Choi, Fazekas and Sandler, ISMIR 2016,"
-        " https://arxiv.org/abs/1606.00298",
+        paper="Choi, Fazekas and Sandler, ISMIR 2016, https://arxiv.org/abs/1606.00298",
         recipe="won2020",
         published=_won2020((0.9005, 0.4295), (0.8744, 0.2970), (0.8255, 0.2801)),
     ),
@@ -226,7 +225,7 @@ MODELS = {
         sample_rate=16000,
         num_samples=48128,
         frontend="pons2019",
-        num_parameters=0,
+        num_parameters=787159,
         paper=_PONS_2019,
         recipe="won2020",
         # The weights in its wheel; MTT with its untagged clips.
@@ -240,7 +239,7 @@ MODELS = {
         sample_rate=16000,
         num_samples=48128,
         frontend="pons2019",
-        num_parameters=0,
+        num_parameters=605748,
         paper=_PONS_2019,
         recipe="won2020",
         published=(
@@ -262,15 +261,42 @@ class ModelInfo:
     tags: tuple[str, ...] | None  # None: the file holds none
 
 
-def build_model(name: str, **options) -> keras.Model:
-    """Builds a model by its name in MODELS; options go to its factory.
+def entry(name: str) -> ModelEntry:
+    """What MODELS has under a name.
 
     Raises:
         ValueError: the name is unknown.
     """
     if name not in MODELS:
         raise ValueError(f"Unknown model {name!r}. Choose one of: {', '.join(MODELS)}.")
-    return MODELS[name].factory(**options)
+    return MODELS[name]
+
+
+def build_model(name: str, **options) -> keras.Model:
+    """Builds a model by its name in MODELS; options go to its factory.
+
+    Raises:
+        ValueError: the name is unknown, or an option's value.
+    """
+    return entry(name).factory(**options)
+
+
+def default_options(name: str) -> dict:
+    """Options of a model's factory with their defaults, but for the tags."""
+    parameters = inspect.signature(entry(name).factory).parameters.values()
+    tags = ("num_tags", "tags")
+    return {p.name: p.default for p in parameters if p.name not in tags}
+
+
+def save_model(model: keras.Model, path: str | os.PathLike) -> None:
+    """Writes a `.keras` file; whatever interrupts it, no half-written file is left."""
+    unfinished = f"{os.fspath(path).removesuffix('.keras')}.unfinished.keras"
+    try:
+        model.save(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:
@@ -350,7 +376,7 @@ def feature_network(model: keras.Model) -> keras.Model:
 
 
 def _of_any_length(model: keras.Model) -> keras.Model:
-    """The same layers anew, behind an input without a fixed length, if they allow it."""
+    """The same layers behind an input without a fixed length, if they allow it."""
     (window,) = (layer for layer in model.layers if isinstance(layer, AudioWindow))
     if not window.any_length or model.input_shape[1] is None:
         return model

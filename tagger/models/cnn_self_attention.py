@@ -1,9 +1,9 @@
-"""CNN with self-attention (Won, Chun and Serra 2019, https://arxiv.org/abs/1906.04972), in
-the form Won et al. compare (SMC 2020, https://arxiv.org/abs/2006.00751).
+"""CNN with self-attention, as Won et al. compare it (SMC 2020).
+
+https://arxiv.org/abs/2006.00751, after Won, Chun and Serra 2019 (`self_attention.py`).
 
 waveform [batch, 240000] -> log-mel [batch, 938, 128] -> 118 steps of 256 channels after
-a class token -> scores [batch, 50]. No positions. The tagger of 2019 itself is
-`self_attention.py`.
+a class token -> scores [batch, 50]. There are no positions.
 """
 
 import keras

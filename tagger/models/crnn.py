@@ -1,5 +1,6 @@
-"""Convolutional recurrent tagger (Choi, Fazekas, Sandler and Cho, ICASSP 2017,
-https://arxiv.org/abs/1609.04243), as Won et al. compare it (SMC 2020,
+"""Convolutional recurrent tagger (Choi, Fazekas, Sandler and Cho, ICASSP 2017).
+
+https://arxiv.org/abs/1609.04243, as Won et al. compare it (SMC 2020,
 https://arxiv.org/abs/2006.00751).
 
 waveform [batch, 464000] -> log-mel [batch, 1813, 96] -> 18 steps of 128 channels ->

@@ -1,5 +1,6 @@
-"""Fully convolutional tagger (Choi, Fazekas and Sandler, ISMIR 2016,
-https://arxiv.org/abs/1606.00298), as Won et al. compare it (SMC 2020,
+"""Fully convolutional tagger (Choi, Fazekas and Sandler, ISMIR 2016).
+
+https://arxiv.org/abs/1606.00298, as Won et al. compare it (SMC 2020,
 https://arxiv.org/abs/2006.00751).
 
 waveform [batch, 464000] -> log-mel [batch, 1813, 96] -> scores [batch, 50]. Five

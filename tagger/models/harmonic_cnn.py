@@ -1,5 +1,7 @@
-"""Harmonic CNN (Won, Chun, Nieto and Serra, ICASSP 2020, https://arxiv.org/abs/1911.10118
-for its filters; Won et al., SMC 2020, https://arxiv.org/abs/2006.00751).
+"""Harmonic CNN (Won, Chun, Nieto and Serra, ICASSP 2020).
+
+https://arxiv.org/abs/1911.10118, as Won et al. compare it (SMC 2020,
+https://arxiv.org/abs/2006.00751).
 
 waveform [batch, 80000] -> harmonic decibels [batch, 313, 128, 6] -> scores [batch, 50].
 """
@@ -20,7 +22,7 @@ from tagger.layers import (
 
 N_FFT, HOP_LENGTH = 512, 256
 LOWEST_MIDI = 24  # C1
-# Equivalent rectangular bandwidth of the ear: .1079 f + 24.7 Hz (Glasberg and Moore 1990)
+# Bandwidth of the ear (Glasberg and Moore 1990): .1079 f + 24.7 Hz
 BANDWIDTH_SLOPE, BANDWIDTH_HZ = 0.1079, 24.7
 FLOOR = 1e-10
 

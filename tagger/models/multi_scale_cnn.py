@@ -1,5 +1,6 @@
-"""Multi-scale CNN (Dabral and Deshmukh, "Multi-Scale Music Tagger",
-https://github.com/amalad/Multi-Scale-Music-Tagger).
+"""Multi-scale CNN (Dabral and Deshmukh, "Multi-Scale Music Tagger").
+
+https://github.com/amalad/Multi-Scale-Music-Tagger
 
 waveform [batch, 321093] -> log-mel [batch, 628, 128] -> scores [batch, 50]. The
 spectrogram is read at three scales: whole, averaged over 4 frames and 2 bands, and the
@@ -37,8 +38,8 @@ def multi_scale_cnn(
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `scale1_1_conv` … `scale3_1_pool`, `merged1_conv`,
-        `merged2_pool`, `head_norm`, `head_dense`, `head_scores`.
+        num_tags]. Layers: `frontend`, `scale1_1_conv` … `scale3_1_pool`,
+        `merged1_conv`, `merged2_pool`, `head_norm`, `head_dense`, `head_scores`.
 
     Raises:
         ValueError: the preset is unknown.

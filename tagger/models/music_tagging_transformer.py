@@ -1,8 +1,9 @@
-"""Music Tagging Transformer (Won, Choi and Serra, ISMIR 2021,
-https://arxiv.org/abs/2111.13457).
+"""Music Tagging Transformer (Won, Choi and Serra, ISMIR 2021).
 
-waveform [batch, 220500] -> log-mel [batch, 431, 128] -> 107 steps behind a class token ->
-scores [batch, 50]. Teacher: 256 channels in the encoder; student (knowledge
+https://arxiv.org/abs/2111.13457
+
+waveform [batch, 220500] -> log-mel [batch, 431, 128] -> 107 steps behind a class token
+-> scores [batch, 50]. Teacher: 256 channels in the encoder; student (knowledge
 distillation): 64.
 """
 

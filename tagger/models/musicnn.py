@@ -1,5 +1,7 @@
-"""Musically motivated CNN (Pons et al., ISMIR 2018, https://arxiv.org/abs/1711.02520), as
-Won et al. compare it (SMC 2020, https://arxiv.org/abs/2006.00751).
+"""Musically motivated CNN (Pons et al., ISMIR 2018).
+
+https://arxiv.org/abs/1711.02520, as Won et al. compare it (SMC 2020,
+https://arxiv.org/abs/2006.00751).
 
 waveform [batch, 48000] -> log-mel [batch, 188, 96] -> scores [batch, 50]. The package
 `musicnn` is another network: see `pons.py`.

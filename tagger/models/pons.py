@@ -1,5 +1,6 @@
-"""The networks of the package musicnn (Pons and Serra 2019,
-https://arxiv.org/abs/1909.06654): musicnn and a VGG, whose weights its wheel holds.
+"""The networks of the package musicnn (Pons and Serra 2019).
+
+https://arxiv.org/abs/1909.06654: musicnn and a VGG, whose weights its wheel holds.
 
 waveform [batch, 48128] -> log-mel [batch, 187, 96] -> scores [batch, 50]. The package
 computes one spectrogram over the whole file and cuts it into patches of 187 frames; a
@@ -143,7 +144,7 @@ def vgg_pons(
 
 
 def _maxima(x, name):
-    """Batch norm, then the maximum over mel: [batch, time, mel, c] -> [batch, time, c]."""
+    """Batch norm, then the maximum over mel: -> [batch, time, channels]."""
     x = layers.BatchNormalization(name=f"{name}_norm")(x)
     width = x.shape[-1]
     x = layers.MaxPooling2D((1, x.shape[2]), name=f"{name}_max")(x)

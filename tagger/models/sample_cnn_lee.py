@@ -1,7 +1,10 @@
-"""Sample-level CNN (Lee, Park, Kim and Nam, SMC 2017, https://arxiv.org/abs/1703.01789).
+"""Sample-level CNN (Lee, Park, Kim and Nam, SMC 2017).
+
+https://arxiv.org/abs/1703.01789
 
 waveform [batch, 59049] -> scores [batch, 50]. With other widths the same network is Won
-et al. 2020's SampleCNN (the default) and Won et al. 2019's `lee_lee`.
+et al. 2020's SampleCNN (https://arxiv.org/abs/2006.00751; the default) and Won et al.
+2019's `lee_lee`.
 """
 
 import keras

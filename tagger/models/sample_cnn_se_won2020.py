@@ -1,5 +1,6 @@
-"""Sample-level CNN with residual SE blocks, as Won et al. compare it (SMC 2020,
-https://arxiv.org/abs/2006.00751), after Kim, Lee and Nam 2018 (`sample_cnn.py`).
+"""Sample-level CNN with residual SE blocks, as Won et al. compare it (SMC 2020).
+
+https://arxiv.org/abs/2006.00751, after Kim, Lee and Nam 2018 (`sample_cnn.py`).
 
 waveform [batch, 59049] -> scores [batch, 50].
 """

@@ -3,8 +3,8 @@
 front end: Pons et al.'s spectrogram filters, or Lee et al.'s sample-level convolutions
 back end:  a Transformer encoder behind a class token, or Pons et al.'s convolutions
 
-waveform [batch, 65280] -> log-mel [batch, 256, 96] -> 257 steps of 512 channels -> scores
-[batch, 50]. Lee's front end with neither back end is `sample_cnn_lee.py`.
+waveform [batch, 65280] -> log-mel [batch, 256, 96] -> 257 steps of 512 channels ->
+scores [batch, 50]. Lee's front end with neither back end is `sample_cnn_lee.py`.
 """
 
 import keras
@@ -133,7 +133,7 @@ def self_attention(
 
 
 def _pons_front_end(x, num_filters):
-    """log-mel [batch, 256, 96] -> [batch, 256, 29 · num_filters]."""
+    """Log-mel [batch, 256, 96] -> [batch, 256, 29 · num_filters]."""
     n_mels = x.shape[-1]
     x = layers.Reshape((-1, n_mels, 1), name="input_channel")(x)
     x = torch_norm(x, "input_norm")
@@ -153,7 +153,7 @@ def _pons_front_end(x, num_filters):
 
 
 def _lee_front_end(x, num_filters):
-    """waveform [batch, 65610] -> [batch, 270, 2 · num_filters]."""
+    """Waveform [batch, 65610] -> [batch, 270, 2 · num_filters]."""
     x = layers.Reshape((-1, 1), name="stem_reshape")(x)
     x = convolution_block(x, num_filters, (3,), "stem", strides=3)
     for i, width in enumerate(LEE_WIDTHS, 1):

@@ -1,8 +1,9 @@
-"""Short-chunk CNNs, plain and residual (Won, Ferraro, Bogdanov and Serra, SMC 2020,
-https://arxiv.org/abs/2006.00751).
+"""Short-chunk CNNs, plain and residual (Won, Ferraro, Bogdanov and Serra, SMC 2020).
 
-waveform [batch, 59049] -> log-mel [batch, 231, 128] -> scores [batch, 50]. Seven halvings
-leave one band; the maximum is taken over what is left of time.
+https://arxiv.org/abs/2006.00751
+
+waveform [batch, 59049] -> log-mel [batch, 231, 128] -> scores [batch, 50]. Seven
+halvings leave one band; the maximum is taken over what is left of time.
 """
 
 import keras
