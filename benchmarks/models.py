@@ -194,6 +194,7 @@ def original_ways(name: str, directory: Path, batch_size: int) -> dict[str, Call
 def load_module(repository: Path, folder: str, module: str):
     """Imports an original, then forgets its modules: their names clash."""
     known = set(sys.modules)
+    ours = sys.modules.pop(module, None)
     # A checkout's modules import each other plainly, or relatively as a package.
     for root, path in (
         (repository / folder, module),
@@ -210,6 +211,8 @@ def load_module(repository: Path, folder: str, module: str):
                 file = getattr(sys.modules[name], "__file__", None) or ""
                 if file.startswith(str(repository)) or name == folder:
                     del sys.modules[name]
+            if ours:
+                sys.modules[module] = ours
     raise failure
 
 
@@ -217,13 +220,23 @@ def clip_pools() -> None:
     """PyTorch 1.0 took pools larger than their input; the originals count on it."""
     import torch
 
-    class MaxPool2d(torch.nn.MaxPool2d):
-        def forward(self, x):
-            sizes = np.minimum(np.broadcast_to(self.kernel_size, 2), x.shape[-2:])
-            sizes = tuple(map(int, sizes))
-            return torch.nn.functional.max_pool2d(x, sizes, sizes)
+    def clipped(kind: type, num_axes: int) -> type:
+        class Pool(kind):
+            def forward(self, x):
+                kept = self.kernel_size, self.stride
+                sizes = np.minimum(
+                    np.broadcast_to(self.kernel_size, num_axes), x.shape[-num_axes:]
+                )
+                self.kernel_size = self.stride = tuple(map(int, sizes))
+                try:
+                    return super().forward(x)
+                finally:
+                    self.kernel_size, self.stride = kept
 
-    torch.nn.MaxPool2d = MaxPool2d
+        return Pool
+
+    for name in ("MaxPool1d", "AvgPool1d", "MaxPool2d", "AvgPool2d"):
+        setattr(torch.nn, name, clipped(getattr(torch.nn, name), int(name[-2])))
 
 
 def matrix_rate(precision: str, size: int = 8192) -> float:

@@ -228,8 +228,7 @@ def power_spectrogram(
     if margin:
         waveform = ops.pad(waveform, [[0, 0], [margin, margin]], mode=pad_mode)
     if fourier == "auto":
-        devices = keras.distribution.list_devices()
-        fourier = "convolution" if all("cpu" in d for d in devices) else "fft"
+        fourier = "convolution" if _is_on_cpu(waveform) else "fft"
     if fourier == "fft":
         real, imaginary = ops.stft(
             waveform, n_fft, hop_length, n_fft, window="hann", center=False
@@ -239,6 +238,12 @@ def power_spectrogram(
     parts = ops.conv(waveform[..., None], waves, strides=hop_length, padding="valid")
     real, imaginary = ops.split(ops.square(parts), 2, axis=-1)
     return real + imaginary
+
+
+def _is_on_cpu(tensor) -> bool:
+    if keras.backend.backend() == "torch":  # lists no devices
+        return tensor.device.type in ("cpu", "meta")
+    return all("cpu" in device for device in keras.distribution.list_devices())
 
 
 @functools.cache

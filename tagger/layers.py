@@ -208,19 +208,22 @@ class LearnedPositions(layers.Layer):
         self.max_length = max_length
 
     def build(self, input_shape):
+        self._check(input_shape[1])
         self.positions = self.add_weight(
             shape=(self.max_length, input_shape[-1]),
             initializer=keras.initializers.RandomNormal(stddev=1.0),
             name="positions",
         )
 
-    def call(self, sequence):
-        length = sequence.shape[1]
+    def _check(self, length):
         if isinstance(length, int) and length > self.max_length:
             raise ValueError(
                 f"{self.name} has {self.max_length} positions but the sequence has"
                 f" {length}. Give shorter waveforms."
             )
+
+    def call(self, sequence):
+        self._check(sequence.shape[1])
         positions = self.positions[: ops.shape(sequence)[1]]
         return sequence + ops.cast(positions, sequence.dtype)
 

@@ -1,57 +1,95 @@
-"""Contracts of every model in MODELS, and the numbers of the original ones."""
+"""Contracts of every model in MODELS."""
 
 import os
 import re
-import subprocess
-import sys
 import zipfile
 
 import keras
 import numpy as np
 import pytest
-from conftest import REFERENCES, REPOSITORY
+from drawn import draw_music
 
-from tagger import conversion, models
-from tagger.layers import AudioWindow, SqueezeExcitation, TagScores
+from tagger import frontends, models
+from tagger.models.harmonic_cnn import HarmonicSpectrogram
 
-BLOCKS = ("basic", "se", "res", "rese")
-NARROW = {"sample_cnn": {"num_filters": 2, "alpha": 2}}
+NARROW = {
+    "sample_cnn": {"num_filters": 2, "alpha": 2},
+    "sample_cnn_lee": {"filters": 11 * (2,)},
+    "sample_cnn_se_won2020": {"filters": 11 * (2,)},
+    "multi_scale_cnn": {"filters": (2, 3, 4), "dense_units": 8},
+    "self_attention": {"num_filters": 1, "channels": 16},
+    "music_tagging_transformer": {"num_filters": 2, "channels": 16, "num_layers": 2},
+    "short_chunk_cnn": {"num_filters": 2},
+    "short_chunk_resnet": {"num_filters": 2},
+    "fcn": {"filters": (2, 3, 4, 5, 6)},
+    "crnn": {"filters": (2, 3, 4, 5), "gru_units": 4},
+    "musicnn": {"vertical_filters": 3, "horizontal_filters": 2, "num_filters": 4,
+                "dense_units": 8},
+    "cnn_self_attention": {"num_filters": 4},
+    "harmonic_cnn": {"num_filters": 2},
+    "musicnn_pons": {"vertical_filters": 3, "horizontal_filters": 2, "num_filters": 4,
+                     "dense_units": 8},
+    "vgg_pons": {"num_filters": 4},
+}  # fmt: skip
+TAGS = ("rock", "slow", "ünïcode")
 
 
-@pytest.fixture(params=models.MODELS)
-def narrow(request):
+def narrow_model(name):
     keras.utils.set_random_seed(0)
-    tags = ("rock", "slow", "ünïcode")
-    return models.build_model(
-        request.param, num_tags=3, tags=tags, **NARROW[request.param]
-    )
+    model = models.build_model(name, num_tags=3, tags=TAGS, **NARROW[name])
+    if models.MODELS[name].frontend != "waveform" and name != "multi_scale_cnn":
+        norm = model.get_layer("input_norm")  # as if it had seen decibels
+        norm.moving_mean.assign(0 * norm.moving_mean - 20)
+        norm.moving_variance.assign(0 * norm.moving_variance + 400)
+    return model
 
 
-def noise(model, batch_size=2):
+@pytest.fixture(params=models.MODELS, scope="module")
+def narrow(request):
+    """One model after the other; no test changes its weights."""
+    return narrow_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def exact(narrow):
+    """Its scores for `music`."""
+    return narrow.predict_on_batch(music(narrow))
+
+
+def music(model, batch_size=2):
     info = models.model_info(model)
-    return (
-        np.random.RandomState(0)
-        .uniform(-1, 1, (batch_size, info.num_samples))
-        .astype("f")
-    )
+    x = draw_music(info.window.num_samples, info.sample_rate)
+    return np.resize(x, (batch_size, x.shape[1]))
 
 
 # --- Contracts ------------------------------------------------------------------------
 
 
-def test_scores_are_probabilities_per_tag(narrow):
-    scores = narrow.predict(noise(narrow), verbose=0)
-    assert scores.shape == (2, 3) and scores.dtype == np.float32
-    assert ((scores > 0) & (scores < 1)).all()
+def test_scores_are_probabilities_per_tag(exact):
+    assert exact.shape == (2, 3) and exact.dtype == np.float32
+    assert ((exact > 0) & (exact < 1)).all()
 
 
-def test_entry_and_model_agree(narrow):
-    info, entry = models.model_info(narrow), models.MODELS[narrow.name]
-    assert (info.sample_rate, info.num_samples) == (
+@pytest.mark.parametrize("name", models.MODELS)
+def test_entry_and_default_model_agree(name):
+    model, entry = models.build_model(name), models.MODELS[name]
+    info = models.model_info(model)
+    assert (info.sample_rate, info.window.num_samples) == (
         entry.sample_rate,
         entry.num_samples,
     )
-    assert info.tags == ("rock", "slow", "ünïcode")
+    # These were counted on the originals' models (see test_originals.py).
+    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    assert trainable == entry.num_parameters
+    frontend = [layer for layer in model.layers if layer.name == "frontend"]
+    if entry.frontend == "waveform":
+        assert not frontend
+    elif entry.frontend == "harmonic":
+        assert isinstance(frontend[0], HarmonicSpectrogram)
+    else:
+        assert frontend[0].log_mel == frontends.PRESETS[entry.frontend]
+        assert frontend[0].log_mel.sample_rate == info.sample_rate
+    assert info.num_tags == 50 and model.name == name
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -66,15 +104,13 @@ def test_published_scores_belong_to_models_that_can_be_built(name):
 
 
 def test_a_saved_model_carries_tags_rate_and_window_and_scores_the_same(
-    narrow, tmp_path
+    narrow, exact, tmp_path
 ):
     narrow.save(tmp_path / "model.keras")
     loaded = models.load_model(tmp_path / "model.keras")
     assert models.model_info(loaded) == models.model_info(narrow)
-    x = noise(narrow)
-    np.testing.assert_array_equal(
-        loaded.predict(x, verbose=0), narrow.predict(x, verbose=0)
-    )
+    scores = loaded.predict_on_batch(music(narrow))
+    np.testing.assert_allclose(scores, exact, atol=1e-6)
 
 
 def test_layer_names_are_unique_and_chosen(narrow):
@@ -82,42 +118,38 @@ def test_layer_names_are_unique_and_chosen(narrow):
     assert len(set(names)) == len(names)
     # Keras calls a layer without a name conv1d, conv1d_1, max_pooling1d_7 …
     assert not [
-        name for name in names if re.fullmatch(r".*1d(_\d+)?|dense(_\d+)?", name)
+        name for name in names if re.fullmatch(r".*[12]d(_\d+)?|dense(_\d+)?", name)
     ]
 
 
 def test_gradient_reaches_every_trainable_weight(narrow):
     import tensorflow as tf
 
+    model = narrow_model(narrow.name)  # a training step moves the batch norms' means
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(tf.square(narrow(noise(narrow, 4), training=True) - 0.3))
-    for weight, gradient in zip(
-        narrow.trainable_weights,
-        tape.gradient(loss, narrow.trainable_weights),
-        strict=True,
-    ):
+        loss = tf.reduce_mean(tf.square(model(music(model, 4), training=True) - 0.3))
+    weights = model.trainable_weights
+    for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
         assert gradient is not None and np.isfinite(gradient).all(), weight.path
 
 
 def test_scores_do_not_depend_on_batch_neighbours(narrow):
-    x = noise(narrow, 3)
+    x = music(narrow, 3)
     x[1] *= 1e-3
-    together = narrow.predict(x, verbose=0)
-    alone = narrow.predict(x[1:2], verbose=0)
+    together = narrow.predict_on_batch(x)
+    alone = narrow.predict_on_batch(x[1:2])
     np.testing.assert_allclose(together[1:2], alone, atol=1e-6)  # float32 sums by batch
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision_scores_stay_close(narrow, policy):
-    x = noise(narrow)
-    exact = narrow.predict(x, verbose=0)
+def test_mixed_precision_scores_stay_close(narrow, exact, policy):
     keras.config.set_dtype_policy(policy)
     try:
         mixed = models.build_model(narrow.name, num_tags=3, **NARROW[narrow.name])
     finally:
         keras.config.set_dtype_policy("float32")
     mixed.set_weights(narrow.get_weights())
-    scores = mixed.predict(x, verbose=0)
+    scores = mixed.predict_on_batch(music(narrow))
     assert scores.dtype == np.float32
     # bfloat16 keeps 8 bits: some 1e-2 after eleven layers; float16 keeps 11.
     np.testing.assert_allclose(scores, exact, atol=3e-2 if "b" in policy else 5e-3)
@@ -126,7 +158,7 @@ def test_mixed_precision_scores_stay_close(narrow, policy):
 def test_int16_feed_scores_as_the_waveform_does(narrow):
     x = (
         np.random.RandomState(0)
-        .randint(-32768, 32767, noise(narrow).shape)
+        .randint(-32768, 32767, music(narrow).shape)
         .astype(np.int16)
     )
     fed = models.fed_with(narrow, "int16").predict_on_batch(x)
@@ -136,36 +168,92 @@ def test_int16_feed_scores_as_the_waveform_does(narrow):
     assert models.fed_with(narrow, "float32") is narrow
 
 
-def test_every_backend_gives_the_same_scores(narrow, tmp_path):
-    narrow.save(tmp_path / "model.keras")
-    x = noise(narrow)
-    np.save(tmp_path / "x.npy", x)
-    expected = narrow.predict(x, verbose=0)
+SOME = ("sample_cnn", "self_attention", "music_tagging_transformer", "crnn")
+
+
+@pytest.mark.parametrize(
+    ("backend", "names"),
+    [
+        ("jax", SOME),
+        ("torch", SOME),
+        pytest.param("jax", models.MODELS, marks=pytest.mark.slow),
+        pytest.param("torch", models.MODELS, marks=pytest.mark.slow),
+    ],
+)
+def test_every_backend_gives_the_same_scores(backend, names, tmp_path, run_script):
+    """One process for all models: a backend takes seconds to start."""
+    if run_script("-c", f"import {backend}").returncode:
+        pytest.skip(f"{backend} is not installed")
+    expected = {}
+    for name in names:
+        model = narrow_model(name)
+        model.save(tmp_path / f"{name}.keras")
+        np.save(tmp_path / f"{name}.npy", music(model))
+        expected[name] = model.predict_on_batch(music(model))
     code = (
-        "import sys, numpy as np; from tagger import models\n"
-        "folder = sys.argv[1]\n"
-        "model = models.load_model(f'{folder}/model.keras')\n"
-        "scores = model.predict(np.load(f'{folder}/x.npy'), verbose=0)\n"
-        "np.save(f'{folder}/y.npy', scores)\n"
+        "import sys, pathlib, keras, numpy as np; from tagger import models\n"
         "assert 'tensorflow' not in sys.modules, 'models import TensorFlow'\n"
+        "for path in pathlib.Path(sys.argv[1]).glob('*.keras'):\n"
+        "    model = models.load_model(path)\n"
+        "    x = np.load(path.with_suffix('.npy'))\n"
+        "    scores = keras.ops.convert_to_numpy(model.predict_on_batch(x))\n"
+        "    np.save(path.with_suffix('.y.npy'), scores)\n"
     )
-    tried = 0
-    for backend in ("jax", "torch"):
-        if subprocess.run(
-            [sys.executable, "-c", f"import {backend}"], capture_output=True
-        ).returncode:
-            continue
-        environment = os.environ | {"KERAS_BACKEND": backend}
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)],
-            cwd=REPOSITORY, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        # float32 sums in another order
-        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-5)
-        tried += 1
-    if not tried:
-        pytest.skip("neither jax nor torch is installed")
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    done = run_script("-c", code, tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    for name, scores in expected.items():
+        # float32 sums in another order, behind decibels of near silence
+        np.testing.assert_allclose(
+            np.load(tmp_path / f"{name}.y.npy"), scores, atol=1e-4, err_msg=name
+        )
+
+
+def test_the_network_behind_the_frontend_scores_the_same(narrow, exact):
+    if models.MODELS[narrow.name].frontend == "waveform":
+        with pytest.raises(ValueError, match="reads the waveform itself"):
+            models.feature_network(narrow)
+        return
+    frontend = narrow.get_layer("frontend")
+    features = np.asarray(frontend(music(narrow)))
+    network = models.feature_network(narrow)
+    assert network.input_shape[1:] == features.shape[1:]
+    np.testing.assert_allclose(network.predict_on_batch(features), exact, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["musicnn", "cnn_self_attention", "short_chunk_cnn", "short_chunk_resnet", "crnn",
+     "harmonic_cnn", "music_tagging_transformer", "musicnn_pons"],
+)  # fmt: skip
+def test_a_loaded_model_takes_any_length(name, tmp_path):
+    narrow_model(name).save(tmp_path / "model.keras")
+    loaded = models.load_model(tmp_path / "model.keras")
+    info = models.model_info(loaded)
+    assert loaded.input_shape == (None, None)
+    longer = draw_music(3 * info.window.num_samples // 2, info.sample_rate)
+    built = models.build_model(
+        name, num_tags=3, **NARROW[name] | any_length(name, longer.shape[1])
+    )
+    built.set_weights(loaded.get_weights())
+    np.testing.assert_allclose(
+        loaded.predict_on_batch(longer), built.predict_on_batch(longer), atol=1e-5
+    )
+    loaded.save(tmp_path / "again.keras")
+    again = models.load_model(tmp_path / "again.keras")
+    assert models.model_info(again) == info
+
+
+def any_length(name, num_samples):
+    """The option that builds a model for so many samples."""
+    if name == "musicnn_pons":
+        return {"num_frames": (num_samples - 512) // 256 + 1}
+    return {"num_samples": num_samples}
+
+
+def test_a_waveform_longer_than_the_positions_is_refused():
+    with pytest.raises(ValueError, match="positions has 513 positions but the sequen"):
+        models.build_model("music_tagging_transformer", num_samples=22050 * 60)
 
 
 def test_unknown_names_and_options_say_what_to_choose():
@@ -177,10 +265,14 @@ def test_unknown_names_and_options_say_what_to_choose():
         models.build_model("sample_cnn", block="x")
     with pytest.raises(ValueError, match="at least 59049 samples, not 100"):
         models.build_model("sample_cnn", num_samples=100)
-    with pytest.raises(ValueError, match="3 tags need 3 names. Received: 2"):
-        TagScores(3, ("a", "b"))
-    with pytest.raises(ValueError, match="must be 'drop' or 'pad'"):
-        AudioWindow(16000, 100, "cut")
+    with pytest.raises(ValueError, match="Unknown front_end 'x'. Choose one of: pons"):
+        models.build_model("self_attention", front_end="x")
+    with pytest.raises(ValueError, match="that is the model sample_cnn_lee"):
+        models.build_model("self_attention", front_end="lee", back_end="cnn")
+    with pytest.raises(ValueError, match="Unknown size 'tiny'. Choose one of: teacher"):
+        models.build_model("music_tagging_transformer", size="tiny")
+    with pytest.raises(ValueError, match="Unknown log-mel preset 'x'"):
+        models.build_model("fcn", log_mel="x")
 
 
 def test_a_file_that_is_no_model_says_so(tmp_path):
@@ -229,81 +321,3 @@ def test_initialisation_and_normalisation_are_the_originals():
             assert (layer.epsilon, layer.momentum) == (1e-3, 0.99)
         if isinstance(layer, keras.layers.Dropout):
             assert layer.rate == (0.5 if layer.name == "head_dropout" else 0.2)
-
-
-def narrow_reference(block, multi):
-    """Weights, input, scores and excitations made by the original code."""
-    prefix = f"{block}_{multi}|"
-    with np.load(REFERENCES / "sample_cnn.npz") as held:
-        arrays = {
-            n.removeprefix(prefix): held[n] for n in held.files if n.startswith(prefix)
-        }
-    weights = {name: a.astype(np.float32) for name, a in arrays.items() if "/" in name}
-    waveform = np.random.RandomState(0).standard_normal((2, 59049)).astype(np.float32)
-    waveform *= np.float32([[0.3], [0.02]])
-    gates = [arrays[f"excitation{d}"] for d in range(9) if f"excitation{d}" in arrays]
-    return weights, waveform, arrays["scores"], gates
-
-
-def excitations(model, waveform):
-    gates = [
-        layer.output for layer in model.layers if isinstance(layer, SqueezeExcitation)
-    ]
-    return keras.Model(model.input, gates).predict(waveform, verbose=0) if gates else []
-
-
-@pytest.mark.parametrize("multi", [True, False])
-@pytest.mark.parametrize("block", BLOCKS)
-def test_converted_sample_cnn_reproduces_the_originals_scores_and_excitations(
-    block, multi
-):
-    weights, waveform, scores, gates = narrow_reference(block, multi)
-    model = conversion.convert_sample_cnn(weights)
-    # float32 sums in another order
-    np.testing.assert_allclose(model.predict(waveform, verbose=0), scores, atol=1e-5)
-    ours = excitations(model, waveform)
-    assert len(ours) == len(gates) == (9 if "se" in block else 0)
-    for mine, theirs in zip(ours, gates, strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-5)
-
-
-def large_references():
-    """Names alone: the folder may be absent when tests are collected."""
-    return [
-        f"resemul_{block}_{multi}"
-        for block in BLOCKS
-        for multi in ("multi", "nomulti")
-    ] + [
-        "resemul_basic_nomulti_f32",
-        "resemul_res_multi_f32",
-        "resemul_rese_nomulti_f16",
-        "resemul_se_multi_f16",
-    ]  # fmt: skip
-
-
-# The helper beside the references leaves its json files open.
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("name", large_references())
-def test_full_size_models_reproduce_the_originals_on_real_music(
-    shared, name, monkeypatch
-):
-    monkeypatch.syspath_prepend(shared / "reference")
-    from load_reference import load_case
-
-    folder = shared / "reference/random" / name
-    weights, cases, meta = load_case(folder)
-    model = conversion.convert_sample_cnn(weights)
-    assert model.count_params() == meta["n_params"]
-    for (_, waveform, scores, _), case in zip(cases, meta["cases"], strict=True):
-        ours = model.predict(waveform, verbose=0)
-        np.testing.assert_allclose(ours, scores, atol=case["suggested_atol_outputs"])
-        gates = excitations(model, waveform)
-        if gates:
-            with np.load(folder / "excitations.npz") as held:
-                for mine, source in zip(gates, meta["excitation_layers"], strict=True):
-                    np.testing.assert_allclose(mine, held[source], atol=1e-4)  # float32
-        for path in folder.glob("*.hdf5"):
-            legacy = conversion.load_model(path).predict(waveform, verbose=0)
-            np.testing.assert_array_equal(legacy, ours)
