@@ -1,5 +1,6 @@
 """A small corpus, built and trained once, for every test that needs real files."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -57,11 +58,22 @@ def build_corpus(corpus, output_dir=None, **options):
 
 
 @pytest.fixture(scope="session")
-def built(_corpus, tmp_path_factory):
-    """Folder of the demo clips' shards; read only."""
-    folder = tmp_path_factory.mktemp("built")
-    build_corpus(_corpus, folder)
-    return folder
+def built_at(_corpus, tmp_path_factory):
+    """built_at(16000) -> folder of the demo clips' shards at a rate; read only."""
+
+    @functools.cache
+    def build(sample_rate):
+        folder = tmp_path_factory.mktemp(f"built{sample_rate}")
+        build_corpus(_corpus, folder, sample_rate=sample_rate)
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def built(built_at):
+    """Folder of the demo clips' shards at 22050 Hz; read only."""
+    return built_at(22050)
 
 
 @pytest.fixture(scope="session")

@@ -94,13 +94,19 @@ def start_build(corpus, *options):
     return process, command
 
 
-@pytest.fixture
-def long_corpus(corpus):
-    """The clips, five times as long: a build that can be caught at work."""
-    for path in (corpus / "mp3").rglob("*.mp3"):
+@pytest.fixture(scope="module")
+def _long_corpus(_corpus, tmp_path_factory):
+    folder = shutil.copytree(_corpus, tmp_path_factory.mktemp("long") / "corpus")
+    for path in (folder / "mp3").rglob("*.mp3"):
         waveform = audio.load_audio(path, 16000)
         audio.write_audio(path, np.tile(waveform, 5), 16000)
-    return corpus
+    return folder
+
+
+@pytest.fixture
+def long_corpus(_long_corpus, tmp_path):
+    """The clips, five times as long: a build that can be caught at work."""
+    return shutil.copytree(_long_corpus, tmp_path / "corpus")
 
 
 def test_kill_9_loses_no_listed_shard_and_the_same_bytes_come_out(long_corpus):

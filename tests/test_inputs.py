@@ -26,7 +26,7 @@ def epoch(built, batch_size=8, first_epoch=0, seed=0, **options):
     dataset = inputs.training_segments(
         shards,
         "train",
-        59049,
+        records.Window(59049),
         batch_size,
         seed=seed,
         first_epoch=first_epoch,
@@ -101,6 +101,22 @@ def test_evaluation_yields_every_segment_with_its_clip(built):
     assert index.tolist() == np.repeat(np.arange(6), 5).tolist()
 
 
+@pytest.mark.parametrize("length", [3, 30, 31, 100])
+def test_overlapping_windows_see_the_mirrored_clip(length):
+    """As many frames as one spectrogram over the clip, padded by reflection, has."""
+    window = records.Window(10, hop_samples=6, edge_samples=2)  # frames of 4, hop 1
+    clip = np.arange(1, length + 1)
+    cut = inputs._cut(tf.constant(clip), window).numpy()
+    padded = np.pad(np.resize(clip, max(length, 6)), 2, mode="reflect")
+    starts = range(0, len(padded) - 9, 6)
+    np.testing.assert_array_equal(cut, [padded[at : at + 10] for at in starts])
+
+
+def test_overlapping_windows_cannot_be_padded():
+    with pytest.raises(ValueError, match="can only drop their remainder"):
+        records.Window(10, "pad", hop_samples=6)
+
+
 def test_clips_are_cut_anew_to_another_length(built):
     shards = inputs.open_shards(built)
     assert inputs.num_segments(shards, "test", records.Window(70000)) == 6 * (
@@ -109,9 +125,7 @@ def test_clips_are_cut_anew_to_another_length(built):
     batches = inputs.evaluation_segments(
         shards, "test", records.Window(70000), 64
     ).as_numpy_iterator()
-    expected = [
-        segment for segment, _, _ in segments_of(built, "test", records.Window(70000))
-    ]
+    expected = [segment for segment, _, _ in segments_of(built, "test", 70000)]
     np.testing.assert_array_equal(next(batches)["segments"], expected)
 
 

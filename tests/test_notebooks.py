@@ -21,6 +21,7 @@ def test_a_notebook_defines_and_loops_nothing(path):
                 assert not isinstance(node, kinds), cell.source
 
 
+@pytest.mark.slow
 def test_excitation_analysis_runs(trained, built, run_script, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

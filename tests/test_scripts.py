@@ -32,17 +32,37 @@ def test_train_has_every_option_of_the_original(run_script):
         assert re.search(rf"{option}\b(?!-)", text), option
 
 
-def test_defaults_of_train_are_the_recipes_and_the_models():
-    """They are typed twice, because --help must not import Keras; here they meet."""
+def test_options_of_train_belong_to_a_model_or_a_recipe():
+    """They are typed once more there, because --help must not import Keras."""
     import train
     from tagger import cli, models, training
 
-    args = train.parse([])
-    for function, count in ((training.resemul, 7), (models.sample_cnn, 6)):
-        given = cli.arguments_of(function, args)
-        assert len(given) == count
-        for name, value in given.items():
-            assert inspect.signature(function).parameters[name].default == value, name
+    def parameters(functions):
+        return {p for f in functions for p in inspect.signature(f).parameters}
+
+    every = [
+        *("--block", "se", "--no-multi", "--alpha", "1", "--num-filters", "1"),
+        *("--dropout", "0", "--weight-decay", "0", "--front-end", "lee", "--back-end"),
+        *("cnn", "--size", "student", "--channels", "1", "--num-layers", "1"),
+        *("--num-heads", "1", "--dense-units", "1", "--batch-size", "1", "--lr", "1"),
+        *("--max-epochs", "1", "--patience", "1", "--momentum", "0", "--lr-decay", "1"),
+        *("--num-lr-decays", "1"),
+    ]
+    args = train.parse(every)
+    factories = [entry.factory for entry in models.MODELS.values()]
+    assert args.model_options.keys() <= parameters(factories)
+    assert args.recipe_options.keys() <= parameters(training.RECIPES.values())
+    flags = {flag for flag, _ in (args.model_options | args.recipe_options).values()}
+    assert flags == {word for word in every if word.startswith("--")}
+    assert train.parse([]).model_options == train.parse([]).recipe_options == {}
+    given = train.parse(["--block", "res", "--no-multi"]).model_options
+    assert cli.options_for(models.sample_cnn, given, "it") == {
+        "block": "res", "multi": False,
+    }  # fmt: skip
+    with pytest.raises(
+        ValueError, match="--block is no option of model fcn, which has"
+    ):
+        cli.options_for(models.fcn, given, "model fcn")
 
 
 def fails(done, *words):
@@ -144,6 +164,7 @@ def test_extract_writes_the_table_and_the_figures(trained, built, run_script, tm
     assert len(list((tmp_path / "plots").glob("*.png"))) == 5
 
 
+@pytest.mark.slow
 def test_wrong_models_and_shards_end_in_one_sentence(
     trained, corpus, run_script, tmp_path
 ):
@@ -169,6 +190,7 @@ def test_wrong_models_and_shards_end_in_one_sentence(
     fails(run_script("eval.py", model, "--data-dir", corpus), "Record 5 of", path.name)
 
 
+@pytest.mark.slow
 def test_legacy_models_are_evaluated_extracted_and_tag(corpus, run_script, tmp_path):
     build = run_script(
         "build_mtt.py", "--data-dir", corpus, "--num-tags", 5, "--max-skipped", 1

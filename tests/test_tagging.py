@@ -29,6 +29,18 @@ def test_a_short_file_is_repeated_to_fill_the_window(remainder):
     assert cut(3, 7, remainder)[0].tolist() == [1, 2, 3, 1, 2, 3, 1]
 
 
+@pytest.mark.parametrize("length", [3, 30, 31, 100])
+@pytest.mark.parametrize("block", [7, 1000])
+def test_overlapping_windows_see_the_mirrored_clip(length, block):
+    """Streaming and tf.data cut alike (see test_inputs.py)."""
+    window = records.Window(10, hop_samples=6, edge_samples=2)
+    clip = np.arange(1, length + 1, dtype=np.float32)
+    blocks = (clip[at : at + block] for at in range(0, length, block))
+    padded = np.pad(np.resize(clip, max(length, 6)), 2, mode="reflect")
+    expected = [padded[at : at + 10] for at in range(0, len(padded) - 9, 6)]
+    np.testing.assert_array_equal(list(tagging._windows(blocks, window)), expected)
+
+
 @pytest.fixture(scope="module")
 def tagger(trained):
     return tagging.Tagger(models.load_model(trained / "model.keras"))

@@ -11,10 +11,11 @@ import time
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from test_models import NARROW
 
 from tagger import inputs, models, records, training
 
-OPTIONS = {"num_filters": 2, "alpha": 1}
+OPTIONS = {"num_filters": 2, "block": "basic", "multi": False}
 
 
 # Keras leaves its csv log open when an error ends a fit.
@@ -85,7 +86,7 @@ def test_the_final_model_is_the_best_checkpoint_and_tells_tags_and_rate(trained,
     assert (trained / "model.keras").read_bytes() == best.read_bytes()
     info = models.model_info(models.load_model(trained / "model.keras"))
     assert info.tags == inputs.open_shards(built).manifest.tags
-    assert (info.sample_rate, info.num_samples) == (22050, 59049)
+    assert (info.sample_rate, info.window.num_samples) == (22050, 59049)
 
 
 def test_a_stage_starts_from_the_best_checkpoint_before_it(
@@ -104,6 +105,53 @@ def test_a_stage_starts_from_the_best_checkpoint_before_it(
         np.testing.assert_allclose(a, b, atol=1e-6)  # SGD moved by 1e-12
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "musicnn_pons",  # whose windows overlap
+        *(pytest.param(name, marks=pytest.mark.slow) for name in models.MODELS),
+    ],
+)
+def test_every_model_trains_on_a_build_of_its_rate(name, built_at, tmp_path):
+    shards = inputs.open_shards(built_at(models.MODELS[name].sample_rate))
+    stage = training.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
+    recipe = training.TrainingRecipe(4, (stage,))
+    best = training.train(name, NARROW[name], recipe, shards, tmp_path / "log")
+    model = models.load_model(best)
+    assert models.model_info(model).tags == shards.manifest.tags
+    result = json.loads((tmp_path / "log/0/result.json").read_text())
+    assert result["test"]["num_clips"] == 6
+    run = json.loads((tmp_path / "log/run.json").read_text())
+    assert run["model"].keys() >= models.default_options(name).keys()
+
+
+def test_a_build_of_another_rate_names_the_command_that_builds_it(built, tmp_path):
+    with pytest.raises(ValueError, match="fcn expects 16000 Hz .* 22050 Hz") as caught:
+        training.train("fcn", {}, recipe(), inputs.open_shards(built), tmp_path)
+    command = "python build_mtt.py --sample-rate 16000 --output-dir"
+    assert command in str(caught.value)
+
+
+@pytest.mark.parametrize("name", training.RECIPES)
+def test_recipes_can_be_shortened(name):
+    stages = training.RECIPES[name](max_epochs=3, batch_size=7).stages
+    assert all(stage.max_epochs == 3 for stage in stages)
+    assert all(1 <= stage.patience for stage in stages)
+
+
+def test_won_recipes_are_the_papers():
+    for function, epochs in ((training.won2019, 60), (training.won2020, 80)):
+        stages = function().stages
+        assert [stage.optimizer for stage in stages] == ["Adam", "SGD", "SGD", "SGD"]
+        assert [stage.learning_rate for stage in stages] == [1e-4, 1e-3, 1e-4, 1e-5]
+        assert [stage.max_epochs for stage in stages] == [epochs, 20, 20, epochs]
+        assert stages[1].options == {
+            "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4,
+        }  # fmt: skip
+    assert training.transformer().stages[0].patience == 40
+    assert training.multi_scale().batch_size == 20
+
+
 def test_a_finished_run_is_not_run_again(trained, built, tmp_path, run_script):
     copy = shutil.copytree(trained, tmp_path / "copy")
     (copy / "model.keras").unlink()
@@ -116,6 +164,7 @@ def test_a_finished_run_is_not_run_again(trained, built, tmp_path, run_script):
     assert (copy / "model.keras").read_bytes() == (trained / "model.keras").read_bytes()
 
 
+@pytest.mark.slow
 def test_kill_9_within_a_stage_goes_on_at_its_next_epoch(built, tmp_path):
     command = [sys.executable, "train.py", "--data-dir", str(built), "--train-dir"]
     command += [
@@ -148,6 +197,7 @@ def test_kill_9_within_a_stage_goes_on_at_its_next_epoch(built, tmp_path):
     assert losses[1] <= losses[0]  # a better checkpoint is never lost
 
 
+@pytest.mark.slow
 @halted
 def test_a_restart_brings_back_weights_optimiser_and_patience(built, tmp_path):
     """Interrupted and restarted, a stage ends as if nothing had happened."""
@@ -214,6 +264,7 @@ def test_bad_stages_and_batches_are_refused_before_the_work(built, tmp_path):
         train(built, tmp_path / "file" / "log")
 
 
+@pytest.mark.slow
 def test_a_diverging_run_says_so_every_time(built, tmp_path):
     for _ in range(2):
         with pytest.raises(ValueError, match="Training diverged: .* smaller --lr"):

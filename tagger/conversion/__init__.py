@@ -16,7 +16,7 @@ import numpy as np
 
 from tagger import models
 from tagger.conversion.readers import Weights, read_weights
-from tagger.conversion.tables import COMPUTED, IGNORED, TABLES
+from tagger.conversion.tables import COMPUTED, FIXED, IGNORED, TABLES
 
 LEGACY_ENDINGS = (".hdf5", ".h5")
 
@@ -109,7 +109,7 @@ def convert(weights: Weights, name: str, **options) -> keras.Model:
         for source in weights.keys() - used
         if not any(re.fullmatch(pattern, source) for pattern in IGNORED)
     ]
-    filled.update(id(_weight(model, target)) for target in COMPUTED)
+    filled.update(id(_weight(model, target)) for target in COMPUTED + FIXED)
     problems += [
         f"{weight.path}: file has none, model {tuple(weight.shape)}"
         for weight in model.weights

@@ -76,7 +76,7 @@ def read_torch(path: str) -> Weights:
             " can run code. Save the state dict alone: torch.save(model.state_dict(),"
             " …)."
         ) from error
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many kinds for what it cannot read
         raise ValueError(f"{path!r} is no PyTorch file ({_first_line(error)}).") from (
             error
         )

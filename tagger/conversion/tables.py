@@ -27,8 +27,10 @@ IGNORED = (
     r"hstft\.spec\.window",
     r"(.*/)?(Adam(_\d+)?|Momentum|global_step|beta\d_power)",
 )
-# Weights that no file need hold: ours are then what the original computes.
-COMPUTED = ("frontend.filters", "class_token.token")
+# Weights that a file may lack: ours are then what the original computes.
+COMPUTED = ("frontend.filters",)
+# No PyTorch file holds the class token of Won et al. 2019; it is fixed.
+FIXED = ("class_token.token",)
 
 NUM_SHORT_CHUNK_BLOCKS = 7
 
