@@ -7,7 +7,9 @@ The map, left to right as data runs:
     building        annotations + audio -> shards
     records         the record and the manifest
     inputs          shards -> tf.data
-    models, layers  waveform -> scores
+    models          waveform -> scores: one file per paper
+    frontends       log-mel spectrograms
+    layers          what several models share
     training        stages, checkpoints, restarts
     evaluation      clip scores, ROC-AUC, PR-AUC
     conversion      the originals' weights

@@ -27,7 +27,11 @@ class AudioWindow(layers.Layer):
         edge_samples: Samples mirrored at both ends of a clip before it is cut. A model
             whose log-mel has no padding of its own thus sees the frames of one log-mel
             over the whole clip.
-        any_length: The model takes waveforms of other lengths too.
+        min_samples: Shortest waveform that the model takes besides; None: it takes
+            windows alone.
+
+    Raises:
+        ValueError: a waveform is shorter than that.
     """
 
     def __init__(
@@ -37,7 +41,7 @@ class AudioWindow(layers.Layer):
         remainder="drop",
         hop_samples=None,
         edge_samples=0,
-        any_length=False,
+        min_samples=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -50,9 +54,15 @@ class AudioWindow(layers.Layer):
         self.remainder = remainder
         self.hop_samples = hop_samples or num_samples
         self.edge_samples = edge_samples
-        self.any_length = any_length
+        self.min_samples = min_samples
 
     def call(self, waveform):
+        length = waveform.shape[1]
+        if self.min_samples and isinstance(length, int) and length < self.min_samples:
+            raise ValueError(
+                f"The model takes waveforms of {self.min_samples} samples and more, not"
+                f" {length}. Repeat or pad shorter ones."
+            )
         return waveform
 
     def compute_output_shape(self, input_shape):
@@ -65,7 +75,7 @@ class AudioWindow(layers.Layer):
             "remainder": self.remainder,
             "hop_samples": self.hop_samples,
             "edge_samples": self.edge_samples,
-            "any_length": self.any_length,
+            "min_samples": self.min_samples,
         }
 
 

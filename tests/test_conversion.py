@@ -280,6 +280,9 @@ def test_a_conversion_that_fails_writes_nothing(tmp_path, transformer, run_scrip
 def test_tags_that_do_not_fit_are_refused(tmp_path, transformer):
     with pytest.raises(ValueError, match="7 tags need 7 names. Received: 2"):
         conversion.convert(transformer[0], "music_tagging_transformer", tags=("a", "b"))
+    (tmp_path / "twice.txt").write_text("rock\npop\nrock\n")
+    with pytest.raises(ValueError, match="names 'rock' twice"):
+        conversion.read_tags(tmp_path / "twice.txt")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(ValueError, match="holds no names of tags"):
         conversion.read_tags(tmp_path / "empty.txt")

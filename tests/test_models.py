@@ -239,6 +239,13 @@ def test_a_loaded_model_takes_any_length(name, tmp_path):
     np.testing.assert_allclose(
         loaded.predict_on_batch(longer), built.predict_on_batch(longer), atol=1e-5
     )
+    window = loaded.get_layer("window")
+    shortest = draw_music(window.min_samples, info.sample_rate)
+    assert np.isfinite(loaded.predict_on_batch(shortest)).all()
+    with pytest.raises(
+        ValueError, match=f"takes waveforms of {window.min_samples} sam"
+    ):
+        loaded(shortest[:, :-1])
     loaded.save(tmp_path / "again.keras")
     again = models.load_model(tmp_path / "again.keras")
     assert models.model_info(again) == info

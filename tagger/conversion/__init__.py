@@ -56,6 +56,9 @@ def read_tags(path: str | os.PathLike) -> tuple[str, ...]:
             f"{str(path)!r} holds no names of tags. Give one a line, in the order of"
             " the scores, or a JSON list of them."
         )
+    twice = {tag for tag in content if content.count(tag) > 1}
+    if twice:
+        raise ValueError(f"{str(path)!r} names {sorted(twice)[0]!r} twice.")
     return tuple(content)
 
 

@@ -216,7 +216,7 @@ MODELS = {
         frontend="harmonic",
         num_parameters=3631551,
         paper="Won, Chun, Nieto and Serra, ICASSP 2020,"
-        " https://arxiv.org/abs/1911.10118",
+        " https://github.com/minzwon/data-driven-harmonic-filters",
         recipe="won2020",
         published=_won2020((0.9127, 0.4611), (0.8898, 0.3298), (0.8322, 0.2956)),
     ),
@@ -378,7 +378,7 @@ def feature_network(model: keras.Model) -> keras.Model:
 def _of_any_length(model: keras.Model) -> keras.Model:
     """The same layers behind an input without a fixed length, if they allow it."""
     (window,) = (layer for layer in model.layers if isinstance(layer, AudioWindow))
-    if not window.any_length or model.input_shape[1] is None:
+    if window.min_samples is None or model.input_shape[1] is None:
         return model
     waveform = keras.Input((None,), name=model.inputs[0].name)
     free = keras.models.clone_model(model, input_tensors=waveform)

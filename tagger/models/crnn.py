@@ -14,6 +14,7 @@ from tagger.frontends import LogMelSpectrogram, preset
 from tagger.layers import AudioWindow, TagScores, convolution_block, torch_norm
 
 POOL_SIZES = ((2, 2), (3, 3), (4, 4), (4, 4))  # (time, mel); 96 bands become one
+MIN_SAMPLES = 95 * 256  # 2 · 3 · 4 · 4 = 96 frames for one step
 
 
 def crnn(
@@ -47,7 +48,11 @@ def crnn(
     definition = preset(log_mel)
     waveform = keras.Input((num_samples,), name="waveform")
     x = AudioWindow(
-        definition.sample_rate, num_samples, "pad", any_length=True, name="window"
+        definition.sample_rate,
+        num_samples,
+        "pad",
+        min_samples=MIN_SAMPLES,
+        name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)

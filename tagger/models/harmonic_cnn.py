@@ -1,7 +1,7 @@
 """Harmonic CNN (Won, Chun, Nieto and Serra, ICASSP 2020).
 
-https://arxiv.org/abs/1911.10118, as Won et al. compare it (SMC 2020,
-https://arxiv.org/abs/2006.00751).
+https://github.com/minzwon/data-driven-harmonic-filters, as Won et al. compare it (SMC
+2020, https://arxiv.org/abs/2006.00751).
 
 waveform [batch, 80000] -> harmonic decibels [batch, 313, 128, 6] -> scores [batch, 50].
 """
@@ -21,6 +21,7 @@ from tagger.layers import (
 )
 
 N_FFT, HOP_LENGTH = 512, 256
+MIN_SAMPLES = (2**5 * 3**2 - 1) * HOP_LENGTH  # what seven poolings reduce to one step
 LOWEST_MIDI = 24  # C1
 # Bandwidth of the ear (Glasberg and Moore 1990): .1079 f + 24.7 Hz
 BANDWIDTH_SLOPE, BANDWIDTH_HZ = 0.1079, 24.7
@@ -55,9 +56,9 @@ def harmonic_cnn(
         `head_dense`, `head_scores`.
     """
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(sample_rate, num_samples, "pad", any_length=True, name="window")(
-        waveform
-    )
+    x = AudioWindow(
+        sample_rate, num_samples, "pad", min_samples=MIN_SAMPLES, name="window"
+    )(waveform)
     x = HarmonicSpectrogram(
         sample_rate, num_harmonics, bands_per_semitone, name="frontend"
     )(x)

@@ -73,7 +73,10 @@ def music_tagging_transformer(
 
     waveform = keras.Input((num_samples,), name="waveform")
     x = AudioWindow(
-        definition.sample_rate, num_samples, any_length=True, name="window"
+        definition.sample_rate,
+        num_samples,
+        min_samples=3 * definition.hop_length,
+        name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)

@@ -61,7 +61,11 @@ def musicnn(
     definition = preset(log_mel)
     waveform = keras.Input((num_samples,), name="waveform")
     x = AudioWindow(
-        definition.sample_rate, num_samples, "pad", any_length=True, name="window"
+        definition.sample_rate,
+        num_samples,
+        "pad",
+        min_samples=definition.n_fft,
+        name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)

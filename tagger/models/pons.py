@@ -53,7 +53,7 @@ def musicnn_pons(
     Raises:
         ValueError: the preset is unknown.
     """
-    waveform, x = _patch(log_mel, num_frames, any_length=True)
+    waveform, x = _patch(log_mel, num_frames, is_any_length=True)
     n_mels = x.shape[2]
     margin = NUM_VERTICAL_FRAMES // 2
     padded = layers.ZeroPadding2D(((margin, margin), (0, 0)), name="vertical_zeros")(x)
@@ -151,7 +151,7 @@ def _maxima(x, name):
     return layers.Reshape((-1, width), name=f"{name}_squeeze")(x)
 
 
-def _patch(log_mel, num_frames, any_length=False):
+def _patch(log_mel, num_frames, is_any_length=False):
     """The model's input, and its normalised patch [batch, num_frames, n_mels, 1]."""
     definition = preset(log_mel)
     hop_samples = num_frames * definition.hop_length
@@ -162,7 +162,7 @@ def _patch(log_mel, num_frames, any_length=False):
         num_samples,
         hop_samples=hop_samples,
         edge_samples=definition.n_fft // 2,
-        any_length=any_length,
+        min_samples=definition.n_fft if is_any_length else None,
         name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)

@@ -55,6 +55,7 @@ def short_chunk_cnn(
     return _short_chunk(
         "short_chunk_cnn",
         block,
+        2 ** len(WIDTHS),  # every pooling halves them
         num_tags,
         num_filters,
         dropout_rate,
@@ -84,6 +85,7 @@ def short_chunk_resnet(
     return _short_chunk(
         "short_chunk_resnet",
         block,
+        1,  # strides round up
         num_tags,
         num_filters,
         dropout_rate,
@@ -94,12 +96,24 @@ def short_chunk_resnet(
 
 
 def _short_chunk(
-    name, block, num_tags, num_filters, dropout_rate, num_samples, log_mel, tags
+    name,
+    block,
+    min_frames,
+    num_tags,
+    num_filters,
+    dropout_rate,
+    num_samples,
+    log_mel,
+    tags,
 ):
     definition = preset(log_mel)
     waveform = keras.Input((num_samples,), name="waveform")
     x = AudioWindow(
-        definition.sample_rate, num_samples, "pad", any_length=True, name="window"
+        definition.sample_rate,
+        num_samples,
+        "pad",
+        min_samples=max((min_frames - 1) * definition.hop_length, definition.n_fft),
+        name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
