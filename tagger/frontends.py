@@ -201,11 +201,12 @@ def power_spectrogram(
         hop_length: Samples from one frame to the next.
         pad_mode: See LogMel.
         fourier: "convolution": one strided convolution with sines and cosines, which
-            every export format knows (ONNX takes no FFT from TensorFlow). "fft": on
+            every export format knows (ONNX takes no FFT from TensorFlow). "fft": for
             accelerators, whose products of float32 keep 11 bits (TF32) or 8 (TPU): the
-            convolution's decibels would be wrong by .2 on average, .6 with 8 bits; on
-            CPUs both agree to 2e-4 dB within 60 dB of the peak, see
-            `benchmarks/frontends.py`. "auto": the one that suits the devices.
+            convolution's decibels would be wrong by up to .5 and 2 within 60 dB of the
+            peak. On CPUs the two agree to 1e-3 dB there, and the FFT takes 2 thirds of
+            the time, some hundredths of a network's (`benchmarks/frontends.py`).
+            "auto": the one that suits the devices.
 
     Returns:
         float32 [batch, num_frames, n_fft // 2 + 1].

@@ -27,11 +27,12 @@ class AudioWindow(layers.Layer):
         edge_samples: Samples mirrored at both ends of a clip before it is cut. A model
             whose log-mel has no padding of its own thus sees the frames of one log-mel
             over the whole clip.
-        min_samples: Shortest waveform that the model takes besides; None: it takes
-            windows alone.
+        min_samples: The model takes waveforms of any length from this one on; None: it
+            takes windows alone.
 
     Raises:
-        ValueError: a waveform is shorter than that.
+        ValueError: a waveform is shorter than that. (TensorFlow's `predict` hides the
+            length after calls of several lengths; then one of its own errors comes.)
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class AudioWindow(layers.Layer):
         hop_samples=None,
         edge_samples=0,
         min_samples=None,
+        dtype="float32",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Half precision would take what a frontend needs: 8 or 11 of 16 bits.
+        super().__init__(dtype=dtype, **kwargs)
         if remainder not in ("drop", "pad"):
             raise ValueError(
                 f"remainder must be 'drop' or 'pad'. Received: {remainder!r}"
@@ -144,6 +147,9 @@ class TagScores(layers.Dense):
             raise ValueError(
                 f"{num_tags} tags need {num_tags} names. Received: {len(tags)}"
             )
+        twice = {tag for tag in tags or () if list(tags).count(tag) > 1}
+        if twice:
+            raise ValueError(f"The tags name {sorted(twice)[0]!r} twice.")
         self.tags = None if tags is None else tuple(tags)
 
     def get_config(self):
@@ -210,7 +216,8 @@ class LearnedPositions(layers.Layer):
         max_length: Positions there are; a longer sequence is refused.
 
     Raises:
-        ValueError: the sequence is longer than `max_length`.
+        ValueError: the sequence is longer than `max_length`; see AudioWindow on when
+            that is known.
     """
 
     def __init__(self, max_length, **kwargs):
@@ -385,7 +392,30 @@ class VerticalConv2D(layers.Conv2D):
     In training it runs along time alone, once per place of the kernel among the mel
     bands: the same sums, but gradients 3 times as fast on CPUs, where those of a
     two-dimensional convolution of one channel are slow (`benchmarks/models.py`).
+
+    Args:
+        filters: Output channels.
+        kernel_size: Frames and mel bands of a kernel.
+        kwargs: As in Conv2D, without strides and padding; there is always a bias.
+
+    Raises:
+        ValueError: other strides or padding, no bias, or several input channels.
     """
+
+    def __init__(self, filters, kernel_size, **kwargs):
+        super().__init__(filters, kernel_size, **kwargs)
+        if (self.strides, self.padding, self.use_bias) != ((1, 1), "valid", True):
+            raise ValueError(
+                "VerticalConv2D knows strides 1, padding 'valid' and a bias alone."
+                f" Received: {self.strides}, {self.padding!r}, {self.use_bias}"
+            )
+
+    def build(self, input_shape):
+        if input_shape[-1] != 1:
+            raise ValueError(
+                f"VerticalConv2D takes one channel. Received: {input_shape[-1]}"
+            )
+        super().build(input_shape)
 
     def call(self, inputs, training=None):
         if not training:

@@ -44,21 +44,24 @@ def read_tags(path: str | os.PathLike) -> tuple[str, ...]:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file of tags {str(path)!r}.")
-    text = Path(path).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no text file.") from error
     try:
         content = json.loads(text)
     except json.JSONDecodeError:
-        content = [line.strip() for line in text.splitlines() if line.strip()]
+        content = None
     if isinstance(content, dict):
         content = content.get("tags")
-    if not content or not all(isinstance(tag, str) for tag in content):
+    elif not isinstance(content, list):  # a tag may well be called 80, or null
+        content = [line.strip() for line in text.splitlines() if line.strip()]
+    is_list = isinstance(content, list) and content
+    if not is_list or not all(isinstance(tag, str) and tag for tag in content):
         raise ValueError(
             f"{str(path)!r} holds no names of tags. Give one a line, in the order of"
             " the scores, or a JSON list of them."
         )
-    twice = {tag for tag in content if content.count(tag) > 1}
-    if twice:
-        raise ValueError(f"{str(path)!r} names {sorted(twice)[0]!r} twice.")
     return tuple(content)
 
 
@@ -79,13 +82,22 @@ def convert(weights: Weights, name: str, **options) -> keras.Model:
     if name not in TABLES:
         raise ValueError(f"Unknown model {name!r}. Choose one of: {', '.join(TABLES)}.")
     shapes = {source: array.shape for source, array in weights.items()}
+    some = ", ".join(sorted(weights)[:5])
     try:
         inferred, rows = TABLES[name](shapes)
-    except (KeyError, IndexError) as error:
-        some = ", ".join(sorted(weights)[:5])
+    except KeyError as error:
         raise ValueError(
             f"These weights are no {name}: there is no {error}, only {some} …"
         ) from error
+    except (IndexError, ValueError) as error:
+        raise ValueError(
+            f"These weights are no {name}: {some} … have other shapes."
+        ) from error
+    for key in ("front_end", "back_end"):
+        if inferred.get(key) != options.get(key, inferred.get(key)):
+            raise ValueError(
+                f"These weights have the {key} {inferred[key]!r}, not {options[key]!r}."
+            )
     model = models.build_model(name, **inferred | options)
 
     problems, used, filled = [], set(), set()

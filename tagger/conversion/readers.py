@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ Weights = dict[str, np.ndarray]
 
 # What wraps a network in a checkpoint: Lightning's attribute, DataParallel.
 _PREFIXES = ("network.", "module.")
+_TEACHER = "teacher_network."  # a student's checkpoint holds its teacher too
 
 
 def read_weights(path: str | os.PathLike) -> Weights:
@@ -47,6 +49,9 @@ def read_weights(path: str | os.PathLike) -> Weights:
         weights = reader(path)
     if not weights:
         raise ValueError(f"{path!r} holds no weights.")
+    others = [name for name, array in weights.items() if array.dtype.kind not in "fiu"]
+    if others:
+        raise ValueError(f"{path!r} holds no numbers under {others[0]!r}.")
     return {
         name: array.astype(np.float32) if array.dtype.kind == "f" else array
         for name, array in weights.items()
@@ -54,11 +59,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
 
 
 def read_torch(path: str) -> Weights:
-    """Reads a PyTorch state dict, bare or under `state_dict` as Lightning saves it.
-
-    Of several networks in a Lightning file the one called `network` is taken (a
-    student's file holds its teacher too).
-    """
+    """Reads a PyTorch state dict, bare or under `state_dict` as Lightning saves it."""
     try:
         import torch
     except ImportError as error:
@@ -68,34 +69,35 @@ def read_torch(path: str) -> Weights:
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"{found[1]}" if found else "more than tensors"
-        raise ValueError(
-            f"{path!r} is refused: beside tensors it would load {what}, and a pickle"
-            " can run code. Save the state dict alone: torch.save(model.state_dict(),"
-            " …)."
-        ) from error
     except Exception as error:  # torch raises many kinds for what it cannot read
-        raise ValueError(f"{path!r} is no PyTorch file ({_first_line(error)}).") from (
-            error
-        )
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise ValueError(
+                f"{path!r} is refused: beside tensors it would load {refused[1]}, and a"
+                " pickle can run code. Save the state dict alone:"
+                " torch.save(model.state_dict(), …)."
+            ) from error
+        raise ValueError(f"{path!r} is no PyTorch file of tensors.") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    others = [
-        name
-        for name, value in (content.items() if isinstance(content, dict) else ())
-        if not isinstance(value, torch.Tensor)
-    ]
-    if not isinstance(content, dict) or others:
+    if not isinstance(content, dict):
         raise ValueError(
-            f"{path!r} holds no state dict but"
-            f" {others[:3] or type(content).__name__}. Save model.state_dict()."
+            f"{path!r} holds a {type(content).__name__}, no state dict. Save"
+            " model.state_dict()."
         )
-    # float32 first: NumPy has no bfloat16.
-    return _without_prefix(
+    for name, value in content.items():
+        is_plain = isinstance(value, torch.Tensor) and value.layout == torch.strided
+        if not isinstance(name, str) or not is_plain:
+            raise ValueError(
+                f"{path!r} is no state dict: {name!r} is no tensor's name. Save"
+                " model.state_dict()."
+            )
+    return _unwrapped(
         {
-            name: (value.float() if value.is_floating_point() else value).numpy()
+            # float32 first: NumPy has no bfloat16.
+            name: (value.float() if value.is_floating_point() else value)
+            .detach()
+            .numpy()
             for name, value in content.items()
         }
     )
@@ -119,16 +121,18 @@ def read_keras2_hdf5(path: str) -> Weights:
 
 def read_npz(path: str) -> Weights:
     """Reads arrays under the original parameter names."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path!r} is no .npz file.")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return _without_prefix({name: file[name] for name in file.files})
+            return _unwrapped({name: file[name] for name in file.files})
     except ValueError as error:
         raise ValueError(
             f"{path!r} is refused: an array in it is a pickle, and a pickle can run"
             " code. Save plain arrays."
         ) from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path!r} is no .npz file ({_first_line(error)}).") from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path!r} is damaged ({_first_line(error)}).") from error
 
 
 def read_tensorflow_checkpoint(prefix: str) -> Weights:
@@ -162,7 +166,7 @@ def number_from_one(weights: Weights) -> Weights:
 
     A file saved later in a session counts from where the session stood.
     """
-    layers = dict.fromkeys(name.rsplit("/", 1)[0] for name in weights)
+    layers = dict.fromkeys(name.rpartition("/")[0] for name in weights)
     kinds = {}
     for layer in layers:
         kind, number = re.fullmatch(r"(.*?)(?:_(\d+))?", layer).groups()
@@ -173,29 +177,32 @@ def number_from_one(weights: Weights) -> Weights:
         for position, (_, layer) in enumerate(sorted(numbered), start=1)
     }
     return {
-        f"{renamed[name.rsplit('/', 1)[0]]}/{name.rsplit('/', 1)[1]}": array
+        f"{renamed[name.rpartition('/')[0]]}/{name.rpartition('/')[2]}": array
         for name, array in weights.items()
     }
 
 
 def _tensorflow_prefix(path: str) -> str | None:
-    """What the files of a checkpoint share; None if the path is none."""
-    if path.endswith(".index"):
-        path = path.removesuffix(".index")
-    elif os.path.isdir(path):
-        # The package musicnn left the prefix empty: its files are `.index`, `.data-…`.
-        path = os.path.join(path, "")
+    """What the names of a checkpoint's files begin with; None if the path is none."""
+    if os.path.isdir(path):
+        # The package musicnn left it empty: its files are `.index`, `.data-…`.
+        names = [name for name in os.listdir(path) if name.endswith(".index")]
+        if len(names) != 1:
+            raise ValueError(
+                f"{path!r} holds {', '.join(sorted(names)) or 'no .index file'}. Give"
+                " the folder of one TensorFlow 1 checkpoint, or its .index file."
+            )
+        path = os.path.join(path, names[0])
+    path = path.removesuffix(".index")
     return path if os.path.isfile(f"{path}.index") else None
 
 
-def _without_prefix(weights: Weights) -> Weights:
+def _unwrapped(weights: Weights) -> Weights:
+    """Without what wraps the network's names; a teacher beside it is left out."""
+    weights = {n: a for n, a in weights.items() if not n.startswith(_TEACHER)}
     for prefix in _PREFIXES:
-        inner = {
-            name.removeprefix(prefix): array
-            for name, array in weights.items()
-            if name.startswith(prefix)
-        }
-        weights = inner or weights
+        if all(name.startswith(prefix) for name in weights):
+            weights = {n.removeprefix(prefix): a for n, a in weights.items()}
     return weights
 
 

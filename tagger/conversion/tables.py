@@ -125,10 +125,7 @@ def sample_cnn(shapes: Shapes) -> Table:
     num_dense = sum(name.startswith("dense_") for name in shapes) // 2
     gated, residual = num_dense > 2, num_convs > 1 + NUM_BLOCKS
     num_filters = shapes["conv1d_1/kernel:0"][-1]
-    squeeze, head = (
-        shapes["dense_1/kernel:0"],
-        shapes[f"dense_{num_dense - 1}/kernel:0"],
-    )
+    head = shapes[f"dense_{num_dense - 1}/kernel:0"]
     options = {
         "num_tags": shapes[f"dense_{num_dense}/kernel:0"][1],
         "block": {
@@ -140,10 +137,19 @@ def sample_cnn(shapes: Shapes) -> Table:
         # The last block has 4 · num_filters channels, the two before it 2 · num_filters
         # each.
         "multi": head[0] == 8 * num_filters,
-        "alpha": squeeze[1] / squeeze[0] if gated else 16,
+        "alpha": _amplifying_ratio(shapes) if gated else 16,
         "num_filters": num_filters,
     }
     return options, list(_sample_cnn_rows(gated, residual))
+
+
+def _amplifying_ratio(shapes: Shapes) -> float:
+    """The smallest ratio that gives every gate its hidden units, rounded down."""
+    gates = [shapes[f"dense_{2 * i - 1}/kernel:0"] for i in range(1, NUM_BLOCKS + 1)]
+    ratio = max(hidden / channels for channels, hidden in gates)
+    # The product may round to just below a whole number.
+    short = any(int(channels * ratio) < hidden for channels, hidden in gates)
+    return float(np.nextafter(ratio, np.inf)) if short else ratio
 
 
 def _sample_cnn_rows(gated: bool, residual: bool) -> Iterator[Row]:
@@ -185,7 +191,7 @@ def sample_cnn_lee(shapes: Shapes) -> Table:
         sources = ["front_end.init_conv", *convs, "front_end.conv1x1"]
         head = "classifier"
     else:
-        num_layers = _count(shapes, r"layer(\d+)\.")
+        num_layers = max(2, _count(shapes, r"layer(\d+)\."))
         sources = [f"layer{i}" for i in range(1, num_layers + 1)]
         head = "dense"
     names = ["stem", *(f"block{i}" for i in range(1, len(sources)))]
