@@ -29,11 +29,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--no-multi", dest="multi", action="store_false", help="no level aggregation"
     )
     model.add("--alpha", type=float, help="amplifying ratio of SE blocks")
-    model.add("--num-filters", type=count, help="of the first layer")
-    model.add(
-        "--dropout", dest="dropout_rate", type=float, help="before the last layer"
-    )
-    model.add("--weight-decay", type=float, help="L2 on the convolutions")
+    model.add("--num-filters", type=count, help="width of the convolutions")
+    model.add("--dropout", dest="dropout_rate", type=float, help="where: models NAME")
+    model.add("--weight-decay", type=float, help="L2 on the kernels")
     model.add("--front-end", choices=["pons", "lee"], help="self_attention's")
     model.add("--back-end", choices=["attention", "cnn"], help="self_attention's")
     model.add("--size", choices=["teacher", "student"], help="the Transformer's")
@@ -54,7 +52,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--num-lr-decays", dest="num_stages", type=count, help="resemul's stages"
     )
     args = parser.parse_args(argv)
-    args.model_options, args.recipe_options = model.given(args), recipe.given(args)
+    args.model_options, args.recipe_options = model, recipe
     return args
 
 
@@ -64,9 +62,12 @@ def main() -> None:
     cli.load_tensorflow()
     from tagger import inputs, models, training
 
-    factory, recipe = models.entry(args.model).factory, training.recipe_of(args.model)
-    options = cli.options_for(factory, args.model_options, f"model {args.model}")
-    recipe = recipe(**cli.options_for(recipe, args.recipe_options, "its recipe"))
+    entry = models.entry(args.model)
+    factory, recipe = entry.factory, training.RECIPES[entry.recipe]
+    options = args.model_options.for_function(factory, args, f"model {args.model}")
+    recipe = recipe(
+        **args.recipe_options.for_function(recipe, args, f"recipe {entry.recipe}")
+    )
     shards = inputs.open_shards(args.data_dir)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
     best = training.train(

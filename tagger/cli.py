@@ -54,33 +54,31 @@ class OptionGroup:
 
     def __init__(self, group: argparse._ArgumentGroup):
         self._group = group
-        self._flags = {}  # name -> flag
+        self.flags = {}  # argument -> flag
 
     def add(self, flag: str, **kwargs) -> None:
         """Adds an argument as `add_argument` does."""
-        self._flags[self._group.add_argument(flag, **kwargs).dest] = flag
+        self.flags[self._group.add_argument(flag, **kwargs).dest] = flag
 
-    def given(self, args: argparse.Namespace) -> dict[str, tuple[str, object]]:
-        """What was given: name -> (flag, value)."""
+    def for_function(
+        self, function: Callable, args: argparse.Namespace, whose: str
+    ) -> dict:
+        """Keyword arguments of a function from what was given.
+
+        Raises:
+            ValueError: an option was given that the function does not take.
+        """
         values = vars(args)
-        return {n: (f, values[n]) for n, f in self._flags.items() if n in values}
-
-
-def options_for(
-    function: Callable, given: dict[str, tuple[str, object]], whose: str
-) -> dict:
-    """Keyword arguments of a function from what `OptionGroup.given` returned.
-
-    Raises:
-        ValueError: one of them is no option of the function.
-    """
-    known = inspect.signature(function).parameters
-    for name, (flag, _) in given.items():
-        if name not in known:
-            raise ValueError(
-                f"{flag} is no option of {whose}, which has: {', '.join(known)}."
-            )
-    return {name: value for name, (_, value) in given.items()}
+        known = inspect.signature(function).parameters
+        given = [name for name in self.flags if name in values]
+        for name in given:
+            if name not in known:
+                flags = [flag for n, flag in self.flags.items() if n in known]
+                raise ValueError(
+                    f"{self.flags[name]} is no option of {whose}, which has:"
+                    f" {', '.join(flags) or 'none'}."
+                )
+        return {name: values[name] for name in given}
 
 
 def at_least_one(text: str) -> int:
@@ -269,7 +267,8 @@ def _description(name: str, entry, default_options: Callable) -> str:
     for published in entry.published:
         options = [f"{key} {value}" for key, value in published.options.items()]
         scores = _scores(published.roc_auc, published.pr_auc)
-        facts.append(["published", ", ".join([published.dataset, scores, *options])])
+        words = [published.dataset, scores, *options, published.source]
+        facts.append(["published", ", ".join(words)])
     for key, value in default_options(name).items():
         facts.append(["option", f"{key} = {value}"])
     return _columns(facts)
@@ -316,11 +315,8 @@ def _convert(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tagger import conversion, models
 
-    options = options_for(
-        models.entry(args.model).factory,
-        args.options.given(args),
-        f"model {args.model}",
-    )
+    factory = models.entry(args.model).factory
+    options = args.options.for_function(factory, args, f"model {args.model}")
     if args.tags:
         options["tags"] = conversion.read_tags(args.tags)
     model = conversion.convert(

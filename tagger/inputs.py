@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from tagger import records
 
-SHUFFLED_SEGMENTS = 4096  # about 400 clips of MTT, 480 MB
+SHUFFLED_SAMPLES = 4096 * 59049  # about 400 clips of MTT, 480 MB of int16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def training_segments(
     seed: int = 0,
     first_epoch: int = 0,
     num_read_threads: int = 8,
-    shuffled_segments: int = SHUFFLED_SEGMENTS,
+    shuffled_samples: int = SHUFFLED_SAMPLES,
 ) -> tf.data.Dataset:
     """Endless batches of shuffled whole segments, epoch after epoch.
 
@@ -145,7 +145,7 @@ def training_segments(
         seed: Of the order.
         first_epoch: Epoch to begin with.
         num_read_threads: Shards read at once.
-        shuffled_segments: Size of the shuffle buffer.
+        shuffled_samples: Size of the shuffle buffer, in segments that hold so many.
 
     Returns:
         Dataset of (segments `shards.dtype` [batch_size, num_samples], labels float32
@@ -153,6 +153,7 @@ def training_segments(
     """
     paths = shards.paths(split)
     window = dataclasses.replace(window, remainder="drop")
+    num_shuffled = max(1, shuffled_samples // window.num_samples)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         # The seed of this function's graph alone: without it the order would also hang
@@ -175,7 +176,7 @@ def training_segments(
                 _cut(waveform, window)
             ).map(lambda segment: (segment, labels))
         )
-        segments = segments.shuffle(shuffled_segments, seed=seed + epoch)
+        segments = segments.shuffle(num_shuffled, seed=seed + epoch)
         batches = segments.batch(batch_size, drop_remainder=True)
         return batches.map(
             lambda segments, labels: (segments, tf.cast(labels, tf.float32)),
@@ -191,10 +192,8 @@ def num_segments(shards: Shards, split: str, window: records.Window) -> int:
     if window == records.Window(shards.manifest.segment_samples):
         return shards.manifest.num_segments(split)
     # The manifest counts whole segments of its own length alone.
-    counts = _clips(shards, split).map(
-        lambda waveform, *_: tf.shape(_cut(waveform, window))[0]
-    )
-    return int(counts.reduce(0, lambda total, count: total + count))
+    lengths = _clips(shards, split).map(lambda waveform, *_: tf.size(waveform))
+    return sum(map(window.num_segments, lengths.as_numpy_iterator()))
 
 
 def evaluation_segments(
@@ -280,7 +279,7 @@ def _cut(waveform: tf.Tensor, window: records.Window) -> tf.Tensor:
         lambda: tf.tile(whole, [repeats])[:shortest],
         lambda: whole,  # no copy
     )
-    if window.overlaps:
+    if not window.is_plain:
         edges = [[window.edge_samples, window.edge_samples]]
         waveform = tf.pad(waveform, edges, "REFLECT")
         return tf.signal.frame(waveform, window.num_samples, window.hop_samples)

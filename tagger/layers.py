@@ -558,6 +558,30 @@ def torch_dense(x, units: int, name: str, activation: str | None = None):
     )(x)
 
 
+def normed_image(x):
+    """Features [batch, time, mel] -> [batch, time, mel, 1], batch-normed."""
+    x = layers.Reshape((-1, x.shape[-1], 1), name="input_channel")(x)
+    return torch_norm(x, "input_norm")
+
+
+def max_and_mean(x):
+    """Features [batch, time, channels] -> their maxima, then their means over time."""
+    return layers.Concatenate(name="pooled")(
+        [
+            layers.GlobalMaxPooling1D(name="pooled_max")(x),
+            layers.GlobalAveragePooling1D(name="pooled_mean")(x),
+        ]
+    )
+
+
+def dense_head(x, units: int, dropout_rate: float):
+    """Dense layer, batch norm, ReLU and dropout: what stands before the scores."""
+    x = torch_dense(x, units, "head_dense")
+    x = torch_norm(x, "head_norm")
+    x = layers.Activation("relu", name="head_relu")(x)
+    return layers.Dropout(dropout_rate, name="head_dropout")(x)
+
+
 def bert_encoder(x, num_heads: int, dropout_rates: tuple[float, float], name: str):
     """Encoder layer with the norm after each sum (post-norm), exact GELU, 4x wide.
 

@@ -68,13 +68,20 @@ class Window:
     def __post_init__(self):
         if self.hop_samples is None:
             object.__setattr__(self, "hop_samples", self.num_samples)
-        if self.overlaps and self.remainder != "drop":
+        if not self.is_plain and self.remainder != "drop":
             raise ValueError("Overlapping segments can only drop their remainder.")
 
     @property
-    def overlaps(self) -> bool:
-        """Whether segments share samples, or a clip is mirrored at its ends."""
-        return self.hop_samples != self.num_samples or self.edge_samples > 0
+    def is_plain(self) -> bool:
+        """Whether segments follow one another and the clip's ends are left alone."""
+        return self.hop_samples == self.num_samples and self.edge_samples == 0
+
+    def num_segments(self, num_samples: int) -> int:
+        """Segments of a clip of so many samples."""
+        rest = int(num_samples) + 2 * self.edge_samples - self.num_samples
+        whole = max(0, rest // self.hop_samples) + 1
+        is_padded = self.remainder == "pad" and rest > 0 and rest % self.hop_samples
+        return whole + bool(is_padded)
 
 
 class CorruptShardError(ValueError):

@@ -24,7 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -132,7 +132,9 @@ def won2019(
     """The recipe of Won, Chun and Serra 2019: Adam, then SGD of falling rate.
 
     Every stage starts from the best checkpoint before it, as the paper says (its code
-    forgot to). `python train.py --model self_attention`.
+    forgot to). Unlike its code we choose by validation loss, not ROC-AUC, and Keras'
+    weight decay of SGD is decoupled from the gradient, PyTorch's is not.
+    `python train.py --model self_attention`.
 
     Args:
         learning_rate: Of Adam.
@@ -152,8 +154,10 @@ def won2020(
 ) -> TrainingRecipe:
     """The recipe of Won et al. (SMC 2020): 200 epochs, Adam, then SGD of falling rate.
 
-    `python train.py --model short_chunk_resnet`. Published test scores on MTT stand in
-    `models.MODELS`.
+    Unlike its code we see every window of a clip in an epoch, not one at random, choose
+    by validation loss, not ROC-AUC, and decouple weight decay from the gradient (and
+    give Adam none). `python train.py --model short_chunk_resnet`. Published test scores
+    on MTT stand in `models.MODELS`.
 
     Args:
         learning_rate: Of Adam.
@@ -238,11 +242,6 @@ RECIPES = {
     "multi_scale": multi_scale,
     "transformer": transformer,
 }
-
-
-def recipe_of(name: str) -> Callable[..., TrainingRecipe]:
-    """The published recipe of a model in `models.MODELS`; its numbers are arguments."""
-    return RECIPES[models.entry(name).recipe]
 
 
 def train(

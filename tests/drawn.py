@@ -47,3 +47,9 @@ def draw_music(num_samples, sample_rate, seed=0):
                 wave = np.sin(2 * np.pi * overtone * pitch_hz * time)
                 waveform[i, at : at + length] += wave * np.exp(-5 * time) / overtone
     return (waveform * [[0.2], [0.02]]).astype(np.float32)
+
+
+def draw_features(num_frames, n_mels):
+    """Two log-mel spectrograms [2, num_frames, n_mels], N(0, 1)."""
+    shape = (2, num_frames, n_mels)
+    return np.random.RandomState(1).standard_normal(shape).astype(np.float32)

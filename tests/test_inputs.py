@@ -110,6 +110,14 @@ def test_overlapping_windows_see_the_mirrored_clip(length):
     padded = np.pad(np.resize(clip, max(length, 6)), 2, mode="reflect")
     starts = range(0, len(padded) - 9, 6)
     np.testing.assert_array_equal(cut, [padded[at : at + 10] for at in starts])
+    assert len(cut) == window.num_segments(length)
+
+
+@pytest.mark.parametrize("remainder", ["drop", "pad"])
+@pytest.mark.parametrize("length", [3, 10, 11, 19, 20, 29])
+def test_segments_are_as_many_as_were_counted(length, remainder):
+    window = records.Window(10, remainder)
+    assert len(inputs._cut(tf.range(length), window)) == window.num_segments(length)
 
 
 def test_overlapping_windows_cannot_be_padded():

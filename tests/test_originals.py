@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import REFERENCES
-from drawn import draw_music, draw_weights
+from drawn import draw_features, draw_music, draw_weights
 from keras import ops
 
 from tagger import conversion, models, tagging
@@ -64,26 +64,8 @@ def test_converted_sample_cnn_reproduces_the_originals_scores_and_excitations(
 
 # --- Every other original, weights and music drawn from a seed ------------------------
 
-# case of originals.npz -> samples of its music, or frames of its log-mel
-LENGTHS = {
-    "sample_cnn_lee": 59049,
-    "sample_cnn_lee|lee_lee": 59049,
-    "sample_cnn_se_won2020": 59049,
-    "fcn": 464000,
-    "crnn": 100000,
-    "musicnn": 48000,
-    "short_chunk_cnn": 59049,
-    "short_chunk_resnet": 80000,
-    "cnn_self_attention": 48000,
-    "harmonic_cnn": 80000,
-    "multi_scale_cnn": (628, 128),
-    "self_attention|pons_won": (256, 96),
-    "self_attention|pons_pons": (256, 96),
-    "self_attention|lee_won": 65610,
-    "music_tagging_transformer": 110250,
-    "musicnn_pons": (187, 96),
-    "vgg_pons": (187, 96),
-}
+with np.load(REFERENCES / "originals.npz") as _held:
+    CASES = [n.removesuffix("/scores") for n in _held.files if n.endswith("/scores")]
 
 
 def original(case):
@@ -94,17 +76,14 @@ def original(case):
         for name in held.files:
             if name.startswith(f"{case}/") and name.endswith(".fb"):
                 weights[name.removeprefix(f"{case}/")] = held[name]
-        scores = held[f"{case}/scores"]
-    length = LENGTHS[case]
-    if isinstance(length, tuple):
-        x = np.random.RandomState(1).standard_normal((2, *length)).astype(np.float32)
-    else:
-        rate = models.MODELS[case.split("|")[0]].sample_rate
-        x = draw_music(length, rate)
-    return weights, x, scores
+        scores, length = held[f"{case}/scores"], held[f"{case}/length"]
+    if length.size == 2:
+        return weights, draw_features(*length), scores
+    rate = models.MODELS[case.split("|")[0]].sample_rate
+    return weights, draw_music(int(length), rate), scores
 
 
-@pytest.mark.parametrize("case", LENGTHS)
+@pytest.mark.parametrize("case", CASES)
 def test_converted_model_reproduces_the_originals_scores(case):
     weights, x, scores = original(case)
     options = {"num_samples": x.shape[1]} if x.ndim == 2 else {}

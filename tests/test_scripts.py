@@ -35,7 +35,7 @@ def test_train_has_every_option_of_the_original(run_script):
 def test_options_of_train_belong_to_a_model_or_a_recipe():
     """They are typed once more there, because --help must not import Keras."""
     import train
-    from tagger import cli, models, training
+    from tagger import models, training
 
     def parameters(functions):
         return {p for f in functions for p in inspect.signature(f).parameters}
@@ -50,19 +50,21 @@ def test_options_of_train_belong_to_a_model_or_a_recipe():
     ]
     args = train.parse(every)
     factories = [entry.factory for entry in models.MODELS.values()]
-    assert args.model_options.keys() <= parameters(factories)
-    assert args.recipe_options.keys() <= parameters(training.RECIPES.values())
-    flags = {flag for flag, _ in (args.model_options | args.recipe_options).values()}
-    assert flags == {word for word in every if word.startswith("--")}
-    assert train.parse([]).model_options == train.parse([]).recipe_options == {}
-    given = train.parse(["--block", "res", "--no-multi"]).model_options
-    assert cli.options_for(models.sample_cnn, given, "it") == {
-        "block": "res", "multi": False,
-    }  # fmt: skip
-    with pytest.raises(
-        ValueError, match="--block is no option of model fcn, which has"
+    for group, functions in (
+        (args.model_options, factories),
+        (args.recipe_options, training.RECIPES.values()),
     ):
-        cli.options_for(models.fcn, given, "model fcn")
+        assert set(group.flags) <= parameters(functions)
+    flags = {*args.model_options.flags.values(), *args.recipe_options.flags.values()}
+    assert flags == {word for word in every if word.startswith("--")}
+
+    args = train.parse(["--block", "res", "--no-multi"])
+    of = args.model_options.for_function
+    assert of(models.sample_cnn, args, "it") == {"block": "res", "multi": False}
+    assert args.recipe_options.for_function(training.resemul, args, "it") == {}
+    with pytest.raises(ValueError, match="--block is no option of model fcn, which has:"
+                       " --dropout."):  # fmt: skip
+        of(models.fcn, args, "model fcn")
 
 
 def fails(done, *words):

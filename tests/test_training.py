@@ -89,6 +89,7 @@ def test_the_final_model_is_the_best_checkpoint_and_tells_tags_and_rate(trained,
     assert (info.sample_rate, info.window.num_samples) == (22050, 59049)
 
 
+@pytest.mark.slow
 def test_a_stage_starts_from_the_best_checkpoint_before_it(
     built, tmp_path, monkeypatch
 ):
@@ -105,13 +106,8 @@ def test_a_stage_starts_from_the_best_checkpoint_before_it(
         np.testing.assert_allclose(a, b, atol=1e-6)  # SGD moved by 1e-12
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "musicnn_pons",  # whose windows overlap
-        *(pytest.param(name, marks=pytest.mark.slow) for name in models.MODELS),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_trains_on_a_build_of_its_rate(name, built_at, tmp_path):
     shards = inputs.open_shards(built_at(models.MODELS[name].sample_rate))
     stage = training.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
@@ -232,6 +228,7 @@ def test_a_restart_brings_back_weights_optimiser_and_patience(built, tmp_path):
         )  # threads add in any order
 
 
+@pytest.mark.slow
 def test_half_written_files_are_never_loaded(built, tmp_path):
     folder = tmp_path / "0"
     folder.mkdir()

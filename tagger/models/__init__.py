@@ -27,8 +27,9 @@ from tagger.records import INT16_SCALE, Window
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Macro scores a paper prints for one configuration; None where it prints none."""
+    """Macro test scores somebody printed for one configuration."""
 
+    source: str  # who
     dataset: str  # key of `datasets.DATASETS`
     options: dict  # of the factory
     roc_auc: float
@@ -48,7 +49,7 @@ class ModelEntry:
         num_parameters: Trainable ones with 50 tags.
         paper: Reference.
         recipe: Key of `training.RECIPES`.
-        published: Test scores as the paper prints them.
+        published: Test scores as their sources print them.
     """
 
     factory: Callable[..., keras.Model]
@@ -65,7 +66,7 @@ def _won2020(*scores: tuple[float, float]) -> tuple[Published, ...]:
     """Won et al. 2020, tables 2 to 4: ROC-AUC and PR-AUC on MTT, MSD and Jamendo."""
     datasets = ("magnatagatune", "million_song", "mtg_jamendo")
     return tuple(
-        Published(dataset, {}, *pair)
+        Published("Won et al. 2020", dataset, {}, *pair)
         for dataset, pair in zip(datasets, scores, strict=True)
     )
 
@@ -85,7 +86,7 @@ MODELS = {
         paper=_KIM_2018,
         recipe="resemul",
         published=tuple(
-            Published(dataset, {"block": block, "multi": multi}, roc_auc)
+            Published("the paper", dataset, {"block": block, "multi": multi}, roc_auc)
             for dataset, block, multi, roc_auc in (
                 ("magnatagatune", "basic", True, 0.9077),
                 ("magnatagatune", "basic", False, 0.9055),
@@ -129,7 +130,7 @@ MODELS = {
         paper="Dabral and Deshmukh, https://github.com/amalad/Multi-Scale-Music-Tagger",
         recipe="multi_scale",
         # On its own random split, which shares artists between train and test.
-        published=(Published("magnatagatune", {}, 0.9094),),
+        published=(Published("its repository", "magnatagatune", {}, 0.9094),),
     ),
     "self_attention": ModelEntry(
         factory=self_attention,
@@ -230,8 +231,8 @@ MODELS = {
         recipe="won2020",
         # The weights in its wheel; MTT with its untagged clips.
         published=(
-            Published("magnatagatune", {}, 0.9067, 0.3831),
-            Published("million_song", {}, 0.8802, 0.2891),
+            Published("its wheel", "magnatagatune", {}, 0.9067, 0.3831),
+            Published("its wheel", "million_song", {}, 0.8802, 0.2891),
         ),
     ),
     "vgg_pons": ModelEntry(
@@ -243,8 +244,8 @@ MODELS = {
         paper=_PONS_2019,
         recipe="won2020",
         published=(
-            Published("magnatagatune", {}, 0.9030, 0.3823),
-            Published("million_song", {}, 0.8768, 0.2819),
+            Published("its wheel", "magnatagatune", {}, 0.9030, 0.3823),
+            Published("its wheel", "million_song", {}, 0.8768, 0.2819),
         ),
     ),
 }

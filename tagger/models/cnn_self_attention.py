@@ -16,9 +16,9 @@ from tagger.layers import (
     FirstPosition,
     TagScores,
     bert_encoder,
+    normed_image,
     residual_block,
     torch_dense,
-    torch_norm,
 )
 
 WIDTHS = (1, 1, 2, 2, 2, 2, 2)  # of the blocks, times num_filters
@@ -69,8 +69,7 @@ def cnn_self_attention(
         name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
-    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
-    x = torch_norm(x, "input_norm")
+    x = normed_image(x)
     for i, (width, strides) in enumerate(zip(WIDTHS, STRIDES, strict=True), 1):
         x = residual_block(x, width * num_filters, f"block{i}", strides)
     x = layers.Reshape((-1, x.shape[-1]), name="steps")(x)  # [batch, 118, 256]

@@ -7,14 +7,15 @@ waveform [batch, 464000] -> log-mel [batch, 1813, 96] -> 18 steps of 128 channel
 scores [batch, 50].
 """
 
+import math
+
 import keras
 from keras import layers
 
 from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import AudioWindow, TagScores, convolution_block, torch_norm
+from tagger.layers import AudioWindow, TagScores, convolution_block, normed_image
 
 POOL_SIZES = ((2, 2), (3, 3), (4, 4), (4, 4))  # (time, mel); 96 bands become one
-MIN_SAMPLES = 95 * 256  # 2 · 3 · 4 · 4 = 96 frames for one step
 
 
 def crnn(
@@ -46,17 +47,17 @@ def crnn(
         ValueError: the preset is unknown.
     """
     definition = preset(log_mel)
+    min_frames = math.prod(num_frames for num_frames, _ in POOL_SIZES)
     waveform = keras.Input((num_samples,), name="waveform")
     x = AudioWindow(
         definition.sample_rate,
         num_samples,
         "pad",
-        min_samples=MIN_SAMPLES,
+        min_samples=(min_frames - 1) * definition.hop_length,
         name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
-    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
-    x = torch_norm(x, "input_norm")
+    x = normed_image(x)
     for i, (width, pool_size) in enumerate(zip(filters, POOL_SIZES, strict=True), 1):
         x = convolution_block(x, width, (3, 3), f"block{i}", pool_size)
     x = layers.Reshape((-1, filters[-1]), name="steps")(x)  # [batch, 18, 128]

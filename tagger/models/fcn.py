@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import AudioWindow, TagScores, convolution_block, torch_norm
+from tagger.layers import AudioWindow, TagScores, convolution_block, normed_image
 
 POOL_SIZES = ((4, 2), (4, 2), (4, 2), (5, 3), (4, 4))  # (time, mel)
 
@@ -45,8 +45,7 @@ def fcn(
     waveform = keras.Input((num_samples,), name="waveform")
     x = AudioWindow(definition.sample_rate, num_samples, "pad", name="window")(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
-    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
-    x = torch_norm(x, "input_norm")
+    x = normed_image(x)
     for i, (width, pool_size) in enumerate(zip(filters, POOL_SIZES, strict=True), 1):
         x = convolution_block(x, width, (3, 3), f"block{i}", pool_size)
     x = layers.Flatten(name="head_flatten")(x)  # [batch, 1, 1, 64] -> [batch, 64]

@@ -15,8 +15,8 @@ from tagger.layers import (
     AudioWindow,
     TagScores,
     convolution_block,
+    dense_head,
     residual_block,
-    torch_dense,
     torch_norm,
 )
 
@@ -70,10 +70,7 @@ def harmonic_cnn(
     for i in (6, 7):
         x = residual_block(x, 2 * num_filters, f"block{i}", pool_size=(3, 2))
     x = layers.GlobalMaxPooling2D(name="pooled")(x)
-    x = torch_dense(x, x.shape[-1], "head_dense")
-    x = torch_norm(x, "head_norm")
-    x = layers.Activation("relu", name="head_relu")(x)
-    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    x = dense_head(x, x.shape[-1], dropout_rate)
     scores = TagScores(num_tags, tags, name="head_scores")(x)
     return keras.Model(waveform, scores, name="harmonic_cnn")
 

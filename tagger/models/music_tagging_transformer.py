@@ -18,9 +18,9 @@ from tagger.layers import (
     LearnedPositions,
     SelfAttention,
     TagScores,
+    normed_image,
     residual_block,
     torch_dense,
-    torch_norm,
 )
 
 POOL_SIZES = ((2, 2), (2, 2), (1, 2))  # (time, mel)
@@ -79,8 +79,7 @@ def music_tagging_transformer(
         name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
-    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
-    x = torch_norm(x, "input_norm")
+    x = normed_image(x)
     for i, pool_size in enumerate(POOL_SIZES, 1):
         x = residual_block(x, num_filters, f"block{i}", pool_size=pool_size)
     x = layers.Reshape((-1, x.shape[2] * num_filters), name="steps")(x)

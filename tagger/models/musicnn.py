@@ -15,9 +15,10 @@ from tagger.layers import (
     AudioWindow,
     TagScores,
     convolution_block,
+    dense_head,
     horizontal_convolution,
-    torch_dense,
-    torch_norm,
+    max_and_mean,
+    normed_image,
     vertical_convolution,
 )
 
@@ -68,8 +69,7 @@ def musicnn(
         name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
-    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
-    x = torch_norm(x, "input_norm")
+    x = normed_image(x)
 
     features = [
         vertical_convolution(
@@ -92,15 +92,7 @@ def musicnn(
         levels.append(x)
     x = layers.Concatenate(name="levels")(levels)  # [batch, 188, 753]
 
-    x = layers.Concatenate(name="pooled")(
-        [
-            layers.GlobalMaxPooling1D(name="pooled_max")(x),
-            layers.GlobalAveragePooling1D(name="pooled_mean")(x),
-        ]
-    )
-    x = torch_dense(x, dense_units, "head_dense")
-    x = torch_norm(x, "head_norm")
-    x = layers.Activation("relu", name="head_relu")(x)
-    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    x = max_and_mean(x)
+    x = dense_head(x, dense_units, dropout_rate)
     scores = TagScores(num_tags, tags, name="head_scores")(x)
     return keras.Model(waveform, scores, name="musicnn")

@@ -12,7 +12,7 @@ import keras
 from keras import layers
 
 from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import AudioWindow, TagScores, VerticalConv2D
+from tagger.layers import AudioWindow, TagScores, VerticalConv2D, max_and_mean
 
 VERTICAL_SHARES = (0.4, 0.7)  # of the mel bands that a filter spans
 NUM_VERTICAL_FRAMES = 7
@@ -85,12 +85,7 @@ def musicnn_pons(
         levels.append(x)
     x = layers.Concatenate(name="levels")(levels)  # [batch, 187, 753]
 
-    x = layers.Concatenate(name="pooled")(
-        [
-            layers.GlobalMaxPooling1D(name="pooled_max")(x),
-            layers.GlobalAveragePooling1D(name="pooled_mean")(x),
-        ]
-    )
+    x = max_and_mean(x)
     x = layers.BatchNormalization(name="pooled_norm")(x)
     x = layers.Dropout(dropout_rate, name="pooled_dropout")(x)
     x = layers.Dense(dense_units, activation="relu", name="head_dense")(x)

@@ -14,8 +14,7 @@ from tagger.layers import (
     TagScores,
     convolution,
     convolution_block,
-    torch_dense,
-    torch_norm,
+    dense_head,
 )
 
 
@@ -50,10 +49,7 @@ def sample_cnn_se_won2020(
         x = _block(x, width, 3, f"block{i}", pool_size=3)
     x = _block(x, filters[-1], 1, f"block{len(filters)}")
     x = layers.Flatten(name="head_flatten")(x)  # [batch, 1, 512] -> [batch, 512]
-    x = torch_dense(x, x.shape[-1], "head_dense")
-    x = torch_norm(x, "head_norm")
-    x = layers.Activation("relu", name="head_relu")(x)
-    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    x = dense_head(x, x.shape[-1], dropout_rate)
     scores = TagScores(num_tags, tags, name="head_scores")(x)
     return keras.Model(waveform, scores, name="sample_cnn_se_won2020")
 

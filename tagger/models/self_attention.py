@@ -21,6 +21,7 @@ from tagger.layers import (
     bert_encoder,
     convolution_block,
     horizontal_convolution,
+    max_and_mean,
     torch_dense,
     torch_norm,
     vertical_convolution,
@@ -169,12 +170,7 @@ def _pons_back_end(x, channels):
     x = layers.MaxPooling1D(2, name="middle2_pool")(x)
     y = convolution_block(x, channels, (7,), "middle3")
     x = layers.Add(name="middle3_add")([x, y])
-    x = layers.Concatenate(name="pooled")(
-        [
-            layers.GlobalMaxPooling1D(name="pooled_max")(x),
-            layers.GlobalAveragePooling1D(name="pooled_mean")(x),
-        ]
-    )
+    x = max_and_mean(x)
     x = torch_dense(x, CNN_DENSE_UNITS, "head_dense")
     x = torch_norm(x, "head_norm")
     return layers.Activation("relu", name="head_relu")(x)

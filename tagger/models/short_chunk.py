@@ -14,9 +14,9 @@ from tagger.layers import (
     AudioWindow,
     TagScores,
     convolution_block,
+    dense_head,
+    normed_image,
     residual_block,
-    torch_dense,
-    torch_norm,
 )
 
 WIDTHS = (1, 1, 2, 2, 2, 2, 4)  # of the blocks, times num_filters
@@ -56,12 +56,12 @@ def short_chunk_cnn(
         "short_chunk_cnn",
         block,
         2 ** len(WIDTHS),  # every pooling halves them
-        num_tags,
-        num_filters,
-        dropout_rate,
-        num_samples,
-        log_mel,
-        tags,
+        num_tags=num_tags,
+        num_filters=num_filters,
+        dropout_rate=dropout_rate,
+        num_samples=num_samples,
+        log_mel=log_mel,
+        tags=tags,
     )
 
 
@@ -86,12 +86,12 @@ def short_chunk_resnet(
         "short_chunk_resnet",
         block,
         1,  # strides round up
-        num_tags,
-        num_filters,
-        dropout_rate,
-        num_samples,
-        log_mel,
-        tags,
+        num_tags=num_tags,
+        num_filters=num_filters,
+        dropout_rate=dropout_rate,
+        num_samples=num_samples,
+        log_mel=log_mel,
+        tags=tags,
     )
 
 
@@ -99,6 +99,7 @@ def _short_chunk(
     name,
     block,
     min_frames,
+    *,
     num_tags,
     num_filters,
     dropout_rate,
@@ -116,14 +117,10 @@ def _short_chunk(
         name="window",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
-    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
-    x = torch_norm(x, "input_norm")
+    x = normed_image(x)
     for i, width in enumerate(WIDTHS, 1):
         x = block(x, width * num_filters, f"block{i}")
     x = layers.GlobalMaxPooling2D(name="pooled")(x)
-    x = torch_dense(x, x.shape[-1], "head_dense")
-    x = torch_norm(x, "head_norm")
-    x = layers.Activation("relu", name="head_relu")(x)
-    x = layers.Dropout(dropout_rate, name="head_dropout")(x)
+    x = dense_head(x, x.shape[-1], dropout_rate)
     scores = TagScores(num_tags, tags, name="head_scores")(x)
     return keras.Model(waveform, scores, name=name)

@@ -26,10 +26,14 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent), str(TESTS.parent / "benchmarks")]
 
 import drawn  # noqa: E402
+from models import (  # noqa: E402
+    MTSA,
+    SOTA,
+    TRANSFORMER,
+    clip_pools,
+    load_module,
+)
 
-SOTA = ("sota-music-tagging-models", "training", "model")
-MTSA = ("self-attention-music-tagging", "training", "model")
-TRANSFORMER = ("semi-supervised-music-tagging-transformer", "src", "models")
 NARROW_MTSA = {
     "conv_channels": 2,
     "attention_channels": 16,
@@ -78,7 +82,6 @@ CASES = {
         110250, 22050,
     ),
 }  # fmt: skip
-NUM_MELS = {"multi_scale_cnn": 128}
 
 
 def main() -> None:
@@ -97,7 +100,6 @@ def main() -> None:
 
 def run_torch(case: str, directory: Path) -> dict[str, np.ndarray]:
     import torch
-    from models import clip_pools, load_module
 
     clip_pools()
     (repository, folder, module), name, options, length, sample_rate = CASES[case]
@@ -112,7 +114,8 @@ def run_torch(case: str, directory: Path) -> dict[str, np.ndarray]:
     weights = {n: torch.from_numpy(a) for n, a in drawn.draw_weights(shapes).items()}
     network.load_state_dict(weights | kept | counters)
     if sample_rate is None:
-        x = np.swapaxes(drawn_log_mel(case, length), 1, 2)
+        length = (length, 128 if case == "multi_scale_cnn" else 96)
+        x = np.swapaxes(drawn.draw_features(*length), 1, 2)
         x = x[:, None] if case == "multi_scale_cnn" else x
     else:
         x = drawn.draw_music(length, sample_rate)
@@ -123,14 +126,9 @@ def run_torch(case: str, directory: Path) -> dict[str, np.ndarray]:
     print(f"{case:28} {scores.numpy().min():.3f} … {scores.numpy().max():.3f}")
     return {
         f"{case}/scores": scores.numpy(),
+        f"{case}/length": np.array(length),
         f"{case}/shapes": np.array(json.dumps(shapes)),
     } | {f"{case}/{n}": v.numpy() for n, v in kept.items() if n.endswith(".fb")}
-
-
-def drawn_log_mel(case: str, num_frames: int) -> np.ndarray:
-    """Noise in the range of decibels, [2, num_frames, n_mels]."""
-    shape = (2, num_frames, NUM_MELS.get(case, 96))
-    return np.random.RandomState(1).standard_normal(shape).astype(np.float32)
 
 
 def run_tensorflow(case: str, directory: Path) -> dict[str, np.ndarray]:
@@ -147,10 +145,14 @@ def run_tensorflow(case: str, directory: Path) -> dict[str, np.ndarray]:
         shapes = {name: v.shape.as_list() for name, v in variables.items()}
         for name, array in drawn.draw_weights(shapes).items():
             variables[name].load(array, session)
-        patches = drawn_log_mel(case, 187)
+        patches = drawn.draw_features(187, 96)
         scores = session.run(tf.sigmoid(logits), {x: patches})
     print(f"{case:28} {scores.min():.3f} … {scores.max():.3f}")
-    return {f"{case}/scores": scores, f"{case}/shapes": np.array(json.dumps(shapes))}
+    return {
+        f"{case}/scores": scores,
+        f"{case}/length": np.array((187, 96)),
+        f"{case}/shapes": np.array(json.dumps(shapes)),
+    }
 
 
 if __name__ == "__main__":
