@@ -29,6 +29,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 
 from tagger import evaluation, inputs, models
 from tagger.records import only_writer, write_text_atomically
@@ -43,11 +44,13 @@ class Stage:
 
     Attributes:
         optimizer: Name of a class of `keras.optimizers`: "SGD", "Adam" …
-        options: Its other arguments: momentum, weight_decay …
+        options: Its other arguments: momentum, nesterov …
         learning_rate: At the stage's first step.
         step_decay: The rate falls as 1 / (1 + step_decay · step).
         max_epochs: Longest stage.
         patience: Epochs without a lower validation loss that end the stage.
+        weight_decay: λ of λ · w in the gradient of every weight w, before momentum and
+            Adam's scaling: PyTorch's weight_decay, not Keras'.
     """
 
     optimizer: str
@@ -56,6 +59,7 @@ class Stage:
     step_decay: float
     max_epochs: int
     patience: int
+    weight_decay: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +136,7 @@ def won2019(
     """The recipe of Won, Chun and Serra 2019: Adam, then SGD of falling rate.
 
     Every stage starts from the best checkpoint before it, as the paper says (its code
-    forgot to). Unlike its code we choose by validation loss, not ROC-AUC, and Keras'
-    weight decay of SGD is decoupled from the gradient, PyTorch's is not.
+    forgot to). Unlike its code we choose by validation loss, not ROC-AUC.
     `python train.py --model self_attention`.
 
     Args:
@@ -143,7 +146,7 @@ def won2019(
         patience: Epochs without a lower validation loss that end a stage; None: none
             does.
     """
-    return _adam_then_sgd(learning_rate, batch_size, max_epochs, patience, 60)
+    return _adam_then_sgd(learning_rate, batch_size, max_epochs, patience, 60, 0.0)
 
 
 def won2020(
@@ -154,10 +157,9 @@ def won2020(
 ) -> TrainingRecipe:
     """The recipe of Won et al. (SMC 2020): 200 epochs, Adam, then SGD of falling rate.
 
-    Unlike its code we see every window of a clip in an epoch, not one at random, choose
-    by validation loss, not ROC-AUC, and decouple weight decay from the gradient (and
-    give Adam none). `python train.py --model short_chunk_resnet`. Published test scores
-    on MTT stand in `models.MODELS`.
+    Unlike its code we see every window of a clip in an epoch, not one at random, and
+    choose by validation loss, not ROC-AUC. `python train.py --model
+    short_chunk_resnet`. Published test scores on MTT stand in `models.MODELS`.
 
     Args:
         learning_rate: Of Adam.
@@ -166,14 +168,16 @@ def won2020(
         patience: Epochs without a lower validation loss that end a stage; None: none
             does.
     """
-    return _adam_then_sgd(learning_rate, batch_size, max_epochs, patience, 80)
+    return _adam_then_sgd(learning_rate, batch_size, max_epochs, patience, 80, 1e-4)
 
 
-def _adam_then_sgd(learning_rate, batch_size, max_epochs, patience, last_epochs):
-    stages = [("Adam", {}, learning_rate, max_epochs)]
-    sgd = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+def _adam_then_sgd(
+    learning_rate, batch_size, max_epochs, patience, last_epochs, adam_decay
+):
+    stages = [("Adam", {}, learning_rate, max_epochs, adam_decay)]
+    sgd = {"momentum": 0.9, "nesterov": True}
     for rate, epochs in ((1e-3, 20), (1e-4, 20), (1e-5, last_epochs)):
-        stages.append(("SGD", sgd, rate, min(max_epochs, epochs)))
+        stages.append(("SGD", sgd, rate, min(max_epochs, epochs), 1e-4))
     return TrainingRecipe(
         batch_size,
         tuple(
@@ -184,8 +188,9 @@ def _adam_then_sgd(learning_rate, batch_size, max_epochs, patience, last_epochs)
                 step_decay=0.0,
                 max_epochs=epochs,
                 patience=patience or epochs,
+                weight_decay=weight_decay,
             )
-            for optimizer, options, rate, epochs in stages
+            for optimizer, options, rate, epochs, weight_decay in stages
         ),
     )
 
@@ -196,7 +201,7 @@ def multi_scale(
     max_epochs: int = 100,
     patience: int | None = None,
 ) -> TrainingRecipe:
-    """The recipe of Dabral and Deshmukh: 100 epochs of Adam; L2 is the model's.
+    """The recipe of Dabral and Deshmukh: 100 epochs of Adam with weight decay.
 
     Theirs keeps the epoch with the best validation ROC-AUC, ours the one with the
     lowest validation loss. `python train.py --model multi_scale_cnn`; published test
@@ -208,7 +213,8 @@ def multi_scale(
         max_epochs: Longest training.
         patience: Epochs without a lower validation loss that end it; None: none does.
     """
-    return _adam(learning_rate, batch_size, max_epochs, patience or max_epochs)
+    patience = patience or max_epochs
+    return _adam(learning_rate, batch_size, max_epochs, patience, weight_decay=1e-4)
 
 
 def transformer(
@@ -230,8 +236,8 @@ def transformer(
     return _adam(learning_rate, batch_size, max_epochs, patience)
 
 
-def _adam(learning_rate, batch_size, max_epochs, patience):
-    stage = Stage("Adam", {}, learning_rate, 0.0, max_epochs, patience)
+def _adam(learning_rate, batch_size, max_epochs, patience, weight_decay=0.0):
+    stage = Stage("Adam", {}, learning_rate, 0.0, max_epochs, patience, weight_decay)
     return TrainingRecipe(batch_size, (stage,))
 
 
@@ -388,8 +394,7 @@ def _run_stage(
     rate = keras.optimizers.schedules.InverseTimeDecay(
         stage.learning_rate, decay_steps=1, decay_rate=stage.step_decay
     )
-    optimizer = getattr(keras.optimizers, stage.optimizer)
-    fed.compile(optimizer(rate, **stage.options), loss="binary_crossentropy")
+    fed.compile(_optimizer(stage, rate), loss="binary_crossentropy")
     progress = _StageProgress(model, stage, stage_dir)
     first_epoch = progress.restore(fed)
     before = best_checkpoint(*_stages_before(stage_dir.parent, int(stage_dir.name)))
@@ -421,6 +426,18 @@ def _run_stage(
                 progress,  # last: an epoch is done when it is logged
             ],
         )
+
+
+def _optimizer(stage: Stage, rate) -> keras.optimizers.Optimizer:
+    kind = getattr(keras.optimizers, stage.optimizer)
+
+    class Decayed(kind):
+        def update_step(self, gradient, variable, learning_rate):
+            decay = stage.weight_decay * ops.convert_to_tensor(variable)
+            gradient = gradient + ops.cast(decay, gradient.dtype)
+            return super().update_step(gradient, variable, learning_rate)
+
+    return (Decayed if stage.weight_decay else kind)(rate, **stage.options)
 
 
 class _StageProgress(keras.callbacks.Callback):

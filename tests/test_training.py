@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 from conftest import REPOSITORY
@@ -141,11 +142,29 @@ def test_won_recipes_are_the_papers():
         assert [stage.optimizer for stage in stages] == ["Adam", "SGD", "SGD", "SGD"]
         assert [stage.learning_rate for stage in stages] == [1e-4, 1e-3, 1e-4, 1e-5]
         assert [stage.max_epochs for stage in stages] == [epochs, 20, 20, epochs]
-        assert stages[1].options == {
-            "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4,
-        }  # fmt: skip
+        assert stages[1].options == {"momentum": 0.9, "nesterov": True}
+        assert [stage.weight_decay for stage in stages[1:]] == 3 * [1e-4]
+    # The solver of 2020 gives Adam the same decay, that of 2019 none.
+    assert training.won2020().stages[0].weight_decay == 1e-4
+    assert training.won2019().stages[0].weight_decay == 0
     assert training.transformer().stages[0].patience == 40
     assert training.multi_scale().batch_size == 20
+    assert training.multi_scale().stages[0].weight_decay == 1e-4
+
+
+def test_weight_decay_is_pytorchs():
+    """Nesterov SGD by hand: v = m v + g, w -= lr (g + m v) with g = gradient + λ w."""
+    options = {"momentum": 0.9, "nesterov": True}
+    stage = training.Stage("SGD", options, 0.1, 0.0, 1, 1, weight_decay=0.01)
+    optimizer = training._optimizer(stage, stage.learning_rate)
+    weight = keras.Variable([1.0, -2.0])
+    expected, velocity = np.array([1.0, -2.0]), 0
+    for gradient in ([0.5, 0.25], [-1.0, 2.0], [0.0, 0.0]):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weight])
+        decayed = np.array(gradient) + 0.01 * expected
+        velocity = 0.9 * velocity + decayed
+        expected = expected - 0.1 * (decayed + 0.9 * velocity)
+    np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-6)
 
 
 def test_a_finished_run_is_not_run_again(trained, built, tmp_path, run_script):

@@ -19,7 +19,6 @@ def multi_scale_cnn(
     filters: tuple[int, int, int] = (50, 100, 70),
     dense_units: int = 500,
     dropout_rate: float = 0.6,
-    weight_decay: float = 1e-4,
     num_samples: int = 321093,
     log_mel: str = "multi_scale",
     tags: tuple[str, ...] | None = None,
@@ -31,7 +30,6 @@ def multi_scale_cnn(
         filters: Channels of the first, second and every later convolution.
         dense_units: Of the layer before the last.
         dropout_rate: Before the dense layers.
-        weight_decay: λ of the penalty λ/2 · w² on the kernels, as PyTorch counts it.
         num_samples: Length of the waveform; the default is a clip of MTT, 628 frames.
         log_mel: Key of `frontends.PRESETS`.
         tags: Names of the tags, kept in the model.
@@ -46,7 +44,6 @@ def multi_scale_cnn(
     """
     definition = preset(log_mel)
     first, second, later = filters
-    regularizer = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
     def block(x, width, num_frames, pool_size, name):
         x = layers.Conv2D(
@@ -55,7 +52,6 @@ def multi_scale_cnn(
             padding="same",
             activation="relu",
             kernel_initializer="glorot_normal",
-            kernel_regularizer=regularizer,
             name=f"{name}_conv",
         )(x)
         if pool_size is None:
@@ -86,14 +82,12 @@ def multi_scale_cnn(
         dense_units,
         activation="relu",
         kernel_initializer="glorot_normal",
-        kernel_regularizer=regularizer,
         name="head_dense",
     )(x)
     scores = TagScores(
         num_tags,
         tags,
         kernel_initializer="glorot_normal",
-        kernel_regularizer=regularizer,
         name="head_scores",
     )(x)
     return keras.Model(waveform, scores, name="multi_scale_cnn")
