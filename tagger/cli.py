@@ -117,8 +117,10 @@ def load_tensorflow() -> None:
     """Imports TensorFlow without its notes; after parsing, before our heavy modules.
 
     They are written to file descriptor 2 before its logging starts, so no setting holds
-    them back. An import that fails still raises.
+    them back. An import that fails still raises; models need none on other backends.
     """
+    if importlib.util.find_spec("tensorflow") is None:
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -223,7 +225,8 @@ def _models(args: argparse.Namespace) -> int:
     from tagger import models
 
     if args.name:
-        print(_description(args.name, models.entry(args.name), models.default_options))
+        options = models.default_options(args.name)
+        print(_description(args.name, models.entry(args.name), options))
     else:
         print(_columns(_model_rows(models.MODELS)))
         print(
@@ -256,7 +259,7 @@ def _model_rows(table: dict) -> list[list[str]]:
     return rows
 
 
-def _description(name: str, entry, default_options: Callable) -> str:
+def _description(name: str, entry, options: dict) -> str:
     facts = [
         [name, entry.paper],
         ["input", f"{entry.num_samples} samples at {entry.sample_rate} Hz"],
@@ -265,11 +268,11 @@ def _description(name: str, entry, default_options: Callable) -> str:
         ["recipe", entry.recipe],
     ]
     for published in entry.published:
-        options = [f"{key} {value}" for key, value in published.options.items()]
+        configuration = [f"{key} {value}" for key, value in published.options.items()]
         scores = _scores(published.roc_auc, published.pr_auc)
-        words = [published.dataset, scores, *options, published.source]
+        words = [published.dataset, scores, *configuration, published.source]
         facts.append(["published", ", ".join(words)])
-    for key, value in default_options(name).items():
+    for key, value in options.items():
         facts.append(["option", f"{key} = {value}"])
     return _columns(facts)
 
