@@ -204,8 +204,8 @@ def power_spectrogram(
             every export format knows (ONNX takes no FFT from TensorFlow). "fft": for
             accelerators, whose products of float32 keep 11 bits (TF32) or 8 (TPU): the
             convolution's decibels would be wrong by up to .5 and 2 within 60 dB of the
-            peak. On CPUs the two agree to 1e-3 dB there, and the FFT takes 2 thirds of
-            the time, some hundredths of a network's (`benchmarks/frontends.py`).
+            peak. On CPUs the two agree to 2e-3 dB there and the FFT is faster, 1.6 to 5
+            times (`benchmarks/frontends.py`).
             "auto": the one that suits the devices.
 
     Returns:
