@@ -1,131 +1,136 @@
 """Annotations and audio files -> shards and their manifest.
 
-A pool of processes makes one shard each. What comes out is the same to the byte for any
-number of workers and however often the build was interrupted: a shard is whole or
-absent, and a rerun makes what the manifest does not list yet.
+Worker processes, here or on a Dask cluster, make one shard each. What comes out is the
+same to the byte for any number of workers and however often the build was interrupted:
+a shard is whole or absent, and a rerun makes what the manifest does not list yet.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from tagger import records
+from tagger import records, storage, workers
 from tagger.audio import AudioDecodeError, stream_audio
 from tagger.datasets.annotations import Annotations
 
 MANIFEST_SECONDS = 1.0  # a kill loses at most the shards of the last second
+MISSING_NAME = "missing.txt"
+# What a path without an ending may end in.
+ENDINGS = (".mp3", ".wav", ".flac", ".m4a", ".ogg")
 
 
 def build(
     annotations: Annotations,
-    audio_dir: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    sample_rate: int,
-    segment_samples: int,
-    num_audios_per_shard: int,
+    output_dir: str | os.PathLike | storage.Remote,
+    sample_rate: int | None = None,
+    segment_samples: int = records.SEGMENT_SAMPLES,
+    num_audios_per_shard: int = 100,
+    features: str | None = None,
+    dtype: Literal["float16", "float32"] = "float16",
     num_workers: int | None = None,
+    scheduler: str | None = None,
     max_skipped: float = 0.01,
+    max_missing: float = 0.01,
 ) -> records.Manifest:
     """Decodes, resamples and segments every clip and writes the shards of all splits.
 
     Args:
         annotations: The clips.
-        audio_dir: Folder the clips' paths are relative to.
-        output_dir: Folder of the shards; made if need be. What is there already is
-            kept.
-        sample_rate: Rate of the waveforms in Hz.
+        output_dir: Folder of the shards, or a URL (gs://…); made if need be. What is
+            there already is kept.
+        sample_rate: Rate of the waveforms in Hz. Default: that of `features`, or 22050.
         segment_samples: Length of a segment.
         num_audios_per_shard: Clips per shard, before clips are skipped; the remainder
             of a split is spread over its shards.
-        num_workers: Processes; None takes one per core.
-        max_skipped: Largest share of clips that may be skipped.
+        features: A key of `frontends.PRESETS` (won2020, won2021 …): records hold the
+            log-mel spectrogram of every segment instead of its waveform.
+        dtype: Of log-mel spectrograms.
+        num_workers: Processes of this machine. Default: one per core.
+        scheduler: Address of a Dask scheduler whose workers make the shards. They must
+            see the audio and the output folder under the same paths.
+        max_skipped: Largest share of the clips found that may be skipped.
+        max_missing: Largest share of the clips whose audio file may be missing.
 
     Returns:
         The manifest, also written to `output_dir/manifest.json`. Clips that are broken,
-        truncated, empty, missing or shorter than a segment stand in `skipped`.
+        truncated, empty or shorter than a segment stand in `skipped`; those without an
+        audio file are counted, and listed in `output_dir/missing.txt`.
 
     Raises:
-        FileNotFoundError: none of the clips is in `audio_dir`.
+        FileNotFoundError: none of the clips is in `annotations.audio_dir`.
         ValueError: an argument is out of range, the folder holds another build, or too
-            many clips were skipped (everything else is then written and listed).
+            many clips were skipped or missing (everything else is then written).
         OSError: the folder cannot be written, or the disk is full.
     """
     for name, value in {
-        "sample rate": sample_rate,
+        "sample rate": sample_rate or 1,
         "number of samples per segment": segment_samples,
         "number of audios per shard": num_audios_per_shard,
         "number of workers": num_workers or 1,
     }.items():
         if value < 1:
             raise ValueError(f"The {name} must be positive, not {value}.")
-    audio_dir, output_dir = Path(audio_dir), Path(output_dir)
-    if not any((audio_dir / path).exists() for path in annotations.paths):
+    manifest = _plan_manifest(
+        annotations, sample_rate, segment_samples, num_audios_per_shard, features, dtype
+    )
+    audio_dir, output_dir = annotations.audio_dir, storage.location(output_dir)
+    if not any(_audio_file(audio_dir / path) for path in annotations.paths):
         raise FileNotFoundError(
             f"None of the {len(annotations):,} annotated clips is in"
             f" {str(audio_dir)!r}; the first should be"
-            f" {str(audio_dir / annotations.paths[0])!r}."
+            f" {str(audio_dir / annotations.paths[0])!r}. Another folder is given with"
+            " --audio-dir."
         )
-    manifest = records.Manifest(
-        dataset=annotations.dataset,
-        split_rule=annotations.split_rule,
-        tags=annotations.tags,
-        sample_rate=sample_rate,
-        segment_samples=segment_samples,
-        num_audios_per_shard=num_audios_per_shard,
-        annotations_sha256=annotations.sha256(),
-        planned=annotations.counts(),
-        versions={name: metadata.version(name) for name in ("av", "numpy")},
-    )
-    with records.only_writer(output_dir, "--output-dir"):
-        plan = _plan_shards(annotations, num_audios_per_shard)
-        _take_over(manifest, output_dir, audio_dir, plan)
-        tasks = [
-            _Task(
-                name=name,
-                split=str(annotations.splits[clips[0]]),
-                clip_ids=annotations.clip_ids[clips].tolist(),
-                paths=annotations.paths[clips].tolist(),
-                labels=annotations.labels[clips],
-                audio_dir=audio_dir,
-                output_dir=output_dir,
-                sample_rate=sample_rate,
-                segment_samples=segment_samples,
-            )
-            for name, clips in plan.items()
-            if name not in manifest.shards
-        ]
-        _run(tasks, manifest, output_dir, num_workers or os.cpu_count())
+    with storage.only_writer(output_dir, "--output-dir"):
+        tasks = _plan_tasks(annotations, manifest, output_dir)
+        missing = _take_over(manifest, output_dir, tasks)
+        tasks = [task for task in tasks if task.name not in manifest.shards]
+        num_workers = num_workers or os.cpu_count()
+        _run(tasks, manifest, missing, output_dir, num_workers, scheduler)
+        missing.sort()
         manifest.complete = True
         for name, content in records.tfds_metadata(manifest).items():
-            records.write_text_atomically(
+            storage.write_text_atomically(
                 output_dir / name, json.dumps(content, indent=1) + "\n"
             )
+        storage.write_text_atomically(
+            output_dir / MISSING_NAME,
+            # Of paths with odd characters one a line all the same, as JSON has them.
+            "".join(json.dumps(p, ensure_ascii=False)[1:-1] + "\n" for p in missing),
+        )
         manifest.save(output_dir)
-    _check_skipped(manifest, output_dir, max_skipped)
+    _check_share(manifest, output_dir, max_skipped, max_missing)
     return manifest
 
 
 def summary(manifest: records.Manifest, output_dir: str | os.PathLike) -> str:
     """What a build made, in a few lines for people."""
+    content = f"{manifest.segment_samples} samples"
+    if manifest.features:
+        frames, n_mels = manifest.segment_shape
+        content += f" as {frames} x {n_mels} log-mel ({manifest.features},"
+        content += f" {manifest.segment_dtype})"
     lines = [f"{manifest.dataset} ({manifest.split_rule}), {manifest.sample_rate} Hz:"]
-    for split in manifest.splits:
+    for split, num_planned in manifest.planned.items():
+        published = manifest.published.get(split)
+        missing = manifest.num_missing(split)
         lines.append(
-            f"  {split:7} {manifest.num_clips(split):6,} clips in"
-            f" {len(manifest.shard_names(split)):4} shards,"
-            f" {manifest.num_segments(split):7,} whole segments of"
-            f" {manifest.segment_samples} samples"
+            f"  {split:7} {num_planned:7,} clips"
+            + (f" (published: {published:,})" if published else "")
+            + (f", {missing:,} without audio" if missing else "")
+            + f"; {manifest.num_clips(split):,} written in"
+            f" {len(manifest.shard_names(split))} shards,"
+            f" {manifest.num_segments(split):,} whole segments of {content}"
         )
     skipped = f"  {len(manifest.skipped)} clips skipped"
     if manifest.skipped:
@@ -136,7 +141,7 @@ def summary(manifest: records.Manifest, output_dir: str | os.PathLike) -> str:
     return "\n".join(lines)
 
 
-# --- One shard: what a worker process does --------------------------------------------
+# --- The plan -------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,77 +152,86 @@ class _Task:
     split: str
     clip_ids: list[str]
     paths: list[str]
-    labels: np.ndarray  # [num_clips, num_tags]
+    labels: np.ndarray | None  # [num_clips, num_tags]; None for unlabelled music
     audio_dir: Path
-    output_dir: Path
+    output_dir: Path | storage.Remote
     sample_rate: int
     segment_samples: int
+    features: str | None
+    dtype: str
 
 
-def _build_shard(task: _Task) -> tuple[records.Shard, list[dict[str, str]]]:
-    skipped, num_segments = [], 0
-    path = task.output_dir / task.name
-    with records.ShardWriter(path) as writer:
-        for clip_id, clip, labels in zip(
-            task.clip_ids, task.paths, task.labels, strict=True
-        ):
-            try:
-                waveform = _load_clip(
-                    task.audio_dir / clip, task.sample_rate, task.segment_samples
-                )
-            except AudioDecodeError as error:
-                skipped.append(
-                    {
-                        "clip_id": clip_id,
-                        "path": clip,
-                        "reason": error.reason,
-                        "shard": task.name,
-                        "size": _size(task.audio_dir / clip),
-                    }
-                )
-                continue
-            if task.split == "student":
-                labels = None  # unlabelled music has no labels, not labels of zeros
-            writer.write(
-                records.encode(clip_id, waveform, labels, task.segment_samples)
+def _plan_manifest(
+    annotations: Annotations,
+    sample_rate: int | None,
+    segment_samples: int,
+    num_audios_per_shard: int,
+    features: str | None,
+    dtype: str,
+) -> records.Manifest:
+    """The manifest of a build before its first shard."""
+    versions = {name: metadata.version(name) for name in ("av", "numpy")}
+    shape = (segment_samples,)
+    if features is None:
+        dtype = "int16"
+    else:
+        from tagger import frontends  # Keras, for those who need it
+
+        if dtype not in ("float16", "float32"):
+            raise ValueError(
+                f"Unknown dtype {dtype!r}. Choose one of: float16, float32."
             )
-            num_segments += len(waveform) // task.segment_samples
-    num_bytes = path.stat().st_size
-    shard = records.Shard(
-        task.split, writer.num_records, num_segments, num_bytes, writer.sha256
+        log_mel = frontends.preset(features)
+        if sample_rate not in (None, log_mel.sample_rate):
+            raise ValueError(
+                f"The features {features} are made at {log_mel.sample_rate} Hz, not at"
+                f" {sample_rate}. Leave --sample-rate out."
+            )
+        sample_rate = log_mel.sample_rate
+        shape = (log_mel.num_frames(segment_samples), log_mel.n_mels)
+        versions["keras"] = metadata.version("keras")
+    return records.Manifest(
+        dataset=annotations.dataset,
+        split_rule=annotations.split_rule,
+        tags=annotations.tags,
+        sample_rate=sample_rate or records.SAMPLE_RATE,
+        segment_samples=segment_samples,
+        num_audios_per_shard=num_audios_per_shard,
+        features=features,
+        segment_dtype=dtype,
+        segment_shape=shape,
+        annotations_sha256=annotations.sha256(),
+        planned=annotations.counts(),
+        published=annotations.published,
+        versions=versions,
     )
-    return shard, skipped
 
 
-def _size(path: Path) -> int | None:
-    """Bytes of a file; None if it is not there."""
-    return path.stat().st_size if path.is_file() else None
-
-
-def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray:
-    """Decodes to int16 block by block: an hour of music takes 160 MB, little more."""
-    blocks = [records.to_int16(block) for block in stream_audio(path, sample_rate)]
-    waveform = np.concatenate(blocks)
-    if len(waveform) < segment_samples:
-        seconds, needed = len(waveform) / sample_rate, segment_samples / sample_rate
-        reason = f"{seconds:.1f} s are shorter than one segment ({needed:.1f} s)"
-        raise AudioDecodeError(path, reason)
-    return waveform
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what it
-    # means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)  # the parent was killed; nobody waits for this shard
-
-
-# --- All shards -----------------------------------------------------------------------
+def _plan_tasks(
+    annotations: Annotations,
+    manifest: records.Manifest,
+    output_dir: Path | storage.Remote,
+) -> list[_Task]:
+    local = isinstance(output_dir, Path)
+    return [
+        _Task(
+            name=name,
+            split=(split := str(annotations.splits[clips[0]])),
+            clip_ids=annotations.clip_ids[clips].tolist(),
+            paths=annotations.paths[clips].tolist(),
+            labels=None if split == "student" else annotations.labels[clips],
+            # A worker elsewhere stands in another folder.
+            audio_dir=annotations.audio_dir.absolute(),
+            output_dir=output_dir.absolute() if local else output_dir,
+            sample_rate=manifest.sample_rate,
+            segment_samples=manifest.segment_samples,
+            features=manifest.features,
+            dtype=manifest.segment_dtype,
+        )
+        for name, clips in _plan_shards(
+            annotations, manifest.num_audios_per_shard
+        ).items()
+    ]
 
 
 def _plan_shards(
@@ -240,25 +254,129 @@ def _plan_shards(
     return plan
 
 
+# --- One shard: what a worker process does --------------------------------------------
+
+
+def _build_shard(task: _Task) -> tuple[records.Shard, list[dict], list[str]]:
+    """Writes a shard; returns it, the clips skipped and the paths of those missing."""
+    skipped, missing, num_segments = [], [], 0
+    with records.ShardWriter(task.output_dir / task.name) as writer:
+        for row, (clip_id, clip) in enumerate(
+            zip(task.clip_ids, task.paths, strict=True)
+        ):
+            path = _audio_file(task.audio_dir / clip)
+            if path is None:
+                missing.append(clip)
+                continue
+            try:
+                waveform = _load_clip(path, task.sample_rate, task.segment_samples)
+            except AudioDecodeError as error:
+                skipped.append(
+                    {
+                        "clip_id": clip_id,
+                        "path": clip,
+                        "reason": error.reason,
+                        "shard": task.name,
+                        "size": _audio_bytes(path),
+                    }
+                )
+                continue
+            segments = records.cut(waveform, task.segment_samples)
+            if task.features:
+                segments = _log_mel(segments, task.features).astype(task.dtype)
+            labels = None if task.labels is None else task.labels[row]
+            writer.write(records.encode(clip_id, segments, len(waveform), labels))
+            num_segments += len(waveform) // task.segment_samples
+    shard = records.Shard(
+        split=task.split,
+        num_clips=writer.num_records,
+        num_segments=num_segments,
+        num_bytes=writer.num_bytes,
+        sha256=writer.sha256,
+        num_missing=len(missing),
+    )
+    return shard, skipped, missing
+
+
+def _audio_file(path: Path) -> Path | None:
+    """The file of a clip, with the ending its path may lack; None if there is none."""
+    if os.path.lexists(path):  # a link that leads nowhere is there, and broken
+        return path
+    if not path.suffix:
+        for ending in ENDINGS:
+            if os.path.lexists(f"{path}{ending}"):
+                return Path(f"{path}{ending}")
+    return None
+
+
+def _audio_bytes(path: Path) -> int | None:
+    file = _audio_file(path)
+    return file and storage.num_bytes(file)
+
+
+def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray:
+    """Decodes to int16 block by block: an hour of music takes 160 MB, little more."""
+    blocks = [records.to_int16(block) for block in stream_audio(path, sample_rate)]
+    waveform = np.concatenate(blocks)
+    if len(waveform) < segment_samples:
+        seconds, needed = len(waveform) / sample_rate, segment_samples / sample_rate
+        reason = f"{seconds:.1f} s are shorter than one segment ({needed:.1f} s)"
+        raise AudioDecodeError(path, reason)
+    return waveform
+
+
+SEGMENTS_AT_ONCE = 16  # through the frontend; bounds the memory of a long file
+
+
+def _log_mel(segments: np.ndarray, preset: str) -> np.ndarray:
+    """int16 [num_segments, num_samples] -> float32 [the same, num_frames, n_mels]."""
+    frontend = _frontend(preset)
+    waveforms = segments.astype(np.float32) / records.INT16_SCALE
+    return np.concatenate(
+        [
+            np.asarray(frontend(waveforms[at : at + SEGMENTS_AT_ONCE]))
+            for at in range(0, len(waveforms), SEGMENTS_AT_ONCE)
+        ]
+    )
+
+
+@functools.cache
+def _frontend(preset: str):
+    # A worker of TensorFlow's works on one core, and leaves accelerators alone. Any
+    # other number of threads would add in another order, and make other bytes.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    tf = storage.tensorflow()
+    with contextlib.suppress(RuntimeError):  # a cluster's worker may have begun before
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.set_visible_devices([], "GPU")
+    from tagger import frontends
+
+    # Twice as fast as the convolution that models on CPUs run, and 2e-3 dB from it.
+    return frontends.LogMelSpectrogram(preset, fourier="fft")
+
+
+# --- All shards -----------------------------------------------------------------------
+
+
 def _take_over(
-    manifest: records.Manifest,
-    output_dir: Path,
-    audio_dir: Path,
-    plan: dict[str, np.ndarray],
-) -> None:
+    manifest: records.Manifest, output_dir: Path | storage.Remote, tasks: list[_Task]
+) -> list[str]:
     """Adopts the shards of an earlier, perhaps interrupted run of the same build.
 
     A shard is made again when its file is gone or has another size, and when a clip
-    that it skipped has come or changed since.
+    that it skipped or missed has come or changed since. Returns the paths of the clips
+    that the adopted shards miss.
     """
     for leftover in output_dir.glob(".*-of-*.tfrecord.*.tmp"):
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)
     if not (output_dir / records.MANIFEST_NAME).exists():
-        return
+        return []
     earlier = records.Manifest.load(output_dir)
     for field in (
-        "dataset", "split_rule", "sample_rate", "segment_samples",
-        "num_audios_per_shard", "tags", "planned", "annotations_sha256",
+        "dataset", "split_rule", "sample_rate", "segment_samples", "features",
+        "segment_dtype", "num_audios_per_shard", "tags", "planned",
+        "annotations_sha256",
     ):  # fmt: skip
         held, asked = getattr(earlier, field), getattr(manifest, field)
         if held != asked:
@@ -266,75 +384,81 @@ def _take_over(
                 f"{output_dir} holds another build: its {field} is {held}, this one's"
                 f" {asked}. Choose another --output-dir, or delete that folder."
             )
-
-    def untouched(name: str, shard: records.Shard) -> bool:
-        skipped = [skip for skip in earlier.skipped if skip["shard"] == name]
-        return _size(output_dir / name) == shard.num_bytes and all(
-            _size(audio_dir / skip["path"]) == skip["size"] for skip in skipped
-        )
-
-    manifest.shards = {
-        name: shard
-        for name, shard in earlier.shards.items()
-        if name in plan and untouched(name, shard)
-    }
-    manifest.skipped = [
-        skip for skip in earlier.skipped if skip["shard"] in manifest.shards
-    ]
+    skipped = {}
+    for skip in earlier.skipped:
+        skipped.setdefault(skip["shard"], []).append(skip)
+    all_missing = []
+    for task in tqdm(tasks, "Looking for what is there", unit="shard", disable=None):
+        shard = earlier.shards.get(task.name)
+        if shard is None:
+            continue
+        missing = []
+        if shard.num_missing:
+            paths = task.paths
+            missing = [p for p in paths if _audio_file(task.audio_dir / p) is None]
+        if (
+            storage.num_bytes(output_dir / task.name) == shard.num_bytes
+            and len(missing) == shard.num_missing
+            and all(
+                skip["size"] == _audio_bytes(task.audio_dir / skip["path"])
+                for skip in skipped.get(task.name, ())
+            )
+        ):
+            manifest.shards[task.name] = shard
+            manifest.skipped += skipped.get(task.name, ())
+            all_missing += missing
+    return all_missing
 
 
 def _run(
-    tasks: list[_Task], manifest: records.Manifest, output_dir: Path, num_workers: int
+    tasks: list[_Task],
+    manifest: records.Manifest,
+    missing: list[str],
+    output_dir: Path | storage.Remote,
+    num_workers: int,
+    scheduler: str | None,
 ) -> None:
     """Makes the shards and enters each into the manifest as it comes."""
     if not tasks:
         return
     manifest.save(output_dir)
-    saved = time.monotonic()
+    next_save = time.monotonic() + MANIFEST_SECONDS
+    num_clips = sum(manifest.planned.values())
     progress = tqdm(
-        total=sum(manifest.planned.values()),
-        initial=sum(manifest.planned.values()) - sum(len(task.paths) for task in tasks),
+        total=num_clips,
+        initial=num_clips - sum(len(task.paths) for task in tasks),
         desc="Building",
         unit="clip",
         disable=None,
     )
-    # "spawn" wherever we run: a caller that has loaded TensorFlow must not be forked.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(tasks)),
-        multiprocessing.get_context("spawn"),
-        _start_worker,
-    )
-    # Long shards first, so that the workers end together.
-    tasks = sorted(tasks, key=lambda task: -len(task.paths))
 
-    def enter(task: _Task, future: concurrent.futures.Future) -> None:
-        if task.name not in manifest.shards:
-            manifest.shards[task.name], skipped = future.result()
-            manifest.skipped += skipped
+    def enter(task: _Task, made: tuple[records.Shard, list[dict], list[str]]) -> None:
+        nonlocal next_save
+        if task.name in manifest.shards:
+            return
+        manifest.shards[task.name], skipped, absent = made
+        manifest.skipped += skipped
+        missing.extend(absent)
+        progress.update(len(task.paths))
+        if time.monotonic() > next_save:
+            started = time.monotonic()
+            manifest.save(output_dir)
+            # A manifest of 10,000 shards must not become the work.
+            seconds = time.monotonic() - started
+            next_save = time.monotonic() + max(MANIFEST_SECONDS, 20 * seconds)
 
     try:
-        with progress, pool:
-            futures = {pool.submit(_build_shard, task): task for task in tasks}
-            try:
-                for future in concurrent.futures.as_completed(futures):
-                    enter(futures[future], future)
-                    progress.update(len(futures[future].paths))
-                    if time.monotonic() - saved > MANIFEST_SECONDS:
-                        manifest.save(output_dir)
-                        saved = time.monotonic()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                for future, task in futures.items():
-                    # What ended while we stopped is whole as well.
-                    if not future.cancelled() and not future.exception():
-                        enter(task, future)
-                raise
-    except concurrent.futures.process.BrokenProcessPool as error:
-        missing = sum(task.name not in manifest.shards for task in tasks)
+        with progress:
+            # Long shards first, so that the workers end together.
+            tasks = sorted(tasks, key=lambda task: -len(task.paths))
+            workers.run(_build_shard, tasks, enter, num_workers, scheduler)
+    except OSError as error:
+        if error.errno is not None:  # a full disk, which only_writer explains
+            raise
+        absent = [task.name for task in tasks if task.name not in manifest.shards]
         raise OSError(
-            "A worker process died (out of memory, perhaps; fewer --num-workers need"
-            f" less). {missing} shards are missing; run the same command again and it"
-            " makes them."
+            f"{error} {len(absent)} shards are missing, {absent[0]} first; run the same"
+            " command again and it makes them."
         ) from error
     finally:
         # On a full disk the error on its way is the one to show.
@@ -342,16 +466,27 @@ def _run(
             manifest.save(output_dir)
 
 
-def _check_skipped(
-    manifest: records.Manifest, output_dir: Path, max_skipped: float
+def _check_share(
+    manifest: records.Manifest,
+    output_dir: Path | storage.Remote,
+    max_skipped: float,
+    max_missing: float,
 ) -> None:
     planned = sum(manifest.planned.values())
-    if len(manifest.skipped) > max_skipped * planned:
+    missing = sum(shard.num_missing for shard in manifest.shards.values())
+    where = f"{output_dir / records.MANIFEST_NAME}; the other clips are written and"
+    where += " can be used."
+    if missing > max_missing * planned:
+        raise ValueError(
+            f"The audio of {missing} of {planned} clips is missing, more than"
+            f" --max-missing {max_missing:g} allows. All are listed in"
+            f" {output_dir / MISSING_NAME}; the other clips are written and can be"
+            " used."
+        )
+    if len(manifest.skipped) > max_skipped * (planned - missing):
         first = manifest.skipped[0]
         raise ValueError(
-            f"{len(manifest.skipped)} of {planned} clips were skipped, more than"
-            f" --max-skipped {max_skipped:g} allows; the first is {first['path']!r}:"
-            f" {first['reason']}. All are listed in"
-            f" {output_dir / records.MANIFEST_NAME}; the other clips are written and"
-            " can be used."
+            f"{len(manifest.skipped)} of {planned - missing} clips were skipped, more"
+            f" than --max-skipped {max_skipped:g} allows; the first is"
+            f" {first['path']!r}: {first['reason']}. All are listed in {where}"
         )

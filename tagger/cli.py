@@ -9,12 +9,14 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import sys
+import typing
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
-# TensorFlow's own start-up notes say nothing to a user of ours.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from tagger import storage
 
 
 def run(main: Callable[[], int | None], if_interrupted: str = "") -> None:
@@ -81,6 +83,57 @@ class OptionGroup:
         return {name: values[name] for name in given}
 
 
+def add_options_of(
+    group: argparse._ArgumentGroup,
+    function: Callable,
+    flags: dict[str, str] | None = None,
+    defaults: dict | None = None,
+) -> None:
+    """Adds an option for every argument of a function that has a default.
+
+    Type, default and help are those of its signature and docstring.
+
+    Args:
+        group: Where to add them.
+        function: Its docstring has Google's section of arguments.
+        flags: Argument -> flag, where that is not its name.
+        defaults: Argument -> default, where that is not the function's.
+    """
+    flags, defaults = flags or {}, defaults or {}
+    helps = _argument_docs(function)
+    hints = typing.get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.default is parameter.empty:
+            continue
+        default = defaults.get(name, parameter.default)
+        kind, text = hints[name], helps[name]
+        if type(None) in typing.get_args(kind):  # int | None
+            (kind,) = set(typing.get_args(kind)) - {type(None)}
+        options = {"default": default, "dest": name}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(kind) is typing.Literal:
+            options["choices"] = typing.get_args(kind)
+        else:
+            options["type"] = kind
+            options["metavar"] = {int: "N", float: "X", str: "TEXT"}[kind]
+        if default not in (None, False):
+            text += f" (default: {default})"
+        flag = flags.get(name, f"--{name.replace('_', '-')}")
+        group.add_argument(flag, help=text.replace("%", "%%"), **options)
+
+
+def _argument_docs(function: Callable) -> dict[str, str]:
+    """Argument -> what the docstring says of it, without backquotes and last stop."""
+    _, _, section = inspect.getdoc(function).partition("\nArgs:\n")
+    section = re.split(r"\n\S", section)[0]
+    docs = re.findall(r"^    (\w+): ((?:.|\n      )*)", section, re.MULTILINE)
+    return {
+        name: re.sub(r"\s+", " ", text).replace("`", "").rstrip(". ")
+        for name, text in docs
+    }
+
+
 def at_least_one(text: str) -> int:
     """Argument type: a whole number above 0."""
     number = int(text)
@@ -114,22 +167,9 @@ def keras_file(text: str) -> str:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow without its notes; after parsing, before our heavy modules.
-
-    They are written to file descriptor 2 before its logging starts, so no setting holds
-    them back. An import that fails still raises; models need none on other backends.
-    """
-    if importlib.util.find_spec("tensorflow") is None:
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import tensorflow  # noqa: F401 (for its side effect)
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    """After parsing, before our heavy modules; models need none on other backends."""
+    if importlib.util.find_spec("tensorflow"):
+        storage.tensorflow()
 
 
 def main() -> int:
@@ -138,10 +178,131 @@ def main() -> int:
         prog="python -m tagger", description="Music auto-tagging."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add_command in (_add_tag, _add_models, _add_convert, _add_demo):
+    for add_command in (
+        _add_tag, _add_build, _add_verify, _add_models, _add_convert, _add_demo
+    ):  # fmt: skip
         add_command(commands)
     args = parser.parse_args()
     return args.call(args)
+
+
+# --- build, verify --------------------------------------------------------------------
+
+
+def build(short_name: str, description: str) -> int:
+    """The script that builds one dataset."""
+    parser = argparse.ArgumentParser(description=description)
+    _add_build_arguments(parser, short_name)
+    return _build(parser.parse_args())
+
+
+def _add_build(commands: argparse._SubParsersAction) -> None:
+    from tagger.datasets import DATASETS
+
+    parser = commands.add_parser("build", help="audio and annotations -> shards")
+    names = parser.add_subparsers(metavar="DATASET", required=True)
+    for dataset in DATASETS.values():
+        module = sys.modules[dataset.load_annotations.__module__]
+        title, _, _ = module.__doc__.partition("\n")
+        one = names.add_parser(
+            dataset.short_name,
+            help=title,
+            description=module.__doc__.replace("%", "%%"),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_build_arguments(one, dataset.short_name)
+        one.set_defaults(call=_build)
+
+
+def _add_build_arguments(parser: argparse.ArgumentParser, short_name: str) -> None:
+    from tagger import building
+    from tagger.datasets import DATASETS
+
+    (dataset,) = (d for d in DATASETS.values() if d.short_name == short_name)
+    first = next(iter(inspect.signature(dataset.load_annotations).parameters))
+    text = _argument_docs(dataset.load_annotations)[first]
+    if first == "data_dir":
+        parser.add_argument(
+            "--data-dir", default="./dataset", help=f"{text} (default: ./dataset)"
+        )
+    else:
+        parser.add_argument(first, metavar=first.upper(), help=text)
+    parser.add_argument(
+        "--output-dir",
+        metavar="DIR",
+        help="folder of the shards, or a URL (gs://…); default: tfrecord beside the"
+        " annotations",
+    )
+    parser.add_argument(
+        "--audio-dir", metavar="DIR", help="where the audio is, if elsewhere"
+    )
+    group = parser.add_argument_group("annotations")
+    add_options_of(group, dataset.load_annotations)
+    group = parser.add_argument_group("shards")
+    add_options_of(
+        group,
+        building.build,
+        flags={"segment_samples": "--num-samples"},
+        defaults={"max_missing": dataset.max_missing},
+    )
+    parser.set_defaults(
+        load_annotations=dataset.load_annotations, source_argument=first
+    )
+
+
+def _build(args: argparse.Namespace) -> int:
+    import dataclasses
+
+    from tagger import building, records
+
+    annotations = args.load_annotations(**arguments_of(args.load_annotations, args))
+    if args.audio_dir:
+        annotations = dataclasses.replace(annotations, audio_dir=Path(args.audio_dir))
+    source = Path(getattr(args, args.source_argument))
+    folder = source if source.is_dir() else source.parent
+    args.output_dir = args.output_dir or folder / records.SHARD_FOLDER
+    args.annotations = annotations
+    if args.features:
+        load_tensorflow()
+    manifest = building.build(**arguments_of(building.build, args))
+    print(building.summary(manifest, args.output_dir))
+    return 0
+
+
+def _add_verify(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "verify", help="check every checksum and record of a folder of shards"
+    )
+    parser.add_argument("directory", metavar="DIR", help="of the shards, or its parent")
+    parser.set_defaults(call=_verify)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from tagger import records, storage
+
+    directory = storage.location(args.directory)
+    if not (directory / records.MANIFEST_NAME).exists():
+        directory = directory / records.SHARD_FOLDER
+    manifest = records.Manifest.load(directory)
+    bad = []
+    shards = records.verify(directory, manifest)
+    total = len(manifest.shards)
+    for name, faults in tqdm(shards, "Verifying", total, unit="shard", disable=None):
+        for fault in faults:
+            tqdm.write(f"{directory / name}: {fault}")
+        bad += [name] * bool(faults)
+    if not manifest.complete:
+        print(f"The build in {directory} is unfinished; the build command goes on.")
+    num_clips = sum(manifest.num_clips(split) for split in manifest.splits)
+    print(f"{total} shards, {num_clips:,} clips, {len(bad)} files with faults")
+    if bad:
+        print("Delete them and run the build again: it makes only what is missing.")
+    return 2 if bad or not manifest.complete else 0
+
+
+# --- tag ------------------------------------------------------------------------------
 
 
 def _add_tag(commands: argparse._SubParsersAction) -> None:
@@ -212,6 +373,9 @@ def _table(row: dict, top: int) -> str:
             for tag, score in rows
         ]
     )
+
+
+# --- models, convert, demo ------------------------------------------------------------
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:
@@ -317,11 +481,12 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 def _convert(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tagger import conversion, models
+    from tagger.datasets.annotations import read_tags
 
     factory = models.entry(args.model).factory
     options = args.options.for_function(factory, args, f"model {args.model}")
     if args.tags:
-        options["tags"] = conversion.read_tags(args.tags)
+        options["tags"] = read_tags(args.tags)
     model = conversion.convert(
         conversion.read_weights(args.source), args.model, **options
     )

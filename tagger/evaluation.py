@@ -249,7 +249,7 @@ def check_match(info: models.ModelInfo, shards: inputs.Shards) -> None:
         raise ValueError(
             f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory}"
             f" holds {manifest.sample_rate} Hz records. Build once more, into a folder"
-            f" of its own: {datasets.BUILD_COMMANDS[manifest.dataset]} --sample-rate"
+            f" of its own: {datasets.DATASETS[manifest.dataset].command} --sample-rate"
             f" {info.sample_rate} --output-dir DIR; then give --data-dir DIR."
         )
     if info.num_tags != len(manifest.tags):

@@ -11,32 +11,32 @@ against TensorFlow's own reader and writer in the tests).
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock, but temporary names hold the writer's number
-    fcntl = None
+from tagger import storage
 
 SPLITS = ("train", "val", "test", "student")
 
 # Name in the Example -> what its value holds. Arrays are little-endian bytes.
 FEATURES = {
     "clip_id": "text",
-    # [num_segments, segment_samples], consecutive; the last one is zero-padded
+    # Consecutive segments of the waveform, the last one zero-padded: [num_segments,
+    # segment_samples]; or the log-mel spectrogram of each: float16 or float32
+    # [num_segments, num_frames, n_mels]. The manifest says which.
     "segments": "int16",
     "num_samples": "integer",  # true length of the clip
     "labels": "uint8",  # [num_tags]; absent for unlabelled music
 }
+SAMPLE_RATE = 22050  # of a build, in Hz, unless another is asked for
+SEGMENT_SAMPLES = 59049  # likewise
 INT16_SCALE = 32768  # waveform = segments / INT16_SCALE
 
 MANIFEST_NAME = "manifest.json"
@@ -92,50 +92,70 @@ class CorruptShardError(ValueError):
             f"Record {number} of {path} is corrupted (counted from 0). Delete this"
             " shard and run the build again: it makes only what is missing."
         )
+        self.number = number
 
 
 # --- One record -----------------------------------------------------------------------
 
 
+def cut(waveform: np.ndarray, segment_samples: int) -> np.ndarray:
+    """Cuts a waveform into consecutive segments, the last one padded with zeros.
+
+    Args:
+        waveform: float32 at ±1 (what is beyond is clipped) or int16 [num_samples].
+        segment_samples: Length of a segment.
+
+    Returns:
+        int16 [num_segments, segment_samples].
+    """
+    num_segments = -(-len(waveform) // segment_samples)
+    segments = np.zeros(num_segments * segment_samples, np.int16)
+    segments[: len(waveform)] = to_int16(waveform)
+    return segments.reshape(num_segments, segment_samples)
+
+
 def encode(
-    clip_id: str, waveform: np.ndarray, labels: np.ndarray | None, segment_samples: int
+    clip_id: str, segments: np.ndarray, num_samples: int, labels: np.ndarray | None
 ) -> bytes:
     """Makes the serialized Example of one clip.
 
     Args:
         clip_id: Name of the clip, unique in its dataset.
-        waveform: float32 or int16 [num_samples]; float is clipped to ±1.
+        segments: What `cut` returns, or the log-mel spectrogram of each segment.
+        num_samples: Length of the clip.
         labels: 0/1 [num_tags], or None for unlabelled music.
-        segment_samples: Length of a segment.
 
     Returns:
-        A serialized `tf.train.Example`, the same bytes for the same clip on every
+        A serialized `tf.train.Example`, the same bytes for the same values on every
         machine.
     """
-    num_segments = -(-len(waveform) // segment_samples)
-    segments = np.zeros(num_segments * segment_samples, np.int16)
-    segments[: len(waveform)] = to_int16(waveform)
-    values = {"clip_id": clip_id, "segments": segments, "num_samples": len(waveform)}
+    values = {"clip_id": clip_id, "segments": segments, "num_samples": num_samples}
     if labels is not None:
         values["labels"] = labels
     features = []
-    for name, kind in FEATURES.items():
+    for name, kind in _kinds(str(segments.dtype)).items():
         if name in values:
             features += _feature(name, _pack(kind, values[name]))
     return b"".join(_message(1, features))
 
 
-def decode(example: bytes) -> dict[str, str | int | np.ndarray]:
-    """The inverse of `encode`: feature name -> value; `segments` stay flat."""
-    values = {}
+def decode(
+    example: bytes, segment_dtype: str = "int16"
+) -> dict[str, str | int | np.ndarray]:
+    """The inverse of `encode`: feature name -> value; `segments` are flat."""
+    values, kinds = {}, _kinds(segment_dtype)
     ((_, features),) = _fields(example)
     for _, entry in _fields(features):
         name, feature = (value for _, value in _fields(entry))
         ((_, values_list),) = _fields(feature)
         ((_, value),) = _fields(values_list)
         name = name.decode()
-        values[name] = _unpack(FEATURES[name], value)
+        values[name] = _unpack(kinds[name], value)
     return values
+
+
+def _kinds(segment_dtype: str) -> dict[str, str]:
+    return FEATURES | {"segments": segment_dtype}
 
 
 def _pack(kind: str, value: str | int | np.ndarray) -> bytes | memoryview | int:
@@ -143,7 +163,8 @@ def _pack(kind: str, value: str | int | np.ndarray) -> bytes | memoryview | int:
         return value.encode()
     if kind == "integer":
         return int(value)
-    return np.ascontiguousarray(value, _little_endian(kind)).view(np.uint8).data
+    value = np.ascontiguousarray(value, _little_endian(kind)).reshape(-1)
+    return value.view(np.uint8).data
 
 
 def _unpack(kind: str, value: bytes) -> str | int | np.ndarray:
@@ -232,14 +253,15 @@ class ShardWriter:
     leaves no file.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+    def __init__(self, path: str | os.PathLike | storage.Remote):
+        self.path = storage.location(path)
+        self._temporary = storage.temporary(self.path)
         self._hash = hashlib.sha256()
-        self.num_records = 0
+        self.num_records = self.num_bytes = 0
 
     def __enter__(self):
-        self._file = open(self._temporary, "wb")
+        self._opened = contextlib.ExitStack()
+        self._file = self._opened.enter_context(self._temporary.open("wb"))
         return self
 
     def write(self, data: bytes) -> None:
@@ -247,26 +269,27 @@ class ShardWriter:
         for part in (length, _masked_crc(length), data, _masked_crc(data)):
             self._file.write(part)
             self._hash.update(part)
+            self.num_bytes += len(part)
         self.num_records += 1
 
-    def __exit__(self, error_type, *_):
+    def __exit__(self, *error):
         try:
-            self._file.close()  # a full disk may show only here
-            if error_type is None:
-                os.replace(self._temporary, self.path)
+            self._opened.__exit__(*error)  # a full disk may show only here
+            if error[0] is None:
+                self._temporary.replace(self.path)
         finally:
             self._temporary.unlink(missing_ok=True)
         self.sha256 = self._hash.hexdigest()
 
 
-def read_shard(path: str | os.PathLike) -> Iterator[bytes]:
+def read_shard(path: str | os.PathLike | storage.Remote) -> Iterator[bytes]:
     """Yields the serialized Examples of a shard and checks every CRC.
 
     Raises:
         CorruptShardError: naming the file and the number of the first bad record,
             counted from 0.
     """
-    with open(path, "rb") as file:
+    with storage.location(path).open("rb") as file:
         number = 0
         while head := file.read(12):
             length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
@@ -310,6 +333,7 @@ class Shard:
     num_segments: int  # whole segments: what training and evaluation see
     num_bytes: int
     sha256: str
+    num_missing: int = 0  # clips of its plan whose audio was not there
 
 
 @dataclasses.dataclass
@@ -323,10 +347,16 @@ class Manifest:
         sample_rate: Rate of the waveforms in Hz.
         segment_samples: Length of a segment.
         num_audios_per_shard: Clips per shard, before clips were skipped.
+        features: Key of `frontends.PRESETS` if the records hold log-mel spectrograms;
+            None: waveforms.
+        segment_dtype: "int16"; of log-mel spectrograms "float16" or "float32".
+        segment_shape: [segment_samples], or [num_frames, n_mels].
         annotations_sha256: See `Annotations.sha256`.
         planned: Clips annotated, per split.
+        published: The same as a paper prints it, if one does.
         shards: What is whole so far, by file name.
         skipped: Per clip: clip_id, path, reason, shard, and size of the file in bytes.
+            Clips whose file is missing are counted in their shard instead.
         complete: The build is done.
         versions: Of the packages that decide the samples.
     """
@@ -337,22 +367,32 @@ class Manifest:
     sample_rate: int
     segment_samples: int
     num_audios_per_shard: int
+    features: str | None = None
+    segment_dtype: str = "int16"
+    segment_shape: tuple[int, ...] = ()
     annotations_sha256: str = ""
     planned: dict[str, int] = dataclasses.field(default_factory=dict)
+    published: dict[str, int] = dataclasses.field(default_factory=dict)
     shards: dict[str, Shard] = dataclasses.field(default_factory=dict)
     skipped: list[dict] = dataclasses.field(default_factory=list)
     complete: bool = False
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        self.segment_shape = self.segment_shape or (self.segment_samples,)
+
     def num_clips(self, split: str) -> int:
-        return sum(
-            shard.num_clips for shard in self.shards.values() if shard.split == split
-        )
+        return self._sum("num_clips", split)
 
     def num_segments(self, split: str) -> int:
-        return sum(
-            shard.num_segments for shard in self.shards.values() if shard.split == split
-        )
+        return self._sum("num_segments", split)
+
+    def num_missing(self, split: str) -> int:
+        return self._sum("num_missing", split)
+
+    def _sum(self, count: str, split: str) -> int:
+        shards = self.shards.values()
+        return sum(getattr(shard, count) for shard in shards if shard.split == split)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -372,7 +412,7 @@ class Manifest:
         )
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def save(self, directory: str | os.PathLike) -> None:
+    def save(self, directory: str | os.PathLike | storage.Remote) -> None:
         content = dataclasses.asdict(self)
         content["shards"] = dict(sorted(content["shards"].items()))
         content["skipped"] = sorted(
@@ -383,26 +423,27 @@ class Manifest:
             split: {
                 "clips": self.num_clips(split),
                 "segments": self.num_segments(split),
+                "missing": self.num_missing(split),
             }
             for split in self.splits
         }
-        write_text_atomically(
-            Path(directory) / MANIFEST_NAME, json.dumps(content, indent=1) + "\n"
-        )
+        path = storage.location(directory) / MANIFEST_NAME
+        storage.write_text_atomically(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
-    def load(cls, directory: str | os.PathLike) -> "Manifest":
+    def load(cls, directory: str | os.PathLike | storage.Remote) -> "Manifest":
         """Reads `manifest.json` of a folder of shards.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: the file is not a manifest.
         """
-        path = Path(directory) / MANIFEST_NAME
+        path = storage.location(directory) / MANIFEST_NAME
         try:
             content = json.loads(path.read_text())
             content.pop("counts")
             content["tags"] = tuple(content["tags"])
+            content["segment_shape"] = tuple(content.get("segment_shape", ()))
             content["shards"] = {
                 name: Shard(**shard) for name, shard in content["shards"].items()
             }
@@ -414,54 +455,86 @@ class Manifest:
             ) from error
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a small file so that a reader sees the old or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+# --- Verifying ------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def only_writer(directory: Path, option: str) -> Iterator[None]:
-    """Makes a folder and keeps a second writer out; the lock dies with its process.
-
-    A full disk within the block is reported with what to do.
+def verify(
+    directory: str | os.PathLike | storage.Remote, manifest: Manifest
+) -> Iterator[tuple[str, list[str]]]:
+    """Reads every shard of a folder: checksum, every record, and what they hold.
 
     Args:
         directory: The folder.
-        option: The command's option that chooses it, for the messages.
+        manifest: Its manifest.
 
-    Raises:
-        OSError: the folder cannot be written, is in use, or the disk is full.
+    Yields:
+        Name of a file and what is wrong with it, each a clause; nothing for a good one.
+        Shards that the manifest does not list come last.
     """
+    directory, seen = storage.location(directory), set()
+    for name, shard in sorted(manifest.shards.items()):
+        yield name, list(_faults(directory / name, shard, manifest, seen))
+    for path in sorted(directory.glob("*-of-*.tfrecord")):
+        if path.name not in manifest.shards:
+            yield path.name, ["the manifest does not list it"]
+
+
+def _faults(path, shard: Shard, manifest: Manifest, seen: set[str]) -> Iterator[str]:
+    num_bytes = storage.num_bytes(path)
+    if num_bytes is None:
+        yield "it is missing"
+        return
+    if num_bytes != shard.num_bytes:
+        yield f"it has {num_bytes:,} bytes, {shard.num_bytes:,} were written"
+    elif _sha256(path) != shard.sha256:
+        yield "its checksum differs from the manifest's"
+    number = -1
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / ".lock", "w")
-    except OSError as error:
-        raise OSError(
-            f"Cannot write to {directory}: {error.strerror}. Choose another {option}."
-        ) from error
-    with lock:
-        if fcntl:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OSError(
-                    f"Another run is writing to {directory}. Wait for it, or choose"
-                    f" another {option}."
-                ) from error
-        try:
-            yield
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise OSError(
-                f"Cannot write to {directory}: {error.strerror}. Free some space, then"
-                " run the same command again; it goes on with what is whole."
-            ) from error
+        for number, example in enumerate(read_shard(path)):
+            fault = _record_fault(example, manifest, shard.split)
+            if fault:
+                yield f"record {number} {fault}"
+                continue
+            clip_id = decode(example, manifest.segment_dtype)["clip_id"]
+            if clip_id in seen:
+                yield f"record {number} repeats clip {clip_id!r}"
+            seen.add(clip_id)
+    except CorruptShardError as error:
+        yield f"record {error.number} is corrupted"
+    else:
+        if number + 1 != shard.num_clips:
+            yield f"it holds {number + 1} clips, {shard.num_clips} were written"
+
+
+def _record_fault(example: bytes, manifest: Manifest, split: str) -> str | None:
+    try:
+        values = decode(example, manifest.segment_dtype)
+        num_samples, segments = values["num_samples"], values["segments"]
+        _ = values["clip_id"]
+    except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+        return f"is no record of ours ({error!r})"
+    num_segments = -(-num_samples // manifest.segment_samples)
+    if len(segments) != num_segments * math.prod(manifest.segment_shape):
+        return f"holds {len(segments)} values for {num_samples} samples"
+    if segments.dtype.kind == "f" and not np.isfinite(segments).all():
+        return "holds values that are not finite"
+    labels = values.get("labels")
+    if split == "student":
+        return None if labels is None else "has labels, in a split without"
+    if labels is None or len(labels) != len(manifest.tags) or labels.max() > 1:
+        return f"does not hold {len(manifest.tags)} labels of 0 or 1"
+    return None
+
+
+def _sha256(path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --- For tensorflow-datasets ----------------------------------------------------------
 
 
 def tfds_metadata(manifest: Manifest) -> dict[str, dict]:
@@ -471,13 +544,10 @@ def tfds_metadata(manifest: Manifest) -> dict[str, dict]:
         dimensions = {"dimensions": [str(size) for size in shape]} if shape else {}
         return {"tensor": {"dtype": kind, "encoding": encoding, "shape": dimensions}}
 
-    shapes = {
-        "segments": [-1, manifest.segment_samples],
-        "labels": [len(manifest.tags)],
-    }
+    shapes = {"segments": [-1, *manifest.segment_shape], "labels": [len(manifest.tags)]}
     core = "tensorflow_datasets.core.features"
     features = {}
-    for name, kind in FEATURES.items():
+    for name, kind in _kinds(manifest.segment_dtype).items():
         if kind == "text":
             features[name] = {
                 "pythonClassName": f"{core}.text_feature.Text",

@@ -32,7 +32,7 @@ import numpy as np
 from keras import ops
 
 from tagger import evaluation, inputs, models
-from tagger.records import only_writer, write_text_atomically
+from tagger.storage import only_writer, write_text_atomically
 
 MODEL_NAME = "model.keras"
 RUN_NAME = "run.json"

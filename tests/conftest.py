@@ -51,7 +51,6 @@ def build_corpus(corpus, output_dir=None, **options):
     } | options
     return building.build(
         magnatagatune.load_annotations(corpus),
-        corpus / "mp3",
         output_dir or corpus / "tfrecord",
         **options,
     )

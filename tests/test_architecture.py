@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tagger"
 RANKS = [
-    {"audio", "records", "augmentations", "frontends", "layers", "plotting"},
+    {"storage"},
+    {"audio", "records", "workers", "augmentations", "frontends", "layers", "plotting"},
     {"datasets", "inputs", "models"},
     {"building", "evaluation", "conversion"},
     {"training", "pretrained"},
@@ -21,7 +22,9 @@ RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules
 # They run on every Keras backend.
 BACKEND_NEUTRAL = {"models", "frontends", "layers", "conversion"}
 # A building process imports them, and must not pay for TensorFlow.
-LIGHT = {"audio", "records", "datasets", "building", "plotting", "cli"}
+LIGHT = {
+    "storage", "audio", "records", "workers", "datasets", "building", "plotting", "cli"
+}  # fmt: skip
 
 
 def imports(path):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, build_corpus
 
-from tagger import audio, building, records
+from tagger import audio, building, records, storage
 from tagger.datasets import magnatagatune
 
 
@@ -75,45 +75,54 @@ def test_a_rerun_makes_only_what_is_missing(corpus):
     assert kept.stat().st_mtime_ns == modified
 
 
-def start_build(corpus, *options):
-    """Starts a slow build, waits for its first shard; one shard a second is listed."""
-    command = [sys.executable, "build_mtt.py", "--data-dir", str(corpus)]
-    command += ["--num-audios-per-shard", "4", "--num-workers", "1", *options]
-    process = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: os.nice(19),  # it shall not be done before we look
-    )
-    deadline = time.time() + 60
-    while not any((corpus / "tfrecord").glob("*.tfrecord")):
-        assert process.poll() is None and time.time() < deadline
-        time.sleep(0.005)
-    return process, command
+# A worker process imports the script as well, and so is as slow as the builder.
+SLOW_BUILD = """
+import time
+from tagger import building, cli
 
+decode = building.stream_audio
+def slowly(path, sample_rate):
+    time.sleep(0.1)
+    return decode(path, sample_rate)
+building.stream_audio = slowly
 
-@pytest.fixture(scope="module")
-def _long_corpus(_corpus, tmp_path_factory):
-    folder = shutil.copytree(_corpus, tmp_path_factory.mktemp("long") / "corpus")
-    for path in (folder / "mp3").rglob("*.mp3"):
-        waveform = audio.load_audio(path, 16000)
-        audio.write_audio(path, np.tile(waveform, 5), 16000)
-    return folder
+if __name__ == "__main__":
+    cli.run(lambda: cli.build("mtt", "slowly"), "Run the same command to go on.")
+"""
 
 
 @pytest.fixture
-def long_corpus(_long_corpus, tmp_path):
-    """The clips, five times as long: a build that can be caught at work."""
-    return shutil.copytree(_long_corpus, tmp_path / "corpus")
+def start_build(corpus, tmp_path):
+    """start_build() starts a build of .4 s a shard and waits for the first one."""
+    script = tmp_path / "slow_build.py"
+    script.write_text(SLOW_BUILD)
+
+    def start(*options):
+        command = [sys.executable, str(script), "--data-dir", str(corpus)]
+        command += ["--num-audios-per-shard", "4", "--num-workers", "1", *options]
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        deadline = time.time() + 60
+        while not any((corpus / "tfrecord").glob("*.tfrecord")):
+            assert process.poll() is None and time.time() < deadline
+            time.sleep(0.005)
+        return process, command
+
+    return start
 
 
-def test_kill_9_loses_no_listed_shard_and_the_same_bytes_come_out(long_corpus):
-    build_corpus(long_corpus, long_corpus / "whole")
-    process, command = start_build(long_corpus)
-    state = long_corpus / "tfrecord"
+def test_kill_9_loses_no_listed_shard_and_the_same_bytes_come_out(
+    corpus, built, start_build
+):
+    process, command = start_build()
+    state = corpus / "tfrecord"
     while not records.Manifest.load(state).shards and process.poll() is None:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
@@ -121,31 +130,30 @@ def test_kill_9_loses_no_listed_shard_and_the_same_bytes_come_out(long_corpus):
     listed = records.Manifest.load(state)
     assert listed.shards and not listed.complete, "the build was not caught at work"
     modified = {name: (state / name).stat().st_mtime_ns for name in listed.shards}
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    build_corpus(corpus)
     for name, time_ns in modified.items():
         assert (state / name).stat().st_mtime_ns == time_ns, (
             "a listed shard was rebuilt"
         )
-    assert shards_of(state) == shards_of(long_corpus / "whole")
-    assert records.Manifest.load(state) == records.Manifest.load(long_corpus / "whole")
+    assert shards_of(state) == shards_of(built)
+    assert records.Manifest.load(state) == records.Manifest.load(built)
     assert not list(state.glob(".*.tmp"))
 
 
-def test_ctrl_c_keeps_every_finished_shard_and_says_how_to_go_on(long_corpus):
-    process, _ = start_build(long_corpus)
+def test_ctrl_c_keeps_every_finished_shard_and_says_how_to_go_on(corpus, start_build):
+    process, _ = start_build()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Run the same command to go on" in said
     assert "Traceback" not in said
-    manifest = records.Manifest.load(long_corpus / "tfrecord")
-    assert set(manifest.shards) == set(shards_of(long_corpus / "tfrecord"))
+    manifest = records.Manifest.load(corpus / "tfrecord")
+    assert set(manifest.shards) == set(shards_of(corpus / "tfrecord"))
     assert not manifest.complete
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads children from /proc")
-def test_workers_end_when_their_parent_is_killed(long_corpus):
-    process, _ = start_build(long_corpus)
+def test_workers_end_when_their_parent_is_killed(start_build):
+    process, _ = start_build()
     session = process.pid
 
     def alive():
@@ -166,7 +174,7 @@ def test_workers_end_when_their_parent_is_killed(long_corpus):
 
 
 def spoil(corpus):
-    """Six bad clips: returns their names and a pattern for the reason."""
+    """A missing clip and five bad ones: returns these and a pattern for the reason."""
     clips = sorted((corpus / "mp3").glob("[0-5]/*.mp3"))[:6]
     clips[0].unlink()
     clips[1].write_bytes(b"")
@@ -175,22 +183,14 @@ def spoil(corpus):
     audio.write_audio(clips[4], np.zeros(16000, np.float32), 16000)
     clips[5].unlink()
     clips[5].mkdir()
-    reasons = [
-        "no such file",
-        "empty",
-        "FFmpeg says",
-        "truncated",
-        "shorter",
-        "directory",
-    ]
-    return dict(
-        zip([str(c.relative_to(corpus / "mp3")) for c in clips], reasons, strict=True)
-    )
+    reasons = ["empty", "FFmpeg says", "truncated", "shorter", "directory"]
+    names = [str(clip.relative_to(corpus / "mp3")) for clip in clips]
+    return names[0], dict(zip(names[1:], reasons, strict=True))
 
 
 def test_bad_clips_are_listed_with_their_reasons_and_the_rest_is_built(corpus):
-    bad = spoil(corpus)
-    manifest = build_corpus(corpus, max_skipped=0.2)
+    missing, bad = spoil(corpus)
+    manifest = build_corpus(corpus, max_skipped=0.2, max_missing=0.1)
     assert {skip["path"] for skip in manifest.skipped} == set(bad)
     for skip in manifest.skipped:
         assert bad[skip["path"]] in skip["reason"]
@@ -199,15 +199,19 @@ def test_bad_clips_are_listed_with_their_reasons_and_the_rest_is_built(corpus):
         manifest.skipped, key=lambda skip: (skip["shard"], skip["clip_id"])
     )
     assert sum(manifest.num_clips(split) for split in manifest.splits) == 26
-    assert "6 clips skipped" in building.summary(manifest, corpus)
+    assert (corpus / "tfrecord/missing.txt").read_text() == missing + "\n"
+    said = building.summary(manifest, corpus)
+    assert "24 clips, 1 without audio; 18 written" in said and "5 clips skipped" in said
 
 
 def test_too_many_skipped_fail_at_the_end_with_everything_good_written(corpus):
     spoil(corpus)
-    with pytest.raises(ValueError, match="6 of 32 clips were skipped, more than --max"):
-        build_corpus(corpus)
+    with pytest.raises(ValueError, match="1 of 32 clips is missing, more than --max-m"):
+        build_corpus(corpus, max_skipped=1)
+    with pytest.raises(ValueError, match="5 of 31 clips were skipped, more than --max"):
+        build_corpus(corpus, max_missing=1)
     manifest = records.Manifest.load(corpus / "tfrecord")
-    assert manifest.complete and len(manifest.skipped) == 6
+    assert manifest.complete and len(manifest.skipped) == 5
 
 
 def test_a_clip_that_comes_back_is_taken_in(corpus, built):
@@ -215,9 +219,12 @@ def test_a_clip_that_comes_back_is_taken_in(corpus, built):
     content = clip.read_bytes()
     clip.write_bytes(b"")
     shutil.move(corpus / "mp3/0", corpus / "elsewhere")
-    assert len(build_corpus(corpus, max_skipped=1).skipped) == 3
+    options = {"max_skipped": 1, "max_missing": 1}
+    manifest = build_corpus(corpus, **options)
+    assert (len(manifest.skipped), manifest.num_missing("train")) == (1, 2)
     shutil.move(corpus / "elsewhere", corpus / "mp3/0")
-    assert len(build_corpus(corpus, max_skipped=1).skipped) == 1
+    manifest = build_corpus(corpus, **options)
+    assert (len(manifest.skipped), manifest.num_missing("train")) == (1, 0)
     clip.write_bytes(content)
     assert build_corpus(corpus).skipped == []
     assert shards_of(corpus / "tfrecord") == shards_of(built)
@@ -239,7 +246,7 @@ def test_another_build_in_the_folder_is_refused(corpus, options, difference):
 
 def test_a_second_builder_is_kept_out(corpus):
     pytest.importorskip("fcntl")
-    with records.only_writer(corpus / "tfrecord", "--output-dir"):
+    with storage.only_writer(corpus / "tfrecord", "--output-dir"):
         with pytest.raises(OSError, match="Another run is writing to .*--output-dir"):
             build_corpus(corpus)
 

@@ -11,6 +11,7 @@ from test_originals import narrow_reference, original
 
 from tagger import conversion, models
 from tagger.conversion import readers
+from tagger.datasets.annotations import read_tags
 
 LEGACY = REFERENCES / "rese_multi.hdf5"
 
@@ -270,7 +271,7 @@ def test_convert_writes_a_model_that_knows_its_tags(npz, tmp_path, run_script):
     tags = [f"tag {number}" for number in range(7)]
     (tmp_path / "tags.txt").write_text("\n".join(tags) + "\n")
     (tmp_path / "tags.json").write_text(json.dumps(tags))
-    assert conversion.read_tags(tmp_path / "tags.json") == tuple(tags)
+    assert read_tags(tmp_path / "tags.json") == tuple(tags)
     done = run_script(
         "-m", "tagger", "convert", npz, "--model", "music_tagging_transformer",
         "--output", tmp_path / "out.keras", "--tags", tmp_path / "tags.txt",
@@ -303,14 +304,14 @@ def test_tags_that_do_not_fit_are_refused(tmp_path, transformer):
     for text in ('{"tags": "rock"}', '["rock", ""]', "[]"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match="holds no names of tags"):
-            conversion.read_tags(tmp_path / "bad.json")
+            read_tags(tmp_path / "bad.json")
     (tmp_path / "80s.txt").write_text("80\n")
-    assert conversion.read_tags(tmp_path / "80s.txt") == ("80",)
+    assert read_tags(tmp_path / "80s.txt") == ("80",)
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="is no text file"):
-        conversion.read_tags(tmp_path / "binary.txt")
+        read_tags(tmp_path / "binary.txt")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(ValueError, match="holds no names of tags"):
-        conversion.read_tags(tmp_path / "empty.txt")
+        read_tags(tmp_path / "empty.txt")
     with pytest.raises(FileNotFoundError, match="There is no file of tags"):
-        conversion.read_tags(tmp_path / "nothing.txt")
+        read_tags(tmp_path / "nothing.txt")

@@ -14,10 +14,13 @@ WAVEFORM = np.random.RandomState(0).uniform(-1.1, 1.1, 2500).astype(np.float32)
 LABELS = np.array([0, 1, 1], np.uint8)
 
 
+def encode(clip_id, waveform, labels, segment_samples):
+    segments = records.cut(waveform, segment_samples)
+    return records.encode(clip_id, segments, len(waveform), labels)
+
+
 def test_tensorflow_parses_what_encode_writes():
-    example = tf.train.Example.FromString(
-        records.encode("klänge", WAVEFORM, LABELS, 1000)
-    )
+    example = tf.train.Example.FromString(encode("klänge", WAVEFORM, LABELS, 1000))
     feature = example.features.feature
     assert set(feature) == set(records.FEATURES)
     assert feature["clip_id"].bytes_list.value[0].decode() == "klänge"
@@ -33,7 +36,7 @@ def test_tensorflow_parses_what_encode_writes():
 
 @pytest.mark.parametrize("labels", [LABELS, None])
 def test_decode_inverts_encode(labels):
-    values = records.decode(records.encode("7", WAVEFORM, labels, 1000))
+    values = records.decode(encode("7", WAVEFORM, labels, 1000))
     assert values["clip_id"] == "7" and values["num_samples"] == 2500
     np.testing.assert_array_equal(values["segments"][:2500], records.to_int16(WAVEFORM))
     if labels is None:
@@ -45,7 +48,7 @@ def test_decode_inverts_encode(labels):
 @pytest.mark.parametrize("length", [1, 127, 128, 300, 70000])
 def test_varints_of_every_length_agree_with_tensorflow(length):
     example = tf.train.Example.FromString(
-        records.encode("x" * length, np.zeros(length, np.int16), None, length)
+        encode("x" * length, np.zeros(length, np.int16), None, length)
     )
     assert example.features.feature["num_samples"].int64_list.value[0] == length
     assert len(example.features.feature["clip_id"].bytes_list.value[0]) == length
@@ -54,7 +57,7 @@ def test_varints_of_every_length_agree_with_tensorflow(length):
 def write_shard(path, count=3):
     with records.ShardWriter(path) as writer:
         for number in range(count):
-            writer.write(records.encode(str(number), WAVEFORM, LABELS, 1000))
+            writer.write(encode(str(number), WAVEFORM, LABELS, 1000))
     return writer
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import REPOSITORY
 from test_models import NARROW
 
-from tagger import inputs, models, records, training
+from tagger import inputs, models, storage, training
 
 OPTIONS = {"num_filters": 2, "block": "basic", "multi": False}
 
@@ -317,7 +317,7 @@ def test_a_run_json_of_others_and_another_seed_are_refused(trained, built, tmp_p
 
 def test_a_second_run_in_the_folder_is_kept_out(built, tmp_path):
     pytest.importorskip("fcntl")
-    with records.only_writer(tmp_path, "--train-dir"):
+    with storage.only_writer(tmp_path, "--train-dir"):
         with pytest.raises(OSError, match="Another run is writing to .*--train-dir"):
             train(built, tmp_path)
 

@@ -5,11 +5,9 @@ is which weight of ours and reads the model's options from their shapes.
 """
 
 import functools
-import json
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -33,36 +31,6 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     if str(path).endswith(LEGACY_ENDINGS):
         return convert(read_weights(path), "sample_cnn")
     return models.load_model(path)
-
-
-def read_tags(path: str | os.PathLike) -> tuple[str, ...]:
-    """Reads names of tags: one a line, or a JSON list (or a manifest's).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no names.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no file of tags {str(path)!r}.")
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is no text file.") from error
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
-        content = None
-    if isinstance(content, dict):
-        content = content.get("tags")
-    elif not isinstance(content, list):  # a tag may well be called 80, or null
-        content = [line.strip() for line in text.splitlines() if line.strip()]
-    is_list = isinstance(content, list) and content
-    if not is_list or not all(isinstance(tag, str) and tag for tag in content):
-        raise ValueError(
-            f"{str(path)!r} holds no names of tags. Give one a line, in the order of"
-            " the scores, or a JSON list of them."
-        )
-    return tuple(content)
 
 
 def convert(weights: Weights, name: str, **options) -> keras.Model:

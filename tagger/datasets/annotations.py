@@ -5,8 +5,13 @@ csv, tsv or pickle of a dataset -> Annotations (clip ids, paths, tags, labels, s
 
 import dataclasses
 import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tagger.records import SPLITS
 
@@ -20,9 +25,12 @@ class Annotations:
         split_rule: How clips were given to the splits; stands beside every score.
         tags: Tag names in the order of the labels.
         clip_ids: str [num_clips], unique.
-        paths: str [num_clips], relative to the dataset's audio folder.
-        labels: uint8 0/1 [num_clips, num_tags].
-        splits: str [num_clips], each one of SPLITS.
+        audio_dir: Folder of the audio.
+        paths: str [num_clips], relative to `audio_dir`. A path whose file may end in
+            several ways (.mp3, .flac …) has no ending.
+        labels: uint8 0/1 [num_clips, num_tags]; of no meaning in the student split.
+        splits: str [num_clips], each one of SPLITS; student is unlabelled music.
+        published: Clips per split as a paper prints them, where one does.
 
     Raises:
         ValueError: two clips share an id, a split is unknown or the lengths differ.
@@ -32,9 +40,11 @@ class Annotations:
     split_rule: str
     tags: tuple[str, ...]
     clip_ids: np.ndarray
+    audio_dir: Path
     paths: np.ndarray
     labels: np.ndarray
     splits: np.ndarray
+    published: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         num_clips = len(self.clip_ids)
@@ -105,3 +115,69 @@ def top_tags(labels: np.ndarray, num_tags: int, order: str) -> np.ndarray:
     raise ValueError(
         f"Unknown tag order {order!r}. Choose one of: ascending, descending."
     )
+
+
+def note_difference(annotations: Annotations, source: Path) -> None:
+    """Warns where an annotation file gives other counts than its paper prints."""
+    counts = annotations.counts()
+    if annotations.published and counts != annotations.published:
+        warnings.warn(
+            f"{source} gives {counts} clips, but {annotations.published} are published:"
+            " the file was changed, and scores on it compare with no paper.",
+            stacklevel=3,
+        )
+
+
+def read_table(path: Path, separator: str, **options) -> pd.DataFrame:
+    """Reads a csv or tsv as text; empty cells are "", a byte order mark goes.
+
+    Raises:
+        ValueError: the file is no such table.
+    """
+    try:
+        # utf-8-sig also reads plain UTF-8; spreadsheets add the byte order mark.
+        return pd.read_csv(
+            path,
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            **options,
+        )
+    except (
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError,
+        UnicodeDecodeError,
+    ) as error:
+        kind = {"\t": "tab", ",": "comma", ";": "semicolon"}[separator]
+        raise ValueError(f"{path} is no {kind}-separated text: {error}.") from error
+
+
+def read_tags(path: str | os.PathLike) -> tuple[str, ...]:
+    """Reads names of tags: one a line, or a JSON list (or a manifest's).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no names.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file of tags {str(path)!r}.")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no text file.") from error
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        content = None
+    if isinstance(content, dict):
+        content = content.get("tags")
+    elif not isinstance(content, list):  # a tag may well be called 80, or null
+        content = [line.strip() for line in text.splitlines() if line.strip()]
+    is_list = isinstance(content, list) and content
+    if not is_list or not all(isinstance(tag, str) and tag for tag in content):
+        raise ValueError(
+            f"{str(path)!r} holds no names of tags. Give one a line, in the order of"
+            " the scores, or a JSON list of them."
+        )
+    return tuple(content)

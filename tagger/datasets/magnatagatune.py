@@ -10,14 +10,21 @@
 Download: https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset
 """
 
+import dataclasses
 import os
-import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from tagger.datasets.annotations import Annotations, top_tags
+from tagger.datasets import pickles
+from tagger.datasets.annotations import (
+    Annotations,
+    note_difference,
+    read_table,
+    top_tags,
+)
 
 ANNOTATIONS_NAME = "annotations_final.csv"
 AUDIO_FOLDER = "mp3"
@@ -26,16 +33,58 @@ NUM_TAGS = 50  # what every paper uses
 # The real file; where it is read, the counts below must come out.
 NUM_CLIPS, NUM_ALL_TAGS = 25863, 188
 BROKEN_CLIPS = ("35644", "55753", "57881")  # their mp3 files hold nothing
-# Clips per split, top 50 tags, directory split: keep_untagged -> counts. The first is
-# counted before any mp3 is opened (Kim 2018), the second without the broken clips.
-PUBLISHED_COUNTS = {
-    False: {"train": 15250, "val": 1529, "test": 4332},
-    True: {"train": 18706, "val": 1825, "test": 5329},
-}
 
 DIRECTORY_SPLITS = dict.fromkeys("0123456789ab", "train")
 DIRECTORY_SPLITS |= {"c": "val", "d": "test", "e": "test", "f": "test"}
-RANDOM_SHARES = {"train": 13, "val": 1, "test": 3}  # Dabral and Deshmukh
+# 13:1:3, as Dabral and Deshmukh's 25,860 clips were rounded
+RANDOM_SHARES = {"train": 19775, "val": 1520, "test": 4565}
+# Lee et al.'s lists of clips of 29.1 s and more, each one's path with .npy for .mp3
+LISTS_SOURCE = "https://github.com/jongpillee/music_dataset_split, folder MTAT_split"
+LIST_NAMES = {
+    "train": "train_list_pub.cP",
+    "val": "valid_list_pub.cP",
+    "test": "test_list_pub.cP",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """How one group of papers reads the same csv.
+
+    Attributes:
+        counts: Clips per split as published, top 50 tags of the real file.
+        tag_order: Of frequency.
+        split: See SPLIT_RULES.
+        keep_untagged: Clips without any of the tags stay in.
+        merge_synonyms: See SYNONYMS.
+        keep_broken: BROKEN_CLIPS are counted, and skipped once their mp3 is opened.
+    """
+
+    counts: dict[str, int]
+    tag_order: str = "descending"
+    split: str = "directory"
+    keep_untagged: bool = False
+    merge_synonyms: bool = False
+    keep_broken: bool = False
+
+
+VARIANTS = {
+    "resemul": Variant(  # Kim 2018
+        {"train": 15250, "val": 1529, "test": 4332}, "ascending", keep_broken=True
+    ),
+    "lee": Variant({"train": 15244, "val": 1529, "test": 4332}, split="lists"),
+    "won": Variant({"train": 15247, "val": 1529, "test": 4332}),
+    # PR-AUC with untagged clips is lower: about .40 where .46 is reached without them.
+    "pons": Variant({"train": 18706, "val": 1825, "test": 5329}, keep_untagged=True),
+    "multi_scale": Variant(  # Dabral and Deshmukh
+        RANDOM_SHARES, split="random", keep_untagged=True, merge_synonyms=True
+    ),
+}
+SPLIT_RULES = {
+    "directory": "directories 0-b, c, d-f",
+    "lists": "Lee's lists",
+    "random": "random 13:1:3, seed {seed}, artists leak",
+}
 
 # Groups merged by maximum (Dabral and Deshmukh). A group keeps the place of the first
 # of its columns and takes the name that stands there.
@@ -78,67 +127,90 @@ SYNONYMS = tuple(
 
 def load_annotations(
     data_dir: str | os.PathLike,
+    variant: Literal["resemul", "lee", "won", "pons", "multi_scale"] = "resemul",
     num_tags: int = NUM_TAGS,
-    split: str = "directory",
-    merge_synonyms: bool = False,
-    keep_untagged: bool = False,
-    tag_order: str = "ascending",
+    split: Literal["directory", "lists", "random"] | None = None,
+    merge_synonyms: bool | None = None,
+    keep_untagged: bool | None = None,
+    tag_order: Literal["ascending", "descending"] | None = None,
     seed: int = 0,
 ) -> Annotations:
-    """Reads `annotations_final.csv`.
+    """Reads `annotations_final.csv` as one of VARIANTS, or as the options say.
 
     Args:
-        data_dir: Folder that holds `annotations_final.csv` and `mp3/`.
+        data_dir: Folder that holds annotations_final.csv and mp3/.
+        variant: Whose reading of the file; the other options change parts of it.
         num_tags: The most frequent tags are taken; all, if the file has fewer.
-        split: "directory" (0-b, c, d-f: every published table but one) or "random"
-            (13:1:3, the multi-scale tagger's; artists leak from train into test).
-        merge_synonyms: Merges SYNONYMS before the tags are counted.
-        keep_untagged: Keeps clips that none of the taken tags applies to.
-        tag_order: "ascending" (resemul) or "descending" frequency (Won, multi-scale).
+        split: directory (0-b, c, d-f), lists (Lee's *_list_pub.cP in the folder) or
+            random (13:1:3; artists leak from train into test).
+        merge_synonyms: Merge 29 groups of synonyms before tags are counted.
+        keep_untagged: Keep clips that none of the taken tags applies to.
+        tag_order: Of frequency.
         seed: Of the random split.
 
     Returns:
-        Annotations whose paths are relative to `data_dir/mp3`. A tag may lack
-        positives.
+        Annotations of the clips. A tag may lack positives.
 
     Raises:
-        FileNotFoundError: the folder or the csv is missing.
+        FileNotFoundError: the folder, the csv or a list is missing.
         ValueError: the csv has other columns, values or directories.
     """
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"Unknown variant {variant!r}. Choose one of: {', '.join(VARIANTS)}."
+        )
+    given = {
+        "split": split,
+        "merge_synonyms": merge_synonyms,
+        "keep_untagged": keep_untagged,
+        "tag_order": tag_order,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    rules = dataclasses.replace(VARIANTS[variant], **given)
+
     path = Path(data_dir) / ANNOTATIONS_NAME
     table = _read_csv(path)
     tags = [column for column in table.columns if column not in ("clip_id", "mp3_path")]
     labels, num_all_tags = _read_labels(path, table[tags]), len(tags)
-    if merge_synonyms:
+    if rules.merge_synonyms:
         tags, labels = _merge(tags, labels)
 
-    columns = top_tags(labels, num_tags, tag_order)
+    columns = top_tags(labels, num_tags, rules.tag_order)
     tags, labels = [tags[column] for column in columns], labels[:, columns]
-    kept = np.full(len(table), True) if keep_untagged else labels.any(axis=1)
+    kept = np.full(len(table), True) if rules.keep_untagged else labels.any(axis=1)
+    if not rules.keep_broken:
+        kept &= ~table["clip_id"].isin(BROKEN_CLIPS).to_numpy()
     if not kept.any():
         raise ValueError(f"No clip of {path} carries any of the top {len(tags)} tags.")
+    is_real = (len(table), num_all_tags) == (NUM_CLIPS, NUM_ALL_TAGS)
     table, labels = table[kept], labels[kept]
 
     paths = table["mp3_path"].to_numpy(str)
-    if split == "directory":
+    if rules.split == "directory":
         splits = _split_by_directory(path, paths)
-    elif split == "random":
+    elif rules.split == "random":
         splits = _split_at_random(len(table), seed)
+    elif rules.split == "lists":
+        splits = _split_by_lists(Path(data_dir), paths)
     else:
-        raise ValueError(f"Unknown split {split!r}. Choose one of: directory, random.")
+        raise ValueError(
+            f"Unknown split {rules.split!r}. Choose one of: {', '.join(SPLIT_RULES)}."
+        )
+    listed = splits != ""
+    is_published = rules == VARIANTS[variant] and num_tags == NUM_TAGS
+    description = _describe(rules, len(tags), seed)
     annotations = Annotations(
         dataset="magnatagatune",
-        split_rule=_describe(split, merge_synonyms, keep_untagged, len(tags), seed),
+        split_rule=f"{variant}: {description}" if is_published else description,
         tags=tuple(tags),
-        clip_ids=table["clip_id"].to_numpy(str),
-        paths=paths,
-        labels=labels,
-        splits=splits,
+        clip_ids=table["clip_id"].to_numpy(str)[listed],
+        audio_dir=Path(data_dir) / AUDIO_FOLDER,
+        paths=paths[listed],
+        labels=labels[listed],
+        splits=splits[listed],
+        published=rules.counts if is_published and is_real else {},
     )
-    plain = num_tags == NUM_TAGS and not merge_synonyms
-    is_real = (len(kept), num_all_tags) == (NUM_CLIPS, NUM_ALL_TAGS)
-    if plain and split == "directory" and is_real:
-        _check_published_counts(path, annotations, keep_untagged)
+    note_difference(annotations, path)
     return annotations
 
 
@@ -153,15 +225,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
             f"There is no {ANNOTATIONS_NAME} in {str(path.parent)!r}. Put it there or"
             " give the folder that holds it with --data-dir."
         )
-    try:
-        # utf-8-sig also reads plain UTF-8; spreadsheets add the byte order mark.
-        table = pd.read_csv(path, sep="\t", dtype=str, encoding="utf-8-sig")
-    except (
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        UnicodeDecodeError,
-    ) as error:
-        raise ValueError(f"{path} is no tab-separated text: {error}.") from error
+    table = read_table(path, "\t")
     missing = {"clip_id", "mp3_path"} - set(table.columns)
     if missing or len(table.columns) < 3:
         raise ValueError(
@@ -169,7 +233,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
             f" mp3_path; found {', '.join(map(repr, table.columns[:4]))}"
             f"{' …' if len(table.columns) > 4 else ''}."
         )
-    if table[["clip_id", "mp3_path"]].isna().any(axis=None) or not len(table):
+    if (table[["clip_id", "mp3_path"]] == "").any(axis=None) or not len(table):
         raise ValueError(f"{path} has no rows, or a row without clip_id or mp3_path.")
     return table
 
@@ -211,39 +275,36 @@ def _split_by_directory(path: Path, paths: np.ndarray) -> np.ndarray:
 def _split_at_random(num_clips: int, seed: int) -> np.ndarray:
     # RandomState's stream is frozen; Generator's may change with NumPy.
     order = np.random.RandomState(seed).permutation(num_clips)
-    ends = (
-        np.cumsum(list(RANDOM_SHARES.values()))
-        * num_clips
-        // sum(RANDOM_SHARES.values())
-    )
+    shares = np.cumsum(list(RANDOM_SHARES.values()))
+    ends = np.rint(shares * (num_clips / shares[-1])).astype(int)
     splits = np.empty(num_clips, dtype="<U7")
     for name, part in zip(RANDOM_SHARES, np.split(order, ends[:-1]), strict=True):
         splits[part] = name
     return splits
 
 
-def _describe(
-    split: str, merge_synonyms: bool, keep_untagged: bool, num_tags: int, seed: int
-) -> str:
-    rule = {
-        "directory": "directories 0-b, c, d-f",
-        "random": f"random 13:1:3, seed {seed}, artists leak",
-    }[split]
-    clips = "all clips" if keep_untagged else "tagged clips"
-    return f"{rule}; {clips}; top {num_tags}{' merged' if merge_synonyms else ''} tags"
-
-
-def _check_published_counts(
-    path: Path, annotations: Annotations, keep_untagged: bool
-) -> None:
-    published, counts = PUBLISHED_COUNTS[keep_untagged], annotations.counts()
-    if keep_untagged:
-        broken = np.isin(annotations.clip_ids, BROKEN_CLIPS)
-        for split in annotations.splits[broken]:
-            counts[split] -= 1
-    if counts != published:
-        warnings.warn(
-            f"{path} gives {counts} clips, but {published} are published: the file was"
-            " changed, and scores on it compare with no paper.",
-            stacklevel=3,
+def _split_by_lists(data_dir: Path, paths: np.ndarray) -> np.ndarray:
+    """Splits of the clips that Lee's lists name; "" for the others."""
+    splits = {}
+    for split, name in LIST_NAMES.items():
+        if not (data_dir / name).is_file():
+            raise FileNotFoundError(
+                f"There is no {name} in {str(data_dir)!r}: the split by lists needs"
+                f" {', '.join(LIST_NAMES.values())} from {LISTS_SOURCE}."
+            )
+        for clip in pickles.load(data_dir / name):
+            splits[str(clip).rpartition(".")[0]] = split
+    found = np.array([splits.get(clip.rpartition(".")[0], "") for clip in paths])
+    if not (found != "").any():
+        raise ValueError(
+            f"{LIST_NAMES['train']} and its like in {data_dir} name none of the clips"
+            f" of {ANNOTATIONS_NAME}."
         )
+    return found
+
+
+def _describe(rules: Variant, num_tags: int, seed: int) -> str:
+    rule = SPLIT_RULES[rules.split].format(seed=seed)
+    clips = "all clips" if rules.keep_untagged else "tagged clips"
+    merged = " merged" if rules.merge_synonyms else ""
+    return f"{rule}; {clips}; top {num_tags}{merged} tags"

@@ -1,0 +1,274 @@
+"""Your own music: a csv of files and tags, or a folder of folders named as tags.
+
+    tracks.csv                                   music
+        path,tags,artist                         ├── jazz
+        blue/01.flac,jazz;piano,Anna             │   └── 01.mp3
+        red/02.mp3,rock,Ben                      └── rock
+                                                     └── 02.flac
+
+`path` is relative to the csv's folder, or absolute. Tags stand in one column `tags`,
+separated by semicolons (other columns are then ignored), or every further column is a
+tag of 0s and 1s. Optional columns: `clip_id` (else the path is it), `split` (train,
+val, test, student), `artist`. Without `split`, artists are dealt 8:1:1 to train, val
+and test, so that none is in two of them; without `artist`, files are. A row without any
+tag is unlabelled music, for the split student, unless `split` says otherwise.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tagger.datasets.annotations import Annotations, read_table, read_tags, top_tags
+
+FACTS = ("path", "tags", "clip_id", "split", "artist")  # columns that are no tags
+SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+SPLIT_NAMES = {  # as people write them
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+    "student": "student", "unlabelled": "student", "unlabeled": "student",
+}  # fmt: skip
+AUDIO_ENDINGS = (
+    ".aac", ".aif", ".aiff", ".au", ".flac", ".m4a", ".mp2", ".mp3", ".mp4", ".oga",
+    ".ogg", ".opus", ".wav", ".webm", ".wma",
+)  # fmt: skip
+
+
+def load_annotations(
+    source: str | os.PathLike,
+    tags: str | None = None,
+    num_tags: int | None = None,
+    seed: int = 0,
+) -> Annotations:
+    """Reads a csv, or walks a folder of folders.
+
+    Args:
+        source: tracks.csv (comma, semicolon or tab), or a folder of folders.
+        tags: File that names the tags to take, in order (a line each, or a JSON list);
+            others are left out. Default: all, in alphabetical order.
+        num_tags: Take the most frequent tags alone.
+        seed: Of the split, where the csv has none.
+
+    Returns:
+        Annotations, rows as they stand in the csv or in the order of the paths.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the csv lacks a column, a label is not 0 or 1, a split is unknown,
+            no file is tagged, or there are fewer than three artists to split by.
+    """
+    source = Path(source)
+    if source.is_dir():
+        audio_dir, rows = source, _walk(source)
+    elif source.is_file():
+        audio_dir, rows = source.parent, _read_rows(source)
+    else:
+        raise FileNotFoundError(
+            f"There is no {str(source)!r}. Give a csv of paths and tags, or a folder"
+            " of folders named as tags."
+        )
+    names, labels = _labels(rows.pop("tags"), read_tags(tags) if tags else None, source)
+    if num_tags:
+        kept = np.sort(top_tags(labels, num_tags, "ascending"))
+        names, labels = [names[column] for column in kept], labels[:, kept]
+    if not labels.any():
+        raise ValueError(
+            f"No file of {source} carries a tag"
+            f"{f' of {tags}' if tags else ''}; there is nothing to learn from it."
+        )
+    splits, rule = _splits(rows, labels, source, seed)
+    kept = splits != ""
+    return Annotations(
+        dataset="csv",
+        split_rule=f"{source.name}: {rule}; {len(names)} tags",
+        tags=tuple(names),
+        clip_ids=rows["clip_id"].to_numpy(str)[kept],
+        audio_dir=audio_dir,
+        paths=rows["path"].to_numpy(str)[kept],
+        labels=labels[kept],
+        splits=splits[kept],
+    )
+
+
+# --- Rows: columns path, clip_id, tags (a list per row), perhaps split and artist -----
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            head = file.readline()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+    table = read_table(path, max("\t;,", key=head.count))
+    table.columns = [_fact_or_tag(column) for column in table.columns]
+    if "path" not in table or not len(table):
+        raise ValueError(
+            f"{path} must have a column called path, and rows; found the columns"
+            f" {', '.join(map(repr, table.columns))}."
+        )
+    if (table["path"] == "").any():
+        row = int(np.argmax(table["path"] == ""))
+        raise ValueError(f"{path}: row {row + 1} has no path.")
+    if "clip_id" not in table:
+        table["clip_id"] = table["path"]
+    if "tags" in table:
+        cells = table["tags"].str.split(";")
+        table["tags"] = [[t.strip() for t in cell if t.strip()] for cell in cells]
+    else:
+        table["tags"] = _tags_of_columns(table, path)
+    return table[[column for column in FACTS if column in table]]
+
+
+def _fact_or_tag(column: str) -> str:
+    name = column.strip()
+    return name.lower() if name.lower() in FACTS else name
+
+
+def _tags_of_columns(table: pd.DataFrame, path: Path) -> list[list[str]]:
+    tags = [column for column in table if column not in FACTS]
+    if not tags:
+        raise ValueError(
+            f"{path} has neither a column called tags nor a column per tag; found"
+            f" {', '.join(map(repr, table.columns))}."
+        )
+    cells = table[tags].to_numpy(str)
+    wrong = np.argwhere((cells != "0") & (cells != "1"))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ValueError(
+            f"{path}, row {row + 1}: column {tags[column]!r} holds"
+            f" {str(cells[row, column])!r}; a tag's column holds 0 or 1. (Columns that are"
+            " no tags may stay where one column is called tags.)"
+        )
+    return [[tags[column] for column in np.flatnonzero(row == "1")] for row in cells]
+
+
+def _walk(folder: Path) -> pd.DataFrame:
+    """Audio files under the folder's folders; the outermost folder is the tag."""
+    found = []
+    for tag in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for path in _audio_files(tag, set()):
+            name = path.relative_to(folder).as_posix()
+            found.append({"path": name, "clip_id": name, "tags": [tag.name]})
+    if not found:
+        raise ValueError(
+            f"There is no audio in the folders of {str(folder)!r}. Each folder in it is"
+            f" a tag and holds files like {', '.join(AUDIO_ENDINGS[:6])} …"
+        )
+    return pd.DataFrame(found)
+
+
+def _audio_files(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Follows links to folders, each folder once: a link may lead in a circle."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _audio_files(path, seen)
+        elif path.suffix.lower() in AUDIO_ENDINGS:
+            yield path
+
+
+# --- Labels and splits ----------------------------------------------------------------
+
+
+def _labels(
+    tags_of_rows: pd.Series, wanted: tuple[str, ...] | None, source: Path
+) -> tuple[list[str], np.ndarray]:
+    found = {tag for tags in tags_of_rows for tag in tags}
+    names = list(wanted) if wanted else sorted(found)
+    unknown = sorted(found - set(names))
+    if unknown:
+        warnings.warn(
+            f"{len(unknown)} tags of {source} are not among the {len(names)} that were"
+            f" asked for and are left out: {', '.join(unknown[:10])}"
+            f"{' …' if len(unknown) > 10 else ''}",
+            stacklevel=3,
+        )
+    column = {tag: number for number, tag in enumerate(names)}
+    labels = np.zeros((len(tags_of_rows), len(names)), np.uint8)
+    for row, tags in enumerate(tags_of_rows):
+        labels[row, [column[tag] for tag in tags if tag in column]] = 1
+    return names, labels
+
+
+def _splits(
+    rows: pd.DataFrame, labels: np.ndarray, source: Path, seed: int
+) -> tuple[np.ndarray, str]:
+    """Split of each row ("": it is left out) and the rule in words."""
+    if "split" in rows:
+        return _given_splits(rows, source), "its own split"
+    by_artist = "artist" in rows
+    groups = rows["artist" if by_artist else "clip_id"].to_numpy(str)
+    if by_artist and (groups == "").any():
+        row = int(np.argmax(groups == ""))
+        raise ValueError(
+            f"{source}: row {row + 1} names no artist, so it cannot be kept out of"
+            " another split. Fill the column, or leave it out."
+        )
+    labelled = labels.any(axis=1)
+    split_of = _deal(groups[labelled], source, by_artist, seed)
+    splits = np.array([split_of.get(group, "train") for group in groups])
+    # Unlabelled music of a test artist would be trained on.
+    leaks = ~labelled & (splits != "train")
+    if leaks.any():
+        warnings.warn(
+            f"{leaks.sum()} unlabelled files of {source} are by artists of val or test"
+            " and are left out.",
+            stacklevel=3,
+        )
+    splits = np.where(labelled, splits, np.where(leaks, "", "student"))
+    return splits, f"{'artists' if by_artist else 'files'} 8:1:1, seed {seed}"
+
+
+def _given_splits(rows: pd.DataFrame, source: Path) -> np.ndarray:
+    names = rows["split"].str.strip().str.lower()
+    unknown = sorted(set(names) - set(SPLIT_NAMES))
+    if unknown:
+        raise ValueError(
+            f"{source} holds the split {unknown[0]!r}. Choose from: train, val, test,"
+            " student."
+        )
+    splits = names.map(SPLIT_NAMES).to_numpy(str)
+    if "artist" in rows:
+        counts = pd.Series(splits).groupby(rows["artist"].to_numpy()).nunique()
+        shared = sorted(counts.index[(counts > 1) & (counts.index != "")])
+        if shared:
+            warnings.warn(
+                f"{len(shared)} artists of {source} are in several splits, which makes"
+                f" scores too good: {', '.join(shared[:3])}"
+                f"{' …' if len(shared) > 3 else ''}",
+                stacklevel=3,
+            )
+    return splits
+
+
+def _deal(
+    groups: np.ndarray, source: Path, by_artist: bool, seed: int
+) -> dict[str, str]:
+    """Deals groups in the order of their hashes until each split has its share."""
+    names, counts = np.unique(groups, return_counts=True)
+    if len(names) < len(SHARES):
+        raise ValueError(
+            f"{source} has {len(names)} {'artists' if by_artist else 'tagged files'};"
+            " three splits need at least 3. Add a column called split."
+        )
+    keys = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
+    order = sorted(range(len(names)), key=keys.__getitem__)
+    ends = np.cumsum(counts[order]) / counts.sum()
+    # At least one group for each.
+    first = int(np.searchsorted(ends, SHARES["train"])) + 1
+    first = min(max(first, 1), len(names) - 2)
+    second = int(np.searchsorted(ends, SHARES["train"] + SHARES["val"])) + 1
+    second = min(max(second, first + 1), len(names) - 1)
+    split_of = {}
+    for split, part in zip(SHARES, np.split(order, [first, second]), strict=True):
+        split_of |= dict.fromkeys(names[part].tolist(), split)
+    return split_of

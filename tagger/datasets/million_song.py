@@ -1,0 +1,232 @@
+"""Million Song Dataset (MSD): 30 s previews of songs (Bertin-Mahieux et al. 2011).
+
+    dataset
+    ├── filtered_list_train.cP, filtered_list_test.cP, msd_id_to_tag_vector.cP,
+    │   50tagList.txt               split "classic" (clips of 29.1 s and more)
+    ├── msd_splits.tsv              split "cals": columns clip_ids, splits, length; or
+    ├── {train,valid,test,student}_ids.npy      the same, a list per split
+    ├── {train,valid,test}_binaries.npy         labels of CALS, a row per id
+    └── audio
+        └── A/B/C/TRABC….mp3        or .wav, .flac; from characters 3-5 of the track id
+
+classic: https://github.com/jongpillee/music_dataset_split, folder MSD_split.
+CALS, cleaned and artist-level stratified (Won, Choi and Serra, ISMIR 2021):
+https://github.com/minzwon/semi-supervised-music-tagging-transformer, data/splits.
+The audio is not distributed; most people have a part of it.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from tagger.datasets import pickles
+from tagger.datasets.annotations import Annotations, note_difference, read_table
+
+AUDIO_FOLDER = "audio"
+TRACK_ID = re.compile(r"TR[A-Z]{5}[0-9A-F]{11}")
+
+# The first so many of filtered_list_train.cP train, the others validate.
+NUM_CLASSIC_TRAIN = 201680
+PUBLISHED_COUNTS = {
+    "classic": {"train": 201680, "val": 11774, "test": 28435},
+    "cals": {"train": 163504, "val": 34730, "test": 34913, "student": 516415},
+}
+SPLIT_RULES = {
+    "classic": "classic: by track, artists leak",
+    "cals": "CALS: no artist in two splits",
+}
+# CALS' names; the songs of "none" are unlabelled ones by artists of the train split.
+CALS_SPLITS = {"train": "train", "valid": "val", "test": "test", "student": "student"}
+CALS_TSV = "msd_splits.tsv"
+# Columns of the binaries. The classic split has other tags, in 50tagList.txt.
+CALS_TAGS = (
+    "rock", "pop", "indie", "alternative", "electronic", "hip-hop", "metal", "jazz",
+    "punk", "folk", "alternative rock", "indie rock", "dance", "hard rock", "00s",
+    "soul", "hardcore", "80s", "country", "classic rock", "punk rock", "blues",
+    "chillout", "experimental", "heavy metal", "death metal", "90s", "reggae",
+    "progressive rock", "ambient", "acoustic", "beautiful", "british", "rnb", "funk",
+    "metalcore", "mellow", "world", "guitar", "trance", "indie pop", "christian",
+    "house", "spanish", "latin", "psychedelic", "electro", "piano", "70s",
+    "progressive metal",
+)  # fmt: skip
+
+
+def load_annotations(
+    data_dir: str | os.PathLike,
+    split: Literal["classic", "cals"] = "classic",
+    labelled_only: bool = False,
+) -> Annotations:
+    """Reads the lists of a split.
+
+    Args:
+        data_dir: Folder that holds the lists and audio/.
+        split: classic (241,889 tracks) or cals (749,562, two thirds unlabelled).
+        labelled_only: Leave the unlabelled tracks of CALS (student) out.
+
+    Returns:
+        Annotations whose paths have no ending: any of .mp3, .wav, .flac is read.
+
+    Raises:
+        FileNotFoundError: the folder or one of the lists is missing.
+        ValueError: a list holds something else, or lists disagree.
+    """
+    folder = Path(data_dir)
+    if split not in SPLIT_RULES:
+        raise ValueError(
+            f"Unknown split {split!r}. Choose one of: {', '.join(SPLIT_RULES)}."
+        )
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {str(folder)!r}. Give the folder that holds the lists"
+            f" of the split and {AUDIO_FOLDER}/ with --data-dir."
+        )
+    if split == "classic":
+        tags, track_ids, splits, labels = _read_classic(folder)
+    else:
+        tags, track_ids, splits, labels = _read_cals(folder)
+    published = dict(PUBLISHED_COUNTS[split])
+    if labelled_only:
+        kept = splits != "student"
+        track_ids, splits, labels = track_ids[kept], splits[kept], labels[kept]
+        published.pop("student", None)
+    wrong = [track_id for track_id in track_ids if not TRACK_ID.fullmatch(track_id)]
+    if wrong:
+        raise ValueError(
+            f"The lists in {folder} hold {str(wrong[0])!r}, which is no track id of MSD"
+            " (TR, five letters, eleven digits of a hexadecimal number)."
+        )
+    annotations = Annotations(
+        dataset="million_song",
+        split_rule=f"{SPLIT_RULES[split]}; {len(tags)} tags",
+        tags=tags,
+        clip_ids=track_ids,
+        audio_dir=folder / AUDIO_FOLDER,
+        paths=np.array(["/".join((*track[2:5], track)) for track in track_ids]),
+        labels=labels,
+        splits=splits,
+        published=published,
+    )
+    note_difference(annotations, folder)
+    return annotations
+
+
+Lists = tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray]
+
+
+def _read_classic(folder: Path) -> Lists:
+    tags = tuple(_existing(folder / "50tagList.txt").read_text().split("\n"))
+    tags = tuple(tag.strip() for tag in tags if tag.strip())
+    train = pickles.load(_existing(folder / "filtered_list_train.cP"))
+    test = pickles.load(_existing(folder / "filtered_list_test.cP"))
+    path = _existing(folder / "msd_id_to_tag_vector.cP")
+    vectors = pickles.load(path)
+    num_train = min(NUM_CLASSIC_TRAIN, len(train))
+    splits = ["train"] * num_train + ["val"] * (len(train) - num_train)
+    splits += ["test"] * len(test)
+    labels = np.zeros((len(splits), len(tags)), np.uint8)
+    for row, track_id in enumerate([*train, *test]):
+        try:
+            labels[row] = _binary(np.reshape(vectors[track_id], -1), path)
+        except KeyError:
+            raise ValueError(f"{path} holds no tags of {track_id!r}.") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}: {track_id!r} does not have {len(tags)} labels of 0 or 1."
+            ) from error
+    return tags, np.array([*train, *test], str), np.array(splits), labels
+
+
+def _read_cals(folder: Path) -> Lists:
+    arrays, table_path = folder / "train_ids.npy", folder / CALS_TSV
+    if not arrays.is_file() and not table_path.is_file():
+        raise FileNotFoundError(
+            f"There is neither {CALS_TSV} nor {arrays.name} in {str(folder)!r}. The"
+            f" split cals needs one of them; {__name__} says where to get it."
+        )
+    if arrays.is_file():
+        table = None
+        ids = {
+            name: _read_array(folder / f"{name}_ids.npy").astype(str)
+            for name in CALS_SPLITS
+        }
+    else:
+        table = read_table(table_path, "\t")
+        ids = _ids_of(table, table_path)
+    labels = {name: _labels_of(name, ids[name], table, folder) for name in CALS_SPLITS}
+    sizes = [len(ids[name]) for name in CALS_SPLITS]
+    return (
+        CALS_TAGS,
+        np.concatenate([ids[name] for name in CALS_SPLITS]),
+        np.repeat(list(CALS_SPLITS.values()), sizes),
+        np.concatenate([labels[name] for name in CALS_SPLITS]),
+    )
+
+
+def _ids_of(table: pd.DataFrame, path: Path) -> dict[str, np.ndarray]:
+    """CALS' name of a split -> its ids; "none" is left out."""
+    first = table.iloc[0] if len(table) else {}
+    known = {*CALS_SPLITS, "none", ""}
+    id_columns = [c for c in table if TRACK_ID.fullmatch(first[c])]
+    split_columns = [c for c in table if set(table[c].str.lower().unique()) <= known]
+    if not id_columns or not split_columns:
+        raise ValueError(
+            f"{path} must have a column of track ids and one of splits"
+            f" ({', '.join(CALS_SPLITS)}, none); found the columns"
+            f" {', '.join(map(repr, table))}."
+        )
+    splits = table[split_columns[0]].str.lower()
+    table.index = pd.Index(table[id_columns[0]])
+    return {
+        name: table.index[(splits == name).to_numpy()].to_numpy(str)
+        for name in CALS_SPLITS
+    }
+
+
+def _labels_of(
+    name: str, ids: np.ndarray, table: pd.DataFrame | None, folder: Path
+) -> np.ndarray:
+    """Labels of a split: columns of the table named as the tags, or the binaries."""
+    shape = (len(ids), len(CALS_TAGS))
+    if name == "student":
+        return np.zeros(shape, np.uint8)
+    if table is not None and set(CALS_TAGS) <= set(table):
+        path = folder / CALS_TSV
+        cells = table.loc[ids, list(CALS_TAGS)].to_numpy()
+        return _binary(np.where(cells == "1", 1, np.where(cells == "0", 0, 2)), path)
+    path = folder / f"{name}_binaries.npy"
+    labels = _binary(_read_array(path), path)
+    if labels.shape != shape:
+        raise ValueError(
+            f"{path} has the shape {labels.shape}; {len(ids)} ids and"
+            f" {len(CALS_TAGS)} tags need {shape}."
+        )
+    return labels
+
+
+def _binary(values: np.ndarray, path: Path) -> np.ndarray:
+    labels = np.asarray(values).astype(np.uint8)
+    if labels.size and (labels.max() > 1 or not np.array_equal(labels, values)):
+        raise ValueError(f"{path} holds labels other than 0 and 1.")
+    return labels
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(_existing(path), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path} is no NumPy array: {error}") from error
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path.name} in {str(path.parent)!r}; {__name__} says where to"
+            " get it."
+        )
+    return path

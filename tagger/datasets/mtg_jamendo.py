@@ -1,0 +1,122 @@
+"""MTG-Jamendo: 55,609 whole tracks under Creative Commons (Bogdanov et al. 2019).
+
+    dataset
+    ├── data/splits/split-0        as in the dataset's repository, or at the top
+    │   └── autotagging_top50tags-{train,validation,test}.tsv …
+    └── audio
+        └── 14/214.mp3             or 14/214.low.mp3, the smaller mono version
+
+TSV: TRACK_ID, ARTIST_ID, ALBUM_ID, PATH, DURATION, TAGS; a tag a column from TAGS on.
+Lists and download: https://github.com/MTG/mtg-jamendo-dataset. No artist is in two
+splits.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tagger.datasets.annotations import Annotations, note_difference
+
+AUDIO_FOLDER = "audio"
+COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
+SPLIT_FILES = {"train": "train", "val": "validation", "test": "test"}
+
+# Of split 0. The subsets have 50, 87, 40 and 56 tags.
+PUBLISHED_COUNTS = {
+    "top50tags": {"train": 32136, "val": 10888, "test": 11356},
+    "genre": {"train": 32572, "val": 11043, "test": 11479},
+    "instrument": {"train": 14395, "val": 5466, "test": 5115},
+    "moodtheme": {"train": 9949, "val": 3802, "test": 4231},
+}
+
+
+def load_annotations(
+    data_dir: str | os.PathLike,
+    subset: Literal["top50tags", "genre", "instrument", "moodtheme"] = "top50tags",
+    split: int = 0,
+    low: bool = False,
+) -> Annotations:
+    """Reads the three TSV files of a subset and split.
+
+    Args:
+        data_dir: Folder that holds the TSV files and audio/.
+        subset: Which tags.
+        split: Which of the published random splits, 0 to 4.
+        low: Read the mono version of lower bit rate (.low.mp3).
+
+    Returns:
+        Annotations; the tags keep their category ("genre---rock") and stand in
+        alphabetical order, as the published models' do.
+
+    Raises:
+        FileNotFoundError: the folder or one of the files is missing.
+        ValueError: a file has other columns or a row too short.
+    """
+    folder = Path(data_dir)
+    if subset not in PUBLISHED_COUNTS:
+        raise ValueError(
+            f"Unknown subset {subset!r}. Choose one of: {', '.join(PUBLISHED_COUNTS)}."
+        )
+    rows, splits = [], []
+    for name, ending in SPLIT_FILES.items():
+        path = _find(folder, f"autotagging_{subset}-{ending}.tsv", split)
+        found = _read_rows(path)
+        rows += found
+        splits += [name] * len(found)
+    tags = tuple(sorted({tag for row in rows for tag in row[len(COLUMNS) - 1 :]}))
+    column = {tag: number for number, tag in enumerate(tags)}
+    labels = np.zeros((len(rows), len(tags)), np.uint8)
+    for row, cells in enumerate(rows):
+        labels[row, [column[tag] for tag in cells[len(COLUMNS) - 1 :]]] = 1
+    paths = [row[COLUMNS.index("PATH")] for row in rows]
+    if low:
+        paths = [f"{path.removesuffix('.mp3')}.low.mp3" for path in paths]
+    annotations = Annotations(
+        dataset="mtg_jamendo",
+        split_rule=f"{subset}: split {split} by artist; {len(tags)} tags",
+        tags=tags,
+        clip_ids=np.array([row[0] for row in rows]),
+        audio_dir=folder / AUDIO_FOLDER,
+        paths=np.array(paths),
+        labels=labels,
+        splits=np.array(splits),
+        published=PUBLISHED_COUNTS[subset] if split == 0 else {},
+    )
+    note_difference(annotations, folder)
+    return annotations
+
+
+def _find(folder: Path, name: str, split: int) -> Path:
+    places = [folder / "data/splits" / f"split-{split}", folder / f"split-{split}"]
+    places += [folder] * (split == 0)
+    for place in places:
+        if (place / name).is_file():
+            return place / name
+    raise FileNotFoundError(
+        f"There is no {name} in {' or '.join(repr(str(place)) for place in places)}."
+        " Give the dataset's folder with --data-dir; the lists are in"
+        " https://github.com/MTG/mtg-jamendo-dataset, folder data/splits."
+    )
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """Rows are of different lengths, so this is no table for pandas."""
+    try:
+        head, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file.") from error
+    if tuple(head.split("\t")) != COLUMNS:
+        raise ValueError(
+            f"{path} must begin with the columns {' '.join(COLUMNS)}, separated by"
+            f" tabs; found {head[:60]!r}."
+        )
+    rows = [line.rstrip("\t").split("\t") for line in lines if line.strip()]
+    for number, row in enumerate(rows):
+        if len(row) < len(COLUMNS):
+            raise ValueError(
+                f"{path}, line {number + 2}: {len(row)} columns; a track has"
+                f" {len(COLUMNS)} and more."
+            )
+    return rows

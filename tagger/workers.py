@@ -1,0 +1,147 @@
+"""Many tasks over worker processes: of this machine, or of a Dask cluster.
+
+Both are `concurrent.futures` executors, so one loop serves them. A worker that dies
+takes nothing with it but its task, which another one gets.
+"""
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+MAX_FRUITLESS = 3  # rounds in a row in which workers died and no task was done
+
+
+def run(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    enter: Callable[[Task, Result], None],
+    num_workers: int,
+    scheduler: str | None = None,
+) -> None:
+    """Calls a function with every task, in no order.
+
+    Args:
+        function: Importable by the workers.
+        tasks: Its arguments, which can be pickled.
+        enter: Called here with each task and its result as it comes; when something
+            stops the run, also with those that ended meanwhile.
+        num_workers: Processes of this machine; a cluster has its own.
+        scheduler: Address of a Dask scheduler, `tcp://host:8786`; None: this machine.
+
+    Raises:
+        OSError: workers die again and again, or the scheduler is not to be reached.
+        ImportError: Dask is not installed, here or on a worker.
+        Exception: of the function.
+    """
+    waiting, fruitless = list(tasks), 0
+    while waiting:
+        with _executor(scheduler, min(num_workers, len(waiting))) as (pool, deaths):
+            done, death = _run_round(pool, deaths, function, waiting, enter)
+        waiting = [task for number, task in enumerate(waiting) if number not in done]
+        fruitless = 0 if done else fruitless + 1
+        if waiting and fruitless == MAX_FRUITLESS:
+            raise OSError(
+                f"Worker processes died {fruitless} times in a row and got nothing done"
+                " (out of memory, perhaps: fewer workers need less).",
+            ) from death
+
+
+def _run_round(
+    pool: concurrent.futures.Executor,
+    deaths: tuple[type[Exception], ...],
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    enter: Callable[[Task, Result], None],
+) -> tuple[set[int], Exception | None]:
+    """Returns the numbers of the tasks done, and the death of a worker if there was."""
+    done, death = set(), None
+
+    def take(number: int, future: concurrent.futures.Future) -> None:
+        enter(tasks[number], future.result())
+        done.add(number)
+
+    futures = {}
+    try:
+        for number, task in enumerate(tasks):
+            futures[pool.submit(function, task)] = number
+        for future in concurrent.futures.as_completed(futures):
+            try:
+                take(futures[future], future)
+            except deaths as error:
+                death = error
+    except deaths as error:  # a pool that broke before it had all tasks
+        death = error
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        concurrent.futures.wait(futures)
+        for future, number in futures.items():
+            # What ended while we stopped is whole as well.
+            whole = not future.cancelled() and not future.exception()
+            if whole and number not in done:
+                take(number, future)
+        raise
+    return done, death
+
+
+@contextlib.contextmanager
+def _executor(
+    scheduler: str | None, num_workers: int
+) -> Iterator[tuple[concurrent.futures.Executor, tuple[type[Exception], ...]]]:
+    """Yields an executor, and the exceptions by which it tells that a worker died."""
+    if scheduler is None:
+        # "spawn" wherever we run: a caller that loaded TensorFlow must not be forked.
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(
+            num_workers, context, _start_process
+        ) as pool:
+            yield pool, (BrokenProcessPool,)
+        return
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError as error:
+        raise ImportError(
+            f"A scheduler ({scheduler}) needs Dask: pip install 'dask[distributed]'."
+        ) from error
+    try:
+        client = Client(scheduler)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"No Dask scheduler answers at {scheduler!r} ({error}). Start one (dask"
+            " scheduler) and workers (dask worker tcp://host:8786), or leave"
+            " --scheduler out to use this machine."
+        ) from error
+    with client, client.get_executor(pure=False) as pool:
+        try:
+            yield pool, (KilledWorker,)
+        except concurrent.futures.CancelledError as error:
+            raise OSError(
+                f"The connection to the scheduler at {scheduler} is lost. Run the same"
+                " command again; it goes on."
+            ) from error
+        except ImportError as error:
+            raise ImportError(
+                f"A worker of {scheduler} lacks a package ({error}). Install this"
+                " project and its requirements on every worker."
+            ) from error
+
+
+def _start_process() -> None:
+    # Ctrl-C reaches every process of the terminal; the parent alone decides what it
+    # means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # the parent was killed; nobody waits for this task
