@@ -15,6 +15,7 @@ def main() -> None:
     add, count = parser.add_argument, cli.at_least_one
     add("model", metavar="MODEL", help=".keras, or a legacy .hdf5 of resemul")
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
+    add("--verify", action="store_true", help="check every checksum and record first")
     add("--split", choices=["train", "val", "test"], default="test")
     add("--batch-size", type=count, help="segments per call of the model")
     add("--json", nargs="?", const="-", metavar="FILE", help="stdout without FILE")
@@ -25,9 +26,9 @@ def main() -> None:
     cli.load_tensorflow()
     from tagger import conversion, evaluation, inputs, models, plotting
 
-    shards = inputs.open_shards(args.data_dir)
+    shards = inputs.open_shards(args.data_dir, args.verify)
     model = conversion.load_model(args.model)
-    predict = evaluation.predictor(model, shards.dtype)
+    predict = evaluation.predictor(model, shards)
     info = models.model_info(model)
     batch_size = args.batch_size or evaluation.BATCH_SIZE
     scored = evaluation.evaluate(predict, shards, info, args.split, batch_size)

@@ -17,6 +17,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--initial-stage", type=int, default=0, help="stage to start with")
     add("--num-audios-per-shard", type=count, default=None, help="must be as built")
     add("--num-segments-per-audio", type=count, default=None, help="must be as built")
+    add("--verify", action="store_true", default=False, help="check all shards first")
     add("--num-read-threads", type=count, default=8, help="shards read at once")
     add("--seed", type=int, default=0, help="of weights, dropout and order")
 
@@ -43,6 +44,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("recipe", "defaults: those of the model's recipe")
     recipe = cli.OptionGroup(group)
     recipe.add("--batch-size", type=count)
+    recipe.add(
+        "--crops-per-clip", type=int, help="random ones an epoch sees; 0: all segments"
+    )
     recipe.add("--lr", dest="learning_rate", type=float, help="of stage 0")
     recipe.add("--max-epochs", type=count, help="most epochs of a stage")
     recipe.add("--patience", type=count, help="epochs without gain that end a stage")
@@ -68,7 +72,7 @@ def main() -> None:
     recipe = recipe(
         **args.recipe_options.for_function(recipe, args, f"recipe {entry.recipe}")
     )
-    shards = inputs.open_shards(args.data_dir)
+    shards = inputs.open_shards(args.data_dir, args.verify)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
     best = training.train(
         args.model,

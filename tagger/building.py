@@ -474,19 +474,18 @@ def _check_share(
 ) -> None:
     planned = sum(manifest.planned.values())
     missing = sum(shard.num_missing for shard in manifest.shards.values())
-    where = f"{output_dir / records.MANIFEST_NAME}; the other clips are written and"
-    where += " can be used."
+    rest = "the other clips are written and can be used."
     if missing > max_missing * planned:
         raise ValueError(
             f"The audio of {missing} of {planned} clips is missing, more than"
             f" --max-missing {max_missing:g} allows. All are listed in"
-            f" {output_dir / MISSING_NAME}; the other clips are written and can be"
-            " used."
+            f" {output_dir / MISSING_NAME}; {rest}"
         )
     if len(manifest.skipped) > max_skipped * (planned - missing):
         first = manifest.skipped[0]
         raise ValueError(
             f"{len(manifest.skipped)} of {planned - missing} clips were skipped, more"
             f" than --max-skipped {max_skipped:g} allows; the first is"
-            f" {first['path']!r}: {first['reason']}. All are listed in {where}"
+            f" {first['path']!r}: {first['reason']}. All are listed in"
+            f" {output_dir / records.MANIFEST_NAME}; {rest}"
         )

@@ -222,9 +222,10 @@ def _batches(segments, shards: inputs.Shards) -> Iterator[dict]:
         yield from segments.as_numpy_iterator()
 
 
-def predictor(model, dtype: str) -> Predict:
-    """Makes a predict function of a Keras model, for segments of the shards' dtype."""
-    return models.fed_with(model, dtype).predict_on_batch
+def predictor(model, shards: inputs.Shards) -> Predict:
+    """Makes a predict function of a Keras model, for segments as the shards hold them."""
+    fed = models.fed_with(model, shards.dtype, shards.manifest.features)
+    return fed.predict_on_batch
 
 
 def tag_names(info: models.ModelInfo, shards: inputs.Shards) -> tuple[str, ...]:

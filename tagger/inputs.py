@@ -8,15 +8,17 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from tqdm import tqdm
 
-from tagger import records
+from tagger import records, storage
 
+UNLABELLED = -1.0  # in the labels of a batch: nobody said whether the tag applies
 SHUFFLED_SAMPLES = 4096 * 59049  # about 400 clips of MTT, 480 MB of int16
 
 
@@ -25,18 +27,23 @@ class Shards:
     """A folder of shards, opened.
 
     Attributes:
-        directory: The folder.
+        directory: The folder, or a URL.
         manifest: What it holds.
-        dtype: Of the segments: "int16" (ours) or "float32" (resemul's).
         names_tags: The records come with tag names, not with an order alone.
-        parse: Serialized record -> waveform [num_samples], labels [num_tags], clip id.
+        parse: Serialized record -> content (waveform [num_samples], or log-mel
+            [num_segments, num_frames, n_mels]), num_samples, labels [num_tags] and
+            clip_id.
     """
 
-    directory: Path
+    directory: Path | storage.Remote
     manifest: records.Manifest
-    dtype: str
     names_tags: bool
-    parse: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+    @property
+    def dtype(self) -> str:
+        """Of the segments: "int16", "float32" (resemul's), a log-mel's."""
+        return self.manifest.segment_dtype
 
     def paths(self, split: str) -> list[str]:
         """Shard files of a split.
@@ -54,7 +61,7 @@ class Shards:
             )
         paths = [self.directory / name for name in self.manifest.shard_names(split)]
         for path in paths:
-            num_bytes = path.stat().st_size if path.exists() else None
+            num_bytes = storage.num_bytes(path)
             if num_bytes != self.manifest.shards[path.name].num_bytes:
                 raise FileNotFoundError(
                     f"{path} is {'missing' if num_bytes is None else 'incomplete'}."
@@ -91,18 +98,26 @@ class Shards:
             )
 
 
-def open_shards(path: str | os.PathLike) -> Shards:
+def open_shards(
+    path: str | os.PathLike | storage.Remote, verify: bool = False
+) -> Shards:
     """Opens a folder of shards, or its parent (`dataset` for `dataset/tfrecord`).
 
     Shards of the original resemul project are read too. They hold no tag names: the
     manifest then says "tag 1", "tag 2" … In its train and val shards every segment
     counts as a clip.
 
+    Args:
+        path: Folder or URL (gs://…).
+        verify: Check every checksum and record first (see `records.verify`).
+
     Raises:
         FileNotFoundError: there are no shards.
-        ValueError: the build is unfinished or its manifest damaged.
+        ValueError: the build is unfinished, its manifest damaged, or a shard is not
+            what was written.
     """
-    folders = [Path(path), Path(path) / records.SHARD_FOLDER]
+    path = storage.location(path)
+    folders = [path, path / records.SHARD_FOLDER]
     for folder in folders:
         if (folder / records.MANIFEST_NAME).is_file():
             manifest = records.Manifest.load(folder)
@@ -112,14 +127,34 @@ def open_shards(path: str | os.PathLike) -> Shards:
                     " shards so far). Run the build command again; it goes on where"
                     " it stopped."
                 )
-            return Shards(folder, manifest, "int16", True, _parse)
+            if verify:
+                _verify(folder, manifest)
+            return Shards(folder, manifest, True, _parser(manifest))
     for folder in folders:
-        if any(folder.glob(RESEMUL_PATTERN)):
+        if isinstance(folder, Path) and any(folder.glob(RESEMUL_PATTERN)):
             return _open_resemul_shards(folder)
     raise FileNotFoundError(
         f"There are no shards in {str(path)!r}. Build them (python build_mtt.py), or"
         " give their folder or its parent with --data-dir."
     )
+
+
+def _verify(folder: Path | storage.Remote, manifest: records.Manifest) -> None:
+    shards = tqdm(
+        records.verify(folder, manifest),
+        "Verifying",
+        total=len(manifest.shards),
+        unit="shard",
+        disable=None,
+    )
+    bad = {name: faults for name, faults in shards if faults}
+    if bad:
+        name, faults = next(iter(bad.items()))
+        raise ValueError(
+            f"{len(bad)} files in {folder} are not as they were written: {name}:"
+            f" {faults[0]}{' …' if len(bad) > 1 else ''}. Delete them and run the build"
+            " again: it makes only what is missing."
+        )
 
 
 def training_segments(
@@ -129,31 +164,56 @@ def training_segments(
     batch_size: int,
     seed: int = 0,
     first_epoch: int = 0,
+    crops_per_clip: int = 0,
+    host: int = 0,
+    num_hosts: int = 1,
     num_read_threads: int = 8,
     shuffled_samples: int = SHUFFLED_SAMPLES,
 ) -> tf.data.Dataset:
-    """Endless batches of shuffled whole segments, epoch after epoch.
+    """Endless batches of shuffled segments, epoch after epoch.
 
     The order is a function of seed and epoch alone: a run that starts at epoch 3 reads
     what an uninterrupted one reads there.
 
     Args:
         shards: Where to read.
-        split: Usually "train".
+        split: Usually "train"; "student" is unlabelled.
         window: How clips are cut; what is left of one is dropped in any case.
         batch_size: Segments per batch; an incomplete last batch of an epoch is dropped.
-        seed: Of the order.
+        seed: Of the order and the crops.
         first_epoch: Epoch to begin with.
+        crops_per_clip: 0: an epoch sees every whole segment of every clip. Else so many
+            segments that begin anywhere in the clip, drawn anew in every epoch.
+        host: Number of this machine. Each reads shards of its own, dealt anew in every
+            epoch.
+        num_hosts: Machines that train together; every one's epoch has the same number
+            of batches, so a few segments of a larger share wait for another epoch.
         num_read_threads: Shards read at once.
         shuffled_samples: Size of the shuffle buffer, in segments that hold so many.
 
     Returns:
-        Dataset of (segments `shards.dtype` [batch_size, num_samples], labels float32
-        [batch_size, num_tags]); `num_segments // batch_size` of them are an epoch.
+        Dataset of (segments `shards.dtype` [batch_size, *shape], labels float32
+        [batch_size, num_tags], UNLABELLED in the student split);
+        `batches_per_epoch` of them are an epoch.
+
+    Raises:
+        ValueError: the records do not hold such segments, the split has no clip, or
+            fewer shards than there are hosts.
     """
+    _check_window(shards, window, crops_per_clip)
     paths = shards.paths(split)
+    if len(paths) < num_hosts:
+        raise ValueError(
+            f"{shards.directory} has {len(paths)} {split} shards, too few for"
+            f" {num_hosts} hosts. Build with a smaller --num-audios-per-shard."
+        )
     window = dataclasses.replace(window, remainder="drop")
     num_shuffled = max(1, shuffled_samples // window.num_samples)
+    num_batches = None
+    if num_hosts > 1:
+        num_batches = batches_per_epoch(
+            shards, split, window, batch_size, crops_per_clip, num_hosts
+        )
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         # The seed of this function's graph alone: without it the order would also hang
@@ -162,6 +222,7 @@ def training_segments(
         tf.random.set_seed(1)
         files = tf.data.Dataset.from_tensor_slices(paths)
         files = files.shuffle(len(paths), seed=seed + epoch)
+        files = files.shard(num_hosts, host)
         # One record of each shard in turn, then segments shuffled: neighbours in a
         # batch are of different clips.
         clips = files.interleave(
@@ -170,21 +231,130 @@ def training_segments(
             num_parallel_calls=num_read_threads,
             deterministic=True,
         )
-        segments = clips.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
-        segments = segments.flat_map(
-            lambda waveform, labels, clip_id: tf.data.Dataset.from_tensor_slices(
-                _cut(waveform, window)
-            ).map(lambda segment: (segment, labels))
-        )
+        clips = clips.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+        def segments_of(index, clip):
+            labels = tf.cast(clip["labels"], tf.float32)
+            if split == "student":
+                labels = tf.fill([len(shards.manifest.tags)], UNLABELLED)
+            if crops_per_clip:
+                clip_seed = tf.stack([seed + epoch, index])
+                segments = _crop(clip, window, crops_per_clip, clip_seed)
+            else:
+                segments = _cut(clip, window)
+            segments = tf.data.Dataset.from_tensor_slices(segments)
+            return segments.map(lambda segment: (segment, labels))
+
+        segments = clips.enumerate().flat_map(segments_of)
+        if num_batches:
+            segments = segments.repeat()
         segments = segments.shuffle(num_shuffled, seed=seed + epoch)
-        batches = segments.batch(batch_size, drop_remainder=True)
-        return batches.map(
-            lambda segments, labels: (segments, tf.cast(labels, tf.float32)),
-            num_parallel_calls=tf.data.AUTOTUNE,
+        batches = segments.batch(
+            batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE
         )
+        return batches.take(num_batches) if num_batches else batches
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     return epochs.flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+
+
+def batches_per_epoch(
+    shards: Shards,
+    split: str,
+    window: records.Window,
+    batch_size: int,
+    crops_per_clip: int = 0,
+    num_hosts: int = 1,
+) -> int:
+    """Batches of `training_segments` (see there) in an epoch of each host."""
+    if crops_per_clip:
+        num_examples = crops_per_clip * shards.manifest.num_clips(split)
+    else:
+        window = dataclasses.replace(window, remainder="drop")
+        num_examples = num_segments(shards, split, window)
+    return num_examples // (batch_size * num_hosts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One of several datasets in a batch.
+
+    Attributes:
+        shards: Where to read.
+        split: "train", or "student" for unlabelled music.
+        weight: Its share of every batch, beside the other sources' weights.
+    """
+
+    shards: Shards
+    split: str
+    weight: float
+
+
+def mixed_segments(
+    sources: Sequence[Source],
+    window: records.Window,
+    batch_size: int,
+    seed: int = 0,
+    **options,
+) -> tf.data.Dataset:
+    """Endless batches in which each source has its share, the first source's first.
+
+    Labelled and unlabelled music, for the noisy student; or datasets of the same tags.
+
+    Args:
+        sources: What to mix.
+        window: How clips are cut.
+        batch_size: Segments per batch, of all sources together.
+        seed: Of order and crops; each source has an order of its own.
+        **options: Of `training_segments`, the same for all sources.
+
+    Returns:
+        Dataset of (segments [batch_size, *shape], labels float32 [batch_size,
+        num_tags]); labels of unlabelled music are UNLABELLED.
+
+    Raises:
+        ValueError: sources disagree on tags, rate or kind of records, a weight is not
+            positive, or the batch is too small to hold all sources.
+    """
+    first = sources[0].shards.manifest
+    for source in sources[1:]:
+        manifest = source.shards.manifest
+        for field in ("tags", "sample_rate", "features", "segment_dtype"):
+            one, other = getattr(first, field), getattr(manifest, field)
+            if one != other:
+                raise ValueError(
+                    f"{sources[0].shards.directory} and {source.shards.directory} do"
+                    f" not mix: their {field} are {one} and {other}."
+                )
+    shares = _shares([source.weight for source in sources], batch_size)
+    parts = [
+        training_segments(
+            source.shards, source.split, window, share, seed=seed + 7919 * n, **options
+        )
+        for n, (source, share) in enumerate(zip(sources, shares, strict=True))
+    ]
+
+    def join(*batches):
+        segments, labels = zip(*batches, strict=True)
+        return tf.concat(segments, axis=0), tf.concat(labels, axis=0)
+
+    mixed = tf.data.Dataset.zip(tuple(parts)).map(join, tf.data.AUTOTUNE)
+    return mixed.prefetch(tf.data.AUTOTUNE)
+
+
+def _shares(weights: list[float], batch_size: int) -> list[int]:
+    """Deals the places of a batch: largest remainders get what rounding left."""
+    if min(weights) <= 0:
+        raise ValueError(f"Weights of sources must be positive, not {min(weights):g}.")
+    exact = np.array(weights) / sum(weights) * batch_size
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: batch_size - shares.sum()]] += 1
+    if shares.min() < 1:
+        raise ValueError(
+            f"A batch of {batch_size} has no place for each of the {len(weights)}"
+            f" sources by their weights {', '.join(f'{w:g}' for w in weights)}."
+        )
+    return shares.tolist()
 
 
 def num_segments(shards: Shards, split: str, window: records.Window) -> int:
@@ -192,7 +362,7 @@ def num_segments(shards: Shards, split: str, window: records.Window) -> int:
     if window == records.Window(shards.manifest.segment_samples):
         return shards.manifest.num_segments(split)
     # The manifest counts whole segments of its own length alone.
-    lengths = _clips(shards, split).map(lambda waveform, *_: tf.size(waveform))
+    lengths = _clips(shards, split).map(lambda clip: clip["num_samples"])
     return sum(map(window.num_segments, lengths.as_numpy_iterator()))
 
 
@@ -211,25 +381,28 @@ def evaluation_segments(
         batch_size: Segments per batch; the last batch may be smaller.
 
     Returns:
-        Dataset of dicts: segments `shards.dtype` [batch, num_samples], labels uint8
-        [batch, num_tags], clip_index int64 [batch] (counting clips from 0), clip_id str
+        Dataset of dicts: segments `shards.dtype` [batch, *shape], labels uint8 [batch,
+        num_tags], clip_index int64 [batch] (counting clips from 0), clip_id str
         [batch].
+
+    Raises:
+        ValueError: the records do not hold such segments, or the split has no clip.
     """
+    _check_window(shards, window)
 
     def cut(index, clip):
-        waveform, labels, clip_id = clip
-        segments = _cut(waveform, window)
-        return tf.data.Dataset.from_tensor_slices(segments).map(
+        return tf.data.Dataset.from_tensor_slices(_cut(clip, window)).map(
             lambda segment: {
                 "segments": segment,
-                "labels": labels,
+                "labels": clip["labels"],
                 "clip_index": index,
-                "clip_id": clip_id,
+                "clip_id": clip["clip_id"],
             }
         )
 
     segments = _clips(shards, split).enumerate().flat_map(cut)
-    return segments.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    batches = segments.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def validation_segments(
@@ -269,16 +442,42 @@ def _clips(shards: Shards, split: str) -> tf.data.Dataset:
     return dataset.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _cut(waveform: tf.Tensor, window: records.Window) -> tf.Tensor:
-    """Waveform [length] -> segments [num_segments, num_samples]."""
-    shortest = window.num_samples - 2 * window.edge_samples
-    repeats = -(-shortest // tf.maximum(tf.size(waveform), 1))
-    whole = waveform
-    waveform = tf.cond(
-        repeats > 1,
-        lambda: tf.tile(whole, [repeats])[:shortest],
-        lambda: whole,  # no copy
-    )
+# --- Cutting --------------------------------------------------------------------------
+
+
+def _check_window(
+    shards: Shards, window: records.Window, crops_per_clip: int = 0
+) -> None:
+    """Log-mel records hold segments of one length, which cannot be cut anew."""
+    manifest = shards.manifest
+    if manifest.features is None:
+        return
+    if not window.is_plain or window.num_samples != manifest.segment_samples:
+        raise ValueError(
+            f"{shards.directory} holds the log-mel spectrograms of"
+            f" {manifest.segment_samples} samples each; the model takes"
+            f" {window.num_samples}{'' if window.is_plain else ' that overlap'}. Build"
+            + (
+                f" with --num-samples {window.num_samples}."
+                if window.is_plain
+                else " waveforms (without --features) for it."
+            )
+        )
+    if crops_per_clip:
+        raise ValueError(
+            f"{shards.directory} holds log-mel spectrograms of whole segments, so"
+            " nothing can be cropped at random. Build waveforms (without --features),"
+            " or train on whole segments (--crops-per-clip 0)."
+        )
+
+
+def _cut(clip: dict[str, tf.Tensor], window: records.Window) -> tf.Tensor:
+    """A parsed clip -> segments [num_segments, *shape]."""
+    content = clip["content"]
+    if content.shape.rank != 1:  # log-mel, cut by the builder; the last one is padded
+        whole = clip["num_samples"] // window.num_samples
+        return content if window.remainder == "pad" else content[:whole]
+    waveform = _fill(content, window)
     if not window.is_plain:
         edges = [[window.edge_samples, window.edge_samples]]
         waveform = tf.pad(waveform, edges, "REFLECT")
@@ -289,6 +488,33 @@ def _cut(waveform: tf.Tensor, window: records.Window) -> tf.Tensor:
     else:
         waveform = waveform[: tf.size(waveform) - rest]
     return tf.reshape(waveform, [-1, window.num_samples])
+
+
+def _crop(
+    clip: dict[str, tf.Tensor], window: records.Window, num_crops: int, seed: tf.Tensor
+) -> tf.Tensor:
+    """A parsed clip -> segments [num_crops, num_samples] that begin anywhere in it."""
+    waveform = _fill(clip["content"], window)
+    if window.edge_samples:
+        edges = [[window.edge_samples, window.edge_samples]]
+        waveform = tf.pad(waveform, edges, "REFLECT")
+    end = tf.size(waveform) - window.num_samples + 1
+    starts = tf.random.stateless_uniform([num_crops], seed, 0, end, tf.int32)
+    crops = [
+        waveform[start : start + window.num_samples] for start in tf.unstack(starts)
+    ]
+    return tf.ensure_shape(tf.stack(crops), [num_crops, window.num_samples])
+
+
+def _fill(waveform: tf.Tensor, window: records.Window) -> tf.Tensor:
+    """Repeats a waveform that is shorter than one segment."""
+    shortest = window.num_samples - 2 * window.edge_samples
+    repeats = -(-shortest // tf.maximum(tf.size(waveform), 1))
+    return tf.cond(
+        repeats > 1,
+        lambda: tf.tile(waveform, [repeats])[:shortest],
+        lambda: waveform,  # no copy
+    )
 
 
 # --- Our records ----------------------------------------------------------------------
@@ -302,11 +528,22 @@ _SPEC = {
 }
 
 
-def _parse(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    values = tf.io.parse_single_example(example, _SPEC)
-    segments = tf.io.decode_raw(values["segments"], records.FEATURES["segments"])
-    labels = tf.io.decode_raw(values["labels"], records.FEATURES["labels"])
-    return segments[: values["num_samples"]], labels, values["clip_id"]
+def _parser(manifest: records.Manifest) -> Callable[[tf.Tensor], dict]:
+    def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
+        values = tf.io.parse_single_example(example, _SPEC)
+        content = tf.io.decode_raw(values["segments"], manifest.segment_dtype)
+        if manifest.features:
+            content = tf.reshape(content, [-1, *manifest.segment_shape])
+        else:
+            content = content[: values["num_samples"]]
+        return {
+            "content": content,
+            "num_samples": tf.cast(values["num_samples"], tf.int32),
+            "labels": tf.io.decode_raw(values["labels"], records.FEATURES["labels"]),
+            "clip_id": values["clip_id"],
+        }
+
+    return parse
 
 
 # --- Shards of the original resemul project -------------------------------------------
@@ -323,6 +560,7 @@ def _open_resemul_shards(folder: Path) -> Shards:
         sample_rate=22050,
         segment_samples=0,
         num_audios_per_shard=0,
+        segment_dtype="float32",
         complete=True,
     )
     for path in sorted(folder.glob(RESEMUL_PATTERN)):
@@ -356,10 +594,10 @@ def _open_resemul_shards(folder: Path) -> Shards:
         f"{folder} was built by resemul: it holds no tag names, only their order.",
         stacklevel=2,
     )
-    return Shards(folder, manifest, "float32", False, _parse_resemul)
+    return Shards(folder, manifest, False, _parse_resemul)
 
 
-def _parse_resemul(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _parse_resemul(example: tf.Tensor) -> dict[str, tf.Tensor]:
     # An Example read as a SequenceExample is all context.
     context, sequence = tf.io.parse_single_sequence_example(
         example,
@@ -375,4 +613,9 @@ def _parse_resemul(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     )
     segments = context["raw_segment"] + tf.strings.reduce_join(sequence["raw_segments"])
     waveform = tf.io.decode_raw(segments, tf.float32)
-    return waveform, tf.io.decode_raw(context["raw_labels"], tf.uint8), tf.constant("")
+    return {
+        "content": waveform,
+        "num_samples": tf.size(waveform),
+        "labels": tf.io.decode_raw(context["raw_labels"], tf.uint8),
+        "clip_id": tf.constant(""),
+    }

@@ -69,6 +69,7 @@ class TrainingRecipe:
     Attributes:
         batch_size: Segments per step.
         stages: One after the other, each from the best checkpoint before it.
+        crops_per_clip: See `inputs.training_segments`; 0 is every whole segment.
 
     Raises:
         ValueError: a number is out of range.
@@ -76,6 +77,7 @@ class TrainingRecipe:
 
     batch_size: int
     stages: tuple[Stage, ...]
+    crops_per_clip: int = 0
 
     def __post_init__(self):
         counts = [
@@ -87,6 +89,10 @@ class TrainingRecipe:
         for name, count in counts:
             if count < 1:
                 raise ValueError(f"The {name} must be at least 1, not {count}.")
+        if self.crops_per_clip < 0:
+            raise ValueError(
+                f"The number of crops per clip cannot be {self.crops_per_clip}."
+            )
 
 
 def resemul(
@@ -97,6 +103,7 @@ def resemul(
     batch_size: int = 23,
     momentum: float = 0.9,
     max_epochs: int = 100,
+    crops_per_clip: int = 0,
 ) -> TrainingRecipe:
     """The recipe of Kim, Lee and Nam (ICASSP 2018, section 3.2, and their code).
 
@@ -112,6 +119,7 @@ def resemul(
         batch_size: Segments per step.
         momentum: Nesterov momentum of SGD.
         max_epochs: Longest stage.
+        crops_per_clip: Random ones an epoch sees; 0: every whole segment, as published.
     """
     stages = [
         Stage(
@@ -124,7 +132,7 @@ def resemul(
         )
         for stage in range(num_stages)
     ]
-    return TrainingRecipe(batch_size, tuple(stages))
+    return TrainingRecipe(batch_size, tuple(stages), crops_per_clip)
 
 
 def won2019(
@@ -132,6 +140,7 @@ def won2019(
     batch_size: int = 16,
     max_epochs: int = 60,
     patience: int | None = None,
+    crops_per_clip: int = 1,
 ) -> TrainingRecipe:
     """The recipe of Won, Chun and Serra 2019: Adam, then SGD of falling rate.
 
@@ -145,8 +154,11 @@ def won2019(
         max_epochs: Of Adam; the stages of SGD last at most 20, 20 and 60.
         patience: Epochs without a lower validation loss that end a stage; None: none
             does.
+        crops_per_clip: Random ones an epoch sees, as published; 0: every whole segment.
     """
-    return _adam_then_sgd(learning_rate, batch_size, max_epochs, patience, 60, 0.0)
+    return _adam_then_sgd(
+        learning_rate, batch_size, max_epochs, patience, 60, 0.0, crops_per_clip
+    )
 
 
 def won2020(
@@ -154,11 +166,11 @@ def won2020(
     batch_size: int = 16,
     max_epochs: int = 80,
     patience: int | None = None,
+    crops_per_clip: int = 1,
 ) -> TrainingRecipe:
     """The recipe of Won et al. (SMC 2020): 200 epochs, Adam, then SGD of falling rate.
 
-    Unlike its code we see every window of a clip in an epoch, not one at random, and
-    choose by validation loss, not ROC-AUC. `python train.py --model
+    Unlike its code we choose by validation loss, not ROC-AUC. `python train.py --model
     short_chunk_resnet`. Published test scores on MTT stand in `models.MODELS`.
 
     Args:
@@ -167,12 +179,15 @@ def won2020(
         max_epochs: Of Adam; the stages of SGD last at most 20, 20 and 80.
         patience: Epochs without a lower validation loss that end a stage; None: none
             does.
+        crops_per_clip: Random ones an epoch sees, as published; 0: every whole segment.
     """
-    return _adam_then_sgd(learning_rate, batch_size, max_epochs, patience, 80, 1e-4)
+    return _adam_then_sgd(
+        learning_rate, batch_size, max_epochs, patience, 80, 1e-4, crops_per_clip
+    )
 
 
 def _adam_then_sgd(
-    learning_rate, batch_size, max_epochs, patience, last_epochs, adam_decay
+    learning_rate, batch_size, max_epochs, patience, last_epochs, adam_decay, crops
 ):
     stages = [("Adam", {}, learning_rate, max_epochs, adam_decay)]
     sgd = {"momentum": 0.9, "nesterov": True}
@@ -192,6 +207,7 @@ def _adam_then_sgd(
             )
             for optimizer, options, rate, epochs, weight_decay in stages
         ),
+        crops,
     )
 
 
@@ -200,6 +216,7 @@ def multi_scale(
     batch_size: int = 20,
     max_epochs: int = 100,
     patience: int | None = None,
+    crops_per_clip: int = 0,
 ) -> TrainingRecipe:
     """The recipe of Dabral and Deshmukh: 100 epochs of Adam with weight decay.
 
@@ -212,9 +229,10 @@ def multi_scale(
         batch_size: Segments per step.
         max_epochs: Longest training.
         patience: Epochs without a lower validation loss that end it; None: none does.
+        crops_per_clip: Random ones an epoch sees; 0: every whole segment, as published.
     """
     patience = patience or max_epochs
-    return _adam(learning_rate, batch_size, max_epochs, patience, weight_decay=1e-4)
+    return _adam(learning_rate, batch_size, max_epochs, patience, crops_per_clip, 1e-4)
 
 
 def transformer(
@@ -222,6 +240,7 @@ def transformer(
     batch_size: int = 32,
     max_epochs: int = 200,
     patience: int = 40,
+    crops_per_clip: int = 1,
 ) -> TrainingRecipe:
     """The recipe of Won, Choi and Serra (ISMIR 2021) without its noisy student.
 
@@ -232,13 +251,14 @@ def transformer(
         batch_size: Segments per step.
         max_epochs: Longest training.
         patience: Epochs without a lower validation loss that end it.
+        crops_per_clip: Random ones an epoch sees, as published; 0: every whole segment.
     """
-    return _adam(learning_rate, batch_size, max_epochs, patience)
+    return _adam(learning_rate, batch_size, max_epochs, patience, crops_per_clip)
 
 
-def _adam(learning_rate, batch_size, max_epochs, patience, weight_decay=0.0):
+def _adam(learning_rate, batch_size, max_epochs, patience, crops, weight_decay=0.0):
     stage = Stage("Adam", {}, learning_rate, 0.0, max_epochs, patience, weight_decay)
-    return TrainingRecipe(batch_size, (stage,))
+    return TrainingRecipe(batch_size, (stage,), crops)
 
 
 RECIPES = {
@@ -298,14 +318,16 @@ def train(
         )
     for split in ("train", "val", *shards.manifest.splits):
         shards.paths(split)  # what is missing shows before hours of work
+    crops = recipe.crops_per_clip
     with inputs.naming_corrupt_records(shards):
-        num_segments = inputs.num_segments(
-            shards, "train", dataclasses.replace(info.window, remainder="drop")
+        steps = inputs.batches_per_epoch(
+            shards, "train", info.window, recipe.batch_size, crops
         )
-    if num_segments < recipe.batch_size:
+    if not steps:
         raise ValueError(
-            f"{shards.directory} holds {num_segments} train segments, fewer than one"
-            f" batch of {recipe.batch_size}. Choose a smaller --batch-size."
+            f"{shards.directory} holds fewer train segments than one batch of"
+            f" {recipe.batch_size}. Choose a smaller --batch-size, or more"
+            " --crops-per-clip."
         )
     # A broken CUDA install trains on the CPU without a word of TensorFlow's.
     print(f"Training on {', '.join(keras.distribution.list_devices())}")
@@ -324,9 +346,9 @@ def train(
             if number < initial_stage or (stage_dir / "result.json").exists():
                 continue
             stage_dir.mkdir(exist_ok=True)
-            steps = num_segments // recipe.batch_size
             # An epoch adds to its seed; stages do not repeat each other's order.
             order = {"seed": seed + 1000 * number, "num_read_threads": num_read_threads}
+            order["crops_per_clip"] = crops
             _run_stage(model, stage, shards, stage_dir, steps, recipe.batch_size, order)
             checkpoint = best_checkpoint(stage_dir)
             if checkpoint is None:
@@ -389,7 +411,7 @@ def _run_stage(
     order: dict,
 ) -> None:
     info = models.model_info(model)
-    fed = models.fed_with(model, shards.dtype)
+    fed = models.fed_with(model, shards.dtype, shards.manifest.features)
     # Keras 2's `decay`, which the original used.
     rate = keras.optimizers.schedules.InverseTimeDecay(
         stage.learning_rate, decay_steps=1, decay_rate=stage.step_decay
@@ -514,7 +536,7 @@ class _StageProgress(keras.callbacks.Callback):
 def _score_stage(checkpoint: Path, shards: inputs.Shards, stage_dir: Path) -> str:
     """Scores the best checkpoint on validation and test; the result ends the stage."""
     model = models.load_model(checkpoint)
-    predict = evaluation.predictor(model, shards.dtype)
+    predict = evaluation.predictor(model, shards)
     info = models.model_info(model)
     result = {"checkpoint": checkpoint.name, "val_loss": _checkpoint_loss(checkpoint)}
     lines = []

@@ -85,7 +85,7 @@ def test_clip_scores_are_the_mean_of_the_segments_for_any_predict_function(built
 def test_scores_do_not_depend_on_the_batch_size(built, trained):
     shards = inputs.open_shards(built)
     model = models.load_model(trained / "model.keras")
-    predict, info = evaluation.predictor(model, shards.dtype), models.model_info(model)
+    predict, info = evaluation.predictor(model, shards), models.model_info(model)
     a, b = (evaluation.evaluate(predict, shards, info, batch_size=n) for n in (4, 30))
     np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)  # float32 sums by batch
 
@@ -126,7 +126,7 @@ def test_a_model_without_tags_takes_the_manifests_and_says_so(built):
 def test_a_split_whose_clips_were_all_skipped_is_named(corpus):
     for path in (corpus / "mp3").glob("[def]/*"):
         path.unlink()
-    build_corpus(corpus, max_skipped=1)
+    build_corpus(corpus, max_missing=1)
     shards = inputs.open_shards(corpus)
     with pytest.raises(ValueError, match="holds no test clips"):
         evaluation.evaluate(None, shards, info_of(shards))

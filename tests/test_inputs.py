@@ -36,6 +36,10 @@ def epoch(built, batch_size=8, first_epoch=0, seed=0, **options):
     return list(dataset.take(steps).as_numpy_iterator())
 
 
+def cut_clip(waveform, window):
+    return inputs._cut({"content": waveform, "num_samples": tf.size(waveform)}, window)
+
+
 def key(segment):
     return hash(segment.tobytes())
 
@@ -106,7 +110,7 @@ def test_overlapping_windows_see_the_mirrored_clip(length):
     """As many frames as one spectrogram over the clip, padded by reflection, has."""
     window = records.Window(10, hop_samples=6, edge_samples=2)  # frames of 4, hop 1
     clip = np.arange(1, length + 1)
-    cut = inputs._cut(tf.constant(clip), window).numpy()
+    cut = cut_clip(tf.constant(clip), window).numpy()
     padded = np.pad(np.resize(clip, max(length, 6)), 2, mode="reflect")
     starts = range(0, len(padded) - 9, 6)
     np.testing.assert_array_equal(cut, [padded[at : at + 10] for at in starts])
@@ -117,7 +121,7 @@ def test_overlapping_windows_see_the_mirrored_clip(length):
 @pytest.mark.parametrize("length", [3, 10, 11, 19, 20, 29])
 def test_segments_are_as_many_as_were_counted(length, remainder):
     window = records.Window(10, remainder)
-    assert len(inputs._cut(tf.range(length), window)) == window.num_segments(length)
+    assert len(cut_clip(tf.range(length), window)) == window.num_segments(length)
 
 
 def test_overlapping_windows_cannot_be_padded():
@@ -139,17 +143,17 @@ def test_clips_are_cut_anew_to_another_length(built):
 
 def test_padding_keeps_the_last_window_and_short_clips_are_repeated():
     waveform = tf.range(1, 8)
-    assert inputs._cut(waveform, records.Window(3)).numpy().tolist() == [
+    assert cut_clip(waveform, records.Window(3)).numpy().tolist() == [
         [1, 2, 3],
         [4, 5, 6],
     ]
-    assert inputs._cut(waveform, records.Window(3, "pad")).numpy().tolist()[-1] == [
+    assert cut_clip(waveform, records.Window(3, "pad")).numpy().tolist()[-1] == [
         7,
         0,
         0,
     ]
     for remainder in ("drop", "pad"):
-        cut = inputs._cut(tf.range(1, 4), records.Window(7, remainder)).numpy().tolist()
+        cut = cut_clip(tf.range(1, 4), records.Window(7, remainder)).numpy().tolist()
         assert cut == [[1, 2, 3, 1, 2, 3, 1]]
 
 

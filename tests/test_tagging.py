@@ -71,7 +71,7 @@ def test_tag_and_eval_agree_on_a_clip(tagger, corpus, built):
     from tagger.datasets import magnatagatune
 
     shards = inputs.open_shards(built)
-    predict = evaluation.predictor(tagger._model, shards.dtype)
+    predict = evaluation.predictor(tagger._model, shards)
     result = evaluation.evaluate(predict, shards, tagger.info)
     annotations = magnatagatune.load_annotations(corpus)
     paths = dict(zip(annotations.clip_ids, annotations.paths, strict=True))

@@ -142,8 +142,8 @@ def _tags_of_columns(table: pd.DataFrame, path: Path) -> list[list[str]]:
         row, column = wrong[0]
         raise ValueError(
             f"{path}, row {row + 1}: column {tags[column]!r} holds"
-            f" {str(cells[row, column])!r}; a tag's column holds 0 or 1. (Columns that are"
-            " no tags may stay where one column is called tags.)"
+            f" {str(cells[row, column])!r}; a tag's column holds 0 or 1. (Columns that"
+            " are no tags may stay where one column is called tags.)"
         )
     return [[tags[column] for column in np.flatnonzero(row == "1")] for row in cells]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import keras
 
+from tagger.frontends import preset
 from tagger.layers import AudioWindow, TagScores
 from tagger.models.cnn_self_attention import cnn_self_attention
 from tagger.models.crnn import crnn
@@ -387,16 +388,36 @@ def _of_any_length(model: keras.Model) -> keras.Model:
     return free
 
 
-def fed_with(model: keras.Model, dtype: str) -> keras.Model:
-    """Makes a model that takes segments as the records hold them and scales them.
+def fed_with(
+    model: keras.Model, dtype: str, features: str | None = None
+) -> keras.Model:
+    """Makes a model that takes segments as the records hold them.
 
     So int16 crosses to the accelerator, half the bytes of float32. Both models share
     their layers; save the one that was given.
 
     Args:
         model: Takes float32 waveforms at ±1.
-        dtype: "int16", or "float32" for the model as it is.
+        dtype: Of the segments: "int16", or "float32" for the model as it is.
+        features: Key of `frontends.PRESETS` if the records hold log-mel spectrograms
+            (float16 or float32): the frontend is left out.
+
+    Raises:
+        ValueError: the model has another frontend, or none.
     """
+    if features:
+        frontends = [layer for layer in model.layers if layer.name == "frontend"]
+        made_by = [getattr(layer, "log_mel", None) for layer in frontends]
+        if made_by != [preset(features)]:
+            raise ValueError(
+                f"Model {model.name} does not take log-mel spectrograms of the preset"
+                f" {features}, which these records hold. Build waveforms (without"
+                " --features), or the features that python -m tagger models shows."
+            )
+        network = feature_network(model)
+        spectrogram = keras.Input(network.input_shape[1:], dtype=dtype, name="log_mel")
+        scores = network(keras.ops.cast(spectrogram, "float32"))
+        return keras.Model(spectrogram, scores, name=f"{model.name}_features")
     if dtype == "float32":
         return model
     segments = keras.Input(model.input_shape[1:], dtype=dtype, name="segments")
