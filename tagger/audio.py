@@ -186,7 +186,8 @@ def _resample(
     frames: Iterator[av.AudioFrame], sample_rate: int
 ) -> Iterator[np.ndarray]:
     """Frames of one format -> float32 blocks, mono, at the rate."""
-    to_float = av.AudioResampler("fltp")
+    # Channels side by side: PyAV 18 reads beyond the planes of eight and more.
+    to_float = av.AudioResampler("flt")
     to_rate = av.AudioResampler("fltp", "mono", sample_rate, BLOCK_SAMPLES)
     for frame in frames:
         # Mean first, as FFmpeg does too: one channel is resampled, not all.
@@ -199,7 +200,8 @@ def _resample(
 
 
 def _mean(frame: av.AudioFrame) -> av.AudioFrame:
-    samples = frame.to_ndarray().mean(axis=0, dtype=np.float32)[None]
+    channels = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+    samples = channels.mean(axis=1, dtype=np.float32)[None]
     mono = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
     mono.sample_rate = frame.sample_rate
     mono.pts, mono.time_base = frame.pts, frame.time_base
@@ -234,7 +236,8 @@ def _why_not_opened(path: str | os.PathLike, error: Exception) -> str:
     if os.path.isdir(path):
         return "it is a directory"
     if not os.path.exists(path):
-        return "there is no such file"
+        is_link = os.path.islink(path)
+        return "its link leads nowhere" if is_link else "there is no such file"
     if not os.access(path, os.R_OK):
         return "permission denied"
     if os.path.getsize(path) == 0:

@@ -11,6 +11,9 @@ import functools
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -73,10 +76,10 @@ def build(
         OSError: the folder cannot be written, or the disk is full.
     """
     for name, value in {
-        "sample rate": sample_rate or 1,
+        "sample rate": 1 if sample_rate is None else sample_rate,
         "number of samples per segment": segment_samples,
         "number of audios per shard": num_audios_per_shard,
-        "number of workers": num_workers or 1,
+        "number of workers": 1 if num_workers is None else num_workers,
     }.items():
         if value < 1:
             raise ValueError(f"The {name} must be positive, not {value}.")
@@ -159,6 +162,7 @@ class _Task:
     segment_samples: int
     features: str | None
     dtype: str
+    is_suspect: bool = False  # one of its files may crash the decoder
 
 
 def _plan_manifest(
@@ -269,6 +273,8 @@ def _build_shard(task: _Task) -> tuple[records.Shard, list[dict], list[str]]:
                 missing.append(clip)
                 continue
             try:
+                if task.is_suspect:
+                    _decode_apart(path, task.sample_rate)
                 waveform = _load_clip(path, task.sample_rate, task.segment_samples)
             except AudioDecodeError as error:
                 skipped.append(
@@ -323,6 +329,21 @@ def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray
         reason = f"{seconds:.1f} s are shorter than one segment ({needed:.1f} s)"
         raise AudioDecodeError(path, reason)
     return waveform
+
+
+def _decode_apart(path: Path, sample_rate: int) -> None:
+    """Decodes in a process of its own, which alone ends if the decoder crashes.
+
+    Raises:
+        AudioDecodeError: it did.
+    """
+    code = "import sys; from tagger.audio import load_audio as load\n"
+    code += "load(sys.argv[1], int(sys.argv[2]))"
+    command = [sys.executable, "-c", code, str(path), str(sample_rate)]
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode < 0:  # by a signal; what Python can tell comes up again
+        name = signal.Signals(-done.returncode).name
+        raise AudioDecodeError(path, f"it crashes the decoder ({name})")
 
 
 SEGMENTS_AT_ONCE = 16  # through the frontend; bounds the memory of a long file
@@ -451,7 +472,15 @@ def _run(
         with progress:
             # Long shards first, so that the workers end together.
             tasks = sorted(tasks, key=lambda task: -len(task.paths))
-            workers.run(_build_shard, tasks, enter, num_workers, scheduler)
+            try:
+                workers.run(_build_shard, tasks, enter, num_workers, scheduler)
+            except workers.WorkersDied:
+                suspects = [
+                    dataclasses.replace(task, is_suspect=True)
+                    for task in tasks
+                    if task.name not in manifest.shards
+                ]
+                workers.run(_build_shard, suspects, enter, num_workers, scheduler)
     except OSError as error:
         if error.errno is not None:  # a full disk, which only_writer explains
             raise

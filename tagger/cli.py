@@ -115,7 +115,8 @@ def add_options_of(
         elif typing.get_origin(kind) is typing.Literal:
             options["choices"] = typing.get_args(kind)
         else:
-            options["type"] = kind
+            is_count = kind is int and default != 0  # a seed may be 0
+            options["type"] = at_least_one if is_count else kind
             options["metavar"] = {int: "N", float: "X", str: "TEXT"}[kind]
         if default not in (None, False):
             text += f" (default: {default})"

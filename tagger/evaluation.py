@@ -223,7 +223,7 @@ def _batches(segments, shards: inputs.Shards) -> Iterator[dict]:
 
 
 def predictor(model, shards: inputs.Shards) -> Predict:
-    """Makes a predict function of a Keras model, for segments as the shards hold them."""
+    """Makes a predict function of a model for segments as the shards hold them."""
     fed = models.fed_with(model, shards.dtype, shards.manifest.features)
     return fed.predict_on_batch
 

@@ -17,6 +17,11 @@ from typing import TypeVar
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+
+class WorkersDied(OSError):
+    """Workers died again and again, and nothing more was done."""
+
+
 MAX_FRUITLESS = 3  # rounds in a row in which workers died and no task was done
 
 
@@ -38,7 +43,8 @@ def run(
         scheduler: Address of a Dask scheduler, `tcp://host:8786`; None: this machine.
 
     Raises:
-        OSError: workers die again and again, or the scheduler is not to be reached.
+        WorkersDied: nothing more gets done, because workers die.
+        OSError: the scheduler is not to be reached.
         ImportError: Dask is not installed, here or on a worker.
         Exception: of the function.
     """
@@ -49,9 +55,9 @@ def run(
         waiting = [task for number, task in enumerate(waiting) if number not in done]
         fruitless = 0 if done else fruitless + 1
         if waiting and fruitless == MAX_FRUITLESS:
-            raise OSError(
+            raise WorkersDied(
                 f"Worker processes died {fruitless} times in a row and got nothing done"
-                " (out of memory, perhaps: fewer workers need less).",
+                " (out of memory, perhaps: fewer workers need less)."
             ) from death
 
 

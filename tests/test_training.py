@@ -272,7 +272,7 @@ def test_bad_stages_and_batches_are_refused_before_the_work(built, tmp_path):
     with pytest.raises(ValueError, match="--initial-stage 2 is none of the 2 stages"):
         train(built, tmp_path / "a", initial_stage=2)
     with pytest.raises(
-        ValueError, match="holds 120 train segments, fewer than one batch"
+        ValueError, match="holds fewer train segments than one batch of 121"
     ):
         train(built, tmp_path / "b", recipe=recipe(batch_size=121))
     (tmp_path / "file").write_text("in the way")
