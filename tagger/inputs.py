@@ -186,8 +186,9 @@ def training_segments(
             segments that begin anywhere in the clip, drawn anew in every epoch.
         host: Number of this machine. Each reads shards of its own, dealt anew in every
             epoch.
-        num_hosts: Machines that train together; every one's epoch has the same number
-            of batches, so a few segments of a larger share wait for another epoch.
+        num_hosts: Machines that train together. Every one's epoch has the same number
+            of batches, so in one with a smaller share of shards some segments come
+            twice, and some of a larger share wait for another epoch.
         num_read_threads: Shards read at once.
         shuffled_samples: Size of the shuffle buffer, in segments that hold so many.
 
@@ -221,7 +222,8 @@ def training_segments(
         # tf.data.
         tf.random.set_seed(1)
         files = tf.data.Dataset.from_tensor_slices(paths)
-        files = files.shuffle(len(paths), seed=seed + epoch)
+        # Once: an epoch that a host repeats (below) is of the same shards.
+        files = files.shuffle(len(paths), seed + epoch, reshuffle_each_iteration=False)
         files = files.shard(num_hosts, host)
         # One record of each shard in turn, then segments shuffled: neighbours in a
         # batch are of different clips.
@@ -246,9 +248,9 @@ def training_segments(
             return segments.map(lambda segment: (segment, labels))
 
         segments = clips.enumerate().flat_map(segments_of)
-        if num_batches:
-            segments = segments.repeat()
         segments = segments.shuffle(num_shuffled, seed=seed + epoch)
+        if num_batches:  # a host with a smaller share sees some segments twice
+            segments = segments.repeat()
         batches = segments.batch(
             batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE
         )

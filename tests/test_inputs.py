@@ -1,10 +1,15 @@
 """Shards -> batches: every segment once, in an order that seed and epoch decide."""
 
+import dataclasses
+import json
+
+import keras
 import numpy as np
 import pytest
 from conftest import build_corpus
 
-from tagger import inputs, records
+from tagger import building, evaluation, inputs, models, records, training
+from tagger.datasets import magnatagatune
 
 tf = pytest.importorskip("tensorflow")
 
@@ -127,6 +132,188 @@ def test_segments_are_as_many_as_were_counted(length, remainder):
 def test_overlapping_windows_cannot_be_padded():
     with pytest.raises(ValueError, match="can only drop their remainder"):
         records.Window(10, "pad", hop_samples=6)
+
+
+# --- Crops, hosts, mixtures -----------------------------------------------------------
+
+
+def starts_of(built, crops):
+    """Where each crop begins in its clip, and which clip that is."""
+    clips = {}
+    for segment, _, clip in segments_of(built, "train"):
+        clips.setdefault(clip, []).append(segment)
+    clips = {clip: np.concatenate(segments) for clip, segments in clips.items()}
+    for crop in crops:
+        for clip, waveform in clips.items():
+            windows = np.lib.stride_tricks.sliding_window_view(waveform, len(crop))
+            (hits,) = np.nonzero((windows[:, :50] == crop[:50]).all(axis=1))
+            hits = [at for at in hits if (windows[at] == crop).all()]
+            if hits:
+                yield clip, hits[0]
+                break
+        else:
+            raise AssertionError("a crop is part of no clip")
+
+
+def test_crops_begin_anywhere_and_every_clip_has_its_share(built):
+    window, num_crops = records.Window(40000), 3
+    shards = inputs.open_shards(built)
+    steps = inputs.batches_per_epoch(shards, "train", window, 8, num_crops)
+    assert steps == 24 * num_crops // 8
+
+    def crops(first_epoch=0, seed=0):
+        dataset = inputs.training_segments(
+            shards, "train", window, 8, seed, first_epoch, num_crops
+        )
+        return np.concatenate([x for x, _ in dataset.take(steps).as_numpy_iterator()])
+
+    first = crops()
+    np.testing.assert_array_equal(first, crops())
+    assert not np.array_equal(first, crops(first_epoch=1))
+    assert not np.array_equal(first, crops(seed=1))
+    found = list(starts_of(built, first))
+    clips, counts = np.unique([clip for clip, _ in found], return_counts=True)
+    assert len(clips) == 24 and set(counts) == {num_crops}
+    starts = np.array([start for _, start in found])
+    assert (starts % 59049 != 0).all()
+    across = (starts // 59049 != (starts + 39999) // 59049).mean()
+    assert 0.4 < across < 0.95  # 40000 of 59049: 68 % cross a border of segments
+
+
+def test_a_crop_of_a_short_clip_is_the_repeated_clip():
+    clip = {"content": tf.range(1, 8)}
+    crops = inputs._crop(clip, records.Window(10), 4, tf.constant([0, 1], tf.int64))
+    assert crops.numpy().tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 3]] * 4
+
+
+def test_hosts_share_the_shards_of_an_epoch(built):
+    window = records.Window(59049)
+    shards = inputs.open_shards(built)
+    steps = inputs.batches_per_epoch(shards, "train", window, 8, num_hosts=2)
+    assert steps == 120 // 16
+
+    def of_host(host, first_epoch=0):
+        dataset = inputs.training_segments(
+            shards, "train", window, 8, 0, first_epoch, host=host, num_hosts=2
+        )
+        return [key(s) for x, _ in dataset.take(steps).as_numpy_iterator() for s in x]
+
+    both = [of_host(host) for host in (0, 1)]
+    assert not set(both[0]) & set(both[1])
+    assert len(set(both[0])) == len(both[0]) == 8 * steps
+    assert set(of_host(0, first_epoch=1)) != set(both[0])
+    with pytest.raises(ValueError, match="6 train shards, too few for 7 hosts"):
+        inputs.training_segments(shards, "train", window, 8, num_hosts=7)
+
+
+@pytest.fixture
+def unlabelled(corpus):
+    """The same clips as a student split, without labels."""
+    annotations = magnatagatune.load_annotations(corpus)
+    student = dataclasses.replace(annotations, splits=np.full(32, "student"))
+    building.build(student, corpus / "student", num_audios_per_shard=8, num_workers=1)
+    return inputs.open_shards(corpus / "student")
+
+
+def test_a_batch_mixes_labelled_and_unlabelled_by_weight(built, unlabelled):
+    shards = inputs.open_shards(built)
+    sources = [
+        inputs.Source(shards, "train", 2.0), inputs.Source(unlabelled, "student", 1.0)
+    ]  # fmt: skip
+    mixed = inputs.mixed_segments(sources, records.Window(59049), 9, seed=3)
+    assert mixed.element_spec[0] == tf.TensorSpec((9, 59049), tf.int16)
+    batches = list(mixed.take(25).as_numpy_iterator())
+    again = list(
+        inputs.mixed_segments(sources, records.Window(59049), 9, seed=3)
+        .take(25)
+        .as_numpy_iterator()
+    )
+    labels_of = {key(s): labels for s, labels, _ in segments_of(built, "train")}
+    for (x, y), (x2, _) in zip(batches, again, strict=True):
+        np.testing.assert_array_equal(x, x2)
+        for segment, labels in zip(x[:6], y[:6], strict=True):
+            np.testing.assert_array_equal(labels, labels_of[key(segment)])
+        assert (y[6:] == inputs.UNLABELLED).all()
+
+
+def test_sources_that_do_not_mix_are_refused(built, built_at, unlabelled):
+    window = records.Window(59049)
+    shards = inputs.open_shards(built)
+
+    def mix(*sources, batch_size=4):
+        inputs.mixed_segments([inputs.Source(*s) for s in sources], window, batch_size)
+
+    slow = inputs.open_shards(built_at(16000))
+    with pytest.raises(ValueError, match="do not mix: their sample_rate are 22050 and"):
+        mix((shards, "train", 1), (slow, "train", 1))
+    with pytest.raises(ValueError, match="must be positive, not 0"):
+        mix((shards, "train", 1), (unlabelled, "student", 0))
+    with pytest.raises(ValueError, match="A batch of 4 has no place for each of the 2"):
+        mix((shards, "train", 100), (unlabelled, "student", 1))
+    assert inputs._shares([1, 1, 1], 8) == [3, 3, 2]
+    assert inputs._shares([0.5, 0.5], 32) == [16, 16]
+
+
+# --- Log-mel records, URLs ------------------------------------------------------------
+
+
+@pytest.fixture
+def log_mel(corpus):
+    folder = corpus / "mel"
+    options = {"features": "won2020", "sample_rate": None, "dtype": "float32"}
+    build_corpus(corpus, folder, segment_samples=48000, **options)
+    return inputs.open_shards(folder)
+
+
+def test_a_model_scores_log_mel_records_as_it_scores_waveforms(log_mel, built_at):
+    keras.utils.set_random_seed(0)
+    model = models.build_model("musicnn", num_tags=10, tags=log_mel.manifest.tags)
+    info = models.model_info(model)
+    scores = []
+    for shards in (log_mel, inputs.open_shards(built_at(16000))):
+        predict = evaluation.predictor(model, shards)
+        scored = evaluation.evaluate(predict, shards, info)
+        order = np.argsort(scored.clip_ids)
+        scores.append(scored.scores[order])
+    # The FFT that made the records and the model's convolution differ by 2e-3 dB.
+    np.testing.assert_allclose(*scores, atol=1e-4)
+    assert np.ptp(scores[0]) > 1e-3
+
+
+def test_log_mel_records_train_the_network_behind_the_frontend(log_mel, tmp_path):
+    stage = training.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
+    recipe = training.TrainingRecipe(4, (stage,))
+    best = training.train("musicnn", {}, recipe, log_mel, tmp_path / "log")
+    model = models.load_model(best)
+    assert model.predict_on_batch(np.zeros((1, 48000), np.float32)).shape == (1, 10)
+    result = json.loads((tmp_path / "log/0/result.json").read_text())
+    assert result["test"]["num_clips"] == 6
+
+
+def test_log_mel_records_that_do_not_fit_name_the_build(log_mel, tmp_path):
+    recipe = training.won2020(batch_size=4)
+    for name, words in (
+        (
+            "fcn",
+            "spectrograms of 48000 samples each; the model takes 464000. Build with",
+        ),
+        ("sample_cnn_lee", "does not take log-mel spectrograms of the preset won2020"),
+        ("musicnn", "nothing can be cropped at random"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            training.train(name, {}, recipe, log_mel, tmp_path / name)
+
+
+def test_shards_behind_a_url_are_read(built):
+    near, far = inputs.open_shards(built), inputs.open_shards(f"file://{built}", True)
+    window = records.Window(59049)
+    batches = [
+        next(inputs.training_segments(s, "train", window, 4).as_numpy_iterator())
+        for s in (near, far)
+    ]
+    np.testing.assert_array_equal(batches[0][0], batches[1][0])
+    with pytest.raises(FileNotFoundError, match="no shards in 'file:///nowhere'"):
+        inputs.open_shards("file:///nowhere")
 
 
 def test_clips_are_cut_anew_to_another_length(built):
