@@ -8,12 +8,14 @@ seed    as resemul built: a process per core, an ffmpeg program per clip (madmom
         one too), a float32 Example per segment, written by TensorFlow
 
 The three run in turn, each in a process of its own, on the same clips, `--repeats`
-times; a time includes the start of the workers. Ratios are of the medians. Prints a
-table and writes build.json. The seed's way needs the ffmpeg program and is left out
-without it.
+times; a time includes the start of the workers. Ratios are of the medians. Then ours
+builds `--growth` clips (the same ones over and over, under new names): time per clip
+and memory must stay. Prints tables and writes build.json. The seed's way needs the
+ffmpeg program and is left out without it.
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import resource
@@ -25,48 +27,48 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from tagger import building, cli
 from tagger.audio import stream_audio
 from tagger.datasets import magnatagatune
+from tagger.datasets.annotations import Annotations
 
 SAMPLE_RATE, SEGMENT_SAMPLES = 22050, 59049
 
 
-def clips_of(data_dir: str, num_clips: int | None):
+def clips_of(data_dir: str, num_clips: int | None) -> Annotations:
+    """The first clips; more than there are: again from the first, under new names."""
     annotations = magnatagatune.load_annotations(data_dir)
-    paths = [
-        Path(data_dir) / magnatagatune.AUDIO_FOLDER / path for path in annotations.paths
-    ]
-    return paths[:num_clips], annotations.labels[:num_clips]
+    rows = np.arange(num_clips or len(annotations))
+    taken = rows % len(annotations)
+    return dataclasses.replace(
+        annotations,
+        clip_ids=np.array([f"{row}" for row in rows]),
+        paths=annotations.paths[taken],
+        labels=annotations.labels[taken],
+        splits=annotations.splits[taken],
+    )
+
+
+def files_of(annotations: Annotations) -> list[Path]:
+    return [annotations.audio_dir / path for path in annotations.paths]
 
 
 def decode(path: Path) -> int:
     return sum(map(len, stream_audio(path, SAMPLE_RATE)))
 
 
-def run_limit(args, output_dir: Path) -> None:
-    paths, _ = clips_of(args.data_dir, args.num_clips)
+def run_limit(args, annotations: Annotations, output_dir: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(args.num_workers) as pool:
         # Four at a time: one by one, the queue would be part of the limit.
-        for _ in pool.imap_unordered(decode, paths, chunksize=4):
+        for _ in pool.imap_unordered(decode, files_of(annotations), chunksize=4):
             pass
 
 
-def run_ours(args, output_dir: Path) -> None:
-    annotations = magnatagatune.load_annotations(args.data_dir)
-    keep = slice(0, args.num_clips)
-    annotations = type(annotations)(
-        annotations.dataset,
-        annotations.split_rule,
-        annotations.tags,
-        *(
-            getattr(annotations, name)[keep]
-            for name in ("clip_ids", "paths", "labels", "splits")
-        ),
-    )
+def run_ours(args, annotations: Annotations, output_dir: Path) -> None:
     building.build(
         annotations,
-        Path(args.data_dir) / magnatagatune.AUDIO_FOLDER,
         output_dir,
         SAMPLE_RATE,
         SEGMENT_SAMPLES,
@@ -105,12 +107,11 @@ def seed_worker(queue, output_dir: str) -> None:
                     writer.write(example.SerializeToString())
 
 
-def run_seed(args, output_dir: Path) -> None:
-    paths, labels = clips_of(args.data_dir, args.num_clips)
+def run_seed(args, annotations: Annotations, output_dir: Path) -> None:
     output_dir.mkdir(exist_ok=True)
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    clips = list(zip(paths, labels, strict=True))
+    clips = list(zip(files_of(annotations), annotations.labels, strict=True))
     for number, start in enumerate(range(0, len(clips), 100)):
         queue.put((number, clips[start : start + 100]))
     workers = [
@@ -133,9 +134,10 @@ def run_one(args) -> None:
     """Runs one way in this process and prints its figures as JSON."""
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         output_dir = Path(folder) / "shards"
-        num_clips = len(clips_of(args.data_dir, args.num_clips)[0])
+        annotations = clips_of(args.data_dir, args.num_clips)
+        num_clips = len(annotations)
         started = time.perf_counter()
-        WAYS[args.only](args, output_dir)
+        WAYS[args.only](args, annotations, output_dir)
         seconds = time.perf_counter() - started
         written = sum(path.stat().st_size for path in output_dir.glob("*.tfrecord"))
     peak = max(
@@ -167,6 +169,7 @@ def main() -> None:
     add("--data-dir", default="./dataset")
     add("--num-workers", type=int, default=2)
     add("--num-clips", type=int, help="take the first N clips alone")
+    add("--growth", type=int, nargs="*", default=[100, 1000, 10000], metavar="CLIPS")
     add("--repeats", type=int, default=3)
     add("--scratch", default=tempfile.gettempdir(), help="where shards are written")
     add("--output", default="build.json")
@@ -205,13 +208,15 @@ def main() -> None:
         ratios["bytes ours/seed"] = (
             middle["ours"]["mb_per_clip"] / middle["seed"]["mb_per_clip"]
         )
-    few_and_many = [measure(args, "ours", num_clips) for num_clips in (100, 800)]
-    memory = {run["clips"]: run["peak_mb"] for run in few_and_many}
     print(*(f"{name} {ratio:.2f}" for name, ratio in ratios.items()), sep="   ")
-    print(
-        *(f"peak at {n} clips {peak:.0f} MB" for n, peak in memory.items()), sep="   "
-    )
-    content = {"runs": runs, "median": middle, "ratios": ratios, "peak_mb": memory}
+    growth = [measure(args, "ours", num_clips) for num_clips in args.growth]
+    for run in growth:
+        per_clip = 1000 * run["seconds"] / run["clips"]
+        print(
+            f"{run['clips']:6,} clips: {per_clip:.1f} ms per clip,"
+            f" peak {run['peak_mb']:.0f} MB"
+        )
+    content = {"runs": runs, "median": middle, "ratios": ratios, "growth": growth}
     Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
 
 

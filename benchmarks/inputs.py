@@ -1,22 +1,61 @@
-"""Segments per second that training reads, beside reading the same bytes alone.
+"""Segments per second that training reads, beside raw bytes and PyTorch's loader.
 
     python benchmarks/inputs.py --data-dir dataset
 
-raw       reads every train shard with read(), nothing more
-training  inputs.training_segments: parsed, cut, shuffled, batched (int16)
+raw         reads every train shard with read(), nothing more
+training    inputs.training_segments: parsed, cut, shuffled, batched (int16)
+crops       the same, random crops, as many per clip as it has whole segments
 evaluation  inputs.evaluation_segments
+torch N     the originals' way: a float32 .npy per clip, opened with mmap_mode, one
+            random crop of it per item, torch.utils.data.DataLoader of N workers (as
+            many as cores, and 8); left out where torch is not installed
 
-All run in turn in one process, `--repeats` times, after one pass that warms the page
-cache; the table gives medians. Writes inputs.json.
+All take the same clips, segments and batches; they run in turn in one process,
+`--repeats` times, after one pass that warms the page cache. The table gives medians.
+Writes inputs.json.
 """
 
 import argparse
+import importlib.util
 import json
+import os
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from tagger import cli
+
+
+class RandomCrops:
+    """The originals' dataset: a random crop of an .npy file per item."""
+
+    def __init__(self, paths: list[Path], num_samples: int, num_tags: int):
+        self.paths, self.num_samples = paths, num_samples
+        self.labels = np.zeros(num_tags, np.float32)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, item):
+        waveform = np.load(self.paths[item], mmap_mode="r")
+        start = np.random.randint(len(waveform) - self.num_samples)
+        return np.array(waveform[start : start + self.num_samples]), self.labels
+
+
+def write_npy(shards, folder: Path) -> list[Path]:
+    from tagger import records
+
+    paths = []
+    for shard in shards.paths("train"):
+        for example in records.read_shard(shard):
+            values = records.decode(example)
+            waveform = values["segments"][: values["num_samples"]].astype(np.float32)
+            paths.append(folder / f"{len(paths)}.npy")
+            np.save(paths[-1], waveform / records.INT16_SCALE)
+    return paths
 
 
 def main() -> None:
@@ -26,9 +65,14 @@ def main() -> None:
     add("--batch-size", type=int, default=23)
     add("--num-read-threads", type=int, default=8)
     add("--repeats", type=int, default=5)
+    add("--scratch", default=tempfile.gettempdir(), help="where .npy files are written")
     add("--output", default="inputs.json")
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+        run(args, Path(folder))
 
+
+def run(args, folder: Path) -> None:
     cli.load_tensorflow()
     from tagger import inputs, records
 
@@ -36,42 +80,77 @@ def main() -> None:
     num_samples = shards.manifest.segment_samples
     window = records.Window(num_samples)
     num_segments = shards.manifest.num_segments("train")
-    num_batches = num_segments // args.batch_size
+    num_clips = shards.manifest.num_clips("train")
+    per_clip = num_segments // num_clips
 
-    def raw() -> None:
+    def raw() -> int:
         for path in shards.paths("train"):
             with open(path, "rb", buffering=0) as file:
                 while file.read(1 << 20):
                     pass
+        return num_segments
 
-    def training() -> None:
+    def training(crops_per_clip: int = 0) -> int:
         batches = inputs.training_segments(
             shards,
             "train",
             window,
             args.batch_size,
+            crops_per_clip=crops_per_clip,
             num_read_threads=args.num_read_threads,
         )
-        for _ in batches.take(num_batches):
+        steps = num_segments // args.batch_size
+        for _ in batches.take(steps):
             pass
+        return steps * args.batch_size
 
-    def evaluation() -> None:
+    def crops() -> int:
+        return training(per_clip)
+
+    def evaluation() -> int:
         for _ in inputs.evaluation_segments(shards, "train", window, args.batch_size):
             pass
+        return num_segments
 
-    ways = {way.__name__: way for way in (raw, training, evaluation)}
+    def torch_way(num_workers: int):
+        from torch.utils.data import DataLoader
+
+        loader = DataLoader(
+            RandomCrops(paths, num_samples, len(shards.manifest.tags)),
+            batch_size=args.batch_size,
+            shuffle=True,
+            num_workers=num_workers,
+            persistent_workers=True,
+        )
+
+        def read() -> int:
+            return sum(len(x) for _ in range(per_clip) for x, _ in loader)
+
+        return read
+
+    ways = {way.__name__: way for way in (raw, training, crops, evaluation)}
+    if importlib.util.find_spec("torch"):
+        paths = write_npy(shards, folder)
+        for num_workers in sorted({os.cpu_count(), 8}):
+            ways[f"torch {num_workers}"] = torch_way(num_workers)
     rates = {name: [] for name in ways}
     for repeat in range(args.repeats + 1):
         for name, way in ways.items():
             started = time.perf_counter()
-            way()
+            read = way()
             if repeat:  # the first warms the cache
-                rates[name].append(num_segments / (time.perf_counter() - started))
+                rates[name].append(read / (time.perf_counter() - started))
     middle = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"{'':12}{'segments/s':>12}{'MB/s':>8}{'of raw':>8}")
+    torch = max(
+        (rate for name, rate in middle.items() if "torch" in name), default=None
+    )
+    print(f"{'':12}{'segments/s':>12}{'per core':>10}{'of raw':>8}{'of torch':>10}")
     for name, rate in middle.items():
-        megabytes = rate * num_samples * 2 / 1e6
-        print(f"{name:12}{rate:12.0f}{megabytes:8.0f}{rate / middle['raw']:8.2f}")
+        beside = f"{rate / torch:10.2f}" if torch else f"{'–':>10}"
+        print(
+            f"{name:12}{rate:12.0f}{rate / os.cpu_count():10.0f}"
+            f"{rate / middle['raw']:8.2f}{beside}"
+        )
     content = {"segments": num_segments, "runs": rates, "median": middle}
     Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import filelock
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
@@ -93,12 +94,18 @@ def run_script():
 
 
 @pytest.fixture(scope="session")
-def trained(built, tmp_path_factory, run_script):
+def trained(built, tmp_path_factory, run_script, worker_id):
     """Folder of a finished training run: two short stages of a narrow SE model."""
-    folder = tmp_path_factory.mktemp("trained")
-    done = run_script(
-        *("train.py", "--data-dir", built, "--train-dir", folder, "--num-filters", 4),
-        *("--batch-size", 8, "--num-lr-decays", 2, "--max-epochs", 2, "--alpha", 2),
-    )
-    assert done.returncode == 0, done.stderr
+    base = tmp_path_factory.getbasetemp()
+    # Of several test processes one trains; the others wait for the end of its run.
+    base = base if worker_id == "master" else base.parent
+    folder = base / "trained"
+    with filelock.FileLock(base / "trained.lock"):
+        if not (folder / "model.keras").exists():
+            done = run_script(
+                *("train.py", "--data-dir", built, "--train-dir", folder),
+                *("--num-filters", 4, "--alpha", 2, "--batch-size", 8),
+                *("--num-lr-decays", 2, "--max-epochs", 2),
+            )
+            assert done.returncode == 0, done.stderr
     return folder

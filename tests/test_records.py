@@ -123,7 +123,7 @@ def test_manifest_comes_back(tmp_path, built):
         built / "manifest.json"
     ).read_bytes()
     counts = json.loads((built / "manifest.json").read_text())["counts"]
-    assert counts["train"] == {"clips": 24, "segments": 120}
+    assert counts["train"] == {"clips": 24, "segments": 120, "missing": 0}
 
 
 def test_a_file_that_is_no_manifest_says_so(tmp_path):

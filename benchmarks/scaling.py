@@ -1,0 +1,130 @@
+"""How the builder's speed grows with workers, where the decoder is not what limits it.
+
+    python benchmarks/scaling.py --data-dir dataset --num-workers 1 2 4 8 16
+
+A machine of few cores cannot decode on many; so the decoder is replaced by a sleep of
+the length that decoding one clip takes here on one core (measured first), and all else
+is the real builder: its plan, its worker processes, encoding, checksums, writing, the
+manifest. Efficiency is the rate beside that of one worker, per worker. What is left of
+the machine's own work is printed too: the builder's seconds of CPU per clip.
+
+Prints a table and, from it, hours and bytes for whole datasets; writes scaling.json.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tagger import audio, building, cli, records
+from tagger.datasets import magnatagatune
+from tagger.datasets.annotations import Annotations
+
+CLIP_SECONDS = 29.1
+SLEEP = "TAGGER_BENCHMARK_SLEEP"  # seconds; workers find it in their environment
+CLIPS = {"MTT": 25_863, "MSD classic": 241_889, "CALS": 1_000_000}
+CORES = (1, 16, 256)
+
+
+def sleep_instead(path, sample_rate):
+    """A clip of silence, int16 as the decoder's blocks become, after a pause."""
+    time.sleep(float(os.environ[SLEEP]))
+    yield np.zeros(int(CLIP_SECONDS * sample_rate), np.int16)
+
+
+# Worker processes import this script too, under another name than __main__.
+if SLEEP in os.environ:
+    building.stream_audio = sleep_instead
+
+
+def seconds_to_decode(data_dir: str, num_clips: int = 60) -> float:
+    """Median seconds of one clip on one core."""
+    annotations = magnatagatune.load_annotations(data_dir)
+    times = []
+    for path in annotations.paths[:num_clips]:
+        started = time.perf_counter()
+        for block in audio.stream_audio(annotations.audio_dir / path, 22050):
+            records.to_int16(block)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def measure(num_clips: int, num_workers: int, scratch: str) -> dict:
+    names = np.array([f"{clip}.mp3" for clip in range(num_clips)])
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        for name in names:
+            Path(folder, name).touch()
+        annotations = Annotations(
+            "csv", "simulated", ("tag",), names, Path(folder), names,
+            np.ones((num_clips, 1), np.uint8), np.full(num_clips, "train"),
+        )  # fmt: skip
+        cpu = _cpu_seconds()
+        started = time.perf_counter()
+        manifest = building.build(
+            annotations,
+            Path(folder) / "shards",
+            num_audios_per_shard=10,
+            num_workers=num_workers,
+        )
+        seconds = time.perf_counter() - started
+        num_bytes = sum(shard.num_bytes for shard in manifest.shards.values())
+    return {
+        "workers": num_workers,
+        "clips_per_second": num_clips / seconds,
+        "cpu_ms_per_clip": 1000 * (_cpu_seconds() - cpu) / num_clips,
+        "bytes_per_clip": num_bytes / num_clips,
+    }
+
+
+def _cpu_seconds() -> float:
+    used = [resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN]
+    return sum(sum(resource.getrusage(who)[:2]) for who in used)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data-dir", default="./dataset", help="whose clips are decoded first")
+    add("--num-workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    add("--seconds", type=float, default=20, help="of one measurement, about")
+    add("--sleep", type=float, help="seconds instead of the measured ones")
+    add("--scratch", default=tempfile.gettempdir(), help="where shards are written")
+    add("--output", default="scaling.json")
+    args = parser.parse_args()
+
+    sleep = args.sleep or seconds_to_decode(args.data_dir)
+    print(f"decoding takes {1000 * sleep:.1f} ms per clip of {CLIP_SECONDS} s")
+    os.environ[SLEEP] = str(sleep)
+    runs = []
+    print(f"{'workers':>8}{'clips/s':>9}{'efficiency':>12}{'CPU ms/clip':>13}")
+    for num_workers in args.num_workers:
+        num_clips = max(20, int(args.seconds * num_workers / sleep) // 10 * 10)
+        run = measure(num_clips, num_workers, args.scratch)
+        runs.append(run)
+        alone = runs[0]["clips_per_second"] / runs[0]["workers"]
+        run["efficiency"] = run["clips_per_second"] / num_workers / alone
+        print(
+            f"{num_workers:8}{run['clips_per_second']:9.1f}{run['efficiency']:12.2f}"
+            f"{run['cpu_ms_per_clip']:13.1f}"
+        )
+    rate = runs[0]["clips_per_second"] / runs[0]["workers"]
+    plan = {}
+    print(f"\nat {rate:.1f} clips per second and core:")
+    for name, num_clips in CLIPS.items():
+        hours = {cores: num_clips / rate / cores / 3600 for cores in CORES}
+        gigabytes = num_clips * runs[0]["bytes_per_clip"] / 1e9
+        plan[name] = {"hours": hours, "gigabytes": gigabytes}
+        times = ", ".join(f"{h:.2f} h on {cores}" for cores, h in hours.items())
+        print(f"{name:12}{num_clips:10,} clips{gigabytes:8.0f} GB: {times} cores")
+    content = {"sleep_seconds": sleep, "runs": runs, "plan": plan}
+    Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
