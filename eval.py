@@ -38,7 +38,8 @@ def main() -> None:
         scored.per_tag().to_csv(args.csv)
         lines.append(f"csv     {args.csv}")
     if args.plot:
-        bars = plotting.plot_scores(scored.per_tag(), scored.macro_line())
+        title = f"{scored.macro_line()}\n{scored.dataset}, {scored.split_rule}"
+        bars = plotting.plot_scores(scored.per_tag(), title)
         plotting.save(bars, args.plot)
         lines.append(f"plot    {args.plot}")
     if args.json == "-":
@@ -46,7 +47,7 @@ def main() -> None:
     elif args.json:
         Path(args.json).write_text(scored.as_json() + "\n")
         lines.append(f"json    {args.json}")
-    lines.append(scored.macro_line())
+    lines += [f"split   {scored.dataset}, {scored.split_rule}", scored.macro_line()]
     print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout)
 
 

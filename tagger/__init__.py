@@ -5,6 +5,8 @@ The map, left to right as data runs:
     datasets        who is tagged with what
     audio           files -> waveforms
     building        annotations + audio -> shards
+    workers         many tasks over processes, here or on a cluster
+    storage         where files lie: on a disk or behind a URL
     records         the record and the manifest
     inputs          shards -> tf.data
     models          waveform -> scores: one file per paper

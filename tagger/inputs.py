@@ -5,7 +5,9 @@ model makes them float on its device, see `models.fed_with`.
 """
 
 import contextlib
+import ctypes
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from tagger import records, storage
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 UNLABELLED = -1.0  # in the labels of a batch: nobody said whether the tag applies
 SHUFFLED_SAMPLES = 4096 * 59049  # about 400 clips of MTT, 480 MB of int16
 
@@ -208,6 +211,7 @@ def training_segments(
             f"{shards.directory} has {len(paths)} {split} shards, too few for"
             f" {num_hosts} hosts. Build with a smaller --num-audios-per-shard."
         )
+    _keep_freed_memory()
     window = dataclasses.replace(window, remainder="drop")
     num_shuffled = max(1, shuffled_samples // window.num_samples)
     num_batches = None
@@ -233,9 +237,9 @@ def training_segments(
             num_parallel_calls=num_read_threads,
             deterministic=True,
         )
-        clips = clips.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
-        def segments_of(index, clip):
+        def segments_of(index, example):
+            clip = shards.parse(example)
             labels = tf.cast(clip["labels"], tf.float32)
             if split == "student":
                 labels = tf.fill([len(shards.manifest.tags)], UNLABELLED)
@@ -244,10 +248,9 @@ def training_segments(
                 segments = _crop(clip, window, crops_per_clip, clip_seed)
             else:
                 segments = _cut(clip, window)
-            segments = tf.data.Dataset.from_tensor_slices(segments)
-            return segments.map(lambda segment: (segment, labels))
+            return segments, _for_each(labels, segments)
 
-        segments = clips.enumerate().flat_map(segments_of)
+        segments = clips.enumerate().map(segments_of, tf.data.AUTOTUNE).unbatch()
         segments = segments.shuffle(num_shuffled, seed=seed + epoch)
         if num_batches:  # a host with a smaller share sees some segments twice
             segments = segments.repeat()
@@ -392,17 +395,19 @@ def evaluation_segments(
     """
     _check_window(shards, window)
 
-    def cut(index, clip):
-        return tf.data.Dataset.from_tensor_slices(_cut(clip, window)).map(
-            lambda segment: {
-                "segments": segment,
-                "labels": clip["labels"],
-                "clip_index": index,
-                "clip_id": clip["clip_id"],
-            }
-        )
+    _keep_freed_memory()
 
-    segments = _clips(shards, split).enumerate().flat_map(cut)
+    def cut(index, clip):
+        segments = _cut(clip, window)
+        return {
+            "segments": segments,
+            "labels": _for_each(clip["labels"], segments),
+            "clip_index": _for_each(index, segments),
+            "clip_id": _for_each(clip["clip_id"], segments),
+        }
+
+    clips = _clips(shards, split).enumerate()
+    segments = clips.map(cut, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     batches = segments.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE)
 
@@ -437,6 +442,28 @@ def naming_corrupt_records(shards: Shards) -> Iterator[None]:
                         shards.directory / name, number
                     ) from error
         raise
+
+
+def _for_each(value: tf.Tensor, segments: tf.Tensor) -> tf.Tensor:
+    """Repeats what is said of a clip for each of its segments."""
+    return tf.repeat(value[None], tf.shape(segments)[0], axis=0)
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed megabytes for the next clip.
+
+    It would give them back to the system, and every clip would fault its pages in anew:
+    reading takes twice as long so. Other C libraries know no `mallopt`.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in (
+            (M_MMAP_THRESHOLD, 1 << 25),
+            (M_TRIM_THRESHOLD, (1 << 31) - 1),
+            (M_ARENA_MAX, 1),
+        ):
+            mallopt(option, value)
 
 
 def _clips(shards: Shards, split: str) -> tf.data.Dataset:

@@ -42,7 +42,7 @@ def plot_scores(per_tag: pd.DataFrame, title: str) -> Figure:
     axes.set_xlabel(
         "area under the curve (dotted: ROC-AUC of chance; in brackets: clips)"
     )
-    axes.set_title(title)
+    axes.set_title(title, fontsize="medium", wrap=True)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
