@@ -6,6 +6,7 @@ raw         reads every train shard with read(), nothing more
 training    inputs.training_segments: parsed, cut, shuffled, batched (int16)
 crops       the same, random crops, as many per clip as it has whole segments
 evaluation  inputs.evaluation_segments
+            (ours leave int16 to the device, which makes them float32 there)
 torch N     the originals' way: a float32 .npy per clip, opened with mmap_mode, one
             random crop of it per item, torch.utils.data.DataLoader of N workers (as
             many as cores, and 8); left out where torch is not installed

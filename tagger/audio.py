@@ -79,6 +79,8 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         container = av.open(os.fspath(path), **_OPEN_OPTIONS)
     except (av.FFmpegError, OSError) as error:
         raise AudioDecodeError(path, _why_not_opened(path, error)) from error
+    except UnicodeError as error:
+        raise AudioDecodeError(path, "its name is not UTF-8") from error
     num_samples = 0
     with container:
         if not container.streams.audio:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -100,17 +101,12 @@ def build(
         tasks = [task for task in tasks if task.name not in manifest.shards]
         num_workers = num_workers or os.cpu_count()
         _run(tasks, manifest, missing, output_dir, num_workers, scheduler)
-        missing.sort()
+        _write_missing(output_dir, missing)
         manifest.complete = True
         for name, content in records.tfds_metadata(manifest).items():
             storage.write_text_atomically(
                 output_dir / name, json.dumps(content, indent=1) + "\n"
             )
-        storage.write_text_atomically(
-            output_dir / MISSING_NAME,
-            # Of paths with odd characters one a line all the same, as JSON has them.
-            "".join(json.dumps(p, ensure_ascii=False)[1:-1] + "\n" for p in missing),
-        )
         manifest.save(output_dir)
     _check_share(manifest, output_dir, max_skipped, max_missing)
     return manifest
@@ -193,7 +189,9 @@ def _plan_manifest(
             )
         sample_rate = log_mel.sample_rate
         shape = (log_mel.num_frames(segment_samples), log_mel.n_mels)
-        versions["keras"] = metadata.version("keras")
+        for name in ("keras", "tensorflow"):
+            with contextlib.suppress(metadata.PackageNotFoundError):  # tensorflow-cpu
+                versions[name] = metadata.version(name)
     return records.Manifest(
         dataset=annotations.dataset,
         split_rule=annotations.split_rule,
@@ -316,12 +314,13 @@ def _audio_file(path: Path) -> Path | None:
 
 
 def _audio_bytes(path: Path) -> int | None:
+    """Size of a clip's file; None if it is not there or may not be read."""
     file = _audio_file(path)
-    return file and storage.num_bytes(file)
+    return storage.num_bytes(file) if file and os.access(file, os.R_OK) else None
 
 
 def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray:
-    """Decodes to int16 block by block: an hour of music takes 160 MB, little more."""
+    """Decodes to int16 block by block; float32 would take twice the memory."""
     blocks = [records.to_int16(block) for block in stream_audio(path, sample_rate)]
     waveform = np.concatenate(blocks)
     if len(waveform) < segment_samples:
@@ -337,10 +336,15 @@ def _decode_apart(path: Path, sample_rate: int) -> None:
     Raises:
         AudioDecodeError: it did.
     """
-    code = "import sys; from tagger.audio import load_audio as load\n"
-    code += "load(sys.argv[1], int(sys.argv[2]))"
-    command = [sys.executable, "-c", code, str(path), str(sample_rate)]
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from tagger import audio\n"
+        "for block in audio.stream_audio(sys.argv[2], int(sys.argv[3])): pass"
+    )
+    package = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", code, package, str(path), str(sample_rate)]
     done = subprocess.run(command, capture_output=True)
+    if done.returncode == -signal.SIGKILL:
+        raise OSError(f"Decoding {path} was killed (out of memory, perhaps).")
     if done.returncode < 0:  # by a signal; what Python can tell comes up again
         name = signal.Signals(-done.returncode).name
         raise AudioDecodeError(path, f"it crashes the decoder ({name})")
@@ -386,10 +390,10 @@ def _take_over(
     """Adopts the shards of an earlier, perhaps interrupted run of the same build.
 
     A shard is made again when its file is gone or has another size, and when a clip
-    that it skipped or missed has come or changed since. Returns the paths of the clips
-    that the adopted shards miss.
+    that it missed has come, or one that it skipped has changed since. Clips that have
+    gone since are kept. Returns the paths of the clips that the adopted shards miss.
     """
-    for leftover in output_dir.glob(".*-of-*.tfrecord.*.tmp"):
+    for leftover in output_dir.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     if not (output_dir / records.MANIFEST_NAME).exists():
         return []
@@ -405,7 +409,13 @@ def _take_over(
                 f"{output_dir} holds another build: its {field} is {held}, this one's"
                 f" {asked}. Choose another --output-dir, or delete that folder."
             )
-    skipped = {}
+    if earlier.shards and earlier.versions != manifest.versions:
+        warnings.warn(
+            f"{output_dir} was begun with {earlier.versions}; its shards stay, those"
+            f" made now come from {manifest.versions}.",
+            stacklevel=3,
+        )
+    listed, skipped = _read_missing(output_dir), {}
     for skip in earlier.skipped:
         skipped.setdefault(skip["shard"], []).append(skip)
     all_missing = []
@@ -413,13 +423,13 @@ def _take_over(
         shard = earlier.shards.get(task.name)
         if shard is None:
             continue
-        missing = []
-        if shard.num_missing:
-            paths = task.paths
-            missing = [p for p in paths if _audio_file(task.audio_dir / p) is None]
+        missing = [path for path in task.paths if path in listed]
+        if len(missing) != shard.num_missing:  # a killed build did not write its list
+            missing = task.paths if shard.num_missing else []
+        missing = [p for p in missing if _audio_file(task.audio_dir / p) is None]
         if (
             storage.num_bytes(output_dir / task.name) == shard.num_bytes
-            and len(missing) == shard.num_missing
+            and len(missing) >= shard.num_missing
             and all(
                 skip["size"] == _audio_bytes(task.audio_dir / skip["path"])
                 for skip in skipped.get(task.name, ())
@@ -472,15 +482,18 @@ def _run(
         with progress:
             # Long shards first, so that the workers end together.
             tasks = sorted(tasks, key=lambda task: -len(task.paths))
-            try:
-                workers.run(_build_shard, tasks, enter, num_workers, scheduler)
-            except workers.WorkersDied:
-                suspects = [
-                    dataclasses.replace(task, is_suspect=True)
-                    for task in tasks
-                    if task.name not in manifest.shards
-                ]
-                workers.run(_build_shard, suspects, enter, num_workers, scheduler)
+            while tasks:
+                try:
+                    workers.run(_build_shard, tasks, enter, num_workers, scheduler)
+                except workers.WorkersDied:
+                    # One of those that come first is what they died of.
+                    tasks = [t for t in tasks if t.name not in manifest.shards]
+                    suspects = [
+                        dataclasses.replace(task, is_suspect=True)
+                        for task in tasks[: 2 * num_workers]
+                    ]
+                    workers.run(_build_shard, suspects, enter, num_workers, scheduler)
+                tasks = [t for t in tasks if t.name not in manifest.shards]
     except OSError as error:
         if error.errno is not None:  # a full disk, which only_writer explains
             raise
@@ -492,7 +505,27 @@ def _run(
     finally:
         # On a full disk the error on its way is the one to show.
         with contextlib.suppress(OSError):
+            _write_missing(output_dir, missing)
             manifest.save(output_dir)
+
+
+# A path a line, also one with line breaks or bytes that are no UTF-8: as in JSON.
+
+
+def _write_missing(output_dir: Path | storage.Remote, paths: list[str]) -> None:
+    text = "".join(
+        json.dumps(path, ensure_ascii=False)[1:-1] + "\n" for path in sorted(paths)
+    )
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    storage.write_text_atomically(output_dir / MISSING_NAME, text)
+
+
+def _read_missing(output_dir: Path | storage.Remote) -> set[str]:
+    path = output_dir / MISSING_NAME
+    if not path.exists():
+        return set()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {json.loads(f'"{line}"') for line in lines}
 
 
 def _check_share(

@@ -286,6 +286,11 @@ def _verify(args: argparse.Namespace) -> int:
     directory = storage.location(args.directory)
     if not (directory / records.MANIFEST_NAME).exists():
         directory = directory / records.SHARD_FOLDER
+    if not (directory / records.MANIFEST_NAME).exists():
+        raise FileNotFoundError(
+            f"There is no {records.MANIFEST_NAME} in {args.directory!r} or its"
+            f" {records.SHARD_FOLDER}/. Give the folder that a build command wrote."
+        )
     manifest = records.Manifest.load(directory)
     bad = []
     shards = records.verify(directory, manifest)

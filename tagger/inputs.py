@@ -62,10 +62,12 @@ class Shards:
                 f" {', '.join(self.manifest.splits) or 'nothing'}. Build with the audio"
                 " of that split, or choose another one."
             )
-        paths = [self.directory / name for name in self.manifest.shard_names(split)]
+        shards = self.manifest.shards
+        names = [n for n in self.manifest.shard_names(split) if shards[n].num_clips]
+        paths = [self.directory / name for name in names]
         for path in paths:
             num_bytes = storage.num_bytes(path)
-            if num_bytes != self.manifest.shards[path.name].num_bytes:
+            if num_bytes != shards[path.name].num_bytes:
                 raise FileNotFoundError(
                     f"{path} is {'missing' if num_bytes is None else 'incomplete'}."
                     " Run the build again: it makes only what is missing."
@@ -321,15 +323,18 @@ def mixed_segments(
         ValueError: sources disagree on tags, rate or kind of records, a weight is not
             positive, or the batch is too small to hold all sources.
     """
-    first = sources[0].shards.manifest
-    for source in sources[1:]:
-        manifest = source.shards.manifest
-        for field in ("tags", "sample_rate", "features", "segment_dtype"):
-            one, other = getattr(first, field), getattr(manifest, field)
+    # Labelled ones first: unlabelled music has no tags to compare.
+    first, *others = sorted(sources, key=lambda source: source.split == "student")
+    num_tags = len(first.shards.manifest.tags)
+    for source in others:
+        fields = ["sample_rate", "features", "segment_dtype"]
+        fields += ["tags"] * (source.split != "student")
+        for field in fields:
+            one, other = (getattr(s.shards.manifest, field) for s in (first, source))
             if one != other:
                 raise ValueError(
-                    f"{sources[0].shards.directory} and {source.shards.directory} do"
-                    f" not mix: their {field} are {one} and {other}."
+                    f"{first.shards.directory} and {source.shards.directory} do not"
+                    f" mix: their {field} are {one} and {other}."
                 )
     shares = _shares([source.weight for source in sources], batch_size)
     parts = [
@@ -340,7 +345,10 @@ def mixed_segments(
     ]
 
     def join(*batches):
-        segments, labels = zip(*batches, strict=True)
+        segments, labels = map(list, zip(*batches, strict=True))
+        for n, source in enumerate(sources):
+            if source.split == "student":  # perhaps built beside other tags
+                labels[n] = tf.fill([shares[n], num_tags], UNLABELLED)
         return tf.concat(segments, axis=0), tf.concat(labels, axis=0)
 
     mixed = tf.data.Dataset.zip(tuple(parts)).map(join, tf.data.AUTOTUNE)

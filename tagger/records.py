@@ -440,7 +440,7 @@ class Manifest:
         """
         path = storage.location(directory) / MANIFEST_NAME
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             content.pop("counts")
             content["tags"] = tuple(content["tags"])
             content["segment_shape"] = tuple(content.get("segment_shape", ()))

@@ -5,6 +5,7 @@ as shards, manifests and locks need them; callers do not ask which it is. Tensor
 loaded for URLs alone.
 """
 
+import _thread
 import contextlib
 import errno
 import importlib
@@ -73,25 +74,30 @@ class Remote:
         with _as_os_errors(self._url), _gfile().GFile(self._url, mode) as file:
             yield file
 
-    def read_text(self) -> str:
+    def read_text(self, encoding: str = "utf-8") -> str:
         with self.open() as file:
             return file.read()
 
-    def write_text(self, text: str) -> None:
+    def write_text(self, text: str, encoding: str = "utf-8") -> None:
         with self.open("w") as file:
             file.write(text)
 
     def exists(self) -> bool:
-        return _gfile().exists(self._url)
+        with _as_os_errors(self._url):
+            return _gfile().exists(self._url)
 
     def is_dir(self) -> bool:
-        return _gfile().isdir(self._url)
+        with _as_os_errors(self._url):
+            return _gfile().isdir(self._url)
 
     def is_file(self) -> bool:
-        return self.exists() and not self.is_dir()
+        return self.num_bytes() is not None
 
-    def num_bytes(self) -> int:
-        return _gfile().stat(self._url).length
+    def num_bytes(self) -> int | None:
+        """Size of the file; None if there is none."""
+        with contextlib.suppress(FileNotFoundError), _as_os_errors(self._url):
+            found = _gfile().stat(self._url)
+            return None if found.is_directory else found.length
 
     def mkdir(self, parents: bool = True, exist_ok: bool = True) -> None:
         with _as_os_errors(self._url):
@@ -99,8 +105,9 @@ class Remote:
 
     def glob(self, pattern: str) -> Iterator["Remote"]:
         if self.is_dir():
-            for url in _gfile().glob(f"{self._url}/{pattern}"):
-                yield Remote(url)
+            with _as_os_errors(self._url):
+                urls = _gfile().glob(f"{self._url}/{pattern}")
+            yield from map(Remote, urls)
 
     def replace(self, target: "Remote") -> None:
         with _as_os_errors(self._url):
@@ -123,7 +130,7 @@ def location(path: "str | os.PathLike | Remote") -> Path | Remote:
 def num_bytes(path: Path | Remote) -> int | None:
     """Size of a file; None if it is not there."""
     if isinstance(path, Remote):
-        return path.num_bytes() if path.is_file() else None
+        return path.num_bytes()
     with contextlib.suppress(OSError):
         return path.stat().st_size if path.is_file() else None
 
@@ -137,7 +144,7 @@ def write_text_atomically(path: Path | Remote, text: str) -> None:
     """Writes a small file so that a reader sees the old or the new one, never half."""
     unfinished = temporary(path)
     try:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     finally:
         with contextlib.suppress(OSError):  # the error on its way is the one to show
@@ -175,6 +182,13 @@ def only_writer(directory: Path | Remote, option: str) -> Iterator[None]:
     with contextlib.closing(held):
         try:
             yield
+        except KeyboardInterrupt:
+            if not getattr(held, "is_lost", False):
+                raise
+            raise OSError(
+                f"Another run has taken {directory} over while this one did not answer."
+                " Wait for it."
+            ) from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -205,16 +219,17 @@ class _RemoteLock:
         self._path = path
         self._name = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
         found = self._content()
-        if found:
+        if found is not None:
             for _ in range(LOCK_RENEWALS_WAITED):
                 time.sleep(LOCK_RENEWAL_SECONDS)
-                if self._content() not in (found, None):
+                if self._content() not in (found, None):  # renewed, or just released
                     raise BlockingIOError(errno.EAGAIN, "locked", str(path))
         self._renewals = 0
+        self.is_lost = False
         self._renew()
         time.sleep(LOCK_SETTLE_SECONDS)
         # Of two that found no living writer, the one that wrote last has it.
-        if self._name not in (self._content() or ""):
+        if not self._is_ours():
             raise BlockingIOError(errno.EAGAIN, "locked", str(path))
         self._closed = threading.Event()
         self._renewal = threading.Thread(target=self._keep_renewing, daemon=True)
@@ -224,6 +239,9 @@ class _RemoteLock:
         with contextlib.suppress(OSError):
             return self._path.read_text()
 
+    def _is_ours(self) -> bool:
+        return self._name in (self._content() or "")
+
     def _renew(self) -> None:
         self._path.write_text(f"{self._name} {self._renewals}")
         self._renewals += 1
@@ -231,12 +249,18 @@ class _RemoteLock:
     def _keep_renewing(self) -> None:
         while not self._closed.wait(LOCK_RENEWAL_SECONDS):
             with contextlib.suppress(OSError):  # the network may come back
+                if self._content() is not None and not self._is_ours():
+                    # We were asleep for so long that another took us for dead.
+                    self.is_lost = True
+                    _thread.interrupt_main()
+                    return
                 self._renew()
 
     def close(self) -> None:
         self._closed.set()
         self._renewal.join()
-        self._path.unlink(missing_ok=True)
+        if self._is_ours():
+            self._path.unlink(missing_ok=True)
 
 
 # --- tf.io.gfile ----------------------------------------------------------------------

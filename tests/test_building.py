@@ -235,6 +235,34 @@ def test_a_clip_that_comes_back_is_taken_in(corpus, built):
     assert shards_of(corpus / "tfrecord") == shards_of(built)
 
 
+def test_clips_that_went_since_stay_in_their_shards(corpus):
+    options = {"max_missing": 1}
+    folders = sorted((corpus / "mp3").iterdir())
+    shutil.move(folders[0], corpus / "elsewhere")
+    before = build_corpus(corpus, **options)
+    held = shards_of(corpus / "tfrecord")
+    shutil.rmtree(folders[1])
+    for known in (True, False):  # a build that was killed did not write its list
+        assert build_corpus(corpus, **options) == before
+        assert shards_of(corpus / "tfrecord") == held
+        listed = (corpus / "tfrecord/missing.txt").read_text().splitlines()
+        assert {line[0] for line in listed} >= {"0"}
+        if known:
+            (corpus / "tfrecord/missing.txt").unlink()
+
+
+def test_shards_of_an_earlier_decoder_stay_with_a_note(corpus, built):
+    build_corpus(corpus)
+    path = corpus / "tfrecord/manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"versions": {"av": "9.0"}}))
+    (corpus / "tfrecord/.manifest.json.1234.tmp").touch()
+    with pytest.warns(UserWarning, match="was begun with {'av': '9.0'}; its shards st"):
+        build_corpus(corpus)
+    assert shards_of(corpus / "tfrecord") == shards_of(built)
+    assert not list((corpus / "tfrecord").glob(".*.tmp"))
+
+
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
@@ -431,6 +459,21 @@ def test_a_second_builder_behind_a_url_is_kept_out(corpus, tmp_path, quick_lock)
             build_corpus(corpus, url)
 
 
+def test_a_builder_that_was_taken_for_dead_stops(tmp_path, quick_lock):
+    folder = storage.location(f"file://{tmp_path}/shards")
+    with pytest.raises(OSError, match="Another run has taken .* over"):
+        with storage.only_writer(folder, "--output-dir"):
+            (folder / ".lock").write_text("another one")
+            time.sleep(5)
+    assert (folder / ".lock").read_text() == "another one"
+
+
+def test_what_tensorflow_cannot_open_is_an_error_of_the_system(run_script):
+    done = run_script("-m", "tagger", "verify", "nothing://bucket/shards")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "nothing" in done.stderr
+
+
 def test_a_url_that_cannot_be_written_is_named(corpus, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="Cannot write to .*Choose another --output-dir"):
@@ -559,20 +602,22 @@ def odd_files(tmp_path_factory):
     for name in ("ä ñ 音楽.wav", "two  spaces.wav", "line\nbreak.wav", "'quote\".wav"):
         write_wav(folder / name, tone * 30000, 22050, np.int16)
     (folder / "folder.mp3").mkdir()
+    shutil.copy(folder / "silence.wav", folder / "caf\udce9.wav")  # a byte of Latin 1
     return folder, {
         "truncated.mp3": "truncated", "zero bytes.mp3": "empty", "text.mp3": "FFmpeg",
         "video.mp4": None, "mute.mp4": "no audio", "eight channels.wav": None,
         "192 kHz.wav": None, "nan.wav": "NaN", "silence.wav": None,
         "one second.wav": "shorter", "circle.mp3": "link", "nowhere.mp3": "link",
         "ä ñ 音楽.wav": None, "two  spaces.wav": None, "line\nbreak.wav": None,
-        "'quote\".wav": None, "folder.mp3": "directory",
+        "'quote\".wav": None, "folder.mp3": "directory", "caf\udce9.wav": None,
     }  # fmt: skip
 
 
 def build_odd(folder, names, output_dir):
     """Every file has a tag of its own, so that a wrong label would show."""
+    ids = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     annotations = Annotations(
-        "csv", "all train", tuple(names), np.array(names), folder, np.array(names),
+        "csv", "all train", tuple(ids), np.array(ids), folder, np.array(names),
         np.eye(len(names), dtype=np.uint8), np.full(len(names), "train"),
     )  # fmt: skip
     options = {"num_workers": 1, "max_skipped": 1, "max_missing": 1}
@@ -592,9 +637,10 @@ def test_odd_files_are_read_or_skipped_with_the_reason(odd_files, tmp_path):
     for shard in manifest.shards:
         for example in records.read_shard(tmp_path / shard):
             values = records.decode(example)
-            assert names[values["labels"].argmax()] == values["clip_id"]
+            tag = values["labels"].argmax()
+            assert manifest.tags[tag] == values["clip_id"]
             assert values["labels"].sum() == 1
-            seen[values["clip_id"]] = values["segments"][: values["num_samples"]]
+            seen[names[tag]] = values["segments"][: values["num_samples"]]
     assert set(seen) == {name for name, reason in expected.items() if not reason}
     assert not seen["silence.wav"].any()
     tone = 0.5 * np.sin(np.arange(3 * 22050) / 9).astype(np.float32)

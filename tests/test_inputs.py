@@ -214,9 +214,12 @@ def test_hosts_share_the_shards_of_an_epoch(built):
 
 @pytest.fixture
 def unlabelled(corpus):
-    """The same clips as a student split, without labels."""
+    """The same clips as a student split, built beside another tag."""
     annotations = magnatagatune.load_annotations(corpus)
-    student = dataclasses.replace(annotations, splits=np.full(32, "student"))
+    student = dataclasses.replace(
+        annotations, splits=np.full(32, "student"), tags=("other",),
+        labels=np.zeros((32, 1), np.uint8),
+    )  # fmt: skip
     building.build(student, corpus / "student", num_audios_per_shard=8, num_workers=1)
     return inputs.open_shards(corpus / "student")
 

@@ -3,6 +3,7 @@
 csv, tsv or pickle of a dataset -> Annotations (clip ids, paths, tags, labels, splits).
 """
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -33,7 +34,8 @@ class Annotations:
         published: Clips per split as a paper prints them, where one does.
 
     Raises:
-        ValueError: two clips share an id, a split is unknown or the lengths differ.
+        ValueError: two clips share an id, two tags a name, a split is unknown or the
+            lengths differ.
     """
 
     dataset: str
@@ -55,6 +57,12 @@ class Annotations:
                 f"{num_clips} clip ids and {len(self.tags)} tags need labels of that"
                 f" shape, not {self.labels.shape}, {len(self.paths)} paths and"
                 f" {len(self.splits)} splits."
+            )
+        twice = sorted({tag for tag in self.tags if self.tags.count(tag) > 1})
+        if twice:
+            raise ValueError(
+                f"Tag {twice[0]!r} stands twice in the annotations of {self.dataset}."
+                " Every tag needs a name of its own."
             )
         ids, counts = np.unique(self.clip_ids, return_counts=True)
         if len(ids) < num_clips:
@@ -84,7 +92,9 @@ class Annotations:
             self.clip_ids, self.paths, self.splits, self.labels, strict=True
         ):
             clip_id, path, split, labels = row
-            digest.update(f"\n{clip_id}\t{path}\t{split}\t".encode() + labels.tobytes())
+            text = f"\n{clip_id}\t{path}\t{split}\t"
+            # Names of files need not be UTF-8.
+            digest.update(text.encode(errors="surrogateescape") + labels.tobytes())
         return digest.hexdigest()
 
 
@@ -128,29 +138,31 @@ def note_difference(annotations: Annotations, source: Path) -> None:
         )
 
 
-def read_table(path: Path, separator: str, **options) -> pd.DataFrame:
-    """Reads a csv or tsv as text; empty cells are "", a byte order mark goes.
+def read_table(path: Path, separator: str) -> pd.DataFrame:
+    """Reads a csv or tsv as text; a byte order mark and empty lines are passed over.
 
     Raises:
-        ValueError: the file is no such table.
+        ValueError: the file is no such table, a column's name stands twice, or a row
+            has more or fewer cells than the first.
     """
+    kind = {"\t": "tab", ",": "comma", ";": "semicolon"}[separator]
     try:
         # utf-8-sig also reads plain UTF-8; spreadsheets add the byte order mark.
-        return pd.read_csv(
-            path,
-            sep=separator,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            **options,
-        )
-    except (
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        UnicodeDecodeError,
-    ) as error:
-        kind = {"\t": "tab", ",": "comma", ";": "semicolon"}[separator]
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, delimiter=separator, strict=True)
+            columns, *rows = [line for line in lines if line] or [[]]
+    except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no {kind}-separated text: {error}.") from error
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"{path} is no {kind}-separated text: row {number} has {len(row)}"
+                f" cells, the first line {len(columns)}."
+            )
+    twice = [column for column in columns if columns.count(column) > 1]
+    if twice:
+        raise ValueError(f"{path} has two columns called {twice[0]!r}.")
+    return pd.DataFrame(rows, columns=columns, dtype=str)
 
 
 def read_tags(path: str | os.PathLike) -> tuple[str, ...]:

@@ -76,10 +76,10 @@ def load_annotations(
     if num_tags:
         kept = np.sort(top_tags(labels, num_tags, "ascending"))
         names, labels = [names[column] for column in kept], labels[:, kept]
-    if not labels.any():
+    if not labels.any() and not tags:
         raise ValueError(
-            f"No file of {source} carries a tag"
-            f"{f' of {tags}' if tags else ''}; there is nothing to learn from it."
+            f"No file of {source} carries a tag. Music to learn from without labels"
+            " needs --tags, the file that names the tags of the labelled music."
         )
     splits, rule = _splits(rows, labels, source, seed)
     kept = splits != ""
@@ -106,6 +106,9 @@ def _read_rows(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
     table = read_table(path, max("\t;,", key=head.count))
     table.columns = [_fact_or_tag(column) for column in table.columns]
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise ValueError(f"{path} has two columns called {twice!r}.")
     if "path" not in table or not len(table):
         raise ValueError(
             f"{path} must have a column called path, and rows; found the columns"
@@ -114,6 +117,9 @@ def _read_rows(path: Path) -> pd.DataFrame:
     if (table["path"] == "").any():
         row = int(np.argmax(table["path"] == ""))
         raise ValueError(f"{path}: row {row + 1} has no path.")
+    table["path"] = table["path"].map(os.path.normpath)  # ./a.mp3 is a.mp3
+    if "artist" in table:
+        table["artist"] = table["artist"].str.strip()
     if "clip_id" not in table:
         table["clip_id"] = table["path"]
     if "tags" in table:
@@ -150,11 +156,13 @@ def _tags_of_columns(table: pd.DataFrame, path: Path) -> list[list[str]]:
 
 def _walk(folder: Path) -> pd.DataFrame:
     """Audio files under the folder's folders; the outermost folder is the tag."""
-    found = []
+    found, root = [], os.path.realpath(folder)
     for tag in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for path in _audio_files(tag, set()):
+        for path in _audio_files(tag, root, set()):
             name = path.relative_to(folder).as_posix()
-            found.append({"path": name, "clip_id": name, "tags": [tag.name]})
+            # A name that is not UTF-8 makes an id all the same.
+            clip_id = os.fsencode(name).decode("utf-8", "backslashreplace")
+            found.append({"path": name, "clip_id": clip_id, "tags": [tag.name]})
     if not found:
         raise ValueError(
             f"There is no audio in the folders of {str(folder)!r}. Each folder in it is"
@@ -163,15 +171,20 @@ def _walk(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _audio_files(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """Follows links to folders, each folder once: a link may lead in a circle."""
+def _audio_files(folder: Path, root: str, seen: set[str]) -> Iterator[Path]:
+    """Follows links to folders elsewhere, each once.
+
+    A link back into the root would give its files another folder's tag, or go in a
+    circle.
+    """
     real = os.path.realpath(folder)
-    if real in seen:
+    leads_back = folder.is_symlink() and f"{real}/".startswith(f"{root}/")
+    if leads_back or real in seen:
         return
     seen.add(real)
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            yield from _audio_files(path, seen)
+            yield from _audio_files(path, root, seen)
         elif path.suffix.lower() in AUDIO_ENDINGS:
             yield path
 
@@ -214,7 +227,9 @@ def _splits(
             " another split. Fill the column, or leave it out."
         )
     labelled = labels.any(axis=1)
-    split_of = _deal(groups[labelled], source, by_artist, seed)
+    split_of = {}
+    if labelled.any():
+        split_of = _deal(groups[labelled], source, by_artist, seed)
     splits = np.array([split_of.get(group, "train") for group in groups])
     # Unlabelled music of a test artist would be trained on.
     leaks = ~labelled & (splits != "train")

@@ -292,7 +292,7 @@ def _split_by_lists(data_dir: Path, paths: np.ndarray) -> np.ndarray:
                 f"There is no {name} in {str(data_dir)!r}: the split by lists needs"
                 f" {', '.join(LIST_NAMES.values())} from {LISTS_SOURCE}."
             )
-        for clip in pickles.load(data_dir / name):
+        for clip in pickles.load(data_dir / name, list):
             splits[str(clip).rpartition(".")[0]] = split
     found = np.array([splits.get(clip.rpartition(".")[0], "") for clip in paths])
     if not (found != "").any():

@@ -3,9 +3,9 @@
     dataset
     ├── filtered_list_train.cP, filtered_list_test.cP, msd_id_to_tag_vector.cP,
     │   50tagList.txt               split "classic" (clips of 29.1 s and more)
-    ├── msd_splits.tsv              split "cals": columns clip_ids, splits, length; or
-    ├── {train,valid,test,student}_ids.npy      the same, a list per split
-    ├── {train,valid,test}_binaries.npy         labels of CALS, a row per id
+    ├── {train,valid,test,student}_ids.npy      split "cals": a list per split
+    ├── {train,valid,test}_binaries.npy         its labels, a row per id
+    ├── msd_splits.tsv              its splits as a table: clip_ids, splits, length
     └── audio
         └── A/B/C/TRABC….mp3        or .wav, .flac; from characters 3-5 of the track id
 
@@ -17,6 +17,7 @@ The audio is not distributed; most people have a part of it.
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +69,7 @@ def load_annotations(
         labelled_only: Leave the unlabelled tracks of CALS (student) out.
 
     Returns:
-        Annotations whose paths have no ending: any of .mp3, .wav, .flac is read.
+        Annotations whose paths have no ending: any of `building.ENDINGS` is read.
 
     Raises:
         FileNotFoundError: the folder or one of the lists is missing.
@@ -120,17 +121,18 @@ Lists = tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray]
 def _read_classic(folder: Path) -> Lists:
     tags = tuple(_existing(folder / "50tagList.txt").read_text().split("\n"))
     tags = tuple(tag.strip() for tag in tags if tag.strip())
-    train = pickles.load(_existing(folder / "filtered_list_train.cP"))
-    test = pickles.load(_existing(folder / "filtered_list_test.cP"))
+    train = pickles.load(_existing(folder / "filtered_list_train.cP"), list)
+    test = pickles.load(_existing(folder / "filtered_list_test.cP"), list)
     path = _existing(folder / "msd_id_to_tag_vector.cP")
-    vectors = pickles.load(path)
+    vectors = pickles.load(path, dict)
     num_train = min(NUM_CLASSIC_TRAIN, len(train))
     splits = ["train"] * num_train + ["val"] * (len(train) - num_train)
     splits += ["test"] * len(test)
     labels = np.zeros((len(splits), len(tags)), np.uint8)
     for row, track_id in enumerate([*train, *test]):
         try:
-            labels[row] = _binary(np.reshape(vectors[track_id], -1), path)
+            vector = np.reshape(vectors[track_id], -1)
+            labels[row] = _binary(vector, path).reshape(len(tags))
         except KeyError:
             raise ValueError(f"{path} holds no tags of {track_id!r}.") from None
         except (ValueError, TypeError) as error:
@@ -141,34 +143,60 @@ def _read_classic(folder: Path) -> Lists:
 
 
 def _read_cals(folder: Path) -> Lists:
-    arrays, table_path = folder / "train_ids.npy", folder / CALS_TSV
-    if not arrays.is_file() and not table_path.is_file():
+    """Ids and splits of the table, or of the arrays; labels of either."""
+    table_path = folder / CALS_TSV
+    has_table, has_arrays = table_path.is_file(), (folder / "train_ids.npy").is_file()
+    if not has_table and not has_arrays:
         raise FileNotFoundError(
-            f"There is neither {CALS_TSV} nor {arrays.name} in {str(folder)!r}. The"
+            f"There is neither {CALS_TSV} nor train_ids.npy in {str(folder)!r}. The"
             f" split cals needs one of them; {__name__} says where to get it."
         )
-    if arrays.is_file():
-        table = None
-        ids = {
-            name: _read_array(folder / f"{name}_ids.npy").astype(str)
-            for name in CALS_SPLITS
-        }
-    else:
-        table = read_table(table_path, "\t")
-        ids = _ids_of(table, table_path)
-    labels = {name: _labels_of(name, ids[name], table, folder) for name in CALS_SPLITS}
+    table = read_table(table_path, "\t") if has_table else None
+    ids = _ids_of(table, table_path) if has_table else _read_ids(folder, CALS_SPLITS)
+    track_ids = np.concatenate([ids[name] for name in CALS_SPLITS])
     sizes = [len(ids[name]) for name in CALS_SPLITS]
-    return (
-        CALS_TAGS,
-        np.concatenate([ids[name] for name in CALS_SPLITS]),
-        np.repeat(list(CALS_SPLITS.values()), sizes),
-        np.concatenate([labels[name] for name in CALS_SPLITS]),
-    )
+    labels = np.zeros((len(track_ids), len(CALS_TAGS)), np.uint8)
+    num_labelled = len(track_ids) - len(ids["student"])  # the student split comes last
+    if has_table and set(CALS_TAGS) <= set(table):
+        cells = table.loc[track_ids[:num_labelled], list(CALS_TAGS)].to_numpy()
+        values = np.where(cells == "1", 1, np.where(cells == "0", 0, 2))
+        labels[:num_labelled] = _binary(values, table_path)
+    else:
+        labels[:num_labelled] = _labels_of(track_ids[:num_labelled], folder)
+    return CALS_TAGS, track_ids, np.repeat(list(CALS_SPLITS.values()), sizes), labels
+
+
+def _read_ids(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    return {name: _read_array(folder / f"{name}_ids.npy").astype(str) for name in names}
+
+
+def _labels_of(track_ids: np.ndarray, folder: Path) -> np.ndarray:
+    """Labels of tracks, from the binaries and the ids that say whose they are."""
+    rows = {}
+    for name in CALS_SPLITS:
+        if name == "student":
+            continue
+        ids = _read_ids(folder, [name])[name]
+        path = folder / f"{name}_binaries.npy"
+        labels, shape = _binary(_read_array(path), path), (len(ids), len(CALS_TAGS))
+        if labels.shape != shape:
+            raise ValueError(
+                f"{path} has the shape {labels.shape}; {len(ids)} ids and"
+                f" {len(CALS_TAGS)} tags need {shape}."
+            )
+        rows.update(zip(ids.tolist(), labels, strict=True))
+    lacking = [track_id for track_id in track_ids.tolist() if track_id not in rows]
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} labelled tracks of {CALS_TSV} are in none of the arrays of"
+            f" ids in {folder}, so they have no labels; the first is {lacking[0]!r}."
+        )
+    return np.stack([rows[track_id] for track_id in track_ids.tolist()])
 
 
 def _ids_of(table: pd.DataFrame, path: Path) -> dict[str, np.ndarray]:
     """CALS' name of a split -> its ids; "none" is left out."""
-    first = table.iloc[0] if len(table) else {}
+    first = table.iloc[0] if len(table) else dict.fromkeys(table, "")
     known = {*CALS_SPLITS, "none", ""}
     id_columns = [c for c in table if TRACK_ID.fullmatch(first[c])]
     split_columns = [c for c in table if set(table[c].str.lower().unique()) <= known]
@@ -184,27 +212,6 @@ def _ids_of(table: pd.DataFrame, path: Path) -> dict[str, np.ndarray]:
         name: table.index[(splits == name).to_numpy()].to_numpy(str)
         for name in CALS_SPLITS
     }
-
-
-def _labels_of(
-    name: str, ids: np.ndarray, table: pd.DataFrame | None, folder: Path
-) -> np.ndarray:
-    """Labels of a split: columns of the table named as the tags, or the binaries."""
-    shape = (len(ids), len(CALS_TAGS))
-    if name == "student":
-        return np.zeros(shape, np.uint8)
-    if table is not None and set(CALS_TAGS) <= set(table):
-        path = folder / CALS_TSV
-        cells = table.loc[ids, list(CALS_TAGS)].to_numpy()
-        return _binary(np.where(cells == "1", 1, np.where(cells == "0", 0, 2)), path)
-    path = folder / f"{name}_binaries.npy"
-    labels = _binary(_read_array(path), path)
-    if labels.shape != shape:
-        raise ValueError(
-            f"{path} has the shape {labels.shape}; {len(ids)} ids and"
-            f" {len(CALS_TAGS)} tags need {shape}."
-        )
-    return labels
 
 
 def _binary(values: np.ndarray, path: Path) -> np.ndarray:

@@ -39,23 +39,27 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
 
-def load(path: str | os.PathLike):
+def load(path: str | os.PathLike, kind: type):
     """Reads a pickle of containers, text, numbers and arrays.
+
+    Args:
+        path: The file.
+        kind: What it must hold: list or dict.
 
     Returns:
         What it holds; the byte strings of Python 2 are str.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it asks for anything else, which is named and was not called, or it
-            is no whole pickle.
+        ValueError: it asks for anything else, which is named and was not called; it is
+            no whole pickle, or holds another kind.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path.name} in {str(path.parent)!r}.")
     with open(path, "rb") as file:
         try:
-            return _Unpickler(file, encoding="latin1").load()
+            content = _Unpickler(file, encoding="latin1").load()
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"{path} is no pickle of plain lists and arrays: {error}. Nothing in it"
@@ -63,3 +67,8 @@ def load(path: str | os.PathLike):
             ) from error
         except Exception as error:  # bytes at random end in any exception
             raise ValueError(f"{path} is no whole pickle ({error!r}).") from error
+    if not isinstance(content, kind):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, not a {kind.__name__}."
+        )
+    return content
