@@ -5,8 +5,10 @@
 A machine of few cores cannot decode on many; so the decoder is replaced by a sleep of
 the length that decoding one clip takes here on one core (measured first), and all else
 is the real builder: its plan, its worker processes, encoding, checksums, writing, the
-manifest. Efficiency is the rate beside that of one worker, per worker. What is left of
-the machine's own work is printed too: the builder's seconds of CPU per clip.
+manifest. The rate is what the second half of twice as many clips takes, so that the
+start of the processes (printed apart) is not in it; efficiency is the rate beside that
+of one worker, per worker. The builder's own work is the last column: seconds of CPU per
+clip that are not decoding; a machine is full when rate x CPU reaches its cores.
 
 Prints a table and, from it, hours and bytes for whole datasets; writes scaling.json.
 """
@@ -56,6 +58,19 @@ def seconds_to_decode(data_dir: str, num_clips: int = 60) -> float:
 
 
 def measure(num_clips: int, num_workers: int, scratch: str) -> dict:
+    once = build(num_clips, num_workers, scratch)
+    twice = build(2 * num_clips, num_workers, scratch)
+    seconds = twice["seconds"] - once["seconds"]
+    return {
+        "workers": num_workers,
+        "clips_per_second": num_clips / seconds,
+        "start_seconds": max(0.0, once["seconds"] - seconds),
+        "cpu_ms_per_clip": 1000 * (twice["cpu"] - once["cpu"]) / num_clips,
+        "bytes_per_clip": once["bytes"] / num_clips,
+    }
+
+
+def build(num_clips: int, num_workers: int, scratch: str) -> dict:
     names = np.array([f"{clip}.mp3" for clip in range(num_clips)])
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         for name in names:
@@ -74,12 +89,7 @@ def measure(num_clips: int, num_workers: int, scratch: str) -> dict:
         )
         seconds = time.perf_counter() - started
         num_bytes = sum(shard.num_bytes for shard in manifest.shards.values())
-    return {
-        "workers": num_workers,
-        "clips_per_second": num_clips / seconds,
-        "cpu_ms_per_clip": 1000 * (_cpu_seconds() - cpu) / num_clips,
-        "bytes_per_clip": num_bytes / num_clips,
-    }
+    return {"seconds": seconds, "cpu": _cpu_seconds() - cpu, "bytes": num_bytes}
 
 
 def _cpu_seconds() -> float:
@@ -92,7 +102,7 @@ def main() -> None:
     add = parser.add_argument
     add("--data-dir", default="./dataset", help="whose clips are decoded first")
     add("--num-workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    add("--seconds", type=float, default=20, help="of one measurement, about")
+    add("--seconds", type=float, default=20, help="of one build, about")
     add("--sleep", type=float, help="seconds instead of the measured ones")
     add("--scratch", default=tempfile.gettempdir(), help="where shards are written")
     add("--output", default="scaling.json")
@@ -102,16 +112,17 @@ def main() -> None:
     print(f"decoding takes {1000 * sleep:.1f} ms per clip of {CLIP_SECONDS} s")
     os.environ[SLEEP] = str(sleep)
     runs = []
-    print(f"{'workers':>8}{'clips/s':>9}{'efficiency':>12}{'CPU ms/clip':>13}")
+    print(f"{'workers':>8}{'clips/s':>9}{'efficiency':>12}", end="")
+    print(f"{'start s':>9}{'CPU ms/clip':>13}")
     for num_workers in args.num_workers:
-        num_clips = max(20, int(args.seconds * num_workers / sleep) // 10 * 10)
+        num_clips = max(20, int(args.seconds / 2 * num_workers / sleep) // 10 * 10)
         run = measure(num_clips, num_workers, args.scratch)
         runs.append(run)
         alone = runs[0]["clips_per_second"] / runs[0]["workers"]
         run["efficiency"] = run["clips_per_second"] / num_workers / alone
         print(
             f"{num_workers:8}{run['clips_per_second']:9.1f}{run['efficiency']:12.2f}"
-            f"{run['cpu_ms_per_clip']:13.1f}"
+            f"{run['start_seconds']:9.1f}{run['cpu_ms_per_clip']:13.1f}"
         )
     rate = runs[0]["clips_per_second"] / runs[0]["workers"]
     plan = {}
