@@ -11,18 +11,20 @@ torch N     the originals' way: a float32 .npy per clip, opened with mmap_mode, 
             random crop of it per item, torch.utils.data.DataLoader of N workers (as
             many as cores, and 8); left out where torch is not installed
 
-All take the same clips, segments and batches; they run in turn in one process, two
-epochs at a time, `--repeats` times, after a first pass that warms the page cache, the
-buffers and the workers. The table gives medians. Writes inputs.json.
+All take the same clips, segments and batches; they run in turn in one process,
+`--repeats` times: an epoch that fills page cache and buffers and starts workers, then
+two that count. The table gives medians. Writes inputs.json.
 """
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,72 +86,71 @@ def run(args, folder: Path) -> None:
     num_clips = shards.manifest.num_clips("train")
     per_clip = num_segments // num_clips
 
-    def raw() -> int:
+    def raw() -> Iterator[int]:
         for path in shards.paths("train"):
             with open(path, "rb", buffering=0) as file:
                 while file.read(1 << 20):
                     pass
-        return num_segments
+        yield num_segments
 
-    def endless(crops_per_clip: int):
-        batches = iter(
-            inputs.training_segments(
-                shards,
-                "train",
-                window,
-                args.batch_size,
-                crops_per_clip=crops_per_clip,
-                num_read_threads=args.num_read_threads,
-            )
+    def training(crops_per_clip: int = 0) -> Iterator[int]:
+        batches = inputs.training_segments(
+            shards,
+            "train",
+            window,
+            args.batch_size,
+            crops_per_clip=crops_per_clip,
+            num_read_threads=args.num_read_threads,
         )
+        for batch, _ in batches:
+            yield len(batch)
 
-        def read() -> int:
-            """Two epochs, the filling of their shuffle buffers included."""
-            steps = 2 * (num_segments // args.batch_size)
-            for _ in range(steps):
-                next(batches)
-            return steps * args.batch_size
+    def crops() -> Iterator[int]:
+        return training(per_clip)
 
-        return read
-
-    def evaluation() -> int:
-        for _ in inputs.evaluation_segments(shards, "train", window, args.batch_size):
-            pass
-        return num_segments
+    def evaluation() -> Iterator[int]:
+        batches = inputs.evaluation_segments(shards, "train", window, args.batch_size)
+        while True:
+            for batch in batches:
+                yield len(batch["segments"])
 
     def torch_way(num_workers: int):
         from torch.utils.data import DataLoader
 
-        loader = DataLoader(
-            RandomCrops(paths, num_samples, len(shards.manifest.tags)),
-            batch_size=args.batch_size,
-            shuffle=True,
-            num_workers=num_workers,
-            persistent_workers=True,
-        )
-
-        def read() -> int:
-            return sum(len(x) for _ in range(2 * per_clip) for x, _ in loader)
+        def read() -> Iterator[int]:
+            loader = DataLoader(
+                RandomCrops(paths, num_samples, len(shards.manifest.tags)),
+                batch_size=args.batch_size,
+                shuffle=True,
+                num_workers=num_workers,
+                persistent_workers=True,
+            )
+            while True:
+                for batch, _ in loader:
+                    yield len(batch)
 
         return read
 
-    ways = {
-        "raw": raw,
-        "training": endless(0),
-        "crops": endless(per_clip),
-        "evaluation": evaluation,
-    }
+    def rate_of(way) -> float:
+        """Segments per second of two epochs, after one that fills all buffers."""
+        batches = itertools.chain.from_iterable(way() for _ in itertools.count())
+        seconds = None
+        for num_epochs in (1, 2):
+            started, read = time.perf_counter(), 0
+            while read < num_epochs * num_segments:
+                read += next(batches)
+            seconds = time.perf_counter() - started
+        return read / seconds
+
+    ways = {way.__name__: way for way in (raw, training, crops, evaluation)}
     if importlib.util.find_spec("torch"):
         paths = write_npy(shards, folder)
         for num_workers in sorted({os.cpu_count(), 8}):
             ways[f"torch {num_workers}"] = torch_way(num_workers)
     rates = {name: [] for name in ways}
-    for repeat in range(args.repeats + 1):
+    for _ in range(args.repeats):
         for name, way in ways.items():
-            started = time.perf_counter()
-            read = way()
-            if repeat:  # the first warms the cache
-                rates[name].append(read / (time.perf_counter() - started))
+            rates[name].append(rate_of(way))
     middle = {name: statistics.median(values) for name, values in rates.items()}
     torch = max(
         (rate for name, rate in middle.items() if "torch" in name), default=None

@@ -499,8 +499,8 @@ def _run(
             raise
         absent = [task.name for task in tasks if task.name not in manifest.shards]
         raise OSError(
-            f"{error} {len(absent)} shards are missing, {absent[0]} first; run the same"
-            " command again and it makes them."
+            f"{error} {len(absent)} shards are missing{', ' * bool(absent)}"
+            f"{', '.join(absent[:3])}; run the same command again and it makes them."
         ) from error
     finally:
         # On a full disk the error on its way is the one to show.
@@ -524,8 +524,8 @@ def _read_missing(output_dir: Path | storage.Remote) -> set[str]:
     path = output_dir / MISSING_NAME
     if not path.exists():
         return set()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {json.loads(f'"{line}"') for line in lines}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return {json.loads(f'"{line}"') for line in lines if line}
 
 
 def _check_share(
