@@ -50,6 +50,7 @@ def excitations(
     probe = models.fed_with(
         keras.Model(model.input, [gate.output for gate in gates], name=model.name),
         shards.dtype,
+        shards.manifest.features,
     )
     clips = evaluation.clip_means(
         lambda segments: [gate[:, 0] for gate in probe.predict_on_batch(segments)],
