@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -95,12 +96,12 @@ def build(
             f" {str(audio_dir / annotations.paths[0])!r}. Another folder is given with"
             " --audio-dir."
         )
-    with storage.only_writer(output_dir, "--output-dir"):
+    with storage.only_writer(output_dir, "--output-dir") as check_lock:
         tasks = _plan_tasks(annotations, manifest, output_dir)
         missing = _take_over(manifest, output_dir, tasks)
         tasks = [task for task in tasks if task.name not in manifest.shards]
         num_workers = num_workers or os.cpu_count()
-        _run(tasks, manifest, missing, output_dir, num_workers, scheduler)
+        _run(tasks, manifest, missing, output_dir, num_workers, scheduler, check_lock)
         _write_missing(output_dir, missing)
         manifest.complete = True
         for name, content in records.tfds_metadata(manifest).items():
@@ -448,6 +449,7 @@ def _run(
     output_dir: Path | storage.Remote,
     num_workers: int,
     scheduler: str | None,
+    check_lock: Callable[[], None],
 ) -> None:
     """Makes the shards and enters each into the manifest as it comes."""
     if not tasks:
@@ -467,6 +469,7 @@ def _run(
         nonlocal next_save
         if task.name in manifest.shards:
             return
+        check_lock()
         manifest.shards[task.name], skipped, absent = made
         manifest.skipped += skipped
         missing.extend(absent)
@@ -505,6 +508,7 @@ def _run(
     finally:
         # On a full disk the error on its way is the one to show.
         with contextlib.suppress(OSError):
+            check_lock()
             _write_missing(output_dir, missing)
             manifest.save(output_dir)
 

@@ -5,7 +5,6 @@ as shards, manifests and locks need them; callers do not ask which it is. Tensor
 loaded for URLs alone.
 """
 
-import _thread
 import contextlib
 import errno
 import importlib
@@ -16,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 try:
@@ -152,7 +151,7 @@ def write_text_atomically(path: Path | Remote, text: str) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(directory: Path | Remote, option: str) -> Iterator[None]:
+def only_writer(directory: Path | Remote, option: str) -> Iterator[Callable[[], None]]:
     """Makes a folder and keeps a second writer out; a dead writer's lock never blocks.
 
     On a disk the operating system holds the lock and drops it with its process. Behind
@@ -162,6 +161,10 @@ def only_writer(directory: Path | Remote, option: str) -> Iterator[None]:
     Args:
         directory: The folder.
         option: The command's option that chooses it, for the messages.
+
+    Yields:
+        Function to call before something is written: it raises OSError where another
+        run took this one for dead, because it did not renew its lock for so long.
 
     Raises:
         OSError: the folder cannot be written, is in use, or the disk is full.
@@ -181,14 +184,7 @@ def only_writer(directory: Path | Remote, option: str) -> Iterator[None]:
         ) from error
     with contextlib.closing(held):
         try:
-            yield
-        except KeyboardInterrupt:
-            if not getattr(held, "is_lost", False):
-                raise
-            raise OSError(
-                f"Another run has taken {directory} over while this one did not answer."
-                " Wait for it."
-            ) from None
+            yield held.check
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -208,6 +204,9 @@ class _LocalLock:
                 self._file.close()
                 raise
 
+    def check(self) -> None:
+        """The operating system lets nobody take it."""
+
     def close(self) -> None:
         self._file.close()
 
@@ -225,7 +224,7 @@ class _RemoteLock:
                 if self._content() not in (found, None):  # renewed, or just released
                     raise BlockingIOError(errno.EAGAIN, "locked", str(path))
         self._renewals = 0
-        self.is_lost = False
+        self._is_lost = False
         self._renew()
         time.sleep(LOCK_SETTLE_SECONDS)
         # Of two that found no living writer, the one that wrote last has it.
@@ -251,10 +250,16 @@ class _RemoteLock:
             with contextlib.suppress(OSError):  # the network may come back
                 if self._content() is not None and not self._is_ours():
                     # We were asleep for so long that another took us for dead.
-                    self.is_lost = True
-                    _thread.interrupt_main()
+                    self._is_lost = True
                     return
                 self._renew()
+
+    def check(self) -> None:
+        if self._is_lost:
+            raise OSError(
+                f"Another run has taken {self._path.parent} over while this one did not"
+                " answer. Wait for it."
+            )
 
     def close(self) -> None:
         self._closed.set()

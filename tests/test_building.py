@@ -113,6 +113,8 @@ def start_build(corpus, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Of a test run in the background SIGINT is ignored, and so by its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.time() + 60
         while not any((corpus / "tfrecord").glob("*.tfrecord")):
@@ -461,10 +463,12 @@ def test_a_second_builder_behind_a_url_is_kept_out(corpus, tmp_path, quick_lock)
 
 def test_a_builder_that_was_taken_for_dead_stops(tmp_path, quick_lock):
     folder = storage.location(f"file://{tmp_path}/shards")
-    with pytest.raises(OSError, match="Another run has taken .* over"):
-        with storage.only_writer(folder, "--output-dir"):
-            (folder / ".lock").write_text("another one")
-            time.sleep(5)
+    with storage.only_writer(folder, "--output-dir") as check_lock:
+        check_lock()
+        (folder / ".lock").write_text("another one")
+        time.sleep(0.5)
+        with pytest.raises(OSError, match="Another run has taken .* over"):
+            check_lock()
     assert (folder / ".lock").read_text() == "another one"
 
 
