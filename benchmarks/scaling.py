@@ -25,12 +25,16 @@ from pathlib import Path
 import numpy as np
 
 from tagger import audio, building, cli, records
-from tagger.datasets import magnatagatune
+from tagger.datasets import magnatagatune, million_song
 from tagger.datasets.annotations import Annotations
 
 CLIP_SECONDS = 29.1
 SLEEP = "TAGGER_BENCHMARK_SLEEP"  # seconds; workers find it in their environment
-CLIPS = {"MTT": 25_863, "MSD classic": 241_889, "CALS": 1_000_000}
+CLIPS = {
+    "MTT": magnatagatune.NUM_CLIPS,
+    "MSD classic": sum(million_song.PUBLISHED_COUNTS["classic"].values()),
+    "CALS": 1_000_000,
+}
 CORES = (1, 16, 256)
 
 
@@ -51,7 +55,9 @@ def seconds_to_decode(data_dir: str, num_clips: int = 60) -> float:
     times = []
     for path in annotations.paths[:num_clips]:
         started = time.perf_counter()
-        for block in audio.stream_audio(annotations.audio_dir / path, 22050):
+        for block in audio.stream_audio(
+            annotations.audio_dir / path, records.SAMPLE_RATE
+        ):
             records.to_int16(block)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
