@@ -1,6 +1,7 @@
 """Trains a tagger in stages of falling learning rate; run again, it goes on."""
 
 import argparse
+import dataclasses
 
 from tagger import cli
 
@@ -19,7 +20,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--num-segments-per-audio", type=count, default=None, help="must be as built")
     add("--verify", action="store_true", default=False, help="check all shards first")
     add("--num-read-threads", type=count, default=8, help="shards read at once")
-    add("--seed", type=int, default=0, help="of weights, dropout and order")
+    add("--seed", type=int, default=0, help="of weights, dropout, noise and order")
+    add(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="a run that is killed loses no more work than these (default: 10)",
+    )
+
+    group = parser.add_argument_group("devices")
+    add = group.add_argument
+    add("--strategy", choices=cli.STRATEGIES, help="default: none, the first device")
+    add("--hosts", metavar="A:P,B:P", help="multiworker: address:port of every machine")
+    add(
+        "--host",
+        type=int,
+        metavar="N",
+        help="multiworker: this machine's place, from 0",
+    )
+    add = parser.add_argument
 
     group = parser.add_argument_group(
         "model", "each model has some; defaults: python -m tagger models NAME"
@@ -55,23 +75,42 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     recipe.add(
         "--num-lr-decays", dest="num_stages", type=count, help="resemul's stages"
     )
+    group = parser.add_argument_group("for every recipe")
+    common = cli.OptionGroup(group)
+    common.add(
+        "--monitor",
+        choices=["val_loss", "val_roc_auc", "val_pr_auc"],
+        help="what chooses the best epoch; default: as published",
+    )
+    common.add("--augment", action="store_true", help="noise the segments")
+    common.add("--precision", choices=["float32", "mixed_bfloat16", "mixed_float16"])
+    common.add("--xla", action="store_true", help="compile; JAX always does")
+    common.add("--clip-norm", type=float, metavar="X", help="of the whole gradient")
+    common.add(
+        "--accumulation-steps", type=count, metavar="N", help="batches to a step"
+    )
     args = parser.parse_args(argv)
-    args.model_options, args.recipe_options = model, recipe
+    args.model_options, args.recipe_options, args.common_options = model, recipe, common
     return args
 
 
 def main() -> None:
     """Parses, calls, prints."""
     args = parse()
+    if getattr(args, "strategy", "none") == "multiworker":
+        cli.supervise()
     cli.load_tensorflow()
-    from tagger import inputs, models, training
+    from tagger import devices, inputs, models, training
 
+    found = devices.choose(**cli.arguments_of(devices.choose, args))
     entry = models.entry(args.model)
     factory, recipe = entry.factory, training.RECIPES[entry.recipe]
     options = args.model_options.for_function(factory, args, f"model {args.model}")
     recipe = recipe(
         **args.recipe_options.for_function(recipe, args, f"recipe {entry.recipe}")
     )
+    common = args.common_options.for_function(training.TrainingRecipe, args, "training")
+    recipe = dataclasses.replace(recipe, **common)
     shards = inputs.open_shards(args.data_dir, args.verify)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
     best = training.train(
@@ -83,6 +122,8 @@ def main() -> None:
         initial_stage=args.initial_stage,
         seed=args.seed,
         num_read_threads=args.num_read_threads,
+        devices=found,
+        checkpoint_minutes=args.checkpoint_minutes,
     )
     print(f"Best model: {best}")
 

@@ -10,6 +10,8 @@ import inspect
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import typing
 import warnings
@@ -17,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tagger import storage
+
+STRATEGIES = ("none", "mirrored", "tpu", "multiworker")  # of `devices.choose`
 
 
 def run(main: Callable[[], int | None], if_interrupted: str = "") -> None:
@@ -33,11 +37,39 @@ def run(main: Callable[[], int | None], if_interrupted: str = "") -> None:
     try:
         sys.exit(main())
     except (ValueError, OSError, ImportError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        if type(error).__name__ == "HostLostError":
+            os._exit(2)  # JAX would wait for the lost host and then crash
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted. {if_interrupted}", file=sys.stderr)
         sys.exit(130)
+
+
+def supervise() -> None:
+    """Runs this same command in a child process and ends as it does.
+
+    JAX aborts a process whose coordinator is gone, with pages of C++; the parent lives
+    to say what that means.
+    """
+    if os.environ.get("TAGGER_SUPERVISED"):
+        return
+    environment = os.environ | {"TAGGER_SUPERVISED": "1"}
+    child = subprocess.Popen([sys.executable, *sys.argv], env=environment)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    while True:
+        try:
+            code = child.wait()
+            break
+        except KeyboardInterrupt:
+            pass  # the child got it too, and says so
+    if code < 0:
+        raise OSError(
+            f"Training on this host was ended by {signal.Signals(-code).name}, most"
+            " likely because another host was lost. Start the same command again on"
+            " every host; it goes on from the last checkpoint."
+        )
+    sys.exit(code)
 
 
 def arguments_of(function: Callable, args: argparse.Namespace) -> dict:

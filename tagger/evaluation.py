@@ -12,12 +12,17 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
 from tqdm import tqdm
 
 from tagger import datasets, inputs, models, records
 
 BATCH_SIZE = 32
+EPSILON = 1e-7  # Keras' bound for the logarithm of a score
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -34,6 +39,7 @@ class Evaluation:
         clip_ids: str [num_clips].
         labels: uint8 0/1 [num_clips, num_tags].
         scores: float32 [num_clips, num_tags], mean over the segments of a clip.
+        loss: Binary cross-entropy, mean over tags, segments and clips.
     """
 
     dataset: str
@@ -43,6 +49,7 @@ class Evaluation:
     clip_ids: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
+    loss: float
 
     def per_tag(self) -> pd.DataFrame:
         """Per tag: positives, negatives, roc_auc and pr_auc.
@@ -91,6 +98,7 @@ class Evaluation:
             "split": self.split,
             "split_rule": self.split_rule,
             "num_clips": len(self.labels),
+            "loss": self.loss,
             **self.macro(),
             "left_out": list(per_tag.index[per_tag["roc_auc"].isna()]),
             "tags": per_tag.to_dict("index"),
@@ -142,9 +150,15 @@ def evaluate(
         clip. records.CorruptShardError: naming the shard and the record.
     """
     check_match(info, shards)
+
+    def scores_and_logs(segments):
+        scores = np.asarray(predict(segments))
+        bounded = np.clip(scores, EPSILON, 1 - EPSILON)
+        return [scores, np.log(bounded), np.log1p(-bounded)]
+
     clips = list(
         clip_means(
-            lambda segments: [predict(segments)],
+            scores_and_logs,
             shards,
             split,
             info.window,
@@ -152,15 +166,18 @@ def evaluate(
             f"Scoring {split}",
         )
     )
-    clip_ids, labels, scores = zip(*clips, strict=True)
+    clip_ids, labels, means = zip(*clips, strict=True)
+    labels = np.stack(labels)
+    scores, log_scores, log_others = map(np.stack, zip(*means, strict=True))
     return Evaluation(
         dataset=shards.manifest.dataset,
         split=split,
         split_rule=shards.manifest.split_rule,
         tags=tag_names(info, shards),
         clip_ids=np.array(clip_ids),
-        labels=np.stack(labels),
-        scores=np.stack([mean for (mean,) in scores]).astype(np.float32),
+        labels=labels,
+        scores=scores.astype(np.float32),
+        loss=float(-np.where(labels == 1, log_scores, log_others).mean()),
     )
 
 
@@ -220,6 +237,22 @@ def clip_means(
 def _batches(segments, shards: inputs.Shards) -> Iterator[dict]:
     with inputs.naming_corrupt_records(shards):
         yield from segments.as_numpy_iterator()
+
+
+def best_thresholds(scored: Evaluation) -> list[float]:
+    """The score per tag from which calling it has the highest F1 on these clips.
+
+    A tag without a positive clip gets 1: it is never called.
+    """
+    thresholds = []
+    for labels, scores in zip(scored.labels.T, scored.scores.T, strict=True):
+        if not labels.any():
+            thresholds.append(1.0)
+            continue
+        precision, recall, candidates = precision_recall_curve(labels, scores)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        thresholds.append(float(candidates[np.argmax(f1[:-1])]))
+    return thresholds
 
 
 def predictor(model, shards: inputs.Shards) -> Predict:

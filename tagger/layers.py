@@ -137,9 +137,10 @@ class TagScores(layers.Dense):
         num_tags: Number of tags.
         tags: Their names in the order of the scores; None where they are not known
             (weights of the original projects hold none).
+        thresholds: Scores from which each tag applies; None where none were chosen.
     """
 
-    def __init__(self, num_tags, tags=None, dtype="float32", **kwargs):
+    def __init__(self, num_tags, tags=None, thresholds=None, dtype="float32", **kwargs):
         kwargs.pop("units", None)
         kwargs.setdefault("activation", "sigmoid")
         super().__init__(num_tags, dtype=dtype, **kwargs)
@@ -151,11 +152,13 @@ class TagScores(layers.Dense):
         if twice:
             raise ValueError(f"The tags name {sorted(twice)[0]!r} twice.")
         self.tags = None if tags is None else tuple(tags)
+        self.thresholds = None if thresholds is None else tuple(thresholds)
 
     def get_config(self):
         return super().get_config() | {
             "num_tags": self.units,
             "tags": None if self.tags is None else list(self.tags),
+            "thresholds": None if self.thresholds is None else list(self.thresholds),
         }
 
 

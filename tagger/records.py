@@ -412,6 +412,14 @@ class Manifest:
         )
         return hashlib.sha256(lines.encode()).hexdigest()
 
+    def identity(self) -> dict[str, str]:
+        """What a run remembers of its data."""
+        return {
+            "dataset": self.dataset,
+            "split_rule": self.split_rule,
+            "checksum": self.checksum(),
+        }
+
     def save(self, directory: str | os.PathLike | storage.Remote) -> None:
         content = dataclasses.asdict(self)
         content["shards"] = dict(sorted(content["shards"].items()))

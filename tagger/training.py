@@ -3,282 +3,113 @@
     log
     ├── run.json          recipe, model, data, versions, seed: what made these weights
     ├── 0 … 4             one folder per stage
-    │   ├── ckpt-e007-l0.143210.keras   the stage's best epoch by validation loss
-    │   ├── resume-e009.weights.h5      weights and optimiser after the last epoch
-    │   ├── resume.json                 the epoch they belong to
-    │   ├── training.csv                losses per epoch
-    │   ├── train, validation           the same for TensorBoard
+    │   ├── ckpt-e007-val_loss=0.143210.keras   the stage's best epoch
+    │   ├── resume.npz                  all that is needed to go on within an epoch
+    │   ├── training.csv                losses and validation scores per epoch
+    │   ├── train, validation           the same for TensorBoard, and ROC-AUC per tag
     │   └── result.json                 validation and test scores; it ends the stage
-    └── model.keras       the best checkpoint of all stages
+    └── model.keras       the best checkpoint of all stages, with thresholds per tag
 
 Every file is written under another name first and then renamed: whenever a run is
-killed, what it left is whole, and the same command goes on at the epoch it was in.
+killed, what it left is whole. The same command goes on where `resume.npz` was written,
+and a seeded run on CPUs ends with the weights of one that nobody killed: the order of
+the examples, dropout and augmentation are functions of seed, stage, epoch and step.
 """
 
 import contextlib
+import csv
 import dataclasses
 import errno
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from tagger import evaluation, inputs, models
+from tagger.augmentations import Augmentation
+from tagger.devices import Devices, HostLostError, precision
+from tagger.devices import choose as choose_devices
+from tagger.recipes import MAXIMIZED, RECIPES, Stage, TrainingRecipe
+from tagger.records import Window
 from tagger.storage import only_writer, write_text_atomically
+
+__all__ = ["RECIPES", "Objective", "TrainingRecipe", "best_checkpoint", "train"]
 
 MODEL_NAME = "model.keras"
 RUN_NAME = "run.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """One stretch of training under one optimiser.
+class Objective:
+    """What is learnt: the examples, and the model that takes them with its loss.
+
+    This one is plain supervision: the tags of the train split, binary cross-entropy.
 
     Attributes:
-        optimizer: Name of a class of `keras.optimizers`: "SGD", "Adam" …
-        options: Its other arguments: momentum, nesterov …
-        learning_rate: At the stage's first step.
-        step_decay: The rate falls as 1 / (1 + step_decay · step).
-        max_epochs: Longest stage.
-        patience: Epochs without a lower validation loss that end the stage.
-        weight_decay: λ of λ · w in the gradient of every weight w, before momentum and
-            Adam's scaling: PyTorch's weight_decay, not Keras'.
+        shards: Data with a train and a val split; a test split is scored after each
+            stage.
     """
 
-    optimizer: str
-    options: dict
-    learning_rate: float
-    step_decay: float
-    max_epochs: int
-    patience: int
-    weight_decay: float = 0.0
+    shards: inputs.Shards
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainingRecipe:
-    """How a model is trained; saved to `run.json`.
-
-    Attributes:
-        batch_size: Segments per step.
-        stages: One after the other, each from the best checkpoint before it.
-        crops_per_clip: See `inputs.training_segments`; 0 is every whole segment.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    batch_size: int
-    stages: tuple[Stage, ...]
-    crops_per_clip: int = 0
-
-    def __post_init__(self):
-        counts = [
-            ("batch size", self.batch_size),
-            ("number of stages", len(self.stages)),
-            *(("patience", stage.patience) for stage in self.stages),
-            *(("longest stage", stage.max_epochs) for stage in self.stages),
-        ]
-        for name, count in counts:
-            if count < 1:
-                raise ValueError(f"The {name} must be at least 1, not {count}.")
-        if self.crops_per_clip < 0:
-            raise ValueError(
-                f"The number of crops per clip cannot be {self.crops_per_clip}."
-            )
-
-
-def resemul(
-    learning_rate: float = 0.01,
-    lr_decay: float = 0.2,
-    num_stages: int = 5,
-    patience: int = 2,
-    batch_size: int = 23,
-    momentum: float = 0.9,
-    max_epochs: int = 100,
-    crops_per_clip: int = 0,
-) -> TrainingRecipe:
-    """The recipe of Kim, Lee and Nam (ICASSP 2018, section 3.2, and their code).
-
-    `python train.py --block se` (or rese): 24.7 M parameters, about 9 s per step of 23
-    segments on 2 CPU cores, so a GPU is needed for MTT's 152,500 segments. Published
-    test ROC-AUC on MTT: .9111 (se), .9113 (rese).
-
-    Args:
-        learning_rate: Of the first stage.
-        lr_decay: Factor from one stage to the next.
-        num_stages: Number of stages.
-        patience: Epochs without a lower validation loss that end a stage.
-        batch_size: Segments per step.
-        momentum: Nesterov momentum of SGD.
-        max_epochs: Longest stage.
-        crops_per_clip: Random ones an epoch sees; 0: every whole segment, as published.
-    """
-    stages = [
-        Stage(
-            optimizer="SGD",
-            options={"momentum": momentum, "nesterov": True},
-            learning_rate=learning_rate * lr_decay**stage,
-            step_decay=1e-6,
-            max_epochs=max_epochs,
-            patience=patience,
+    def num_batches(self, window: Window, recipe: TrainingRecipe, num_hosts: int):
+        """Batches of an epoch on each host."""
+        return inputs.batches_per_epoch(
+            self.shards,
+            "train",
+            window,
+            recipe.batch_size // num_hosts,
+            recipe.crops_per_clip,
+            num_hosts,
         )
-        for stage in range(num_stages)
-    ]
-    return TrainingRecipe(batch_size, tuple(stages), crops_per_clip)
 
+    def batches(self, window: Window, batch_size: int, **order) -> tf.data.Dataset:
+        """Endless batches; `order` is for `inputs.training_segments`."""
+        return inputs.training_segments(
+            self.shards, "train", window, batch_size, **order
+        )
 
-def won2019(
-    learning_rate: float = 1e-4,
-    batch_size: int = 16,
-    max_epochs: int = 60,
-    patience: int | None = None,
-    crops_per_clip: int = 1,
-) -> TrainingRecipe:
-    """The recipe of Won, Chun and Serra 2019: Adam, then SGD of falling rate.
+    def trainable(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
+        """The model that takes a batch, sharing the given one's layers."""
+        manifest = self.shards.manifest
+        augmentation = None
+        if recipe.augment:
+            augmentation = Augmentation(manifest.sample_rate, name="augmentation")
+        return models.fed_with(
+            model, self.shards.dtype, manifest.features, augmentation
+        )
 
-    Every stage starts from the best checkpoint before it, as the paper says (its code
-    forgot to). Unlike its code we choose by validation loss, not ROC-AUC.
-    `python train.py --model self_attention`.
+    def check(self, model: keras.Model) -> None:
+        """Refuses a model that the data does not fit; raises ValueError."""
+        evaluation.check_match(models.model_info(model), self.shards)
 
-    Args:
-        learning_rate: Of Adam.
-        batch_size: Segments per step.
-        max_epochs: Of Adam; the stages of SGD last at most 20, 20 and 60.
-        patience: Epochs without a lower validation loss that end a stage; None: none
-            does.
-        crops_per_clip: Random ones an epoch sees, as published; 0: every whole segment.
-    """
-    return _adam_then_sgd(
-        learning_rate, batch_size, max_epochs, patience, 60, 0.0, crops_per_clip
-    )
-
-
-def won2020(
-    learning_rate: float = 1e-4,
-    batch_size: int = 16,
-    max_epochs: int = 80,
-    patience: int | None = None,
-    crops_per_clip: int = 1,
-) -> TrainingRecipe:
-    """The recipe of Won et al. (SMC 2020): 200 epochs, Adam, then SGD of falling rate.
-
-    Unlike its code we choose by validation loss, not ROC-AUC. `python train.py --model
-    short_chunk_resnet`. Published test scores on MTT stand in `models.MODELS`.
-
-    Args:
-        learning_rate: Of Adam.
-        batch_size: Segments per step.
-        max_epochs: Of Adam; the stages of SGD last at most 20, 20 and 80.
-        patience: Epochs without a lower validation loss that end a stage; None: none
-            does.
-        crops_per_clip: Random ones an epoch sees, as published; 0: every whole segment.
-    """
-    return _adam_then_sgd(
-        learning_rate, batch_size, max_epochs, patience, 80, 1e-4, crops_per_clip
-    )
-
-
-def _adam_then_sgd(
-    learning_rate, batch_size, max_epochs, patience, last_epochs, adam_decay, crops
-):
-    stages = [("Adam", {}, learning_rate, max_epochs, adam_decay)]
-    sgd = {"momentum": 0.9, "nesterov": True}
-    for rate, epochs in ((1e-3, 20), (1e-4, 20), (1e-5, last_epochs)):
-        stages.append(("SGD", sgd, rate, min(max_epochs, epochs), 1e-4))
-    return TrainingRecipe(
-        batch_size,
-        tuple(
-            Stage(
-                optimizer=optimizer,
-                options=options,
-                learning_rate=rate,
-                step_decay=0.0,
-                max_epochs=epochs,
-                patience=patience or epochs,
-                weight_decay=weight_decay,
-            )
-            for optimizer, options, rate, epochs, weight_decay in stages
-        ),
-        crops,
-    )
-
-
-def multi_scale(
-    learning_rate: float = 1e-4,
-    batch_size: int = 20,
-    max_epochs: int = 100,
-    patience: int | None = None,
-    crops_per_clip: int = 0,
-) -> TrainingRecipe:
-    """The recipe of Dabral and Deshmukh: 100 epochs of Adam with weight decay.
-
-    Theirs keeps the epoch with the best validation ROC-AUC, ours the one with the
-    lowest validation loss. `python train.py --model multi_scale_cnn`; published test
-    ROC-AUC .9094 on a random split of MTT.
-
-    Args:
-        learning_rate: Of Adam.
-        batch_size: Segments per step.
-        max_epochs: Longest training.
-        patience: Epochs without a lower validation loss that end it; None: none does.
-        crops_per_clip: Random ones an epoch sees; 0: every whole segment, as published.
-    """
-    patience = patience or max_epochs
-    return _adam(learning_rate, batch_size, max_epochs, patience, crops_per_clip, 1e-4)
-
-
-def transformer(
-    learning_rate: float = 1e-4,
-    batch_size: int = 32,
-    max_epochs: int = 200,
-    patience: int = 40,
-    crops_per_clip: int = 1,
-) -> TrainingRecipe:
-    """The recipe of Won, Choi and Serra (ISMIR 2021) without its noisy student.
-
-    `python train.py --model music_tagging_transformer`.
-
-    Args:
-        learning_rate: Of Adam.
-        batch_size: Segments per step.
-        max_epochs: Longest training.
-        patience: Epochs without a lower validation loss that end it.
-        crops_per_clip: Random ones an epoch sees, as published; 0: every whole segment.
-    """
-    return _adam(learning_rate, batch_size, max_epochs, patience, crops_per_clip)
-
-
-def _adam(learning_rate, batch_size, max_epochs, patience, crops, weight_decay=0.0):
-    stage = Stage("Adam", {}, learning_rate, 0.0, max_epochs, patience, weight_decay)
-    return TrainingRecipe(batch_size, (stage,), crops)
-
-
-RECIPES = {
-    "resemul": resemul,
-    "won2019": won2019,
-    "won2020": won2020,
-    "multi_scale": multi_scale,
-    "transformer": transformer,
-}
+    def describe(self) -> dict:
+        """What run.json says of it; a restart must say the same."""
+        return {"data": self.shards.manifest.identity()}
 
 
 def train(
     name: str,
     options: dict,
     recipe: TrainingRecipe,
-    shards: inputs.Shards,
+    objective: Objective | inputs.Shards,
     train_dir: str | os.PathLike,
     initial_stage: int = 0,
     seed: int = 0,
     num_read_threads: int = 8,
+    devices: Devices | None = None,
+    checkpoint_minutes: float = 10.0,
 ) -> Path:
     """Builds a model and trains it; called again on the same folder, it goes on.
 
@@ -286,12 +117,13 @@ def train(
         name: Key of `models.MODELS`.
         options: For the model's factory; number and names of the tags are the shards'.
         recipe: What to do.
-        shards: Data with a train and a val split; a test split is scored after each
-            stage.
+        objective: What to learn; shards alone are plain supervision.
         train_dir: Folder of the run, see the module's docstring.
         initial_stage: Stages before it are passed over.
-        seed: Of the first weights, dropout and the order of the examples.
+        seed: Of the first weights, dropout, augmentation and the order of the examples.
         num_read_threads: Shards read at once.
+        devices: Where to train, from `devices.choose`; None: the first device.
+        checkpoint_minutes: A run that is killed loses no more work than these.
 
     Returns:
         Path of the best model of all stages.
@@ -299,18 +131,25 @@ def train(
     Raises:
         ValueError: model and shards disagree, the folder holds a run of another model,
             recipe, data or seed, or the loss is no longer finite.
-        OSError: the folder cannot be written, is in use, or the disk is full.
+        OSError: the folder cannot be written, is in use, the disk is full, or another
+            host was lost.
     """
-    keras.utils.set_random_seed(seed)
+    if isinstance(objective, inputs.Shards):
+        objective = Objective(objective)
+    devices = devices or choose_devices()
+    shards = objective.shards
     options = models.default_options(name) | options
-    model = models.build_model(
-        name,
-        num_tags=len(shards.manifest.tags),
-        tags=shards.manifest.tags if shards.names_tags else None,
-        **options,
-    )
-    info = models.model_info(model)
-    evaluation.check_match(info, shards)
+
+    def build() -> keras.Model:
+        return models.build_model(
+            name,
+            num_tags=len(shards.manifest.tags),
+            tags=shards.manifest.tags if shards.names_tags else None,
+            **options,
+        )
+
+    keeper = _Keeper(build, shards, devices)
+    objective.check(keeper.model)
     if not 0 <= initial_stage < len(recipe.stages):
         raise ValueError(
             f"--initial-stage {initial_stage} is none of the {len(recipe.stages)}"
@@ -318,73 +157,131 @@ def train(
         )
     for split in ("train", "val", *shards.manifest.splits):
         shards.paths(split)  # what is missing shows before hours of work
-    crops = recipe.crops_per_clip
+    devices.check_batch(recipe.batch_size)
+    window = models.model_info(keeper.model).window
     with inputs.naming_corrupt_records(shards):
-        steps = inputs.batches_per_epoch(
-            shards, "train", info.window, recipe.batch_size, crops
-        )
-    if not steps:
+        num_batches = objective.num_batches(window, recipe, devices.num_hosts)
+    if not num_batches:
         raise ValueError(
             f"{shards.directory} holds fewer train segments than one batch of"
             f" {recipe.batch_size}. Choose a smaller --batch-size, or more"
             " --crops-per-clip."
         )
     # A broken CUDA install trains on the CPU without a word of TensorFlow's.
-    print(f"Training on {', '.join(keras.distribution.list_devices())}")
+    print(f"Training on {', '.join(devices.names)}")
     train_dir = Path(train_dir)
-    with only_writer(train_dir, "--train-dir"):
-        _enter(train_dir, _describe_run(model, options, recipe, shards, seed))
-        if initial_stage and not best_checkpoint(
-            *_stages_before(train_dir, initial_stage)
-        ):
+    with contextlib.ExitStack() as stack:
+        if devices.is_chief:
+            stack.enter_context(only_writer(train_dir, "--train-dir"))
+            _enter(
+                train_dir, _describe_run(keeper.model, options, recipe, objective, seed)
+            )
+        if initial_stage and not _best(train_dir, initial_stage, devices):
             raise ValueError(
                 f"--initial-stage {initial_stage} starts from an earlier stage's best"
                 f" checkpoint, and {train_dir} holds none. Start with stage 0."
             )
         for number, stage in enumerate(recipe.stages):
             stage_dir = train_dir / str(number)
-            if number < initial_stage or (stage_dir / "result.json").exists():
+            finished = devices.agree((stage_dir / "result.json").exists())
+            if number < initial_stage or finished:
                 continue
-            stage_dir.mkdir(exist_ok=True)
             # An epoch adds to its seed; stages do not repeat each other's order.
-            order = {"seed": seed + 1000 * number, "num_read_threads": num_read_threads}
-            order["crops_per_clip"] = crops
-            _run_stage(model, stage, shards, stage_dir, steps, recipe.batch_size, order)
-            checkpoint = best_checkpoint(stage_dir)
-            if checkpoint is None:
+            order = {
+                "seed": seed + 1000 * number,
+                "num_read_threads": num_read_threads,
+                "crops_per_clip": recipe.crops_per_clip,
+            }
+            run = _StageRun(keeper, build, stage, recipe, objective, devices)
+            run(stage_dir, num_batches, checkpoint_minutes, **order)
+            if not _best(train_dir, number + 1, devices, first=number):
                 raise ValueError(
                     f"Training diverged: no epoch of stage {number} had a finite"
                     " validation loss. Choose a smaller --lr and another --train-dir"
                     f" than {train_dir}."
                 )
-            result = _score_stage(checkpoint, shards, stage_dir)
-            print(f"Stage {number} (learning rate {stage.learning_rate:g}): {result}")
-            for leftover in stage_dir.iterdir():  # a kill leaves unfinished files
-                if leftover.name.startswith(("resume", "unfinished")):
-                    leftover.unlink()
-
-        best = best_checkpoint(*_stages_before(train_dir, len(recipe.stages)))
-        with _replacing(train_dir / MODEL_NAME) as unfinished:
-            shutil.copyfile(best, unfinished)
+            if devices.is_chief:
+                result = _score_stage(keeper, stage_dir)
+                rate = f"learning rate {stage.learning_rate:g}"
+                print(f"Stage {number} ({rate}): {result}")
+                for leftover in stage_dir.iterdir():  # a kill leaves unfinished files
+                    if leftover.name.startswith(("resume", "unfinished")):
+                        leftover.unlink()
+        if devices.is_chief and not (train_dir / MODEL_NAME).exists():
+            _finish(keeper, train_dir, len(recipe.stages))
     return train_dir / MODEL_NAME
 
 
+class _Keeper:
+    """The model as it is saved and scored: float32, on one device of this machine."""
+
+    def __init__(
+        self, build: Callable[[], keras.Model], shards: inputs.Shards, devices: Devices
+    ):
+        self._shards, self._devices = shards, devices
+        with devices.alone():
+            self.model = build()
+        self._predict = None
+
+    def load(self, path: Path) -> list[np.ndarray]:
+        """Takes the weights of a checkpoint; returns them."""
+        with self._devices.alone():
+            self.model.load_weights(path)
+            return self.model.get_weights()
+
+    def take(self, weights: list[np.ndarray]) -> None:
+        with self._devices.alone():
+            self.model.set_weights(weights)
+
+    def has(self, split: str) -> bool:
+        return self._shards.manifest.num_clips(split) > 0
+
+    def score(self, split: str) -> evaluation.Evaluation:
+        with self._devices.alone():
+            if self._predict is None:
+                self._predict = evaluation.predictor(self.model, self._shards)
+            info = models.model_info(self.model)
+            return evaluation.evaluate(self._predict, self._shards, info, split)
+
+    def save(self, path: Path) -> None:
+        with self._devices.alone():
+            models.save_model(self.model, path)
+
+
+def _finish(keeper: _Keeper, train_dir: Path, num_stages: int) -> None:
+    """Writes the best checkpoint of all with the thresholds that suit validation."""
+    keeper.load(best_checkpoint(*_stage_dirs(train_dir, num_stages)))
+    thresholds = evaluation.best_thresholds(keeper.score("val"))
+    models.set_thresholds(keeper.model, thresholds)
+    keeper.save(train_dir / MODEL_NAME)
+
+
 def best_checkpoint(*stage_dirs: Path) -> Path | None:
-    """The checkpoint with the lowest validation loss (in its name); None if none."""
-    found = [path for folder in stage_dirs for path in folder.glob("ckpt-e*-l*.keras")]
-    return min(found, key=_checkpoint_loss, default=None)
+    """The checkpoint with the best monitored value (in its name); None if none."""
+    found = [path for folder in stage_dirs for path in folder.glob("ckpt-e*=*.keras")]
+    return min(found, key=_badness, default=None)
 
 
-def _checkpoint_name(epoch: int, loss: float) -> str:
-    return f"ckpt-e{epoch:03d}-l{loss:.9g}.keras"  # nine digits tell float32 apart
+def _checkpoint_name(epoch: int, monitor: str, value: float) -> str:
+    return f"ckpt-e{epoch:03d}-{monitor}={value:.9g}.keras"  # nine tell float32 apart
 
 
-def _checkpoint_loss(path: Path) -> float:
-    return float(re.fullmatch(r"ckpt-e\d+-l(.+)\.keras", path.name)[1])
+def _badness(path: Path) -> float:
+    """What its name says it reached; lower is better."""
+    _, monitor, value = re.fullmatch(
+        r"ckpt-e(\d+)-(\w+)=(.+)\.keras", path.name
+    ).groups()
+    return -float(value) if monitor in MAXIMIZED else float(value)
 
 
-def _stages_before(train_dir: Path, number: int) -> list[Path]:
-    return [train_dir / str(stage) for stage in range(number)]
+def _stage_dirs(train_dir: Path, end: int, first: int = 0) -> list[Path]:
+    return [train_dir / str(stage) for stage in range(first, end)]
+
+
+def _best(train_dir: Path, end: int, devices: Devices, first: int = 0) -> bool:
+    """Whether one of the stages before `end` has a checkpoint, on the first host."""
+    best = best_checkpoint(*_stage_dirs(train_dir, end, first))
+    return devices.agree(best is not None)
 
 
 @contextlib.contextmanager
@@ -401,56 +298,127 @@ def _replacing(path: Path) -> Iterator[Path]:
 # --- A stage --------------------------------------------------------------------------
 
 
-def _run_stage(
-    model: keras.Model,
-    stage: Stage,
-    shards: inputs.Shards,
-    stage_dir: Path,
-    steps: int,
-    batch_size: int,
-    order: dict,
-) -> None:
-    info = models.model_info(model)
-    fed = models.fed_with(model, shards.dtype, shards.manifest.features)
-    # Keras 2's `decay`, which the original used.
-    rate = keras.optimizers.schedules.InverseTimeDecay(
-        stage.learning_rate, decay_steps=1, decay_rate=stage.step_decay
-    )
-    fed.compile(_optimizer(stage, rate), loss="binary_crossentropy")
-    progress = _StageProgress(model, stage, stage_dir)
-    first_epoch = progress.restore(fed)
-    before = best_checkpoint(*_stages_before(stage_dir.parent, int(stage_dir.name)))
-    if not first_epoch and before:
-        model.load_weights(before)
-    if progress.is_over(first_epoch):
-        return
-    with inputs.naming_corrupt_records(shards):
-        fed.fit(
-            inputs.training_segments(
-                shards,
-                "train",
-                info.window,
-                batch_size,
-                first_epoch=first_epoch,
-                **order,
-            ),
-            steps_per_epoch=steps,
-            shuffle=False,  # the dataset does
-            initial_epoch=first_epoch,
-            epochs=stage.max_epochs,
-            validation_data=inputs.validation_segments(shards, info.window, batch_size),
-            verbose=1 if sys.stdout.isatty() else 2,
-            callbacks=[
-                keras.callbacks.CSVLogger(
-                    stage_dir / "training.csv", append=first_epoch > 0
-                ),
-                keras.callbacks.TensorBoard(stage_dir, write_graph=False),
-                progress,  # last: an epoch is done when it is logged
-            ],
+@dataclasses.dataclass(frozen=True)
+class _StageRun:
+    """Carries out one stage, from its start or from where it was interrupted."""
+
+    keeper: _Keeper
+    build: Callable[[], keras.Model]
+    stage: Stage
+    recipe: TrainingRecipe
+    objective: Objective
+    devices: Devices
+
+    def __call__(
+        self,
+        stage_dir: Path,
+        num_batches: int,
+        checkpoint_minutes: float,
+        seed: int,
+        **order,
+    ) -> None:
+        devices, shards = self.devices, self.objective.shards
+        if devices.is_chief:
+            stage_dir.mkdir(exist_ok=True)
+        # From here on all that is drawn hangs on the stage alone, not on what was
+        # drawn before it: a restart skips that.
+        keras.utils.set_random_seed(seed)
+        with devices.scope(), precision(self.recipe.precision):
+            model = self.build()
+            fed = self.objective.trainable(model, self.recipe)
+            devices.share_statistics(fed)
+            fed.compile(
+                self._optimizer(),
+                loss="binary_crossentropy",
+                jit_compile=self.recipe.xla or keras.backend.backend() == "jax",
+            )
+            fed.optimizer.build(fed.trainable_variables)
+        self._load_best(model, stage_dir)
+        progress = _Progress(
+            model, self.keeper, self.stage, self.recipe.monitor, stage_dir, devices,
+            checkpoint_minutes,
+        )  # fmt: skip
+        progress.restore(fed)
+        order |= {"host": devices.host, "num_hosts": devices.num_hosts}
+        with (
+            inputs.naming_corrupt_records(shards),
+            _naming_lost_hosts(devices),
+            devices.scope() if keras.backend.backend() == "jax" else _nothing(),
+        ):
+            while not progress.is_over():
+                batches = self.objective.batches(
+                    models.model_info(model).window,
+                    self.recipe.batch_size // devices.num_hosts,
+                    seed=seed,
+                    first_epoch=progress.epoch,
+                    **order,
+                )
+                fed.fit(
+                    batches.skip(progress.step),
+                    steps_per_epoch=num_batches - progress.step,
+                    shuffle=False,  # the dataset does
+                    initial_epoch=progress.epoch,
+                    # What is left of an interrupted epoch is a fit of its own.
+                    epochs=progress.epoch + 1
+                    if progress.step
+                    else self.stage.max_epochs,
+                    verbose=_verbosity(devices),
+                    callbacks=[progress, *_writers(stage_dir, devices)],
+                )
+
+    def _optimizer(self) -> keras.optimizers.Optimizer:
+        # Keras 2's `decay`, which the original resemul used.
+        rate = keras.optimizers.schedules.InverseTimeDecay(
+            self.stage.learning_rate, decay_steps=1, decay_rate=self.stage.step_decay
         )
+        optimizer = decayed_optimizer(
+            self.stage,
+            rate,
+            global_clipnorm=self.recipe.clip_norm,
+            gradient_accumulation_steps=self.recipe.accumulation_steps,
+        )
+        if self.recipe.precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        return optimizer
+
+    def _load_best(self, model: keras.Model, stage_dir: Path) -> None:
+        number = int(stage_dir.name)
+        if not _best(stage_dir.parent, number, self.devices):
+            return
+
+        def load():
+            best = best_checkpoint(*_stage_dirs(stage_dir.parent, number))
+            return self.keeper.load(best)
+
+        weights = self.devices.from_chief(load, self.keeper.model.get_weights())
+        model.set_weights(weights)
 
 
-def _optimizer(stage: Stage, rate) -> keras.optimizers.Optimizer:
+@contextlib.contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _verbosity(devices: Devices) -> int:
+    if not devices.is_chief:
+        return 0
+    return 1 if sys.stdout.isatty() else 2
+
+
+def _writers(stage_dir: Path, devices: Devices) -> list[keras.callbacks.Callback]:
+    if not devices.is_chief:
+        return []
+    return [keras.callbacks.TensorBoard(stage_dir, write_graph=False)]
+
+
+def decayed_optimizer(stage: Stage, rate, **options) -> keras.optimizers.Optimizer:
+    """A stage's optimiser with PyTorch's weight decay.
+
+    Args:
+        stage: Says which, and the decay.
+        rate: Learning rate or schedule.
+        **options: Others of `keras.optimizers.Optimizer`.
+    """
     kind = getattr(keras.optimizers, stage.optimizer)
 
     class Decayed(kind):
@@ -459,90 +427,194 @@ def _optimizer(stage: Stage, rate) -> keras.optimizers.Optimizer:
             gradient = gradient + ops.cast(decay, gradient.dtype)
             return super().update_step(gradient, variable, learning_rate)
 
-    return (Decayed if stage.weight_decay else kind)(rate, **stage.options)
+    kind = Decayed if stage.weight_decay else kind
+    return kind(rate, **stage.options, **options)
 
 
-class _StageProgress(keras.callbacks.Callback):
-    """Keeps the best epoch, ends a stage out of patience, makes it resumable."""
+class _Progress(keras.callbacks.Callback):
+    """Validates, keeps the best epoch, makes the stage resumable, and ends it."""
 
-    def __init__(self, saved_model: keras.Model, stage: Stage, stage_dir: Path):
+    def __init__(
+        self,
+        trained: keras.Model,
+        keeper: _Keeper,
+        stage: Stage,
+        monitor: str,
+        stage_dir: Path,
+        devices: Devices,
+        checkpoint_minutes: float,
+    ):
         super().__init__()
-        self._saved_model = saved_model  # not `self.model`, which takes int16
-        self._stage = stage
-        self._dir = stage_dir
+        self._trained, self._keeper = trained, keeper
+        self._stage, self._monitor, self._dir = stage, monitor, stage_dir
+        self._devices = devices
+        self._checkpoint_seconds = 60 * checkpoint_minutes
+        self._saved_at = time.monotonic()
+        self._per_tag = None
+        if devices.is_chief:
+            folder = str(stage_dir / "validation")
+            self._per_tag = tf.summary.create_file_writer(folder)
         self._epochs_without_gain = 0
+        self._history = []
+        self._metrics = None
+        self.epoch = self.step = 0  # the next to be trained
 
-    def restore(self, fed: keras.Model) -> int:
-        """Loads the state of an interrupted stage; returns its next epoch."""
-        try:
-            state = json.loads((self._dir / "resume.json").read_text())
-        except FileNotFoundError:
-            return 0
-        fed.optimizer.build(fed.trainable_variables)
-        fed.load_weights(self._dir / state["weights"])
-        self._epochs_without_gain = state["epochs_without_gain"]
-        return state["epoch"] + 1
+    @property
+    def _state_path(self) -> Path:
+        return self._dir / "resume.npz"
 
-    def is_over(self, epoch: int) -> bool:
+    def is_over(self) -> bool:
         """Whether the stage ends before this epoch."""
         return (
             self._epochs_without_gain >= self._stage.patience
-            or epoch >= self._stage.max_epochs
+            or self.epoch >= self._stage.max_epochs
         )
 
-    def on_epoch_end(self, epoch, logs=None):
-        self._check_space()
-        path = self._dir / _checkpoint_name(epoch, logs["val_loss"])
-        best = best_checkpoint(self._dir)
-        # An epoch that a kill made run twice gains when it made the checkpoint.
-        gained = np.isfinite(logs["val_loss"]) and (
-            best in (None, path) or _checkpoint_loss(path) < _checkpoint_loss(best)
-        )
-        if gained:
-            with _replacing(path) as unfinished:
-                self._saved_model.save(unfinished)
-            self._unlink_others("ckpt-*.keras", path)
-        self._epochs_without_gain = 0 if gained else self._epochs_without_gain + 1
-        self._save_state(epoch)
-        if self.is_over(epoch + 1):
-            self.model.stop_training = True
+    # --- resume.npz
 
-    def _check_space(self) -> None:
+    def restore(self, fed: keras.Model) -> None:
+        """Takes up the state of an interrupted stage, if there is one."""
+        variables = [*fed.variables, *fed.optimizer.variables, *fed.metrics_variables]
+        like = [np.array(v) for v in variables] + [np.zeros(4, np.float32)]
+        if not self._devices.agree(self._state_path.exists()):
+            return
+
+        def load():
+            with np.load(self._state_path) as state:
+                self._history = json.loads(str(state["history"]))
+                return [state[str(n)] for n in range(len(like))]
+
+        *values, counts = self._devices.from_chief(load, like)
+        self.epoch, self.step, self._epochs_without_gain, num_metrics = (
+            int(number) for number in counts
+        )
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self._metrics = values[-num_metrics:] if num_metrics else []
+
+    def _save_state(self) -> None:
+        if not self._devices.is_chief:
+            return
+        model = self.model
+        variables = [*model.variables, *model.optimizer.variables]
+        variables += model.metrics_variables
+        numbers = self.epoch, self.step, self._epochs_without_gain
+        numbers += (len(model.metrics_variables),)
+        arrays = [np.array(v) for v in variables] + [np.array(numbers, np.float32)]
+        self._check_space(sum(array.nbytes for array in arrays))
+        with _replacing(self._state_path) as unfinished:
+            with unfinished.open("wb") as file:
+                np.savez(
+                    file,
+                    history=json.dumps(self._history),
+                    **{str(n): array for n, array in enumerate(arrays)},
+                )
+                file.flush()
+                os.fsync(file.fileno())
+        self._saved_at = time.monotonic()
+
+    def _check_space(self, num_bytes: int) -> None:
         """Asks before writing: HDF5 crashes the program on a full disk."""
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        num_bytes = 2 * sum(4 * int(np.prod(v.shape)) for v in variables) + (1 << 20)
+        num_bytes = 2 * num_bytes + (1 << 20)
         if shutil.disk_usage(self._dir).free < num_bytes:
             reason = f"a checkpoint needs {num_bytes / 1e6:.0f} MB, the disk has less"
             raise OSError(errno.ENOSPC, reason)
 
-    def _save_state(self, epoch: int) -> None:
-        path = self._dir / f"resume-e{epoch:03d}.weights.h5"
-        with _replacing(path) as unfinished:
-            self.model.save_weights(unfinished)
-        state = {
-            "epoch": epoch,
-            "weights": path.name,
-            "epochs_without_gain": self._epochs_without_gain,
-        }
-        write_text_atomically(self._dir / "resume.json", json.dumps(state) + "\n")
-        self._unlink_others("resume-e*.weights.h5", path)
+    # --- called by fit
 
-    def _unlink_others(self, pattern: str, kept: Path) -> None:
-        for path in self._dir.glob(pattern):
-            if path != kept:
-                path.unlink()
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.step and self._metrics:  # fit has just reset them
+            for variable, value in zip(
+                self.model.metrics_variables, self._metrics, strict=True
+            ):
+                variable.assign(value)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:
+            self._first_step = self.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step = self._first_step + batch + 1
+        is_last = batch + 1 == self.params["steps"]  # on_epoch_end saves
+        waited = time.monotonic() - self._saved_at
+        if waited > self._checkpoint_seconds and not is_last:
+            self._save_state()
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs |= self._validate(epoch)
+        gained = self._devices.is_chief and self._keep_if_best(epoch, logs)
+        gained = self._devices.agree(gained)
+        self._epochs_without_gain = 0 if gained else self._epochs_without_gain + 1
+        self._history.append({"epoch": epoch} | logs)
+        self.epoch, self.step = epoch + 1, 0
+        self._save_state()
+        self._write_history()
+        if self.is_over():
+            self.model.stop_training = True
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        assert self.model  # on JAX, asking for it brings the variables up to date
+        self._keeper.take(self._trained.get_weights())
+        scored = self._keeper.score("val")
+        logs = {"val_loss": scored.loss}
+        logs |= {f"val_{name}": value for name, value in scored.macro().items()}
+        if self._per_tag:
+            with self._per_tag.as_default():
+                for tag, value in scored.per_tag()["roc_auc"].dropna().items():
+                    tf.summary.scalar(f"roc_auc/{tag}", value, step=epoch)
+            self._per_tag.flush()
+        values = [np.float32(value) for value in logs.values()]
+        values = self._devices.from_chief(lambda: values, values)
+        return dict(zip(logs, map(float, values), strict=True))
+
+    def _keep_if_best(self, epoch: int, logs: dict[str, float]) -> bool:
+        if not np.isfinite([logs["val_loss"], logs[self._monitor]]).all():
+            return False
+        path = self._dir / _checkpoint_name(epoch, self._monitor, logs[self._monitor])
+        best = best_checkpoint(self._dir)
+        # An epoch that a kill made run twice gains when it made the checkpoint.
+        if best not in (None, path) and _badness(path) >= _badness(best):
+            return False
+        self._check_space(4 * self._keeper.model.count_params())
+        self._keeper.save(path)
+        for other in self._dir.glob("ckpt-*.keras"):
+            if other != path:
+                other.unlink()
+        return True
+
+    def _write_history(self) -> None:
+        if not self._devices.is_chief:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._history)
+        write_text_atomically(self._dir / "training.csv", text.getvalue())
 
 
-def _score_stage(checkpoint: Path, shards: inputs.Shards, stage_dir: Path) -> str:
+@contextlib.contextmanager
+def _naming_lost_hosts(devices: Devices) -> Iterator[None]:
+    """Turns the error of an operation that all hosts share into ours."""
+    try:
+        yield
+    except Exception as error:
+        if devices.num_hosts == 1 or type(error).__name__ != "JaxRuntimeError":
+            raise
+        raise HostLostError(
+            "Another host was lost. Start the same command again on every host; it"
+            " goes on from the last checkpoint."
+        ) from error
+
+
+def _score_stage(keeper: _Keeper, stage_dir: Path) -> str:
     """Scores the best checkpoint on validation and test; the result ends the stage."""
-    model = models.load_model(checkpoint)
-    predict = evaluation.predictor(model, shards)
-    info = models.model_info(model)
-    result = {"checkpoint": checkpoint.name, "val_loss": _checkpoint_loss(checkpoint)}
+    checkpoint = best_checkpoint(stage_dir)
+    keeper.load(checkpoint)
+    result = {"checkpoint": checkpoint.name}
     lines = []
     for split in ("val", "test"):
-        if shards.manifest.num_clips(split):
-            scored = evaluation.evaluate(predict, shards, info, split)
+        if keeper.has(split):
+            scored = keeper.score(split)
             # JSON has no NaN: a split where no tag has both kinds of clips scores null.
             result[split] = json.loads(scored.as_json())
             lines.append(scored.macro_line())
@@ -559,7 +631,7 @@ def _describe_run(
     model: keras.Model,
     options: dict,
     recipe: TrainingRecipe,
-    shards: inputs.Shards,
+    objective: Objective,
     seed: int,
 ) -> dict:
     return {
@@ -569,11 +641,7 @@ def _describe_run(
             "num_parameters": model.count_params(),
         },
         "recipe": dataclasses.asdict(recipe),
-        "data": {
-            "dataset": shards.manifest.dataset,
-            "split_rule": shards.manifest.split_rule,
-            "checksum": shards.manifest.checksum(),
-        },
+        **objective.describe(),
         "seed": seed,
         "versions": {
             "python": sys.version.split()[0],
@@ -594,7 +662,7 @@ def _enter(train_dir: Path, run: dict) -> None:
     run = json.loads(json.dumps(run))  # through JSON, as the earlier one went
     try:
         earlier = json.loads(path.read_text())
-        parts = ("model", "recipe", "data", "seed")
+        parts = [part for part in run if part not in ("versions", "git")]
         differing = [part for part in parts if earlier[part] != run[part]]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(

@@ -10,7 +10,7 @@ RANKS = [
     {"storage"},
     {"audio", "records", "workers", "augmentations", "frontends", "layers", "plotting"},
     {"datasets", "inputs", "models"},
-    {"building", "evaluation", "conversion"},
+    {"building", "evaluation", "conversion", "devices", "recipes"},
     {"training", "pretrained"},
     {"tagging", "noisy_student", "export"},
     {"interpretation"},
@@ -20,7 +20,7 @@ RANKS = [
 ]
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
 # They run on every Keras backend.
-BACKEND_NEUTRAL = {"models", "frontends", "layers", "conversion"}
+BACKEND_NEUTRAL = {"models", "frontends", "layers", "conversion", "augmentations"}
 # A building process imports them, and must not pay for TensorFlow.
 LIGHT = {
     "storage", "audio", "records", "workers", "datasets", "building", "plotting", "cli"

@@ -261,6 +261,7 @@ class ModelInfo:
     window: Window
     num_tags: int
     tags: tuple[str, ...] | None  # None: the file holds none
+    thresholds: tuple[float, ...] | None = None  # scores from which a tag applies
 
 
 def entry(name: str) -> ModelEntry:
@@ -292,7 +293,8 @@ def default_options(name: str) -> dict:
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> None:
     """Writes a `.keras` file; whatever interrupts it, no half-written file is left."""
-    unfinished = f"{os.fspath(path).removesuffix('.keras')}.unfinished.keras"
+    folder, name = os.path.split(path)
+    unfinished = os.path.join(folder, f"unfinished-{name}")
     try:
         model.save(unfinished)
         os.replace(unfinished, path)
@@ -354,7 +356,14 @@ def model_info(model: keras.Model) -> ModelInfo:
         ),
         num_tags=scores.units,
         tags=scores.tags,
+        thresholds=scores.thresholds,
     )
+
+
+def set_thresholds(model: keras.Model, thresholds) -> None:
+    """Stores the scores [num_tags] from which tags apply; saved with the model."""
+    (scores,) = (layer for layer in model.layers if isinstance(layer, TagScores))
+    scores.thresholds = tuple(float(threshold) for threshold in thresholds)
 
 
 def feature_network(model: keras.Model) -> keras.Model:
@@ -389,7 +398,10 @@ def _of_any_length(model: keras.Model) -> keras.Model:
 
 
 def fed_with(
-    model: keras.Model, dtype: str, features: str | None = None
+    model: keras.Model,
+    dtype: str,
+    features: str | None = None,
+    augmentation: keras.Layer | None = None,
 ) -> keras.Model:
     """Makes a model that takes segments as the records hold them.
 
@@ -401,10 +413,17 @@ def fed_with(
         dtype: Of the segments: "int16", or "float32" for the model as it is.
         features: Key of `frontends.PRESETS` if the records hold log-mel spectrograms
             (float16 or float32): the frontend is left out.
+        augmentation: Noises the waveforms in training.
 
     Raises:
-        ValueError: the model has another frontend, or none.
+        ValueError: the model has another frontend, or none; or log-mel spectrograms
+            should be augmented.
     """
+    if features and augmentation:
+        raise ValueError(
+            "Augmentation needs waveforms, and these records hold log-mel spectrograms."
+            " Build without --features, or train without --augment."
+        )
     if features:
         frontends = [layer for layer in model.layers if layer.name == "frontend"]
         made_by = [getattr(layer, "log_mel", None) for layer in frontends]
@@ -418,9 +437,12 @@ def fed_with(
         spectrogram = keras.Input(network.input_shape[1:], dtype=dtype, name="log_mel")
         scores = network(keras.ops.cast(spectrogram, "float32"))
         return keras.Model(spectrogram, scores, name=f"{model.name}_features")
-    if dtype == "float32":
+    if dtype == "float32" and not augmentation:
         return model
     segments = keras.Input(model.input_shape[1:], dtype=dtype, name="segments")
     # float32 in every precision: bfloat16 would keep 8 of the 16 bits.
-    scale = keras.layers.Rescaling(1 / INT16_SCALE, dtype="float32", name="to_waveform")
-    return keras.Model(segments, model(scale(segments)), name=f"{model.name}_int16")
+    scale = 1.0 if dtype == "float32" else 1 / INT16_SCALE
+    x = keras.layers.Rescaling(scale, dtype="float32", name="to_waveform")(segments)
+    if augmentation:
+        x = augmentation(x)
+    return keras.Model(segments, model(x), name=f"{model.name}_{dtype}")
