@@ -29,6 +29,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="a run that is killed loses no more work than these (default: 10)",
     )
 
+    group = parser.add_argument_group("noisy student", "learns a teacher's scores too")
+    add = group.add_argument
+    add("--teacher", metavar="MODEL", help="model whose scores unlabelled music gets")
+    add("--unlabelled", metavar="DIR", help="shards with a student split")
+    student = cli.OptionGroup(group)
+    student.add("--student", choices=["expansion", "distillation"])
+    student.add("--labelled-loss", choices=["bce", "skeptical"])
+    student.add(
+        "--labelled-share", type=float, metavar="X", help="of a batch (default: 0.5)"
+    )
+    student.add("--rounds", type=count, help="students, each the next one's teacher")
+
     group = parser.add_argument_group("devices")
     add = group.add_argument
     add("--strategy", choices=cli.STRATEGIES, help="default: none, the first device")
@@ -90,7 +102,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--accumulation-steps", type=count, metavar="N", help="batches to a step"
     )
     args = parser.parse_args(argv)
+    if hasattr(args, "teacher") != hasattr(args, "unlabelled"):
+        parser.error("--teacher and --unlabelled come together")
     args.model_options, args.recipe_options, args.common_options = model, recipe, common
+    args.student_options = student
     return args
 
 
@@ -100,7 +115,7 @@ def main() -> None:
     if getattr(args, "strategy", "none") == "multiworker":
         cli.supervise()
     cli.load_tensorflow()
-    from tagger import devices, inputs, models, training
+    from tagger import devices, inputs, models, noisy_student, training
 
     found = devices.choose(**cli.arguments_of(devices.choose, args))
     entry = models.entry(args.model)
@@ -113,18 +128,25 @@ def main() -> None:
     recipe = dataclasses.replace(recipe, **common)
     shards = inputs.open_shards(args.data_dir, args.verify)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
-    best = training.train(
-        args.model,
-        options,
-        recipe,
-        shards,
-        args.train_dir,
-        initial_stage=args.initial_stage,
-        seed=args.seed,
-        num_read_threads=args.num_read_threads,
-        devices=found,
-        checkpoint_minutes=args.checkpoint_minutes,
-    )
+    run = cli.arguments_of(training.train, args) | {"devices": found}
+    run |= {"options": options, "recipe": recipe}
+    if not hasattr(args, "teacher"):
+        args.student_options.for_function(
+            training.train, args, "training without a --teacher"
+        )
+        best = training.train(args.model, objective=shards, **run)
+    else:
+        unlabelled = inputs.open_shards(args.unlabelled, args.verify)
+        run |= args.student_options.for_function(
+            noisy_student.train, args, "the student"
+        )
+        best = noisy_student.train(
+            args.model,
+            shards=shards,
+            unlabelled=unlabelled,
+            teacher=args.teacher,
+            **run,
+        )
     print(f"Best model: {best}")
 
 

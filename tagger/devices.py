@@ -87,7 +87,7 @@ class Devices:
     def share_statistics(self, model: keras.Model) -> None:
         """Lets batch normalisation see the whole batch; JAX does so by itself."""
         if self.strategy and keras.backend.backend() == "tensorflow":
-            for layer in model._flatten_layers():
+            for layer in model.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.synchronized = True
 

@@ -302,6 +302,9 @@ def mixed_segments(
     window: records.Window,
     batch_size: int,
     seed: int = 0,
+    first_batch: int = 0,
+    crops_per_clip: int = 0,
+    num_hosts: int = 1,
     **options,
 ) -> tf.data.Dataset:
     """Endless batches in which each source has its share, the first source's first.
@@ -313,7 +316,11 @@ def mixed_segments(
         window: How clips are cut.
         batch_size: Segments per batch, of all sources together.
         seed: Of order and crops; each source has an order of its own.
-        **options: Of `training_segments`, the same for all sources.
+        first_batch: Batches to leave out; sources whose epochs differ in length come
+            to different places of them.
+        crops_per_clip: See `training_segments`.
+        num_hosts: See `training_segments`.
+        **options: Others of `training_segments`, the same for all sources.
 
     Returns:
         Dataset of (segments [batch_size, *shape], labels float32 [batch_size,
@@ -336,38 +343,54 @@ def mixed_segments(
                     f"{first.shards.directory} and {source.shards.directory} do not"
                     f" mix: their {field} are {one} and {other}."
                 )
-    shares = _shares([source.weight for source in sources], batch_size)
-    parts = [
-        training_segments(
-            source.shards, source.split, window, share, seed=seed + 7919 * n, **options
+    places = shares([source.weight for source in sources], batch_size)
+    parts = []
+    for n, (source, share) in enumerate(zip(sources, places, strict=True)):
+        part = source.shards, source.split, window, share
+        epoch = batches_per_epoch(*part, crops_per_clip, num_hosts)
+        if not epoch:
+            raise ValueError(
+                f"{source.shards.directory} holds fewer {source.split} segments than"
+                f" the {share} of one batch. Choose a smaller --batch-size."
+            )
+        segments = training_segments(
+            *part,
+            seed=seed + 7919 * n,
+            first_epoch=first_batch // epoch,
+            crops_per_clip=crops_per_clip,
+            num_hosts=num_hosts,
+            **options,
         )
-        for n, (source, share) in enumerate(zip(sources, shares, strict=True))
-    ]
+        parts.append(segments.skip(first_batch % epoch))
 
     def join(*batches):
         segments, labels = map(list, zip(*batches, strict=True))
         for n, source in enumerate(sources):
             if source.split == "student":  # perhaps built beside other tags
-                labels[n] = tf.fill([shares[n], num_tags], UNLABELLED)
+                labels[n] = tf.fill([places[n], num_tags], UNLABELLED)
         return tf.concat(segments, axis=0), tf.concat(labels, axis=0)
 
     mixed = tf.data.Dataset.zip(tuple(parts)).map(join, tf.data.AUTOTUNE)
     return mixed.prefetch(tf.data.AUTOTUNE)
 
 
-def _shares(weights: list[float], batch_size: int) -> list[int]:
-    """Deals the places of a batch: largest remainders get what rounding left."""
+def shares(weights: list[float], batch_size: int) -> list[int]:
+    """Deals the places of a batch: largest remainders get what rounding left.
+
+    Raises:
+        ValueError: a weight is not positive, or a source gets no place.
+    """
     if min(weights) <= 0:
         raise ValueError(f"Weights of sources must be positive, not {min(weights):g}.")
     exact = np.array(weights) / sum(weights) * batch_size
-    shares = np.floor(exact).astype(int)
-    shares[np.argsort(shares - exact, kind="stable")[: batch_size - shares.sum()]] += 1
-    if shares.min() < 1:
+    dealt = np.floor(exact).astype(int)
+    dealt[np.argsort(dealt - exact, kind="stable")[: batch_size - dealt.sum()]] += 1
+    if dealt.min() < 1:
         raise ValueError(
             f"A batch of {batch_size} has no place for each of the {len(weights)}"
             f" sources by their weights {', '.join(f'{w:g}' for w in weights)}."
         )
-    return shares.tolist()
+    return dealt.tolist()
 
 
 def num_segments(shards: Shards, split: str, window: records.Window) -> int:
@@ -418,19 +441,6 @@ def evaluation_segments(
     segments = clips.map(cut, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     batches = segments.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE)
-
-
-def validation_segments(
-    shards: Shards, window: records.Window, batch_size: int
-) -> tf.data.Dataset:
-    """`evaluation_segments` of the val split as pairs: segments, labels float32."""
-    segments = evaluation_segments(shards, "val", window, batch_size)
-    pairs = segments.map(
-        lambda batch: (batch["segments"], tf.cast(batch["labels"], tf.float32))
-    )
-    num_batches = -(-num_segments(shards, "val", window) // batch_size)
-    # Keras asks for the number and would warn of a dataset that "ran out".
-    return pairs.apply(tf.data.experimental.assert_cardinality(num_batches))
 
 
 @contextlib.contextmanager

@@ -74,11 +74,33 @@ class Objective:
             num_hosts,
         )
 
-    def batches(self, window: Window, batch_size: int, **order) -> tf.data.Dataset:
-        """Endless batches; `order` is for `inputs.training_segments`."""
-        return inputs.training_segments(
-            self.shards, "train", window, batch_size, **order
+    def batches(
+        self,
+        window: Window,
+        batch_size: int,
+        num_batches: int,
+        epoch: int,
+        step: int,
+        **order,
+    ) -> tf.data.Dataset:
+        """Endless batches from a step of an epoch on.
+
+        Args:
+            window: How clips are cut.
+            batch_size: Segments per batch of this host.
+            num_batches: Of an epoch.
+            epoch: To begin with.
+            step: Batches of that epoch to leave out.
+            **order: For `inputs.training_segments`.
+        """
+        batches = inputs.training_segments(
+            self.shards, "train", window, batch_size, first_epoch=epoch, **order
         )
+        return batches.skip(step)
+
+    def loss(self, labels, scores):
+        """Binary cross-entropy [batch]."""
+        return keras.losses.binary_crossentropy(labels, scores)
 
     def trainable(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
         """The model that takes a batch, sharing the given one's layers."""
@@ -326,10 +348,10 @@ class _StageRun:
         with devices.scope(), precision(self.recipe.precision):
             model = self.build()
             fed = self.objective.trainable(model, self.recipe)
-            devices.share_statistics(fed)
+            devices.share_statistics(model)
             fed.compile(
                 self._optimizer(),
-                loss="binary_crossentropy",
+                loss=self.objective.loss,
                 jit_compile=self.recipe.xla or keras.backend.backend() == "jax",
             )
             fed.optimizer.build(fed.trainable_variables)
@@ -349,12 +371,14 @@ class _StageRun:
                 batches = self.objective.batches(
                     models.model_info(model).window,
                     self.recipe.batch_size // devices.num_hosts,
+                    num_batches,
+                    progress.epoch,
+                    progress.step,
                     seed=seed,
-                    first_epoch=progress.epoch,
                     **order,
                 )
                 fed.fit(
-                    batches.skip(progress.step),
+                    batches,
                     steps_per_epoch=num_batches - progress.step,
                     shuffle=False,  # the dataset does
                     initial_epoch=progress.epoch,

@@ -15,7 +15,7 @@ def scored(labels, scores, tags=None):
     tags = tags or tuple(f"tag{i}" for i in range(labels.shape[1]))
     ids = np.arange(len(labels)).astype(str)
     return evaluation.Evaluation(
-        "demo", "test", "by hand", tags, ids, labels, np.array(scores)
+        "demo", "test", "by hand", tags, ids, labels, np.array(scores), 0.0
     )
 
 

@@ -291,8 +291,8 @@ def test_a_model_scores_log_mel_records_as_it_scores_waveforms(log_mel, built_at
 
 @pytest.mark.slow
 def test_log_mel_records_train_the_network_behind_the_frontend(log_mel, tmp_path):
-    stage = training.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
-    recipe = training.TrainingRecipe(4, (stage,))
+    stage = recipes.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
+    recipe = recipes.TrainingRecipe(4, (stage,))
     best = training.train("musicnn", {}, recipe, log_mel, tmp_path / "log")
     model = models.load_model(best)
     assert model.predict_on_batch(np.zeros((1, 48000), np.float32)).shape == (1, 10)
@@ -301,7 +301,7 @@ def test_log_mel_records_train_the_network_behind_the_frontend(log_mel, tmp_path
 
 
 def test_log_mel_records_that_do_not_fit_name_the_build(log_mel, tmp_path):
-    recipe = training.won2020(batch_size=4)
+    recipe = recipes.won2020(batch_size=4)
     for name, words in (
         (
             "fcn",

@@ -63,7 +63,7 @@ def test_options_of_train_belong_to_a_model_or_a_recipe():
     args = train.parse(["--block", "res", "--no-multi"])
     of = args.model_options.for_function
     assert of(models.sample_cnn, args, "it") == {"block": "res", "multi": False}
-    assert args.recipe_options.for_function(training.resemul, args, "it") == {}
+    assert args.recipe_options.for_function(recipes.resemul, args, "it") == {}
     with pytest.raises(ValueError, match="--block is no option of model fcn, which has:"
                        " --dropout."):  # fmt: skip
         of(models.fcn, args, "model fcn")

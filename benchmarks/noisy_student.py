@@ -1,0 +1,100 @@
+"""Does unlabelled music help? Supervised alone, expansion and distillation compared.
+
+    python benchmarks/noisy_student.py --data-dir dataset
+
+Takes a data folder in MTT's layout, keeps the tags of a part of its train clips and
+calls the rest unlabelled. For every seed it trains a teacher on the labelled part, and
+with its scores a student of the same size and a smaller one; then prints mean and
+spread of the test scores over the seeds and writes noisy_student.json. Run again, it
+goes on.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tagger import building
+from tagger.datasets import magnatagatune
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+METHODS = ("supervised", "expansion", "distillation")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data-dir", default="./dataset")
+    add("--num-tags", type=int, default=50)
+    add("--kept", type=float, default=0.2, help="part of the train labels that is kept")
+    add("--num-seeds", type=int, default=3)
+    add("--model", default="short_chunk_resnet")
+    add("--num-filters", type=int, default=16, help="halved in distillation")
+    add("--max-epochs", type=int, default=6, help="of each stage")
+    add("--crops-per-clip", type=int, default=4)
+    add("--labelled-loss", default="bce")
+    add("--work-dir", default="noisy_student", help="for shards and checkpoints")
+    add("--output", default="noisy_student.json")
+    args = parser.parse_args()
+    work = Path(args.work_dir)
+    build(args, work / "tfrecord")
+    results = {method: [] for method in METHODS}
+    for seed in range(args.num_seeds):
+        for method in METHODS:
+            run = work / f"seed{seed}" / method
+            train(args, work, run, method, seed)
+            results[method].append(test_scores(run))
+            print(f"seed {seed}, {method}: {results[method][-1]}", flush=True)
+    content = {"arguments": vars(args), "results": results}
+    Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
+    for method, scores in results.items():
+        parts = [
+            f"{name} {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+            for name in ("roc_auc", "pr_auc")
+            for values in [[score[name] for score in scores]]
+        ]
+        print(f"{method:<13} {', '.join(parts)}")
+
+
+def build(args, folder: Path) -> None:
+    annotations = magnatagatune.load_annotations(args.data_dir, num_tags=args.num_tags)
+    splits = annotations.splits.astype("<U7")  # room for "student"
+    train = np.flatnonzero(splits == "train")
+    others = np.random.default_rng(0).permutation(train)[int(args.kept * len(train)) :]
+    splits[others] = "student"
+    rule = f"{args.kept:g} of the train clips labelled, the rest student"
+    building.build(
+        dataclasses.replace(annotations, splits=splits, split_rule=rule),
+        folder,
+        sample_rate=16000,
+        num_audios_per_shard=20,
+    )
+
+
+def train(args, work: Path, run: Path, method: str, seed: int) -> None:
+    width = args.num_filters // (2 if method == "distillation" else 1)
+    command = [sys.executable, TRAIN, "--data-dir", work, "--train-dir", run]
+    command += ["--model", args.model, "--num-filters", width, "--seed", seed]
+    command += ["--max-epochs", args.max_epochs, "--lr", 1e-3]
+    command += ["--crops-per-clip", args.crops_per_clip]
+    if method != "supervised":
+        teacher = run.parent / "supervised" / "model.keras"
+        command += ["--teacher", teacher, "--unlabelled", work, "--student", method]
+        command += ["--labelled-loss", args.labelled_loss]
+    with open(run.parent.parent / "log.txt", "a") as log:
+        subprocess.run([str(part) for part in command], check=True, stdout=log)
+
+
+def test_scores(run: Path) -> dict[str, float]:
+    """Of the stage with the best checkpoint: its weights are the run's model."""
+    stages = [json.loads(path.read_text()) for path in run.glob("*/result.json")]
+    best = max(stages, key=lambda stage: stage["val"]["roc_auc"])
+    return {name: round(best["test"][name], 4) for name in ("roc_auc", "pr_auc")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Noisy-student training: a teacher tags unlabelled music, a student learns from both.
+
+Won, Choi and Serra, ISMIR 2021, https://arxiv.org/abs/2111.13457, section 3. A part of
+every batch is labelled, the rest is not. The teacher hears unlabelled music as it is,
+the student hears it noised (`augmentations`) and learns the teacher's scores. Knowledge
+expansion keeps the size of the network, knowledge distillation shrinks it; in later
+rounds the student is the teacher.
+"""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tagger import conversion, evaluation, inputs, models, training
+from tagger.augmentations import Augmentation
+from tagger.recipes import TrainingRecipe
+from tagger.records import INT16_SCALE, Window
+
+STUDENTS = ("expansion", "distillation")
+LABELLED_LOSSES = ("bce", "skeptical")
+# Width a quarter of the teacher's, as the paper's.
+DISTILLED = {
+    "music_tagging_transformer": {"size": "student"},
+    "short_chunk_resnet": {"num_filters": 32},
+    "short_chunk_cnn": {"num_filters": 32},
+}
+EPSILON = 1e-7
+
+
+def labelled_loss(labels, scores, teacher_scores, kind: str = "bce"):
+    """What a student loses on labelled clips.
+
+    "bce" is binary cross-entropy. "skeptical" is ours; the paper's code calls a loss of
+    this name that it never defines. A tag that people gave is believed. A tag they did
+    not give was perhaps forgotten: its term is weighted with 1 - p, where p is the
+    teacher's score, so that the more the teacher hears it the less its absence counts:
+
+        -mean over tags of  y log(s) + (1 - y) (1 - p) log(1 - s)
+
+    Args:
+        labels: y, 0 or 1 [batch, num_tags].
+        scores: s, the student's [batch, num_tags].
+        teacher_scores: p [batch, num_tags].
+        kind: One of LABELLED_LOSSES.
+
+    Returns:
+        [batch].
+    """
+    scores = ops.clip(scores, EPSILON, 1 - EPSILON)
+    believed = 1 - teacher_scores if kind == "skeptical" else 1.0
+    given = labels * ops.log(scores)
+    not_given = (1 - labels) * believed * ops.log(1 - scores)
+    return -ops.mean(given + not_given, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyStudent(training.Objective):
+    """Tags of labelled music and a teacher's scores of unlabelled music.
+
+    Attributes:
+        unlabelled: Data whose student split has no labels that count.
+        teacher_path: A model file of ours, or resemul's.
+        kind: Of the labelled loss, one of LABELLED_LOSSES.
+        labelled_share: Part of every batch that is labelled.
+
+    Raises:
+        ValueError: a choice is unknown, or the teacher's tags or rate are others.
+    """
+
+    unlabelled: inputs.Shards
+    teacher_path: str | os.PathLike
+    kind: str = "bce"
+    labelled_share: float = 0.5
+
+    def __post_init__(self):
+        if self.kind not in LABELLED_LOSSES:
+            raise ValueError(
+                f"Unknown labelled loss {self.kind!r}. Choose one of:"
+                f" {', '.join(LABELLED_LOSSES)}."
+            )
+        if not 0 < self.labelled_share < 1:
+            raise ValueError(
+                "--labelled-share must be between 0 and 1, not"
+                f" {self.labelled_share:g}."
+            )
+        self.unlabelled.paths("student")
+
+    def _share(self, batch_size: int) -> int:
+        """Labelled segments of a batch."""
+        weights = [self.labelled_share, 1 - self.labelled_share]
+        return inputs.shares(weights, batch_size)[0]
+
+    def num_batches(self, window: Window, recipe: TrainingRecipe, num_hosts: int):
+        """Batches in which every labelled segment comes once."""
+        share = self._share(recipe.batch_size // num_hosts)
+        return inputs.batches_per_epoch(
+            self.shards, "train", window, share, recipe.crops_per_clip, num_hosts
+        )
+
+    def batches(
+        self,
+        window: Window,
+        batch_size: int,
+        num_batches: int,
+        epoch: int,
+        step: int,
+        **order,
+    ) -> tf.data.Dataset:
+        """Endless batches ((segments, 1 where unlabelled), labels)."""
+        mixed = inputs.mixed_segments(
+            [
+                inputs.Source(self.shards, "train", self.labelled_share),
+                inputs.Source(self.unlabelled, "student", 1 - self.labelled_share),
+            ],
+            window,
+            batch_size,
+            first_batch=epoch * num_batches + step,
+            **order,
+        )
+
+        def mark(segments, labels):
+            unlabelled = tf.cast(labels[:, 0] == inputs.UNLABELLED, tf.float32)
+            return (segments, unlabelled), labels
+
+        return mixed.map(mark, tf.data.AUTOTUNE)
+
+    def trainable(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
+        """(segments, unlabelled) -> the student's scores beside the teacher's."""
+        if self.shards.manifest.features:
+            raise ValueError(
+                "A noisy student needs waveforms, and these records hold log-mel"
+                " spectrograms. Build without --features."
+            )
+        teacher = conversion.load_model(self.teacher_path)
+        teacher.trainable = False
+        length = model.input_shape[1]
+        self._check_teacher(teacher, model, length)
+        segments = keras.Input((length,), dtype=self.shards.dtype, name="segments")
+        unlabelled = keras.Input((), dtype="float32", name="unlabelled")
+        scale = 1.0 if self.shards.dtype == "float32" else 1 / INT16_SCALE
+        rescaling = keras.layers.Rescaling(scale, dtype="float32", name="to_waveform")
+        clean = rescaling(segments)
+        noised = Augmentation(self.shards.manifest.sample_rate, name="noise")(clean)
+        if recipe.augment:
+            heard = noised
+        else:
+            is_noised = ops.expand_dims(unlabelled, -1)
+            heard = is_noised * noised + (1 - is_noised) * clean
+        both = [model(heard), teacher(clean, training=False)]
+        return keras.Model([segments, unlabelled], ops.concatenate(both, axis=-1))
+
+    def loss(self, labels, scores):
+        """Labelled loss plus the cross-entropy of the teacher's scores, [batch]."""
+        scores, teacher_scores = ops.split(scores, 2, axis=-1)
+        teacher_scores = ops.stop_gradient(teacher_scores)
+        unlabelled = ops.cast(labels[:, 0] == inputs.UNLABELLED, scores.dtype)
+        given = ops.maximum(labels, 0.0)
+        of_labelled = labelled_loss(given, scores, teacher_scores, self.kind)
+        of_others = labelled_loss(teacher_scores, scores, teacher_scores)
+        # Each part is the mean over its own segments, whatever device they are on.
+        share = self.labelled_share
+        return (1 - unlabelled) / share * of_labelled + unlabelled / (
+            1 - share
+        ) * of_others
+
+    def describe(self) -> dict:
+        """What run.json says of it; a restart must say the same."""
+        return super().describe() | {
+            "unlabelled": self.unlabelled.manifest.identity(),
+            "teacher": _checksum(self.teacher_path),
+            "noisy_student": {
+                "labelled_loss": self.kind,
+                "labelled_share": self.labelled_share,
+            },
+        }
+
+    def _check_teacher(self, teacher, model, length: int) -> None:
+        info = models.model_info(teacher)
+        evaluation.check_match(info, self.shards)
+        if teacher.input_shape[1] not in (None, length):
+            raise ValueError(
+                f"The teacher {info.name} takes {teacher.input_shape[1]} samples, the"
+                f" student {model.name} {length}. Choose a student of that length, or a"
+                " teacher that takes any."
+            )
+
+
+def train(
+    name: str,
+    options: dict,
+    recipe: TrainingRecipe,
+    shards: inputs.Shards,
+    unlabelled: inputs.Shards,
+    teacher: str | os.PathLike,
+    train_dir: str | os.PathLike,
+    student: str = "expansion",
+    labelled_loss: str = "bce",
+    labelled_share: float = 0.5,
+    rounds: int = 1,
+    **run,
+) -> Path:
+    """Trains a student, then perhaps students of students.
+
+    Args:
+        name: Key of `models.MODELS`.
+        options: For the student's factory.
+        recipe: How each student is trained.
+        shards: Labelled data.
+        unlabelled: Data with a student split.
+        teacher: Model file of the first teacher.
+        train_dir: Folder of the run; with several rounds `round1`, `round2` … in it.
+        student: "expansion" keeps the options, "distillation" shrinks the network.
+        labelled_loss: One of LABELLED_LOSSES, see the function.
+        labelled_share: Part of every batch that is labelled.
+        rounds: Students, each the next one's teacher.
+        **run: Others of `training.train`.
+
+    Returns:
+        Path of the last student.
+
+    Raises:
+        ValueError: this model has no smaller size of its own, or as `training.train`.
+        OSError: as `training.train`.
+    """
+    if student not in STUDENTS:
+        raise ValueError(
+            f"Unknown student {student!r}. Choose one of: {', '.join(STUDENTS)}."
+        )
+    if student == "distillation":
+        if name not in DISTILLED and not options:
+            raise ValueError(
+                f"{name} has no smaller size of its own; give it by its options"
+                f" (python -m tagger models {name}), or choose among"
+                f" {', '.join(DISTILLED)}."
+            )
+        options = DISTILLED.get(name, {}) | options
+    for number in range(1, rounds + 1):
+        folder = Path(train_dir) / f"round{number}" if rounds > 1 else train_dir
+        objective = NoisyStudent(
+            shards, unlabelled, teacher, labelled_loss, labelled_share
+        )
+        teacher = training.train(name, options, recipe, objective, folder, **run)
+    return teacher
+
+
+def _checksum(path: str | os.PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
