@@ -21,17 +21,32 @@ def main() -> None:
     add("--json", nargs="?", const="-", metavar="FILE", help="stdout without FILE")
     add("--csv", type=cli.output_file, metavar="FILE", help="the table per tag")
     add("--plot", type=cli.figure_file, metavar="FILE", help=".png, .svg or .pdf")
+    add("--bootstrap", type=count, metavar="N", help="95 %% intervals of N resamples")
+    add("--against", metavar="MODEL2", help="difference to it on the same clips")
+    add("--robustness", type=cli.figure_file, metavar="FILE", help="plot under changes")
+    add("--tune-thresholds", type=cli.keras_file, metavar="FILE", help="a .keras copy"
+        " with the thresholds of best F1 on val")  # fmt: skip
+    add("--compare", choices=["published"], help="with what others printed")
     args = parser.parse_args()
 
     cli.load_tensorflow()
-    from tagger import conversion, evaluation, inputs, models, plotting
+    from tagger import conversion, evaluation, inputs, models, plotting, robustness
 
     shards = inputs.open_shards(args.data_dir, args.verify)
     model = conversion.load_model(args.model)
     predict = evaluation.predictor(model, shards)
     info = models.model_info(model)
     batch_size = args.batch_size or evaluation.BATCH_SIZE
-    scored = evaluation.evaluate(predict, shards, info, args.split, batch_size)
+
+    def score(predict, info, split):
+        return evaluation.evaluate(predict, shards, info, split, batch_size)
+
+    scored = score(predict, info, args.split)
+    if args.tune_thresholds:
+        thresholds = evaluation.best_thresholds(score(predict, info, "val"))
+        models.set_thresholds(model, thresholds)
+        models.save_model(model, args.tune_thresholds)
+        info = models.model_info(model)
 
     lines = [scored.report(), f"shards  {shards.directory}", f"model   {args.model}"]
     if args.csv:
@@ -42,6 +57,32 @@ def main() -> None:
         bars = plotting.plot_scores(scored.per_tag(), title)
         plotting.save(bars, args.plot)
         lines.append(f"plot    {args.plot}")
+    if args.tune_thresholds:
+        lines.append(f"tuned   {args.tune_thresholds}")
+    if args.compare:
+        lines.append(evaluation.compare_published(scored, info.name))
+    if info.thresholds:
+        f1 = scored.at_thresholds(info.thresholds)
+        lines.append(f"macro F1 {f1:.4f} at the thresholds in the model")
+    num_resamples = args.bootstrap or 1000
+    if args.bootstrap:
+        lines += evaluation.describe(evaluation.bootstrap(scored, num_resamples))
+    if args.against:
+        other = conversion.load_model(args.against)
+        other_scored = score(
+            evaluation.predictor(other, shards), models.model_info(other), args.split
+        )
+        lines.append(f"{args.against}: {other_scored.macro_line()}; difference to it:")
+        pair = evaluation.bootstrap(scored, num_resamples, other_scored)
+        lines += evaluation.describe(pair)
+    if args.robustness:
+        table = robustness.measure(predict, shards, info, args.split)
+        title = f"{args.model}, {scored.dataset}, {scored.split_rule}"
+        macro = scored.macro()["roc_auc"]
+        figure = plotting.plot_robustness(table, "roc_auc", macro, title)
+        plotting.save(figure, args.robustness)
+        lines += [table.to_string(index=False, float_format="{:.4f}".format)]
+        lines.append(f"plot    {args.robustness}")
     if args.json == "-":
         print(scored.as_json())
     elif args.json:

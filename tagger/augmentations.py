@@ -236,8 +236,19 @@ def _stretch(waveforms, speed, num_samples: int, highest=None):
         bins = ops.arange(N_FFT // 2 + 1, dtype="float32") / (N_FFT // 2)
         kept = bins <= ops.reshape(highest, [-1, 1, 1])
         size = ops.where(kept, size, 0.0)
-    spectrum = size * ops.cos(phase), size * ops.sin(phase)
+    # Bins around a partial take its phase (Puckette 1995): each by itself, they would
+    # drift apart and cancel. Under a Hann window neighbours have opposite signs.
+    real, imaginary = (
+        _minus_neighbours(size * part) for part in (ops.cos(phase), ops.sin(phase))
+    )
+    scale = size / ops.sqrt(ops.maximum(real**2 + imaginary**2, 1e-20))
+    spectrum = scale * real, scale * imaginary
     return ops.istft(spectrum, N_FFT, HOP_LENGTH, N_FFT, length=num_samples)
+
+
+def _minus_neighbours(bins):
+    padded = ops.pad(bins, [[0, 0], [0, 0], [1, 1]])
+    return bins - padded[..., :-2] - padded[..., 2:]
 
 
 def _read(waveforms, speed, num_samples: int):
@@ -317,6 +328,31 @@ TRANSFORMS = {
     "pitch": Transform(0.4, _pitch),
     "reverb": Transform(0.3, _reverb),
 }
+
+
+def examples(
+    waveform: np.ndarray, sample_rate: int, num_samples: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """The eight transforms one by one, and the chain of all, of one waveform.
+
+    Args:
+        waveform: float32 [length].
+        sample_rate: In Hz.
+        num_samples: Of the stretch that is drawn and transformed.
+        seed: Of all that is drawn.
+
+    Returns:
+        Name of the transform ("crop", …, "chain") -> float32 [num_samples].
+    """
+    last = max(len(waveform) - num_samples, 0)
+    start = int(np.random.default_rng(seed).integers(last + 1))
+    cropped = crop(waveform, num_samples, start)
+    made = {"crop": cropped}
+    for name in (*TRANSFORMS, "chain"):
+        names = TRANSFORMS if name == "chain" else [name]
+        layer = Augmentation(sample_rate, names, always=True, seed=seed)
+        made[name] = ops.convert_to_numpy(layer(cropped[None]))[0]
+    return made
 
 
 class Augmentation(keras.layers.Layer):

@@ -212,7 +212,8 @@ def main() -> int:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add_command in (
-        _add_tag, _add_build, _add_verify, _add_models, _add_convert, _add_demo
+        _add_tag, _add_build, _add_verify, _add_models, _add_convert, _add_augment,
+        _add_demo,
     ):  # fmt: skip
         add_command(commands)
     args = parser.parse_args()
@@ -535,6 +536,42 @@ def _convert(args: argparse.Namespace) -> int:
         f"{args.output}: {args.model}, {model.count_params():,} weights,"
         f" {info.num_tags} tags {names}, {info.sample_rate} Hz"
     )
+    return 0
+
+
+def _add_augment(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "augment", help="write what --augment does to a file, to listen to"
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", help="audio of any format")
+    add("--output", metavar="DIR", default="augmented", help="default: ./augmented")
+    add("--sample-rate", type=at_least_one, default=22050, help="default: 22050")
+    add("--seconds", type=float, default=10.0, help="of the crop (default: 10)")
+    add("--seed", type=int, default=0, help="of all that is drawn")
+    parser.set_defaults(call=_augment)
+
+
+def _augment(args: argparse.Namespace) -> int:
+    num_samples = int(args.seconds * args.sample_rate)
+    if num_samples < args.sample_rate // 10:
+        raise ValueError(f"--seconds must be at least 0.1, not {args.seconds:g}.")
+    load_tensorflow()
+    from tqdm import tqdm
+
+    from tagger import audio, augmentations, plotting
+
+    waveform = audio.load_audio(args.file, args.sample_rate)
+    made = augmentations.examples(waveform, args.sample_rate, num_samples, args.seed)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (name, noised) in enumerate(tqdm(made.items(), disable=None), 1):
+        path = folder / f"{number}_{name}.wav"
+        audio.write_audio(path, noised, args.sample_rate)
+        print(path)
+    figure = plotting.plot_spectrograms(made, args.sample_rate)
+    plotting.save(figure, folder / "spectrograms.png")
+    print(folder / "spectrograms.png")
     return 0
 
 

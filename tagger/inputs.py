@@ -19,9 +19,12 @@ from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from tagger import records, storage
+from tagger.records import INT16_SCALE
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 UNLABELLED = -1.0  # in the labels of a batch: nobody said whether the tag applies
+# Waveform float32 [num_samples] at ±1 -> another, perhaps of another length.
+Modify = Callable[[np.ndarray], np.ndarray]
 SHUFFLED_SAMPLES = 4096 * 59049  # about 400 clips of MTT, 480 MB of int16
 
 
@@ -407,6 +410,7 @@ def evaluation_segments(
     split: str,
     window: records.Window,
     batch_size: int,
+    modify: Modify | None = None,
 ) -> tf.data.Dataset:
     """Every segment of every clip of a split once, in the order of the shards.
 
@@ -415,6 +419,7 @@ def evaluation_segments(
         split: "train", "val" or "test".
         window: How clips are cut.
         batch_size: Segments per batch; the last batch may be smaller.
+        modify: Changes every clip's waveform before it is cut.
 
     Returns:
         Dataset of dicts: segments `shards.dtype` [batch, *shape], labels uint8 [batch,
@@ -429,6 +434,8 @@ def evaluation_segments(
     _keep_freed_memory()
 
     def cut(index, clip):
+        if modify:
+            clip |= {"content": _modified(clip["content"], modify)}
         segments = _cut(clip, window)
         return {
             "segments": segments,
@@ -441,6 +448,68 @@ def evaluation_segments(
     segments = clips.map(cut, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     batches = segments.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _modified(waveform: tf.Tensor, modify: Modify) -> tf.Tensor:
+    if waveform.shape.rank != 1:
+        raise ValueError(
+            "Modified clips need waveforms, and these records hold log-mel"
+            " spectrograms. Build without --features."
+        )
+    scale = INT16_SCALE if waveform.dtype == tf.int16 else 1.0
+
+    def change(samples):
+        changed = modify(samples.astype(np.float32) / scale) * scale
+        if waveform.dtype == tf.int16:
+            changed = np.clip(np.rint(changed), -INT16_SCALE, INT16_SCALE - 1)
+        return changed.astype(samples.dtype)
+
+    changed = tf.numpy_function(change, [waveform], waveform.dtype, stateful=False)
+    return tf.ensure_shape(changed, [None])
+
+
+def export_arrays(
+    shards: Shards,
+    split: str,
+    window: records.Window,
+    directory: str | os.PathLike,
+    max_segments: int | None = None,
+) -> tuple[Path, Path]:
+    """Writes whole segments and their labels as .npy, for machines without TensorFlow.
+
+    Args:
+        shards: Where to read.
+        split: "train", "val" or "test".
+        window: How clips are cut.
+        directory: Where `<split>_segments.npy` and `<split>_labels.npy` go.
+        max_segments: Stop there.
+
+    Returns:
+        The paths: segments `shards.dtype` [num_segments, *shape], labels uint8
+        [num_segments, num_tags].
+
+    Raises:
+        ValueError: as `evaluation_segments`.
+    """
+    dropped = dataclasses.replace(window, remainder="drop")
+    total = num_segments(shards, split, dropped)
+    total = min(total, max_segments or total)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    batches = evaluation_segments(shards, split, dropped, 32).as_numpy_iterator()
+    parts = {"segments": [], "labels": []}
+    with tqdm(total=total, desc="Exporting", unit="segment", disable=None) as bar:
+        while bar.n < total:
+            batch = next(batches)
+            for name, arrays in parts.items():
+                arrays.append(batch[name][: total - bar.n])
+            bar.update(len(parts["labels"][-1]))
+    paths = tuple(directory / f"{split}_{name}.npy" for name in parts)
+    for path, arrays in zip(paths, parts.values(), strict=True):
+        unfinished = path.with_name(f"unfinished-{path.name}")
+        np.save(unfinished, np.concatenate(arrays))
+        unfinished.replace(path)
+    return paths
 
 
 @contextlib.contextmanager

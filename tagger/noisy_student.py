@@ -140,6 +140,7 @@ class NoisyStudent(training.Objective):
         teacher.trainable = False
         length = model.input_shape[1]
         self._check_teacher(teacher, model, length)
+        teacher.name = "teacher"  # often the student's otherwise
         segments = keras.Input((length,), dtype=self.shards.dtype, name="segments")
         unlabelled = keras.Input((), dtype="float32", name="unlabelled")
         scale = 1.0 if self.shards.dtype == "float32" else 1 / INT16_SCALE

@@ -47,6 +47,57 @@ def plot_scores(per_tag: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def plot_spectrograms(waveforms: dict[str, np.ndarray], sample_rate: int) -> Figure:
+    """Spectrograms under each other, all on one scale of decibels.
+
+    Args:
+        waveforms: Title -> [num_samples].
+        sample_rate: In Hz.
+    """
+    figure = _figure(9, 0.6 + 1.35 * len(waveforms))
+    panels = figure.subplots(len(waveforms), sharex=True, squeeze=False)[:, 0]
+    for axes, (title, waveform) in zip(panels, waveforms.items(), strict=True):
+        with np.errstate(divide="ignore"):  # of silence
+            *_, image = axes.specgram(
+                waveform, 1024, sample_rate, noverlap=512, vmin=-130, vmax=-30,
+                cmap="magma",
+            )  # fmt: skip
+        axes.set_title(title, loc="left", fontsize="small")
+        axes.yaxis.set_major_formatter(lambda hz, _: f"{hz / 1000:g}")
+    panels[-1].set_xlabel("seconds")
+    figure.supylabel("kHz", fontsize="medium")
+    bar = figure.colorbar(image, ax=list(panels), aspect=60)
+    bar.set_label("power per Hz in dB, full scale 0")
+    return figure
+
+
+def plot_robustness(
+    scores: pd.DataFrame, metric: str, clean: float, title: str
+) -> Figure:
+    """A score against the strength of each modification, a panel for each kind.
+
+    Args:
+        scores: Columns kind, setting, roc_auc and pr_auc, a row per modification.
+        metric: "roc_auc" or "pr_auc".
+        clean: The score of the unmodified clips.
+        title: Above the panels.
+    """
+    kinds = list(dict.fromkeys(scores["kind"]))
+    figure = _figure(3.2 * len(kinds), 3.6)
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        rows = scores[scores["kind"] == kind]
+        places = np.arange(len(rows))
+        axes.axhline(clean, color="grey", linewidth=1, linestyle=":")
+        axes.plot(places, rows[metric], color=COLOURS[0], marker="o")
+        axes.set_xticks(places, rows["setting"], rotation=30, ha="right")
+        axes.set_title(kind, fontsize="medium")
+    name = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC"}[metric]
+    panels[0].set_ylabel(f"macro {name} (dotted: unmodified)")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
 def plot_excitations(means: pd.DataFrame, title: str) -> Figure:
     """Mean excitation of every channel, a line per tag, channels sorted by their mean.
 

@@ -11,7 +11,7 @@ RANKS = [
     {"audio", "records", "workers", "augmentations", "frontends", "layers", "plotting"},
     {"datasets", "inputs", "models"},
     {"building", "evaluation", "conversion", "devices", "recipes"},
-    {"training", "pretrained"},
+    {"training", "pretrained", "robustness"},
     {"tagging", "noisy_student", "export"},
     {"interpretation"},
     {"page"},

@@ -1,7 +1,9 @@
 """Clip scores and metrics against hand arithmetic and scikit-learn."""
 
+import dataclasses
 import json
 
+import keras
 import numpy as np
 import pytest
 from conftest import build_corpus
@@ -145,3 +147,98 @@ def test_bar_plot_shows_every_tag_and_says_what_is_undefined(tmp_path, num_tags)
     assert [text.get_text() for text in axes.texts] == ["no positive clip"]
     plotting.save(figure, tmp_path / "scores.svg")
     assert (tmp_path / "scores.svg").stat().st_size > 1000
+
+
+def many(num_clips=200, seed=0):
+    """Scores that know something of four tags."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((num_clips, 4)) < 0.3).astype(np.uint8)
+    scores = rng.random((num_clips, 4)) + 0.5 * labels
+    return scored(labels, scores.astype(np.float32))
+
+
+def test_bootstrap_of_auc_agrees_with_the_formula_of_hanley_and_mcneil():
+    one = many()
+    one = scored(one.labels[:, :1], one.scores[:, :1])
+    interval = evaluation.bootstrap(one, 1000)["roc_auc"]
+    auc, positives = one.macro()["roc_auc"], one.labels.sum()
+    negatives = len(one.labels) - positives
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2)
+    variance = (variance + (negatives - 1) * (q2 - auc**2)) / (positives * negatives)
+    assert interval.value == auc and interval.p_value is None
+    width = 2 * 1.96 * np.sqrt(variance)  # theirs assumes exponential scores
+    assert interval.high - interval.low == pytest.approx(width, rel=0.25)
+
+
+def test_a_paired_comparison_draws_the_same_clips_for_both():
+    one = many()
+    noise = np.random.default_rng(1).normal(0, 1, one.scores.shape)
+    worse = dataclasses.replace(one, scores=one.scores + noise)
+    slightly = dataclasses.replace(one, scores=one.scores + 0.01 * noise)
+    same = evaluation.bootstrap(one, 200, one)["roc_auc"]
+    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    far = evaluation.bootstrap(one, 200, worse)["roc_auc"]
+    assert far.value > 0.1 and far.low > 0 and far.p_value < 0.02
+    near = evaluation.bootstrap(one, 200, slightly)["roc_auc"]
+    alone = evaluation.bootstrap(one, 200)["roc_auc"]
+    # Pairing takes away what both models share.
+    assert near.high - near.low < 0.2 * (alone.high - alone.low)
+    others = dataclasses.replace(one, clip_ids=one.clip_ids[::-1])
+    with pytest.raises(ValueError, match="not scored on the same clips"):
+        evaluation.bootstrap(one, 10, others)
+
+
+def test_thresholds_have_the_best_f1_of_all():
+    one = many(60)
+    thresholds = evaluation.best_thresholds(one)
+    best = one.at_thresholds(thresholds)
+    for tag in range(4):
+        for candidate in one.scores[:, tag]:
+            tried = [*thresholds[:tag], candidate, *thresholds[tag + 1 :]]
+            assert one.at_thresholds(tried) <= best + 1e-12
+    never = scored(np.zeros((3, 1)), np.full((3, 1), 0.5))
+    assert evaluation.best_thresholds(never) == [1.0]
+
+
+def test_published_scores_stand_beside_ours_and_the_split_is_named():
+    one = dataclasses.replace(many(), dataset="mtg_jamendo")
+    text = evaluation.compare_published(one, "mine")
+    best = text.splitlines()[1]
+    assert "mine" in text and "this model, test split" in text and "by hand" in text
+    assert "0.8324" in text and "Won et al. 2020" in best + text
+    with pytest.raises(ValueError, match="Nothing was published on demo, only on"):
+        evaluation.compare_published(many(), "mine")
+
+
+def test_loss_is_keras_cross_entropy(trained, built):
+    shards = inputs.open_shards(built)
+    model = models.load_model(trained / "model.keras")
+    info = models.model_info(model)
+    predict = evaluation.predictor(model, shards)
+    window = info.window
+    (batch,) = inputs.evaluation_segments(shards, "test", window, 1000)
+    scores = predict(batch["segments"].numpy())
+    labels = batch["labels"].numpy().astype("float32")
+    expected = np.mean(keras.losses.binary_crossentropy(labels, scores))
+    result = evaluation.evaluate(predict, shards, info, "test")
+    assert result.loss == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_eval_compares_tunes_and_measures_robustness(
+    trained, built, tmp_path, run_script
+):
+    model = trained / "model.keras"
+    tuned, plot = tmp_path / "tuned.keras", tmp_path / "robustness.png"
+    done = run_script(
+        *("eval.py", model, "--data-dir", built, "--bootstrap", 20),
+        *("--against", model, "--tune-thresholds", tuned),
+        *("--compare", "published", "--robustness", plot),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "short_chunk_resnet" in done.stdout and "macro F1" in done.stdout
+    assert "95 % interval" in done.stdout and "+0.0000" in done.stdout
+    assert "0.4 of peak" in done.stdout and plot.stat().st_size > 10_000
+    assert models.model_info(models.load_model(tuned)).thresholds
+    assert done.stdout.splitlines()[-1].startswith("test macro: ROC-AUC")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import build_corpus
 
-from tagger import building, evaluation, inputs, models, records, training
+from tagger import building, evaluation, inputs, models, recipes, records, training
 from tagger.datasets import magnatagatune
 
 tf = pytest.importorskip("tensorflow")

@@ -37,7 +37,7 @@ def test_train_has_every_option_of_the_original(run_script):
 def test_options_of_train_belong_to_a_model_or_a_recipe():
     """They are typed once more there, because --help must not import Keras."""
     import train
-    from tagger import models, training
+    from tagger import models, recipes, training
 
     def parameters(functions):
         return {p for f in functions for p in inspect.signature(f).parameters}
