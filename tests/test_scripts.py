@@ -6,9 +6,12 @@ import re
 import shutil
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
-from conftest import REFERENCES, build_corpus
+from conftest import REFERENCES, REPOSITORY, build_corpus
+
+from tagger import audio, cli
 
 SCRIPTS = (
     "build_mtt.py", "build_msd.py", "train.py", "eval.py", "extract_excitations.py"
@@ -67,6 +70,59 @@ def test_options_of_train_belong_to_a_model_or_a_recipe():
     with pytest.raises(ValueError, match="--block is no option of model fcn, which has:"
                        " --dropout."):  # fmt: skip
         of(models.fcn, args, "model fcn")
+
+
+def test_other_options_of_train_belong_to_every_recipe_or_to_the_student():
+    import train
+    from tagger import devices, noisy_student, recipes, training
+
+    given = ["--monitor", "val_pr_auc", "--augment", "--precision", "mixed_float16"]
+    given += ["--xla", "--clip-norm", "1", "--accumulation-steps", "2"]
+    given += ["--student", "expansion", "--labelled-loss", "bce", "--rounds", "2"]
+    given += ["--labelled-share", "0.5", "--teacher", "t", "--unlabelled", "u"]
+    args = train.parse([*given, "--strategy", "mirrored"])
+    common = args.common_options.for_function(training.TrainingRecipe, args, "it")
+    assert common == {
+        "monitor": "val_pr_auc", "augment": True, "precision": "mixed_float16",
+        "xla": True, "clip_norm": 1.0, "accumulation_steps": 2,
+    }  # fmt: skip
+    student = args.student_options.for_function(noisy_student.train, args, "it")
+    assert student == {
+        "student": "expansion", "labelled_loss": "bce", "rounds": 2,
+        "labelled_share": 0.5,
+    }  # fmt: skip
+    text = train.__doc__ + (REPOSITORY / "train.py").read_text()
+    for choice in (
+        *recipes.MONITORS, *recipes.PRECISIONS, *noisy_student.STUDENTS,
+        *noisy_student.LABELLED_LOSSES,
+    ):  # fmt: skip
+        assert f'"{choice}"' in text
+    assert cli.STRATEGIES == devices.STRATEGIES
+
+
+def test_a_teacher_needs_unlabelled_music_and_a_student_a_teacher(built, run_script):
+    alone = run_script("train.py", "--teacher", "model.keras")
+    assert "--teacher and --unlabelled come together" in alone.stderr
+    lost = run_script("train.py", "--data-dir", built, "--student", "expansion")
+    assert lost.returncode == 2 and len(lost.stderr.strip().splitlines()) == 1
+    assert "--student is no option of training without a --teacher" in lost.stderr
+
+
+def test_augment_writes_the_eight_transforms_and_their_chain(
+    corpus, tmp_path, run_script
+):
+    clip = next(corpus.glob("mp3/*/*.mp3"))
+    done = run_script("-m", "tagger", "augment", clip, "--output", tmp_path / "out",
+                      "--seconds", 2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    transforms = ["crop", "polarity", "noise", "gain", "filter", "delay", "pitch"]
+    transforms += ["reverb", "chain"]
+    wavs = [f"{n}_{name}.wav" for n, name in enumerate(transforms, 1)]
+    assert names == sorted([*wavs, "spectrograms.png"])
+    waveforms = [audio.load_audio(tmp_path / "out" / name, 22050) for name in wavs]
+    assert {len(waveform) for waveform in waveforms} == {44100}
+    np.testing.assert_allclose(waveforms[1], -waveforms[0], atol=1e-4)
 
 
 def fails(done, *words):
