@@ -5,9 +5,9 @@
 
 With --export it writes whole train segments of a data folder (built at 22050 Hz) as
 .npy, for a machine that has no TensorFlow. Without, it trains an SE sample-level CNN
-and the Transformer on them from memory and prints examples per second, and the share of the rate at which the same
-device multiplies matrices (steps are counted as three forward passes, whose operations
-XLA counts; on JAX alone). Writes training.json.
+and the Transformer on them from memory and prints examples per second and, on JAX, the
+share of the rate at which the same device multiplies matrices (a step is counted as
+three forward passes, whose operations XLA counts). Writes training.json.
 """
 
 import argparse

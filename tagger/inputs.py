@@ -496,14 +496,13 @@ def export_arrays(
     total = min(total, max_segments or total)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    batches = evaluation_segments(shards, split, dropped, 32).as_numpy_iterator()
+    segments = evaluation_segments(shards, split, dropped, 1).take(total)
     parts = {"segments": [], "labels": []}
-    with tqdm(total=total, desc="Exporting", unit="segment", disable=None) as bar:
-        while bar.n < total:
-            batch = next(batches)
-            for name, arrays in parts.items():
-                arrays.append(batch[name][: total - bar.n])
-            bar.update(len(parts["labels"][-1]))
+    for batch in tqdm(
+        segments.as_numpy_iterator(), "Exporting", total, unit="segment", disable=None
+    ):
+        for name, arrays in parts.items():
+            arrays.append(batch[name])
     paths = tuple(directory / f"{split}_{name}.npy" for name in parts)
     for path, arrays in zip(paths, parts.values(), strict=True):
         unfinished = path.with_name(f"unfinished-{path.name}")

@@ -496,3 +496,16 @@ def test_shards_of_resemul_are_read(tmp_path):
     expected = {key(s): y for both, y in held["train"] for s in both}
     for segment, labels in zip(x.numpy(), y.numpy(), strict=True):
         np.testing.assert_array_equal(labels, expected[key(segment)])
+
+
+def test_exported_arrays_are_the_evaluations_segments(built, tmp_path):
+    shards = inputs.open_shards(built)
+    window = records.Window(59049, "drop")
+    paths = inputs.export_arrays(shards, "test", window, tmp_path, max_segments=7)
+    segments, labels = map(np.load, paths)
+    (batch,) = inputs.evaluation_segments(shards, "test", window, 7).take(1)
+    np.testing.assert_array_equal(segments, batch["segments"])
+    np.testing.assert_array_equal(labels, batch["labels"])
+    assert segments.dtype == np.int16 and labels.dtype == np.uint8
+    whole, _ = inputs.export_arrays(shards, "test", window, tmp_path)
+    assert len(np.load(whole)) == inputs.num_segments(shards, "test", window)
