@@ -100,21 +100,27 @@ def test_other_options_of_train_belong_to_every_recipe_or_to_the_student():
     assert cli.STRATEGIES == devices.STRATEGIES
 
 
-def test_a_teacher_needs_unlabelled_music_and_a_student_a_teacher(built, run_script):
-    alone = run_script("train.py", "--teacher", "model.keras")
-    assert "--teacher and --unlabelled come together" in alone.stderr
-    lost = run_script("train.py", "--data-dir", built, "--student", "expansion")
-    assert lost.returncode == 2 and len(lost.stderr.strip().splitlines()) == 1
-    assert "--student is no option of training without a --teacher" in lost.stderr
+def test_a_teacher_needs_unlabelled_music_and_a_student_a_teacher(capsys):
+    import train
+    from tagger import training
+
+    with pytest.raises(SystemExit):
+        train.parse(["--teacher", "model.keras"])
+    assert "--teacher and --unlabelled come together" in capsys.readouterr().err
+    args = train.parse(["--student", "expansion"])
+    with pytest.raises(ValueError, match="--student is no option of training without"):
+        args.student_options.for_function(
+            training.train, args, "training without a --teacher"
+        )
 
 
 def test_augment_writes_the_eight_transforms_and_their_chain(
-    corpus, tmp_path, run_script
+    corpus, tmp_path, monkeypatch
 ):
     clip = next(corpus.glob("mp3/*/*.mp3"))
-    done = run_script("-m", "tagger", "augment", clip, "--output", tmp_path / "out",
-                      "--seconds", 2)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    command = ["augment", clip, "--output", tmp_path / "out", "--seconds", 2]
+    monkeypatch.setattr("sys.argv", ["tagger", *map(str, command)])
+    assert cli.main() == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     transforms = ["crop", "polarity", "noise", "gain", "filter", "delay", "pitch"]
     transforms += ["reverb", "chain"]
