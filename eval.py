@@ -41,6 +41,14 @@ def main() -> None:
     def score(predict, info, split):
         return evaluation.evaluate(predict, shards, info, split, batch_size)
 
+    # What does not fit shows before the scoring.
+    if args.against:
+        other = conversion.load_model(args.against)
+        evaluation.check_match(models.model_info(other), shards)
+    if args.compare:
+        evaluation.published_on(shards.manifest.dataset)
+    if args.robustness:
+        robustness.check(shards)
     scored = score(predict, info, args.split)
     if args.tune_thresholds:
         thresholds = evaluation.best_thresholds(score(predict, info, "val"))
@@ -68,7 +76,6 @@ def main() -> None:
     if args.bootstrap:
         lines += evaluation.describe(evaluation.bootstrap(scored, num_resamples))
     if args.against:
-        other = conversion.load_model(args.against)
         other_scored = score(
             evaluation.predictor(other, shards), models.model_info(other), args.split
         )

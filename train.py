@@ -51,7 +51,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="multiworker: this machine's place, from 0",
     )
-    add = parser.add_argument
 
     group = parser.add_argument_group(
         "model", "each model has some; defaults: python -m tagger models NAME"

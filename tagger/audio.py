@@ -149,7 +149,7 @@ def apply_filters(waveform: np.ndarray, sample_rate: int, filters: str) -> np.nd
     while True:
         try:
             pieces.append(graph.pull().to_ndarray()[0])
-        except (av.FFmpegError, EOFError):
+        except (BlockingIOError, EOFError):  # PyAV's are subclasses
             break
     return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tagger import storage
 
+SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
 STRATEGIES = ("none", "mirrored", "tpu", "multiworker")  # of `devices.choose`
 
 
@@ -38,8 +39,8 @@ def run(main: Callable[[], int | None], if_interrupted: str = "") -> None:
         sys.exit(main())
     except (ValueError, OSError, ImportError) as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
-        if type(error).__name__ == "HostLostError":
-            os._exit(2)  # JAX would wait for the lost host and then crash
+        if os.environ.get(SUPERVISED):
+            os._exit(2)  # in good order JAX would wait for the other hosts, and crash
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted. {if_interrupted}", file=sys.stderr)
@@ -52,9 +53,9 @@ def supervise() -> None:
     JAX aborts a process whose coordinator is gone, with pages of C++; the parent lives
     to say what that means.
     """
-    if os.environ.get("TAGGER_SUPERVISED"):
+    if os.environ.get(SUPERVISED):
         return
-    environment = os.environ | {"TAGGER_SUPERVISED": "1"}
+    environment = os.environ | {SUPERVISED: "1"}
     child = subprocess.Popen([sys.executable, *sys.argv], env=environment)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
@@ -63,6 +64,8 @@ def supervise() -> None:
             break
         except KeyboardInterrupt:
             pass  # the child got it too, and says so
+    if code == -signal.SIGTERM:
+        raise OSError("Training was asked to end. The same command goes on.")
     if code < 0:
         raise OSError(
             f"Training on this host was ended by {signal.Signals(-code).name}, most"

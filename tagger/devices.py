@@ -9,7 +9,7 @@
 
 Every device takes its share of each batch; gradients and the statistics of batch
 normalisation are those of the whole batch, so the weights are one device's but for
-rounding.
+rounding. (TensorFlow's devices draw the same dropout and noise, each for its own part.)
 """
 
 import contextlib
@@ -142,10 +142,11 @@ def choose(
     if strategy != "multiworker" and (hosts is not None or host is not None):
         raise ValueError("--hosts and --host belong to --strategy multiworker.")
     if strategy == "none":
-        names = tuple(keras.distribution.list_devices())
-        if backend == "tensorflow" and all(name.startswith("cpu") for name in names):
+        if backend == "tensorflow":
             _make_repeatable()
-        return Devices(names[:1] if backend == "jax" else names)
+        if backend not in ("tensorflow", "jax"):
+            return Devices((f"the default device of {backend}",))
+        return Devices(tuple(keras.distribution.list_devices()[:1]))
     if backend not in ("tensorflow", "jax"):
         raise ValueError(
             f"--strategy {strategy} needs KERAS_BACKEND=tensorflow or jax, not"
@@ -166,6 +167,9 @@ def _make_repeatable() -> None:
     """
     import tensorflow as tf
 
+    # Unlike `list_logical_devices`, this leaves the threads to be chosen still.
+    if {device.device_type for device in tf.config.list_physical_devices()} != {"CPU"}:
+        return
     tf.config.experimental.enable_op_determinism()
     with contextlib.suppress(RuntimeError):  # too late in this process
         tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -350,20 +350,29 @@ def describe(intervals: dict[str, Interval]) -> list[str]:
     return lines
 
 
-def compare_published(scored: Evaluation, name: str) -> str:
-    """Published scores on this dataset, best first, and this model's among them."""
+def published_on(dataset: str) -> list[tuple]:
+    """Model, options, ROC-AUC, PR-AUC and source of what was published on a dataset.
+
+    Raises:
+        ValueError: nothing was.
+    """
     rows = [
         (model, str(row.options or ""), row.roc_auc, row.pr_auc, row.source)
         for model, entry in models.MODELS.items()
         for row in entry.published
-        if row.dataset == scored.dataset
+        if row.dataset == dataset
     ]
     if not rows:
         known = {row.dataset for e in models.MODELS.values() for row in e.published}
         raise ValueError(
-            f"Nothing was published on {scored.dataset}, only on"
-            f" {', '.join(sorted(known))}."
+            f"Nothing was published on {dataset}, only on {', '.join(sorted(known))}."
         )
+    return rows
+
+
+def compare_published(scored: Evaluation, name: str) -> str:
+    """Published scores on this dataset, best first, and this model's among them."""
+    rows = published_on(scored.dataset)
     macro = scored.macro()
     ours = f"this model, {scored.split} split"
     rows.append((name, "", macro["roc_auc"], macro["pr_auc"], ours))

@@ -451,11 +451,6 @@ def evaluation_segments(
 
 
 def _modified(waveform: tf.Tensor, modify: Modify) -> tf.Tensor:
-    if waveform.shape.rank != 1:
-        raise ValueError(
-            "Modified clips need waveforms, and these records hold log-mel"
-            " spectrograms. Build without --features."
-        )
     scale = INT16_SCALE if waveform.dtype == tf.int16 else 1.0
 
     def change(samples):

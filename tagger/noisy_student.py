@@ -58,6 +58,18 @@ def labelled_loss(labels, scores, teacher_scores, kind: str = "bce"):
     return -ops.mean(given + not_given, axis=-1)
 
 
+class _Teacher(keras.layers.Layer):
+    """A model as it scores, also while the one around it trains: no dropout."""
+
+    def __init__(self, model: keras.Model, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.model = model
+        self.model.trainable = False
+
+    def call(self, waveforms, training=None):
+        return self.model(waveforms, training=False)
+
+
 @dataclasses.dataclass(frozen=True)
 class NoisyStudent(training.Objective):
     """Tags of labelled music and a teacher's scores of unlabelled music.
@@ -69,7 +81,7 @@ class NoisyStudent(training.Objective):
         labelled_share: Part of every batch that is labelled.
 
     Raises:
-        ValueError: a choice is unknown, or the teacher's tags or rate are others.
+        ValueError: a choice is unknown, or there is no unlabelled clip.
     """
 
     unlabelled: inputs.Shards
@@ -90,14 +102,19 @@ class NoisyStudent(training.Objective):
             )
         self.unlabelled.paths("student")
 
-    def _share(self, batch_size: int) -> int:
-        """Labelled segments of a batch."""
+    @property
+    def sources(self) -> tuple[inputs.Shards, ...]:
+        """All data that is read."""
+        return self.shards, self.unlabelled
+
+    def _places(self, batch_size: int) -> list[int]:
+        """Labelled and unlabelled segments of a batch."""
         weights = [self.labelled_share, 1 - self.labelled_share]
-        return inputs.shares(weights, batch_size)[0]
+        return inputs.shares(weights, batch_size)
 
     def num_batches(self, window: Window, recipe: TrainingRecipe, num_hosts: int):
         """Batches in which every labelled segment comes once."""
-        share = self._share(recipe.batch_size // num_hosts)
+        share, _ = self._places(recipe.batch_size // num_hosts)
         return inputs.batches_per_epoch(
             self.shards, "train", window, share, recipe.crops_per_clip, num_hosts
         )
@@ -111,7 +128,11 @@ class NoisyStudent(training.Objective):
         step: int,
         **order,
     ) -> tf.data.Dataset:
-        """Endless batches ((segments, 1 where unlabelled), labels)."""
+        """Endless batches ((segments, 1 where unlabelled), labels, weights).
+
+        The mean of the weighted losses is the sum of the means of both parts.
+        """
+        weights = [batch_size / places for places in self._places(batch_size)]
         mixed = inputs.mixed_segments(
             [
                 inputs.Source(self.shards, "train", self.labelled_share),
@@ -125,7 +146,8 @@ class NoisyStudent(training.Objective):
 
         def mark(segments, labels):
             unlabelled = tf.cast(labels[:, 0] == inputs.UNLABELLED, tf.float32)
-            return (segments, unlabelled), labels
+            weight = tf.where(unlabelled == 1, weights[1], weights[0])
+            return (segments, unlabelled), labels, weight
 
         return mixed.map(mark, tf.data.AUTOTUNE)
 
@@ -137,10 +159,8 @@ class NoisyStudent(training.Objective):
                 " spectrograms. Build without --features."
             )
         teacher = conversion.load_model(self.teacher_path)
-        teacher.trainable = False
         length = model.input_shape[1]
         self._check_teacher(teacher, model, length)
-        teacher.name = "teacher"  # often the student's otherwise
         segments = keras.Input((length,), dtype=self.shards.dtype, name="segments")
         unlabelled = keras.Input((), dtype="float32", name="unlabelled")
         scale = 1.0 if self.shards.dtype == "float32" else 1 / INT16_SCALE
@@ -152,22 +172,18 @@ class NoisyStudent(training.Objective):
         else:
             is_noised = ops.expand_dims(unlabelled, -1)
             heard = is_noised * noised + (1 - is_noised) * clean
-        both = [model(heard), teacher(clean, training=False)]
+        both = [model(heard), _Teacher(teacher, name="teacher")(clean)]
         return keras.Model([segments, unlabelled], ops.concatenate(both, axis=-1))
 
     def loss(self, labels, scores):
-        """Labelled loss plus the cross-entropy of the teacher's scores, [batch]."""
+        """Labelled loss, or the cross-entropy of the teacher's scores, [batch]."""
         scores, teacher_scores = ops.split(scores, 2, axis=-1)
         teacher_scores = ops.stop_gradient(teacher_scores)
         unlabelled = ops.cast(labels[:, 0] == inputs.UNLABELLED, scores.dtype)
         given = ops.maximum(labels, 0.0)
         of_labelled = labelled_loss(given, scores, teacher_scores, self.kind)
         of_others = labelled_loss(teacher_scores, scores, teacher_scores)
-        # Each part is the mean over its own segments, whatever device they are on.
-        share = self.labelled_share
-        return (1 - unlabelled) / share * of_labelled + unlabelled / (
-            1 - share
-        ) * of_others
+        return (1 - unlabelled) * of_labelled + unlabelled * of_others
 
     def describe(self) -> dict:
         """What run.json says of it; a restart must say the same."""
@@ -250,5 +266,4 @@ def train(
 
 
 def _checksum(path: str | os.PathLike) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -79,6 +79,7 @@ class TrainingRecipe:
         counts = [
             ("batch size", self.batch_size),
             ("number of stages", len(self.stages)),
+            ("number of accumulation steps", self.accumulation_steps or 1),
             *(("patience", stage.patience) for stage in self.stages),
             *(("longest stage", stage.max_epochs) for stage in self.stages),
         ]

@@ -63,6 +63,15 @@ MODIFICATIONS: dict[str, tuple[Callable, dict[str, object]]] = {
 }
 
 
+def check(shards: inputs.Shards) -> None:
+    """Refuses what cannot be modified; raises ValueError."""
+    if shards.manifest.features:
+        raise ValueError(
+            f"{shards.directory} holds log-mel spectrograms, and robustness needs"
+            " waveforms. Build without --features."
+        )
+
+
 def measure(
     predict: evaluation.Predict,
     shards: inputs.Shards,
@@ -83,6 +92,7 @@ def measure(
     Raises:
         ValueError: the shards hold log-mel spectrograms, or as `evaluation.evaluate`.
     """
+    check(shards)
     rows = []
     for kind, (function, settings) in MODIFICATIONS.items():
         for setting, value in settings.items():

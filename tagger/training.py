@@ -63,6 +63,11 @@ class Objective:
 
     shards: inputs.Shards
 
+    @property
+    def sources(self) -> tuple[inputs.Shards, ...]:
+        """All data that is read."""
+        return (self.shards,)
+
     def num_batches(self, window: Window, recipe: TrainingRecipe, num_hosts: int):
         """Batches of an epoch on each host."""
         return inputs.batches_per_epoch(
@@ -145,7 +150,7 @@ def train(
         seed: Of the first weights, dropout, augmentation and the order of the examples.
         num_read_threads: Shards read at once.
         devices: Where to train, from `devices.choose`; None: the first device.
-        checkpoint_minutes: A run that is killed loses no more work than these.
+        checkpoint_minutes: A run that is killed loses no more training than these.
 
     Returns:
         Path of the best model of all stages.
@@ -181,7 +186,11 @@ def train(
         shards.paths(split)  # what is missing shows before hours of work
     devices.check_batch(recipe.batch_size)
     window = models.model_info(keeper.model).window
-    with inputs.naming_corrupt_records(shards):
+    if not checkpoint_minutes >= 0:
+        raise ValueError(
+            f"--checkpoint-minutes cannot be {checkpoint_minutes:g}; 0 is every step."
+        )
+    with _naming_corrupt_records(objective):
         num_batches = objective.num_batches(window, recipe, devices.num_hosts)
     if not num_batches:
         raise ValueError(
@@ -189,10 +198,18 @@ def train(
             f" {recipe.batch_size}. Choose a smaller --batch-size, or more"
             " --crops-per-clip."
         )
+    # What does not fit shows before run.json is written, which would refuse a mended
+    # command.
+    order = {"seed": seed, "num_read_threads": num_read_threads}
+    order |= {"crops_per_clip": recipe.crops_per_clip}
+    objective.batches(window, recipe.batch_size, num_batches, 0, 0, **order)
+    with devices.alone():
+        objective.trainable(keeper.model, recipe)
     # A broken CUDA install trains on the CPU without a word of TensorFlow's.
     print(f"Training on {', '.join(devices.names)}")
     train_dir = Path(train_dir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_naming_lost_hosts(devices))
         if devices.is_chief:
             stack.enter_context(only_writer(train_dir, "--train-dir"))
             _enter(
@@ -207,13 +224,10 @@ def train(
             stage_dir = train_dir / str(number)
             finished = devices.agree((stage_dir / "result.json").exists())
             if number < initial_stage or finished:
+                _tidy(stage_dir)
                 continue
             # An epoch adds to its seed; stages do not repeat each other's order.
-            order = {
-                "seed": seed + 1000 * number,
-                "num_read_threads": num_read_threads,
-                "crops_per_clip": recipe.crops_per_clip,
-            }
+            order["seed"] = seed + 1000 * number
             run = _StageRun(keeper, build, stage, recipe, objective, devices)
             run(stage_dir, num_batches, checkpoint_minutes, **order)
             if not _best(train_dir, number + 1, devices, first=number):
@@ -226,12 +240,18 @@ def train(
                 result = _score_stage(keeper, stage_dir)
                 rate = f"learning rate {stage.learning_rate:g}"
                 print(f"Stage {number} ({rate}): {result}")
-                for leftover in stage_dir.iterdir():  # a kill leaves unfinished files
-                    if leftover.name.startswith(("resume", "unfinished")):
-                        leftover.unlink()
+                _tidy(stage_dir)
         if devices.is_chief and not (train_dir / MODEL_NAME).exists():
             _finish(keeper, train_dir, len(recipe.stages))
+        devices.agree(True)  # the others wait: JAX ends a host whose partners left
     return train_dir / MODEL_NAME
+
+
+def _tidy(stage_dir: Path) -> None:
+    """Deletes what a finished stage needs no more, and what a kill left unfinished."""
+    for pattern in ("resume*", "unfinished*"):
+        for path in stage_dir.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 class _Keeper:
@@ -339,7 +359,7 @@ class _StageRun:
         seed: int,
         **order,
     ) -> None:
-        devices, shards = self.devices, self.objective.shards
+        devices = self.devices
         if devices.is_chief:
             stage_dir.mkdir(exist_ok=True)
         # From here on all that is drawn hangs on the stage alone, not on what was
@@ -363,8 +383,7 @@ class _StageRun:
         progress.restore(fed)
         order |= {"host": devices.host, "num_hosts": devices.num_hosts}
         with (
-            inputs.naming_corrupt_records(shards),
-            _naming_lost_hosts(devices),
+            _naming_corrupt_records(self.objective),
             devices.scope() if keras.backend.backend() == "jax" else _nothing(),
         ):
             while not progress.is_over():
@@ -399,7 +418,10 @@ class _StageRun:
             self.stage,
             rate,
             global_clipnorm=self.recipe.clip_norm,
-            gradient_accumulation_steps=self.recipe.accumulation_steps,
+            # Keras calls one batch a step by None alone.
+            gradient_accumulation_steps=self.recipe.accumulation_steps
+            if (self.recipe.accumulation_steps or 1) > 1
+            else None,
         )
         if self.recipe.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -571,8 +593,8 @@ class _Progress(keras.callbacks.Callback):
         self._epochs_without_gain = 0 if gained else self._epochs_without_gain + 1
         self._history.append({"epoch": epoch} | logs)
         self.epoch, self.step = epoch + 1, 0
-        self._save_state()
         self._write_history()
+        self._save_state()
         if self.is_over():
             self.model.stop_training = True
 
@@ -580,9 +602,15 @@ class _Progress(keras.callbacks.Callback):
         assert self.model  # on JAX, asking for it brings the variables up to date
         self._keeper.take(self._trained.get_weights())
         scored = self._keeper.score("val")
-        logs = {"val_loss": scored.loss}
-        logs |= {f"val_{name}": value for name, value in scored.macro().items()}
-        if self._per_tag:
+        logs = {"val_loss": scored.loss, "val_roc_auc": np.nan, "val_pr_auc": np.nan}
+        if np.isfinite(scored.loss):  # else the model has diverged
+            logs |= {f"val_{name}": value for name, value in scored.macro().items()}
+            if np.isnan(logs[self._monitor]):
+                raise ValueError(
+                    f"{self._monitor} is undefined: no tag has clips with it and"
+                    " without it in the val split. Choose --monitor val_loss."
+                )
+        if self._per_tag and np.isfinite(scored.loss):
             with self._per_tag.as_default():
                 for tag, value in scored.per_tag()["roc_auc"].dropna().items():
                     tf.summary.scalar(f"roc_auc/{tag}", value, step=epoch)
@@ -617,12 +645,22 @@ class _Progress(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
+def _naming_corrupt_records(objective: Objective) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for shards in objective.sources:
+            stack.enter_context(inputs.naming_corrupt_records(shards))
+        yield
+
+
+@contextlib.contextmanager
 def _naming_lost_hosts(devices: Devices) -> Iterator[None]:
     """Turns the error of an operation that all hosts share into ours."""
     try:
         yield
     except Exception as error:
-        if devices.num_hosts == 1 or type(error).__name__ != "JaxRuntimeError":
+        is_shared = type(error).__name__ == "JaxRuntimeError"
+        own = "RESOURCE_EXHAUSTED" in str(error)  # memory, above all
+        if devices.num_hosts == 1 or not is_shared or own:
             raise
         raise HostLostError(
             "Another host was lost. Start the same command again on every host; it"

@@ -172,7 +172,7 @@ cli.run(train.main)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
-def test_when_a_host_is_lost_the_other_stops_and_a_restart_goes_on(
+def test_when_a_host_is_lost_the_other_stops_and_leaves_what_to_go_on_from(
     built, tmp_path, lost
 ):
     pytest.importorskip("jax")
@@ -191,3 +191,10 @@ def test_when_a_host_is_lost_the_other_stops_and_a_restart_goes_on(
     assert "ost" in last and "Start the same command again on every host" in last
     hosts[lost].communicate()
     assert (tmp_path / "log/0/resume.npz").exists()
+
+
+def test_a_run_computes_one_operation_at_a_time_on_cpus():
+    """In a process of its own: TensorFlow takes the setting before its first work."""
+    code = "from tagger import devices; devices.choose(); import tensorflow as tf"
+    code += "; assert tf.config.threading.get_inter_op_parallelism_threads() == 1"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

@@ -52,21 +52,24 @@ def test_losses_by_hand():
 
 
 def test_a_batchs_loss_is_the_sum_of_both_parts_means(half_labelled, teacher):
+    """Of seven segments at a share of .4 three are labelled."""
     objective = noisy_student.NoisyStudent(
-        half_labelled, half_labelled, teacher, labelled_share=0.25
+        half_labelled, half_labelled, teacher, labelled_share=0.4
     )
+    window = models.model_info(models.load_model(teacher)).window
+    batches = objective.batches(window, 7, num_batches=5, epoch=0, step=0)
+    _, labels, weights = next(iter(batches))
+    labels = np.array(labels)
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, (8, 3)).astype(np.float32)
-    labels[2:] = inputs.UNLABELLED
-    scores, of_teacher = rng.random((2, 8, 3)).astype(np.float32)
+    scores, of_teacher = rng.random((2, *labels.shape)).astype(np.float32)
     rows = objective.loss(labels, np.concatenate([scores, of_teacher], axis=1))
 
     def entropy(target, score):
         terms = target * np.log(score) + (1 - target) * np.log(1 - score)
         return -terms.mean()
 
-    expected = entropy(labels[:2], scores[:2]) + entropy(of_teacher[2:], scores[2:])
-    assert float(np.mean(rows)) == pytest.approx(expected, rel=1e-5)
+    expected = entropy(labels[:3], scores[:3]) + entropy(of_teacher[3:], scores[3:])
+    assert float(np.mean(rows * weights)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, teacher):
@@ -76,21 +79,25 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
     fed = objective.trainable(model, recipes.resemul(batch_size=8))
     window = models.model_info(model).window
     batches = objective.batches(window, 8, num_batches=5, epoch=0, step=0)
-    (segments, unlabelled), labels = next(iter(batches))
+    (segments, unlabelled), labels, weights = next(iter(batches))
     np.testing.assert_array_equal(unlabelled, [0] * 4 + [1] * 4)
     np.testing.assert_array_equal(labels[4:], inputs.UNLABELLED)
     assert set(np.unique(labels[:4])) <= {0, 1}
-    student, heard = np.split(np.array(fed([segments, unlabelled])), 2, axis=1)
-    np.testing.assert_allclose(student, heard, atol=1e-6)  # nothing is noised
+    both = fed([segments, unlabelled], training=True)
+    student, heard = np.split(np.array(both), 2, axis=1)
+    waveforms = np.array(segments, np.float32) / 32768
+    alone = models.load_model(teacher).predict_on_batch(waveforms)
+    np.testing.assert_allclose(heard, alone, atol=1e-6)  # no noise, no dropout
+    assert np.abs(student - heard).max() > 1e-3
     before = [np.array(weight) for weight in fed.get_layer("teacher").weights]
+    assert before
     fed.compile("sgd", loss=objective.loss)
-    fed.train_on_batch([segments, unlabelled], labels)
+    fed.train_on_batch([segments, unlabelled], labels, sample_weight=weights)
     for old, weight in zip(before, fed.get_layer("teacher").weights, strict=True):
         np.testing.assert_array_equal(old, weight)
     assert len(fed.trainable_variables) == len(model.trainable_variables)
-    noise = fed.get_layer("noise")
-    waveforms = np.array(segments[4:], np.float32) / 32768
-    assert np.abs(np.array(noise(waveforms, training=True)) - waveforms).max() > 0.01
+    noised = np.array(fed.get_layer("noise")(waveforms, training=True))
+    assert np.abs(noised - waveforms).max() > 0.01
 
 
 def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teacher):
@@ -106,6 +113,7 @@ def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teach
     for one, other in zip(whole[7:], rest.take(3).as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(one[0][0], other[0][0])
         np.testing.assert_array_equal(one[1], other[1])
+        np.testing.assert_array_equal(one[2], other[2])
 
 
 def test_what_does_not_fit_is_said(half_labelled, teacher, built, tmp_path):
