@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 
 from tagger import cli
+from tagger.recipes import MONITORS, PRECISIONS
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,6 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     student.add(
         "--labelled-share", type=float, metavar="X", help="of a batch (default: 0.5)"
     )
+    student.add("--cache-scores", action="store_true", help="the teacher scores once")
     student.add("--rounds", type=count, help="students, each the next one's teacher")
 
     group = parser.add_argument_group("devices")
@@ -90,11 +92,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     common = cli.OptionGroup(group)
     common.add(
         "--monitor",
-        choices=["val_loss", "val_roc_auc", "val_pr_auc"],
+        choices=MONITORS,
         help="what chooses the best epoch; default: as published",
     )
     common.add("--augment", action="store_true", help="noise the segments")
-    common.add("--precision", choices=["float32", "mixed_bfloat16", "mixed_float16"])
+    common.add("--precision", choices=PRECISIONS, help="default: float32")
     common.add("--xla", action="store_true", help="compile; JAX always does")
     common.add("--clip-norm", type=float, metavar="X", help="of the whole gradient")
     common.add(

@@ -4,7 +4,9 @@
 
 Takes a data folder in MTT's layout, keeps the tags of a part of its train clips and
 calls the rest unlabelled. For every seed it trains a teacher on the labelled part, and
-with its scores a student of the same size and a smaller one; then prints mean and
+with its scores a student of the same size and one of half the width, beside one of half
+the width without a teacher. Half of a student's batch is unlabelled, so its epoch has
+twice the steps; who learns without a teacher gets twice the epochs. Prints mean and
 spread of the test scores over the seeds and writes noisy_student.json. Run again, it
 goes on.
 """
@@ -22,7 +24,13 @@ from tagger import building
 from tagger.datasets import magnatagatune
 
 TRAIN = Path(__file__).parent.parent / "train.py"
-METHODS = ("supervised", "expansion", "distillation")
+# Method -> its part of the width, and whether it learns from a teacher.
+METHODS = {
+    "supervised": (1, False),
+    "expansion": (1, True),
+    "supervised, half width": (2, False),
+    "distillation": (2, True),
+}
 
 
 def main() -> None:
@@ -34,7 +42,7 @@ def main() -> None:
     add("--num-seeds", type=int, default=3)
     add("--model", default="short_chunk_resnet")
     add("--num-filters", type=int, default=16, help="halved in distillation")
-    add("--max-epochs", type=int, default=6, help="of each stage")
+    add("--max-epochs", type=int, default=6, help="of each of a student's stages")
     add("--crops-per-clip", type=int, default=4)
     add("--labelled-loss", default="bce")
     add("--work-dir", default="noisy_student", help="for shards and checkpoints")
@@ -45,7 +53,7 @@ def main() -> None:
     results = {method: [] for method in METHODS}
     for seed in range(args.num_seeds):
         for method in METHODS:
-            run = work / f"seed{seed}" / method
+            run = work / f"seed{seed}" / method.replace(", ", "_").replace(" ", "_")
             train(args, work, run, method, seed)
             results[method].append(test_scores(run))
             print(f"seed {seed}, {method}: {results[method][-1]}", flush=True)
@@ -56,6 +64,7 @@ def main() -> None:
             f"{name} {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
             for name in ("roc_auc", "pr_auc")
             for values in [[score[name] for score in scores]]
+            if len(values) > 1
         ]
         print(f"{method:<13} {', '.join(parts)}")
 
@@ -76,12 +85,14 @@ def build(args, folder: Path) -> None:
 
 
 def train(args, work: Path, run: Path, method: str, seed: int) -> None:
-    width = args.num_filters // (2 if method == "distillation" else 1)
+    part, is_student = METHODS[method]
+    width = args.num_filters // part
+    max_epochs = args.max_epochs * (1 if is_student else 2)
     command = [sys.executable, TRAIN, "--data-dir", work, "--train-dir", run]
     command += ["--model", args.model, "--num-filters", width, "--seed", seed]
-    command += ["--max-epochs", args.max_epochs, "--lr", 1e-3]
+    command += ["--max-epochs", max_epochs, "--lr", 1e-3]
     command += ["--crops-per-clip", args.crops_per_clip]
-    if method != "supervised":
+    if is_student:
         teacher = run.parent / "supervised" / "model.keras"
         command += ["--teacher", teacher, "--unlabelled", work, "--student", method]
         command += ["--labelled-loss", args.labelled_loss]
@@ -91,8 +102,12 @@ def train(args, work: Path, run: Path, method: str, seed: int) -> None:
 
 def test_scores(run: Path) -> dict[str, float]:
     """Of the stage with the best checkpoint: its weights are the run's model."""
-    stages = [json.loads(path.read_text()) for path in run.glob("*/result.json")]
-    best = max(stages, key=lambda stage: stage["val"]["roc_auc"])
+    from tagger import training
+
+    best = training.best_checkpoint(
+        *(path.parent for path in run.glob("*/result.json"))
+    )
+    best = json.loads((best.parent / "result.json").read_text())
     return {name: round(best["test"][name], 4) for name in ("roc_auc", "pr_auc")}
 
 

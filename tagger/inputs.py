@@ -177,6 +177,7 @@ def training_segments(
     num_hosts: int = 1,
     num_read_threads: int = 8,
     shuffled_samples: int = SHUFFLED_SAMPLES,
+    scores_dir: Path | None = None,
 ) -> tf.data.Dataset:
     """Endless batches of shuffled segments, epoch after epoch.
 
@@ -199,18 +200,28 @@ def training_segments(
             twice, and some of a larger share wait for another epoch.
         num_read_threads: Shards read at once.
         shuffled_samples: Size of the shuffle buffer, in segments that hold so many.
+        scores_dir: Folder with a teacher's scores of every whole segment, a file per
+            shard (see `noisy_student.write_scores`); they stand behind the labels.
 
     Returns:
         Dataset of (segments `shards.dtype` [batch_size, *shape], labels float32
-        [batch_size, num_tags], UNLABELLED in the student split);
-        `batches_per_epoch` of them are an epoch.
+        [batch_size, num_tags], UNLABELLED in the student split); with `scores_dir`
+        labels are [batch_size, num_tags + the teacher's]. `batches_per_epoch` of them
+        are an epoch.
 
     Raises:
-        ValueError: the records do not hold such segments, the split has no clip, or
-            fewer shards than there are hosts.
+        ValueError: the records do not hold such segments, the split has no clip, there
+            are fewer shards than hosts, or crops of stored scores are asked for.
     """
     _check_window(shards, window, crops_per_clip)
     paths = shards.paths(split)
+    if scores_dir and crops_per_clip:
+        raise ValueError(
+            "A teacher's scores are stored for whole segments, not for random crops."
+            " Add --crops-per-clip 0, or let the teacher score live (without"
+            " --cache-scores)."
+        )
+    score_paths = [str((scores_dir or Path()) / Path(path).name) for path in paths]
     if len(paths) < num_hosts:
         raise ValueError(
             f"{shards.directory} has {len(paths)} {split} shards, too few for"
@@ -225,25 +236,32 @@ def training_segments(
             shards, split, window, batch_size, crops_per_clip, num_hosts
         )
 
+    def records_of(path, score_path):
+        clips = tf.data.TFRecordDataset(path)
+        if not scores_dir:
+            return clips
+        return tf.data.Dataset.zip((clips, tf.data.TFRecordDataset(score_path)))
+
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         # The seed of this function's graph alone: without it the order would also hang
         # on the program's global seed, and a global 0 beside a tensor is refused by
         # tf.data.
         tf.random.set_seed(1)
-        files = tf.data.Dataset.from_tensor_slices(paths)
+        files = tf.data.Dataset.from_tensor_slices((paths, score_paths))
         # Once: an epoch that a host repeats (below) is of the same shards.
         files = files.shuffle(len(paths), seed + epoch, reshuffle_each_iteration=False)
         files = files.shard(num_hosts, host)
         # One record of each shard in turn, then segments shuffled: neighbours in a
         # batch are of different clips.
         clips = files.interleave(
-            tf.data.TFRecordDataset,
+            records_of,
             cycle_length=num_read_threads,
             num_parallel_calls=num_read_threads,
             deterministic=True,
         )
 
         def segments_of(index, example):
+            example, scores = example if scores_dir else (example, None)
             clip = shards.parse(example)
             labels = tf.cast(clip["labels"], tf.float32)
             if split == "student":
@@ -253,7 +271,12 @@ def training_segments(
                 segments = _crop(clip, window, crops_per_clip, clip_seed)
             else:
                 segments = _cut(clip, window)
-            return segments, _for_each(labels, segments)
+            labels = _for_each(labels, segments)
+            if scores_dir:
+                scores = tf.io.decode_raw(scores, tf.float32)
+                scores = tf.reshape(scores, [tf.shape(segments)[0], -1])
+                labels = tf.concat([labels, scores], axis=1)
+            return segments, labels
 
         segments = clips.enumerate().map(segments_of, tf.data.AUTOTUNE).unbatch()
         segments = segments.shuffle(num_shuffled, seed=seed + epoch)
@@ -370,7 +393,9 @@ def mixed_segments(
         segments, labels = map(list, zip(*batches, strict=True))
         for n, source in enumerate(sources):
             if source.split == "student":  # perhaps built beside other tags
-                labels[n] = tf.fill([places[n], num_tags], UNLABELLED)
+                scores = labels[n][:, len(source.shards.manifest.tags) :]
+                unlabelled = tf.fill([places[n], num_tags], UNLABELLED)
+                labels[n] = tf.concat([unlabelled, scores], axis=1)
         return tf.concat(segments, axis=0), tf.concat(labels, axis=0)
 
     mixed = tf.data.Dataset.zip(tuple(parts)).map(join, tf.data.AUTOTUNE)
@@ -448,6 +473,15 @@ def evaluation_segments(
     segments = clips.map(cut, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
     batches = segments.batch(batch_size, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def shard_segments(
+    shards: Shards, path: str, window: records.Window
+) -> Iterator[np.ndarray]:
+    """Whole segments [num_segments, *shape] of each clip of one shard."""
+    window = dataclasses.replace(window, remainder="drop")
+    clips = tf.data.TFRecordDataset(path).map(shards.parse)
+    yield from clips.map(lambda clip: _cut(clip, window)).as_numpy_iterator()
 
 
 def _modified(waveform: tf.Tensor, modify: Modify) -> tf.Tensor:

@@ -13,13 +13,15 @@ import os
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
+from tqdm import tqdm
 
 from tagger import conversion, evaluation, inputs, models, training
 from tagger.augmentations import Augmentation
 from tagger.recipes import TrainingRecipe
-from tagger.records import INT16_SCALE, Window
+from tagger.records import INT16_SCALE, ShardWriter, Window
 
 STUDENTS = ("expansion", "distillation")
 LABELLED_LOSSES = ("bce", "skeptical")
@@ -79,6 +81,7 @@ class NoisyStudent(training.Objective):
         teacher_path: A model file of ours, or resemul's.
         kind: Of the labelled loss, one of LABELLED_LOSSES.
         labelled_share: Part of every batch that is labelled.
+        scores_dir: Where `write_scores` has put the teacher's; None: it scores live.
 
     Raises:
         ValueError: a choice is unknown, or there is no unlabelled clip.
@@ -88,6 +91,7 @@ class NoisyStudent(training.Objective):
     teacher_path: str | os.PathLike
     kind: str = "bce"
     labelled_share: float = 0.5
+    scores_dir: Path | None = None
 
     def __post_init__(self):
         if self.kind not in LABELLED_LOSSES:
@@ -141,6 +145,7 @@ class NoisyStudent(training.Objective):
             window,
             batch_size,
             first_batch=epoch * num_batches + step,
+            scores_dir=self.scores_dir,
             **order,
         )
 
@@ -152,7 +157,7 @@ class NoisyStudent(training.Objective):
         return mixed.map(mark, tf.data.AUTOTUNE)
 
     def trainable(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
-        """(segments, unlabelled) -> the student's scores beside the teacher's."""
+        """(segments, unlabelled) -> the student's scores, beside a live teacher's."""
         if self.shards.manifest.features:
             raise ValueError(
                 "A noisy student needs waveforms, and these records hold log-mel"
@@ -172,13 +177,19 @@ class NoisyStudent(training.Objective):
         else:
             is_noised = ops.expand_dims(unlabelled, -1)
             heard = is_noised * noised + (1 - is_noised) * clean
-        both = [model(heard), _Teacher(teacher, name="teacher")(clean)]
-        return keras.Model([segments, unlabelled], ops.concatenate(both, axis=-1))
+        scores = model(heard)
+        if not self.scores_dir:
+            both = [scores, _Teacher(teacher, name="teacher")(clean)]
+            scores = ops.concatenate(both, axis=-1)
+        return keras.Model([segments, unlabelled], scores)
 
     def loss(self, labels, scores):
         """Labelled loss, or the cross-entropy of the teacher's scores, [batch]."""
-        scores, teacher_scores = ops.split(scores, 2, axis=-1)
-        teacher_scores = ops.stop_gradient(teacher_scores)
+        if self.scores_dir:
+            labels, teacher_scores = ops.split(labels, 2, axis=-1)
+        else:
+            scores, teacher_scores = ops.split(scores, 2, axis=-1)
+            teacher_scores = ops.stop_gradient(teacher_scores)
         unlabelled = ops.cast(labels[:, 0] == inputs.UNLABELLED, scores.dtype)
         given = ops.maximum(labels, 0.0)
         of_labelled = labelled_loss(given, scores, teacher_scores, self.kind)
@@ -207,6 +218,37 @@ class NoisyStudent(training.Objective):
             )
 
 
+def write_scores(
+    teacher_path: str | os.PathLike,
+    shards: inputs.Shards,
+    split: str,
+    window: Window,
+    folder: Path,
+) -> None:
+    """Stores a teacher's scores of every whole segment, a file of records per shard.
+
+    A record is a clip's: float32 little-endian bytes [num_segments, num_tags]. What is
+    there already is kept.
+
+    Args:
+        teacher_path: A model file of ours, or resemul's.
+        shards: What to score.
+        split: "train" or "student".
+        window: How the student cuts clips.
+        folder: Where the files go, named as the shards.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = shards.paths(split)
+    missing = [path for path in paths if not (folder / Path(path).name).exists()]
+    if not missing:
+        return
+    predict = evaluation.predictor(conversion.load_model(teacher_path), shards)
+    for path in tqdm(missing, f"Scoring {split}", unit="shard", disable=None):
+        with ShardWriter(folder / Path(path).name) as writer:
+            for segments in inputs.shard_segments(shards, path, window):
+                writer.write(np.asarray(predict(segments), "<f4").tobytes())
+
+
 def train(
     name: str,
     options: dict,
@@ -219,6 +261,7 @@ def train(
     labelled_loss: str = "bce",
     labelled_share: float = 0.5,
     rounds: int = 1,
+    cache_scores: bool = False,
     **run,
 ) -> Path:
     """Trains a student, then perhaps students of students.
@@ -235,6 +278,8 @@ def train(
         labelled_loss: One of LABELLED_LOSSES, see the function.
         labelled_share: Part of every batch that is labelled.
         rounds: Students, each the next one's teacher.
+        cache_scores: Let each teacher score every whole segment once, into the folder
+            of the run, instead of every batch. Random crops need a live teacher.
         **run: Others of `training.train`.
 
     Returns:
@@ -261,8 +306,30 @@ def train(
         objective = NoisyStudent(
             shards, unlabelled, teacher, labelled_loss, labelled_share
         )
+        if cache_scores:
+            objective = _with_scores(objective, name, options, recipe, Path(folder))
         teacher = training.train(name, options, recipe, objective, folder, **run)
     return teacher
+
+
+def _with_scores(
+    objective: NoisyStudent,
+    name: str,
+    options: dict,
+    recipe: TrainingRecipe,
+    folder: Path,
+) -> NoisyStudent:
+    tags = objective.shards.manifest.tags
+    student = models.build_model(name, num_tags=len(tags), **options)
+    objective.trainable(student, recipe)  # what does not fit shows before the work
+    window = models.model_info(student).window
+    scores_dir = folder / f"scores-{_checksum(objective.teacher_path)[:16]}"
+    objective = dataclasses.replace(objective, scores_dir=scores_dir)
+    objective.batches(window, recipe.batch_size, 1, 0, 0,
+                      crops_per_clip=recipe.crops_per_clip)  # fmt: skip
+    for shards, split in zip(objective.sources, ("train", "student"), strict=True):
+        write_scores(objective.teacher_path, shards, split, window, scores_dir)
+    return objective
 
 
 def _checksum(path: str | os.PathLike) -> str:

@@ -100,6 +100,34 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
     assert np.abs(noised - waveforms).max() > 0.01
 
 
+def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_path):
+    window = models.model_info(models.load_model(teacher)).window
+    for split in ("train", "student"):
+        noisy_student.write_scores(teacher, half_labelled, split, window, tmp_path)
+    live = noisy_student.NoisyStudent(
+        half_labelled, half_labelled, teacher, kind="skeptical"
+    )
+    stored = dataclasses.replace(live, scores_dir=tmp_path)
+    batch = {"window": window, "batch_size": 8, "num_batches": 5, "epoch": 0, "step": 0}
+    (segments, _), labels, _ = next(iter(live.batches(**batch)))
+    (same, flags), both, _ = next(iter(stored.batches(**batch)))
+    np.testing.assert_array_equal(segments, same)
+    np.testing.assert_array_equal(flags, [0] * 4 + [1] * 4)
+    given, scores = np.split(np.array(both), 2, axis=1)
+    np.testing.assert_array_equal(given, labels)
+    waveforms = np.array(segments, np.float32) / 32768
+    alone = models.load_model(teacher).predict_on_batch(waveforms)
+    np.testing.assert_allclose(scores, alone, atol=1e-6)
+    of_student = np.random.default_rng(0).random(given.shape).astype(np.float32)
+    np.testing.assert_allclose(
+        stored.loss(np.array(both), of_student),
+        live.loss(given, np.concatenate([of_student, alone], axis=1)),
+        rtol=1e-5,
+    )
+    with pytest.raises(ValueError, match="for whole segments, not for random crops"):
+        stored.batches(**batch, crops_per_clip=1)
+
+
 def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teacher):
     """Although the unlabelled epoch has another length than the labelled one."""
     objective = noisy_student.NoisyStudent(
@@ -140,6 +168,7 @@ def test_two_rounds_of_distillation_from_the_command_line(
         *("train.py", "--data-dir", half_labelled.directory, "--train-dir", tmp_path),
         *("--teacher", teacher, "--unlabelled", half_labelled.directory),
         *("--student", "distillation", "--labelled-loss", "skeptical", "--rounds", 2),
+        "--cache-scores",
         *("--num-filters", 2, "--alpha", 1, "--batch-size", 8),
         *("--num-lr-decays", 1, "--max-epochs", 1),
     )

@@ -74,12 +74,13 @@ def test_options_of_train_belong_to_a_model_or_a_recipe():
 
 def test_other_options_of_train_belong_to_every_recipe_or_to_the_student():
     import train
-    from tagger import devices, noisy_student, recipes, training
+    from tagger import devices, noisy_student, training
 
     given = ["--monitor", "val_pr_auc", "--augment", "--precision", "mixed_float16"]
     given += ["--xla", "--clip-norm", "1", "--accumulation-steps", "2"]
     given += ["--student", "expansion", "--labelled-loss", "bce", "--rounds", "2"]
     given += ["--labelled-share", "0.5", "--teacher", "t", "--unlabelled", "u"]
+    given += ["--cache-scores"]
     args = train.parse([*given, "--strategy", "mirrored"])
     common = args.common_options.for_function(training.TrainingRecipe, args, "it")
     assert common == {
@@ -89,13 +90,10 @@ def test_other_options_of_train_belong_to_every_recipe_or_to_the_student():
     student = args.student_options.for_function(noisy_student.train, args, "it")
     assert student == {
         "student": "expansion", "labelled_loss": "bce", "rounds": 2,
-        "labelled_share": 0.5,
+        "labelled_share": 0.5, "cache_scores": True,
     }  # fmt: skip
     text = train.__doc__ + (REPOSITORY / "train.py").read_text()
-    for choice in (
-        *recipes.MONITORS, *recipes.PRECISIONS, *noisy_student.STUDENTS,
-        *noisy_student.LABELLED_LOSSES,
-    ):  # fmt: skip
+    for choice in (*noisy_student.STUDENTS, *noisy_student.LABELLED_LOSSES):
         assert f'"{choice}"' in text
     assert cli.STRATEGIES == devices.STRATEGIES
 
