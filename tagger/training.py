@@ -202,9 +202,9 @@ def train(
     # command.
     order = {"seed": seed, "num_read_threads": num_read_threads}
     order |= {"crops_per_clip": recipe.crops_per_clip}
-    objective.batches(window, recipe.batch_size, num_batches, 0, 0, **order)
     with devices.alone():
         objective.trainable(keeper.model, recipe)
+    objective.batches(window, recipe.batch_size, num_batches, 0, 0, **order)
     # A broken CUDA install trains on the CPU without a word of TensorFlow's.
     print(f"Training on {', '.join(devices.names)}")
     train_dir = Path(train_dir)

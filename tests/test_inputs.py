@@ -259,8 +259,8 @@ def test_sources_that_do_not_mix_are_refused(built, built_at, unlabelled):
         mix((shards, "train", 1), (unlabelled, "student", 0))
     with pytest.raises(ValueError, match="A batch of 4 has no place for each of the 2"):
         mix((shards, "train", 100), (unlabelled, "student", 1))
-    assert inputs._shares([1, 1, 1], 8) == [3, 3, 2]
-    assert inputs._shares([0.5, 0.5], 32) == [16, 16]
+    assert inputs.shares([1, 1, 1], 8) == [3, 3, 2]
+    assert inputs.shares([0.5, 0.5], 32) == [16, 16]
 
 
 # --- Log-mel records, URLs ------------------------------------------------------------
