@@ -138,7 +138,7 @@ import sys, tensorflow as tf, train
 from tagger import cli, inputs
 alone = inputs.training_segments
 def both(shards, split, window, batch_size, **options):
-    options.pop("num_hosts"), options.pop("host")
+    options.pop("num_hosts", None), options.pop("host", None)
     half = [alone(shards, split, window, batch_size // 2, host=host, num_hosts=2,
                   **options) for host in range(2)]
     return tf.data.Dataset.zip(*half).map(
