@@ -658,7 +658,8 @@ def _naming_lost_hosts(devices: Devices) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        is_shared = type(error).__name__ == "JaxRuntimeError"
+        # JAX raises what Gloo says as its own error or as ValueError.
+        is_shared = type(error).__name__ == "JaxRuntimeError" or "Gloo" in str(error)
         own = "RESOURCE_EXHAUSTED" in str(error)  # memory, above all
         if devices.num_hosts == 1 or not is_shared or own:
             raise
