@@ -697,6 +697,7 @@ def _describe_run(
     objective: Objective,
     seed: int,
 ) -> dict:
+    backend = keras.backend.backend()
     return {
         "model": {
             "name": model.name,
@@ -709,8 +710,10 @@ def _describe_run(
         "versions": {
             "python": sys.version.split()[0],
             "keras": keras.__version__,
-            "backend": keras.backend.backend(),
+            "backend": backend,
             "numpy": np.__version__,
+            "tensorflow": tf.__version__,
+            backend: sys.modules[backend].__version__,
         },
         "git": _git_state(),
     }

@@ -68,7 +68,7 @@ def test_a_run_leaves_what_its_docstring_says(trained, built):
     run = json.loads((trained / "run.json").read_text())
     assert run["model"]["num_filters"] == 4 and run["recipe"]["batch_size"] == 8
     assert run["data"]["checksum"] == inputs.open_shards(built).manifest.checksum()
-    assert {"python", "keras", "numpy", "backend"} <= set(run["versions"])
+    assert {"python", "keras", "numpy", "tensorflow"} <= set(run["versions"])
     for stage in ("0", "1"):
         result = json.loads((trained / stage / "result.json").read_text())
         assert 0 <= result["test"]["roc_auc"] <= 1 and 0 <= result["val"]["pr_auc"] <= 1
