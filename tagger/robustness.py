@@ -11,13 +11,10 @@ import pandas as pd
 
 from tagger import audio, evaluation, inputs, models
 
-# Attack and decay in seconds, then points of the curve: input / output level in dB.
+# Points of the curve: input / output level in dB.
 COMPRESSION = {
-    "music standard": (
-        "0.1:decays=0.3",
-        "-90/-90|-70/-58|-55/-43|-31/-31|-21/-21|0/-20",
-    ),
-    "speech": ("0.1:decays=0.3", "-90/-90|-70/-55|-50/-35|-31/-31|-21/-21|0/-20"),
+    "music standard": "-90/-90|-70/-58|-55/-43|-31/-31|-21/-21|0/-20",
+    "speech": "-90/-90|-70/-55|-50/-35|-31/-31|-21/-21|0/-20",
 }
 
 
@@ -37,8 +34,8 @@ def shift_pitch(waveform: np.ndarray, sample_rate: int, semitones: float) -> np.
 
 def compress(waveform: np.ndarray, sample_rate: int, preset: str) -> np.ndarray:
     """Compresses the dynamic range by a key of COMPRESSION."""
-    attacks, points = COMPRESSION[preset]
-    filters = f"compand=attacks={attacks}:points={points}:delay=0.1"
+    times = "attacks=0.1:decays=0.3:delay=0.1"  # seconds
+    filters = f"compand={times}:points={COMPRESSION[preset]}"
     return audio.apply_filters(waveform, sample_rate, filters)
 
 

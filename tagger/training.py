@@ -223,8 +223,9 @@ def train(
         for number, stage in enumerate(recipe.stages):
             stage_dir = train_dir / str(number)
             finished = devices.agree((stage_dir / "result.json").exists())
-            if number < initial_stage or finished:
+            if finished and devices.is_chief:
                 _tidy(stage_dir)
+            if number < initial_stage or finished:
                 continue
             # An epoch adds to its seed; stages do not repeat each other's order.
             order["seed"] = seed + 1000 * number
@@ -384,7 +385,9 @@ class _StageRun:
         order |= {"host": devices.host, "num_hosts": devices.num_hosts}
         with (
             _naming_corrupt_records(self.objective),
-            devices.scope() if keras.backend.backend() == "jax" else _nothing(),
+            devices.scope()
+            if keras.backend.backend() == "jax"
+            else contextlib.nullcontext(),
         ):
             while not progress.is_over():
                 batches = self.objective.batches(
@@ -438,11 +441,6 @@ class _StageRun:
 
         weights = self.devices.from_chief(load, self.keeper.model.get_weights())
         model.set_weights(weights)
-
-
-@contextlib.contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _verbosity(devices: Devices) -> int:
