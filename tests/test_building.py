@@ -432,6 +432,7 @@ def quick_lock(monkeypatch):
     monkeypatch.setattr(storage, "LOCK_SETTLE_SECONDS", 0.1)
 
 
+@pytest.mark.slow
 def test_shards_behind_a_url_are_the_same_and_are_gone_on_with(
     corpus, built, tmp_path, quick_lock
 ):

@@ -176,12 +176,12 @@ def test_a_paired_comparison_draws_the_same_clips_for_both():
     noise = np.random.default_rng(1).normal(0, 1, one.scores.shape)
     worse = dataclasses.replace(one, scores=one.scores + noise)
     slightly = dataclasses.replace(one, scores=one.scores + 0.01 * noise)
-    same = evaluation.bootstrap(one, 200, one)["roc_auc"]
+    same = evaluation.bootstrap(one, 20, one)["roc_auc"]
     assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    far = evaluation.bootstrap(one, 200, worse)["roc_auc"]
+    far = evaluation.bootstrap(one, 110, worse)["roc_auc"]
     assert far.value > 0.1 and far.low > 0 and far.p_value < 0.02
-    near = evaluation.bootstrap(one, 200, slightly)["roc_auc"]
-    alone = evaluation.bootstrap(one, 200)["roc_auc"]
+    near = evaluation.bootstrap(one, 110, slightly)["roc_auc"]
+    alone = evaluation.bootstrap(one, 110)["roc_auc"]
     # Pairing takes away what both models share.
     assert near.high - near.low < 0.2 * (alone.high - alone.low)
     others = dataclasses.replace(one, clip_ids=one.clip_ids[::-1])
