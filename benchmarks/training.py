@@ -2,17 +2,20 @@
 
     python benchmarks/training.py --export --data-dir dataset
     KERAS_BACKEND=jax python benchmarks/training.py --precision mixed_bfloat16
+    python benchmarks/training.py --from-records --data-dir dataset
 
 With --export it writes whole train segments of a data folder (built at 22050 Hz) as
 .npy, for a machine that has no TensorFlow. Without, it trains an SE sample-level CNN
-and the Transformer on them from memory and prints examples per second and, on JAX, the
-share of the rate at which the same device multiplies matrices (a step is counted as
+and the Transformer, on them from memory or on the records themselves, and prints
+examples per second, the part of the time that a step waited for its batch and, on JAX,
+the share of the rate at which the same device multiplies matrices (a step is counted as
 three forward passes, whose operations XLA counts). Writes training.json.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--export", action="store_true", help="write the segments, train nothing")
+    add("--from-records", action="store_true", help="train on --data-dir")
     add("--data-dir", default="./dataset")
     add("--arrays", default="arrays", help="folder of the .npy files")
     add("--max-segments", type=int, default=200)
@@ -64,23 +68,25 @@ def measure(args, name: str, options: dict) -> dict:
 
     from tagger import devices, models
 
-    folder = Path(args.arrays) / name
-    segments = np.load(folder / "train_segments.npy")
-    labels = np.load(folder / "train_labels.npy").astype(np.float32)
+    batches = (from_records if args.from_records else from_arrays)(args, name)
+    segments, labels = next(batches)
     with devices.precision(args.precision):
         model = models.build_model(name, num_tags=labels.shape[1], **options)
-        fed = models.fed_with(model, str(segments.dtype))
+        fed = models.fed_with(model, str(np.asarray(segments).dtype))
         fed.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
-    rng = np.random.default_rng(0)
-    picks = rng.integers(len(segments), size=(args.num_steps + 2, args.batch_size))
-    for pick in picks[:2]:  # compiles
-        fed.train_on_batch(segments[pick], labels[pick])
-    started = time.perf_counter()
-    losses = [fed.train_on_batch(segments[p], labels[p]) for p in picks[2:]]
+    for _ in range(2):  # compiles
+        fed.train_on_batch(segments, labels)
+    waited, started = 0.0, time.perf_counter()
+    for _ in range(args.num_steps):
+        asked = time.perf_counter()
+        segments, labels = next(batches)
+        waited += time.perf_counter() - asked
+        loss = fed.train_on_batch(segments, labels)
     seconds = time.perf_counter() - started
     result = {
         "examples_per_second": args.num_steps * args.batch_size / seconds,
-        "last_loss": float(losses[-1]),
+        "share_of_time_waiting": waited / seconds,
+        "last_loss": float(loss),
         "devices": keras.distribution.list_devices(),
     }
     if keras.backend.backend() == "jax":
@@ -89,6 +95,26 @@ def measure(args, name: str, options: dict) -> dict:
         result["share_of_matrix_rate"] = operations / seconds / matrix_rate()
     print(name, json.dumps(result))
     return result
+
+
+def from_arrays(args, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    folder = Path(args.arrays) / name
+    segments = np.load(folder / "train_segments.npy")
+    labels = np.load(folder / "train_labels.npy").astype(np.float32)
+    rng = np.random.default_rng(0)
+    while True:
+        pick = rng.integers(len(segments), size=args.batch_size)
+        yield segments[pick], labels[pick]
+
+
+def from_records(args, name: str) -> Iterator[tuple]:
+    cli.load_tensorflow()
+    from tagger import inputs, models, records
+
+    shards = inputs.open_shards(args.data_dir)
+    window = records.Window(models.entry(name).num_samples)
+    batches = inputs.training_segments(shards, "train", window, args.batch_size)
+    return iter(batches)
 
 
 def forward_operations(model, batch_size: int) -> float:

@@ -1,0 +1,110 @@
+"""Where augmentation is faster: inside the model, or beside it in the input pipeline.
+
+    python benchmarks/augmentations.py --data-dir dataset
+
+plain      training steps without augmentation
+model      with the chain as a layer of the model, as `train.py --augment` has it
+tf.data    with the chain mapped over the batches by tf.data, in parallel
+chain      the chain alone, no model behind it
+
+All train an SE sample-level CNN on the same batches; they run in turn in one process,
+`--repeats` times after one that compiles. Prints medians of segments per second and
+writes augmentations.json.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+from tagger import cli
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
+    add("--num-filters", type=int, default=32, help="width of the model")
+    add("--batch-size", type=int, default=23)
+    add("--num-steps", type=int, default=20)
+    add("--repeats", type=int, default=5)
+    add("--output", default="augmentations.json")
+    args = parser.parse_args()
+
+    cli.load_tensorflow()
+    import tensorflow as tf
+
+    from tagger import augmentations, inputs, models, records
+
+    shards = inputs.open_shards(args.data_dir)
+    sample_rate, tags = shards.manifest.sample_rate, shards.manifest.tags
+    model = models.build_model(
+        "sample_cnn", num_tags=len(tags), num_filters=args.num_filters
+    )
+    window = records.Window(shards.manifest.segment_samples)
+    batches = inputs.training_segments(shards, "train", window, args.batch_size)
+
+    def chain() -> augmentations.Augmentation:
+        return augmentations.Augmentation(sample_rate, seed=0)
+
+    def steps(fed, batches):
+        fed.compile("sgd", "binary_crossentropy")
+        examples = iter(batches)
+
+        def train() -> None:
+            for _ in range(args.num_steps):
+                fed.train_on_batch(*next(examples))
+
+        return train
+
+    def noise_alone():
+        layer, examples = chain(), iter(batches)
+        noise = tf.function(lambda x: layer(_floats(x), training=True))
+
+        def run() -> None:
+            for _ in range(args.num_steps):
+                noise(next(examples)[0])
+
+        return run
+
+    mapped_chain = chain()
+    mapped = batches.map(
+        lambda segments, labels: (
+            mapped_chain(_floats(segments), training=True),
+            labels,
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).prefetch(tf.data.AUTOTUNE)
+    ways = {
+        "plain": steps(models.fed_with(model, "int16"), batches),
+        "model": steps(models.fed_with(model, "int16", augmentation=chain()), batches),
+        "tf.data": steps(models.fed_with(model, "float32"), mapped),
+        "chain": noise_alone(),
+    }
+    rates = {name: [] for name in ways}
+    for repeat in range(args.repeats + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds = time.perf_counter() - started
+            if repeat:
+                rates[name].append(args.num_steps * args.batch_size / seconds)
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    print(f"{'':8}{'segments/s':>12}{'of plain':>10}")
+    for name, rate in middle.items():
+        print(f"{name:8}{rate:12.1f}{rate / middle['plain']:10.2f}")
+    content = {"arguments": vars(args), "runs": rates, "median": middle}
+    Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _floats(segments):
+    import tensorflow as tf
+
+    from tagger import records
+
+    return tf.cast(segments, tf.float32) / records.INT16_SCALE
+
+
+if __name__ == "__main__":
+    cli.run(main)
