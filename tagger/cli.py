@@ -216,7 +216,7 @@ def main() -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add_command in (
         _add_tag, _add_build, _add_verify, _add_models, _add_convert, _add_augment,
-        _add_demo,
+        _add_explain, _add_demo,
     ):  # fmt: skip
         add_command(commands)
     args = parser.parse_args()
@@ -344,6 +344,28 @@ def _verify(args: argparse.Namespace) -> int:
     return 2 if bad or not manifest.complete else 0
 
 
+def _add_tags_of(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir",
+        default="./dataset",
+        help="shards whose manifest names the tags of a model that does not",
+    )
+
+
+def _load_tagger(args: argparse.Namespace):
+    """The Tagger of --model, its tags named by --data-dir if need be."""
+    from tagger import conversion, inputs, models, tagging
+
+    model, tags = conversion.load_model(args.model), None
+    if not models.model_info(model).tags:
+        tags = inputs.open_shards(args.data_dir).manifest.tags
+        warnings.warn(
+            f"{args.model} holds no tag names; they are those of {args.data_dir}.",
+            stacklevel=1,
+        )
+    return tagging.Tagger(model, tags)
+
+
 # --- tag ------------------------------------------------------------------------------
 
 
@@ -369,11 +391,7 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="also write a row per file and a column per tag",
     )
-    add(
-        "--data-dir",
-        default="./dataset",
-        help="shards whose manifest names the tags of a model that does not",
-    )
+    _add_tags_of(parser)
     parser.set_defaults(call=_tag)
 
 
@@ -381,16 +399,9 @@ def _tag(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tqdm import tqdm
 
-    from tagger import conversion, inputs, models, tagging
+    from tagger import tagging
 
-    model, tags = conversion.load_model(args.model), None
-    if not models.model_info(model).tags:
-        tags = inputs.open_shards(args.data_dir).manifest.tags
-        warnings.warn(
-            f"{args.model} holds no tag names; they are those of {args.data_dir}.",
-            stacklevel=1,
-        )
-    tagger, rows = tagging.Tagger(model, tags), []
+    tagger, rows = _load_tagger(args), []
     files = tqdm(args.files, "Tagging", unit="file", disable=None)
     for row in tagging.tag_files(tagger, files):
         line = {"path": row["path"], "model": args.model, **row}
@@ -539,6 +550,38 @@ def _convert(args: argparse.Namespace) -> int:
         f"{args.output}: {args.model}, {model.count_params():,} weights,"
         f" {info.num_tags} tags {names}, {info.sample_rate} Hz"
     )
+    return 0
+
+
+def _add_explain(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "explain", help="pictures, sounds and a page of why a file is tagged so"
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", help="audio of any length and format")
+    add("--model", required=True, help=".keras, or a legacy .hdf5")
+    add("--tags", metavar="A,B", help="what to explain; default: the three highest")
+    add("--with", dest="second", metavar="FILE", help="a second clip beside the first")
+    add(
+        "--start",
+        type=float,
+        metavar="SECONDS",
+        help="of the window to explain; default: where the tags score highest",
+    )
+    add("--output", metavar="DIR", default="explained", help="default: ./explained")
+    _add_tags_of(parser)
+    parser.set_defaults(call=_explain)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    load_tensorflow()
+    from tagger.interpretation import report
+
+    tags = [tag.strip() for tag in args.tags.split(",")] if args.tags else None
+    for path in report.explain(
+        _load_tagger(args), args.file, args.output, tags, args.second, args.start
+    ):
+        print(path)
     return 0
 
 

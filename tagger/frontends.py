@@ -275,13 +275,8 @@ def mel_filters(
     Returns:
         float32 [n_fft // 2 + 1, n_mels].
     """
-    to_mel, to_hz = (
-        (hz_to_mel_htk, mel_to_hz_htk)
-        if mel_scale == "htk"
-        else (hz_to_mel_slaney, mel_to_hz_slaney)
-    )
     f_max = sample_rate / 2 if f_max is None else f_max
-    edges = to_hz(np.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2))
+    edges = mel_edges_hz(n_mels, f_min, f_max, mel_scale)
     bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
@@ -289,6 +284,18 @@ def mel_filters(
     if norm == "slaney":
         triangles *= 2 / (edges[2:] - edges[:-2])
     return triangles.astype(np.float32)
+
+
+def mel_edges_hz(
+    n_mels: int, f_min: float, f_max: float, mel_scale: str = "htk"
+) -> np.ndarray:
+    """Edges of bands evenly spaced in mel: [n_mels + 2], band i peaks at i + 1."""
+    to_mel, to_hz = (
+        (hz_to_mel_htk, mel_to_hz_htk)
+        if mel_scale == "htk"
+        else (hz_to_mel_slaney, mel_to_hz_slaney)
+    )
+    return to_hz(np.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2))
 
 
 def hz_to_mel_htk(hz):

@@ -5,7 +5,11 @@ import os
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
 
 # Okabe and Ito: told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -184,6 +188,274 @@ def plot_loudness(
         f"Excitation rises with loudness in {positive} channels and falls in {negative}"
     )
     return figure
+
+
+def plot_tag_distances(distances: dict[str, pd.DataFrame]) -> Figure:
+    """How far the tags stand apart, a square per block on one scale.
+
+    Args:
+        distances: Title -> distances [tags, tags], neighbours near each other.
+    """
+    num_tags = max(len(one) for one in distances.values())
+    side = 2.2 + 0.14 * num_tags
+    figure = _figure(side * len(distances) + 0.8, side + 0.6)
+    panels = figure.subplots(1, len(distances), squeeze=False)[0]
+    highest = max(one.to_numpy().max() for one in distances.values())
+    for axes, (title, one) in zip(panels, distances.items(), strict=True):
+        image = axes.imshow(one, cmap="viridis_r", vmin=0, vmax=highest)
+        places = np.arange(len(one))
+        axes.set_xticks(places, one.columns, rotation=90, fontsize=_row_size(num_tags))
+        axes.set_yticks(places, one.index, fontsize=_row_size(num_tags))
+        axes.set_title(title, fontsize="medium")
+    bar = figure.colorbar(image, ax=list(panels), shrink=0.8)
+    bar.set_label("distance of mean excitations (root mean square)")
+    return figure
+
+
+def plot_gates(excitations: list[np.ndarray], title: str) -> Figure:
+    """How far the gates of each block are open: quartiles, extremes within 1.5 spreads.
+
+    Args:
+        excitations: Of each block, [channels].
+        title: Above the boxes.
+    """
+    figure = _figure(7, 3.6)
+    axes = figure.subplots()
+    axes.boxplot(
+        excitations,
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": COLOURS[1]},
+        medianprops={"color": COLOURS[0], "linewidth": 2},
+    )
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("block")
+    axes.set_ylabel("excitation of its channels")
+    axes.set_title(title, fontsize="medium")
+    return figure
+
+
+# --- Of one recording: time in seconds to the right -----------------------------------
+# `music` is a spectrogram with values [num_frames, num_bands], seconds (centre of each
+# frame) and frequencies_hz (centre of each band), as interpretation.Spectrogram.
+
+
+def plot_attention(
+    heats: dict[str, np.ndarray], seconds: np.ndarray, music, title: str
+) -> Figure:
+    """What each head of each layer attends to over time, and all heads together.
+
+    Args:
+        heats: Title of the layer -> attention [num_heads, num_steps].
+        seconds: Where the steps begin, and the last one ends [num_steps + 1].
+        music: Below the heat maps, on the same axis of time.
+        title: Above all.
+    """
+    heights = [height for heat in heats.values() for height in (0.12 * len(heat), 0.25)]
+    figure = _figure(9, 1.6 + sum(heights) + 0.55 * len(heats) + 1.5)
+    panels = figure.subplots(
+        2 * len(heats) + 1, sharex=True, height_ratios=[*heights, 1.5]
+    )
+    for number, (name, heat) in enumerate(heats.items()):
+        each, all_heads = panels[2 * number : 2 * number + 2]
+        image = _rows(each, heat, seconds, "viridis")
+        each.set_yticks(
+            np.arange(0, len(heat), 2), np.arange(1, len(heat) + 1, 2), fontsize=7
+        )
+        each.set_ylabel("head")
+        each.set_title(name, loc="left", fontsize="medium")
+        figure.colorbar(image, ax=each, pad=0.01, label="attention")
+        image = _rows(all_heads, heat.sum(axis=0)[None], seconds, "viridis")
+        all_heads.set_yticks([0], ["sum"])
+        figure.colorbar(image, ax=all_heads, pad=0.01).ax.tick_params(labelsize=7)
+    _finish_music(figure, panels[-1], music, seconds)
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_attention_matrices(
+    attention: dict[str, np.ndarray], seconds: np.ndarray, title: str
+) -> Figure:
+    """What every moment attends to, a square per layer.
+
+    Args:
+        attention: Title of the layer -> [num_steps (query), num_steps (key)].
+        seconds: Where the steps begin, and the last one ends [num_steps + 1].
+        title: Above the squares.
+    """
+    figure = _figure(4.2 * len(attention) + 0.4, 4.4)
+    panels = figure.subplots(1, len(attention), sharey=True, squeeze=False)[0]
+    ends = (seconds[0], seconds[-1])
+    for axes, (name, matrix) in zip(panels, attention.items(), strict=True):
+        # Most attention is small beside the peaks: the root shows both.
+        image = axes.imshow(
+            matrix,
+            cmap="viridis",
+            norm=PowerNorm(0.5, vmin=0),
+            extent=(*ends, *ends[::-1]),
+        )
+        axes.set_title(name, fontsize="medium")
+        axes.set_xlabel("attended to, seconds")
+        figure.colorbar(image, ax=axes, shrink=0.75)
+    panels[0].set_ylabel("attending, seconds")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_contribution(
+    contribution: pd.DataFrame,
+    scores: np.ndarray,
+    seconds: np.ndarray,
+    music,
+    title: str,
+    junction: tuple[float, str, str] | None = None,
+) -> Figure:
+    """The score of each tag if a single moment were attended to, over time.
+
+    Args:
+        contribution: Scores [tags, num_steps], index tag.
+        scores: Of the whole waveform [tags], written beside the rows.
+        seconds: Where the steps begin, and the last one ends [num_steps + 1].
+        music: Below the heat map, on the same axis of time.
+        title: Above.
+        junction: Seconds where one clip ends and another begins, and their names.
+    """
+    rows_height = max(0.2 * len(contribution), 0.35)
+    figure = _figure(9, 2.9 + rows_height)
+    rows, below = figure.subplots(2, sharex=True, height_ratios=[rows_height, 1.5])
+    image = _rows(rows, contribution.to_numpy(), seconds, "viridis")
+    names = [
+        f"{tag} {score:.2f}"
+        for tag, score in zip(contribution.index, scores, strict=True)
+    ]
+    rows.set_yticks(np.arange(len(names)), names, fontsize=_row_size(len(contribution)))
+    bar = figure.colorbar(image, ax=rows, pad=0.01, aspect=max(5, 4 * rows_height))
+    bar.set_label("score" if rows_height < 1 else "score of this moment alone")
+    _finish_music(figure, below, music, seconds)
+    if junction:
+        at, first, second = junction
+        for axes in (rows, below):
+            axes.axvline(at, color="white", linewidth=1.5)
+        for x, name, side in ((at, first, "right"), (at, second, "left")):
+            below.annotate(
+                name,
+                (x, 0.95),
+                xycoords=("data", "axes fraction"),
+                xytext=(-5 if side == "right" else 5, 0),
+                textcoords="offset points",
+                ha=side,
+                va="top",
+                color="white",
+                fontsize=8,
+            )
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_attributions(values: dict[str, np.ndarray], music, title: str) -> Figure:
+    """What raised (orange) and lowered (violet) each tag's score, over the music.
+
+    Drawn smoothed (a Gaussian of 1.5 cells), for single cells are too small to be seen.
+
+    Args:
+        values: Title -> attribution, shaped as the music's values.
+        music: Drawn in grey behind.
+        title: Above.
+    """
+    num_columns = min(1 + (len(values) - 1) // 6, 5)
+    num_rows = -(-len(values) // num_columns)
+    figure = _figure(max(9, 4.5 * num_columns), 0.9 + 2.1 * num_rows)
+    panels = figure.subplots(
+        num_rows, num_columns, sharex=True, sharey=True, squeeze=False
+    ).ravel()
+    for axes in panels[len(values) :]:
+        axes.set_axis_off()
+    for axes, (name, one) in zip(panels, values.items(), strict=False):
+        _draw_spectrogram(axes, music, "Greys")
+        one = gaussian_filter(one, 1.5)
+        highest = max(np.quantile(np.abs(one), 0.995), 1e-12)
+        strength = np.clip(one / highest, -1, 1).T
+        # Almost nothing is almost transparent: the music shows where no evidence is.
+        image = axes.imshow(
+            strength, cmap="PuOr_r", vmin=-1, vmax=1, alpha=np.abs(strength) ** 0.5,
+            **_place(music),
+        )  # fmt: skip
+        axes.set_title(name, loc="left", fontsize="small")
+    for axes in panels[max(len(values) - num_columns, 0) : len(values)]:
+        axes.set_xlabel("seconds")
+        axes.tick_params(labelbottom=True)
+    bar = figure.colorbar(ScalarMappable(image.norm, image.cmap), ax=list(panels))
+    bar.set_ticks([-1, 0, 1], labels=["lowers", "0", "raises"])
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def plot_taggram(
+    scores: pd.DataFrame, seconds: np.ndarray, window_seconds: float, title: str
+) -> Figure:
+    """Scores of every tag over time.
+
+    Args:
+        scores: [tags, num_windows], index tag.
+        seconds: Where each window begins [num_windows].
+        window_seconds: Length of a window.
+        title: Above.
+    """
+    figure = _figure(10, 1.5 + max(0.2 * len(scores), 0.5))
+    axes = figure.subplots()
+    # Each window is drawn up to the next: they may overlap or leave gaps.
+    ends = [*seconds, seconds[-1] + min(window_seconds, *np.diff(seconds)[:1])]
+    image = _rows(axes, scores.to_numpy(), np.array(ends), "viridis", vmin=0)
+    axes.set_yticks(
+        np.arange(len(scores)), scores.index, fontsize=_row_size(len(scores))
+    )
+    axes.set_xlabel("seconds")
+    figure.colorbar(image, ax=axes, pad=0.01, label="score")
+    axes.set_title(title, fontsize="medium")
+    return figure
+
+
+def _draw_spectrogram(axes: Axes, music, cmap: str = "magma"):
+    """Draws a spectrogram with its axis of frequencies; returns the image."""
+    image = axes.imshow(music.values.T, cmap=cmap, **_place(music))
+    num_bands, hz, bands = len(music.frequencies_hz), [], []
+    for frequency in (10000, 5000, 2000, 1000, 500, 200, 100, 50):
+        band = np.interp(frequency, music.frequencies_hz, np.arange(num_bands))
+        # Labels want room: a twelfth of the axis.
+        if 0 < band < num_bands - 1 and (
+            not bands or bands[-1] - band > num_bands / 12
+        ):
+            hz.append(frequency)
+            bands.append(band)
+    axes.set_yticks(bands, [f"{n / 1000:g}k" if n >= 1000 else str(n) for n in hz])
+    axes.set_ylabel("Hz")
+    return image
+
+
+def _place(music) -> dict:
+    """Where `imshow` puts an array shaped as the spectrogram's values, transposed."""
+    seconds, num_bands = music.seconds, len(music.frequencies_hz)
+    half = (seconds[1] - seconds[0]) / 2 if len(seconds) > 1 else 0.5
+    extent = (seconds[0] - half, seconds[-1] + half, -0.5, num_bands - 0.5)
+    return {"extent": extent, "origin": "lower", "aspect": "auto"}
+
+
+def _rows(axes: Axes, values: np.ndarray, seconds: np.ndarray, cmap: str, **scale):
+    """Draws rows [num_rows, num_steps] downwards, steps between the seconds."""
+    edges = np.arange(len(values) + 1) - 0.5
+    image = axes.pcolormesh(seconds, edges, values, cmap=cmap, rasterized=True, **scale)
+    axes.invert_yaxis()
+    return image
+
+
+def _row_size(num_rows: int) -> float:
+    """Font size of the names of rows."""
+    return 9 if num_rows <= 20 else 7
+
+
+def _finish_music(figure: Figure, axes: Axes, music, seconds: np.ndarray):
+    image = _draw_spectrogram(axes, music)
+    figure.colorbar(image, ax=axes, pad=0.01, label="level, as the model hears it")
+    axes.set_xlim(seconds[0], seconds[-1])
+    axes.set_xlabel("seconds")
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -3,6 +3,9 @@
 path -> windows as the model wants them -> scores [num_tags], the mean over the windows.
 """
 
+import dataclasses
+import difflib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 
@@ -17,12 +20,32 @@ from tagger.records import Window
 BATCH_SIZE = 16  # windows scored at once; memory is bounded by one batch
 
 
+@dataclasses.dataclass(frozen=True)
+class Taggram:
+    """Scores over time.
+
+    Attributes:
+        seconds: Where each window begins [num_windows].
+        window_seconds: Length of a window.
+        scores: float32 [num_windows, num_tags].
+    """
+
+    seconds: np.ndarray
+    window_seconds: float
+    scores: np.ndarray
+
+
 class Tagger:
     """A model with the names of its tags, ready for files.
 
     Args:
         model: From `models.load_model` or `conversion.load_model`.
         tags: Names of the scores, for a model that holds none.
+
+    Attributes:
+        model: The model.
+        info: What it says of itself.
+        tags: Names of the scores.
 
     Raises:
         ValueError: nobody knows the names, or their number is not the model's.
@@ -42,7 +65,7 @@ class Tagger:
                 f"Model {self.info.name} scores {self.info.num_tags} tags, but there"
                 f" are {len(self.tags)} names."
             )
-        self._model = model
+        self.model = model
 
     def scores(self, path: str | os.PathLike) -> np.ndarray:
         """Scores of a file: float32 [num_tags], the mean over its windows.
@@ -54,16 +77,9 @@ class Tagger:
             AudioDecodeError: the file cannot be decoded.
         """
         total, num_windows = np.zeros(self.info.num_tags), 0
-        for batch in self._batches(path):
-            # A power of two: few shapes, so the model is compiled few times.
-            padded = np.zeros(
-                (1 << (len(batch) - 1).bit_length(), batch.shape[1]), np.float32
-            )
-            padded[: len(batch)] = batch
-            total += np.asarray(self._model.predict_on_batch(padded))[: len(batch)].sum(
-                axis=0
-            )
-            num_windows += len(batch)
+        for _, _, scores in self.scored_windows(path):
+            total += scores.sum(axis=0)
+            num_windows += len(scores)
         return (total / num_windows).astype(np.float32)
 
     def tag(self, path: str | os.PathLike) -> dict[str, float]:
@@ -74,17 +90,87 @@ class Tagger:
             for tag in np.argsort(-scores, kind="stable")
         }
 
-    def _batches(self, path: str | os.PathLike) -> Iterator[np.ndarray]:
-        windows = []
-        for window in _windows(
-            stream_audio(path, self.info.sample_rate), self.info.window
-        ):
-            windows.append(window)
-            if len(windows) == BATCH_SIZE:
-                yield np.stack(windows)
-                windows = []
-        if windows:
-            yield np.stack(windows)
+    def tag_numbers(self, names: Iterable[str]) -> list[int]:
+        """Places of tags among the scores.
+
+        Raises:
+            ValueError: one is unknown; the message holds the most similar.
+        """
+        numbers = []
+        for name in names:
+            if name not in self.tags:
+                alike = difflib.get_close_matches(name, self.tags, 5, 0.5)
+                raise ValueError(
+                    f"Model {self.info.name} knows no tag {name!r}."
+                    + (" The nearest: " if alike else " It knows: ")
+                    + ", ".join(alike or self.tags)
+                    + "."
+                )
+            numbers.append(self.tags.index(name))
+        return numbers
+
+    def taggram(
+        self, path: str | os.PathLike, hop_seconds: float | None = None
+    ) -> Taggram:
+        """Scores over time.
+
+        Args:
+            path: Audio of any length; memory is bounded by a batch of windows.
+            hop_seconds: From one window to the next; None: as the model scores files.
+
+        Raises:
+            AudioDecodeError: the file cannot be decoded.
+            ValueError: the hop is shorter than a sample or longer than a window.
+        """
+        pieces = list(self.scored_windows(path, hop_seconds))
+        return Taggram(
+            np.concatenate([seconds for seconds, _, _ in pieces]),
+            self.info.window.num_samples / self.info.sample_rate,
+            np.concatenate([scores for _, _, scores in pieces]),
+        )
+
+    def scored_windows(
+        self, path: str | os.PathLike, hop_seconds: float | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Scores a file batch by batch.
+
+        Args:
+            path: As for `taggram`.
+            hop_seconds: As for `taggram`.
+
+        Yields:
+            Where the windows begin, in seconds [batch]; the windows, float32 [batch,
+            num_samples]; their scores, float32 [batch, num_tags].
+
+        Raises:
+            AudioDecodeError: the file cannot be decoded.
+            ValueError: the hop is shorter than a sample or longer than a window.
+        """
+        window, num_done = self.info.window, 0
+        if hop_seconds is not None:
+            hop_samples = round(hop_seconds * self.info.sample_rate)
+            if not 1 <= hop_samples <= window.num_samples:
+                longest = window.num_samples / self.info.sample_rate
+                raise ValueError(
+                    f"A hop of {hop_seconds:g} s is not between a sample and a window."
+                    f" Choose one up to {longest:.2f} s."
+                )
+            # Overlapping windows leave no rest worth filling up.
+            window = dataclasses.replace(
+                window, hop_samples=hop_samples, remainder="drop"
+            )
+        hop = window.hop_samples / self.info.sample_rate
+        windows = _windows(stream_audio(path, self.info.sample_rate), window)
+        while batch := list(itertools.islice(windows, BATCH_SIZE)):
+            # A power of two: few shapes, so the model is compiled few times.
+            padded = np.zeros(
+                (1 << (len(batch) - 1).bit_length(), window.num_samples), np.float32
+            )
+            padded[: len(batch)] = batch
+            scores = np.asarray(self.model.predict_on_batch(padded))[: len(batch)]
+            seconds = hop * np.arange(num_done, num_done + len(batch))
+            yield seconds, padded[: len(batch)], scores
+            num_done += len(batch)
 
 
 def tag_files(tagger: Tagger, paths: Iterable[str]) -> Iterator[dict]:

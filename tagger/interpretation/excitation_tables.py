@@ -1,7 +1,10 @@
-"""What the network heard: excitations of SE blocks (Kim, Lee and Nam, ICASSP 2018).
+"""Excitations of SE blocks (Kim, Lee and Nam, ICASSP 2018).
+
+https://arxiv.org/abs/1710.10451
 
 model + shards -> a DataFrame of excitations per clip and block -> means per tag, their
-spread over the depth, and how the gates follow loudness (the paper's poster).
+distances and spread over the depth, and how the gates follow loudness (the paper's
+poster).
 """
 
 import os
@@ -10,6 +13,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
+from scipy.cluster.hierarchy import average, leaves_list, optimal_leaf_ordering
+from scipy.spatial.distance import pdist, squareform
 
 from tagger import evaluation, inputs, models, plotting
 from tagger.layers import SqueezeExcitation
@@ -144,6 +149,45 @@ def excitation_spread(table: pd.DataFrame) -> pd.Series:
     return pd.Series(spread, name="standard deviation").rename_axis("depth")
 
 
+def tag_distances(table: pd.DataFrame, depth: int) -> pd.DataFrame:
+    """Distance of every two tags' mean excitations at one block: [tags, tags].
+
+    Root mean square over channels, so that blocks of all widths compare: 0 is the same
+    excitation, 1 the largest there can be. Neighbours in the table are near each other
+    (leaves of average-linkage clustering, in the best order).
+
+    Raises:
+        ValueError: the block is not in the table.
+    """
+    means = tag_excitations(table, depth)
+    apart = pdist(means.to_numpy(np.float64)) / np.sqrt(means.shape[1])
+    distances = pd.DataFrame(squareform(apart), means.index, means.index)
+    if len(means) < 3:
+        return distances
+    leaves = leaves_list(optimal_leaf_ordering(average(apart), apart))
+    return distances.iloc[leaves, leaves]
+
+
+def nearest_tags(
+    table: pd.DataFrame, depth: int, tag: str, num_tags: int = 5
+) -> pd.Series:
+    """The tags whose mean excitation at one block is nearest to that of a tag.
+
+    Returns:
+        Distances as `tag_distances` has them, nearest first, without the tag itself.
+
+    Raises:
+        ValueError: the block is not in the table, or the tag has no clip in it.
+    """
+    distances = tag_distances(table, depth)
+    if tag not in distances:
+        raise ValueError(
+            f"Tag {tag!r} has no clip in the table. Those that have:"
+            f" {', '.join(sorted(distances))}."
+        )
+    return distances[tag].drop(tag).nsmallest(num_tags)
+
+
 def loudness_regression(
     table: pd.DataFrame, loudness: pd.Series, depth: int = 0
 ) -> pd.DataFrame:
@@ -201,6 +245,10 @@ def save_figures(
         )
         for depth in (0, last // 2, last)
     }
+    blocks = {f"block {depth + 1}": depth for depth in (0, last // 2, last)}
+    figures["excitation_distances"] = plotting.plot_tag_distances(
+        {title: tag_distances(table, depth) for title, depth in blocks.items()}
+    )
     figures["excitation_spread"] = plotting.plot_spread(excitation_spread(table))
     first = table[table["depth"] == 0]
     figures["excitation_loudness"] = plotting.plot_loudness(

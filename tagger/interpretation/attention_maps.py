@@ -1,0 +1,205 @@
+"""Where self-attention looks, and what each moment alone would score.
+
+Won, Chun and Serra 2019, "Visualizing and Understanding Self-attention based Music
+Tagging", https://arxiv.org/abs/1911.04385.
+
+waveform [num_samples] -> attention [num_heads, length, length] of each layer, and
+contribution [num_tags, length]. Position 0 is the class token's, position i the i-th
+step of music.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from tagger import models
+from tagger.interpretation.spectrograms import log_mel_frontend
+from tagger.layers import SelfAttention
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """What every layer of a model attended to, in one waveform.
+
+    Attributes:
+        layers: Name of the layer -> probabilities, float32 [num_heads, length (query),
+            length (key)]; a query's add up to 1.
+        seconds: Where the steps of music begin, and the last one ends [length].
+    """
+
+    layers: dict[str, np.ndarray]
+    seconds: np.ndarray
+
+    def heat(
+        self, layer: str, head: int | None = None, queries: str = "class"
+    ) -> np.ndarray:
+        """Attention given to every position: float32 [length].
+
+        Args:
+            layer: Name.
+            head: From 0; None: the sum of all.
+            queries: "class": what the class token attends to, from which the scores are
+                made; "all": the mean over all queries, of a layer whose output others
+                attend to in turn.
+
+        Raises:
+            ValueError: there is no such layer, head or choice of queries.
+        """
+        if layer not in self.layers:
+            names = ", ".join(self.layers)
+            raise ValueError(f"There is no layer {layer!r}. Choose one of: {names}.")
+        attention = self.layers[layer]
+        if head is not None and not 0 <= head < len(attention):
+            raise ValueError(
+                f"There is no head {head} among {len(attention)}, counted from 0."
+            )
+        if queries not in ("class", "all"):
+            raise ValueError(f"queries must be 'class' or 'all', not {queries!r}.")
+        summed = attention.sum(axis=0) if head is None else attention[head]
+        return summed[0] if queries == "class" else summed.mean(axis=0)
+
+
+def attention(model: keras.Model, waveform: np.ndarray) -> Attention:
+    """Attention of every layer of a model that has some.
+
+    Args:
+        model: `self_attention`, `cnn_self_attention` or `music_tagging_transformer`.
+        waveform: float32 [num_samples] at the model's rate, as long as its window; a
+            loaded model that takes any length takes any here.
+
+    Raises:
+        ValueError: the model has no attention, or the waveform has another length.
+    """
+    layers = attention_layers(model)
+    probe = keras.Model(model.input, [layer.input for layer in layers])
+    sequences = _listed(probe(as_batch(model, waveform), training=False))
+    found = {}
+    for layer, sequence in zip(layers, sequences, strict=True):
+        _, probabilities = layer(sequence, return_attention=True)
+        found[layer.name] = ops.convert_to_numpy(probabilities)[0]
+    num_steps = sequences[0].shape[1] - 1
+    return Attention(found, step_seconds(model, len(waveform), num_steps))
+
+
+def contribution(
+    model: keras.Model,
+    waveform: np.ndarray,
+    layer: str | None = None,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Scores if one layer attended to a single position alone, for every position.
+
+    The attention of all heads and queries is set to 1 at one position and to 0
+    elsewhere. Every query then gets the same: that position's value. So the attention
+    need not be computed; and behind the last layer, where positions no longer mix, only
+    the class token's is.
+
+    Args:
+        model: As for `attention`.
+        waveform: As for `attention`.
+        layer: Name; None: the last, as in the paper.
+        batch_size: Positions at once.
+
+    Returns:
+        float32 [num_tags, length].
+
+    Raises:
+        ValueError: as for `attention`, or there is no such layer.
+    """
+    layers = {found.name: found for found in attention_layers(model)}
+    name = layer or list(layers)[-1]
+    if name not in layers:
+        names = ", ".join(layers)
+        raise ValueError(f"There is no layer {name!r}. Choose one of: {names}.")
+    # Both papers' encoders add what a query got to the sequence that came in.
+    residual, attended = model.get_layer(f"{name}_add").input
+    before = keras.Model(model.input, [layers[name].input, residual])
+    behind = keras.Model([residual, attended], model.output)
+    sequence, residual = before(as_batch(model, waveform), training=False)
+    values = layers[name].output_projection(layers[name].value(sequence))[0]
+    if name == list(layers)[-1]:
+        residual = residual[:, :1]
+        behind = _of_length(behind, 1)
+    scores = []
+    for start in range(0, len(values), batch_size):
+        chunk = values[start : start + batch_size, None]
+        shape = (len(chunk), *residual.shape[1:])
+        inputs = [ops.broadcast_to(part, shape) for part in (residual, chunk)]
+        scores.append(ops.convert_to_numpy(behind(inputs, training=False)))
+    return np.concatenate(scores).T
+
+
+def half_and_half(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The start of one waveform before the start of another of the same length.
+
+    As the paper concatenates two clips, to see each tag in its own half.
+    """
+    middle = len(first) // 2
+    return np.concatenate([first[:middle], second[: len(first) - middle]])
+
+
+def attention_layers(model: keras.Model) -> list[SelfAttention]:
+    """The attention of a model, first layer first.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [layer for layer in model.layers if isinstance(layer, SelfAttention)]
+    if not found:
+        raise ValueError(
+            f"Model {model.name} has no attention. Those that have: self_attention,"
+            " cnn_self_attention, music_tagging_transformer."
+        )
+    return found
+
+
+def step_seconds(model: keras.Model, num_samples: int, num_steps: int) -> np.ndarray:
+    """Where each step of music that a model attends to begins, and the last one ends.
+
+    Args:
+        model: As for `attention`.
+        num_samples: Of the waveform.
+        num_steps: Without the class token.
+
+    Returns:
+        [num_steps + 1], in seconds.
+    """
+    sample_rate = models.model_info(model).sample_rate
+    frontend = log_mel_frontend(model)
+    if frontend is None:
+        step_samples = num_samples // num_steps
+    else:  # poolings and strides shorten frames by a whole number
+        num_frames = frontend.log_mel.num_frames(num_samples)
+        step_samples = frontend.log_mel.hop_length * max(
+            round(num_frames / num_steps), 1
+        )
+    return np.arange(num_steps + 1) * step_samples / sample_rate
+
+
+def as_batch(model: keras.Model, waveform: np.ndarray) -> np.ndarray:
+    """A waveform as a model takes it: float32 [1, num_samples].
+
+    Raises:
+        ValueError: it has not the length that the model takes.
+    """
+    expected, info = model.input_shape[1], models.model_info(model)
+    if np.ndim(waveform) != 1 or expected not in (None, len(waveform)):
+        raise ValueError(
+            f"Model {info.name} takes a waveform of {expected} samples"
+            f" ({info.window.num_samples / info.sample_rate:.2f} s at"
+            f" {info.sample_rate} Hz) here. Received: {np.shape(waveform)}"
+        )
+    return np.asarray(waveform, np.float32)[None]
+
+
+def _of_length(network: keras.Model, length: int) -> keras.Model:
+    """The same layers for sequences of another length."""
+    channels = network.inputs[0].shape[-1]
+    inputs = [keras.Input((length, channels)) for _ in network.inputs]
+    return keras.models.clone_model(network, inputs, lambda layer: layer)
+
+
+def _listed(outputs) -> list:
+    return outputs if isinstance(outputs, list | tuple) else [outputs]

@@ -1,0 +1,240 @@
+"""Which times and frequencies raised a tag's score: integrated gradients.
+
+Sundararajan, Taly and Yan, ICML 2017, https://arxiv.org/abs/1703.01365. From silence to
+the music, the score's gradient is summed up along a straight line; what every cell of
+the spectrogram gets adds up to the score's whole rise (completeness). SmoothGrad lacks
+that: what it adds up to is no score (`tests/test_attributions.py` compares the two).
+
+waveform [num_samples], tag -> attribution [num_frames, num_bands]
+
+- A model that hears a log-mel spectrogram: the line runs through log-mel spectrograms,
+  from that of silence.
+- One that hears the waveform: the line runs through waveforms, the music fading in, and
+  what its samples get is shared out among the bins of its Fourier transform.
+- Harmonics are decibels of the waveform: the music fades in by decibels.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+from scipy.ndimage import gaussian_filter
+from tqdm import tqdm
+
+from tagger import models
+from tagger.interpretation.attention_maps import as_batch
+from tagger.interpretation.spectrograms import (
+    FourierBands,
+    Spectrogram,
+    log_mel_frontend,
+    spectrogram,
+)
+
+TOLERANCE = 0.02  # of the score's rise, or
+LEAST_ERROR = 0.01  # of a score, where it hardly rises
+MAX_PARTS = 512
+FADE_DECIBELS = 100.0  # of a fade by decibels; what is left counts as silence
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribution:
+    """What every time and frequency added to a tag's score.
+
+    Attributes:
+        values: float32 [num_frames, num_bands]; they add up to `score - silence_score`
+            but for `error`.
+        spectrogram: The music, frame by frame and band by band as the values.
+        score: Of the music.
+        silence_score: Where the line began.
+    """
+
+    values: np.ndarray
+    spectrogram: Spectrogram
+    score: float
+    silence_score: float
+
+    @property
+    def error(self) -> float:
+        """What the sum of the values lacks."""
+        return float(self.score - self.silence_score - self.values.sum())
+
+
+def attribute(
+    model: keras.Model,
+    waveform: np.ndarray,
+    tags: list[int],
+    num_steps: int = 32,
+    batch_size: int = 8,
+) -> list[Attribution]:
+    """Attributes the scores of some tags to times and frequencies.
+
+    Args:
+        model: Any of ours.
+        waveform: float32 [num_samples] at the model's rate, as long as its window; a
+            loaded model that takes any length takes any here.
+        tags: Numbers of the tags.
+        num_steps: Parts of the line at first. They are halved until the values add up
+            to the score's rise within 2 % of it, or .01, or there are 512.
+        batch_size: Points of the line whose gradients are computed at once.
+
+    Returns:
+        One attribution per tag.
+
+    Raises:
+        ValueError: the waveform has another length.
+    """
+    line = _line(model, as_batch(model, waveform)[0])
+    gradients = _gradients(line.network)
+
+    def summed(tag: int, places: np.ndarray) -> np.ndarray:
+        total = 0
+        for start in range(0, len(places), batch_size):
+            chunk = places[start : start + batch_size]
+            total += np.tensordot(line.speed(chunk), gradients(line.at(chunk), tag), 1)
+        return total
+
+    ends = np.array([0.0, 1.0])
+    scores = ops.convert_to_numpy(line.network(line.at(ends), training=False))
+    found = []
+    for tag in tqdm(tags, "Attributing", unit="tag", disable=None):
+        start, end = (float(score) for score in scores[:, tag])
+        num_parts = num_steps
+        outer = summed(tag, ends) / 2  # the trapezoid rule
+        inner = summed(tag, np.arange(1, num_parts) / num_parts)
+        while True:
+            values = line.shares((outer + inner) / num_parts)
+            made = Attribution(values, line.music, end, start)
+            allowed = max(TOLERANCE * abs(end - start), LEAST_ERROR)
+            if abs(made.error) <= allowed or 2 * num_parts > MAX_PARTS:
+                break
+            num_parts *= 2
+            inner = inner + summed(tag, np.arange(1, num_parts, 2) / num_parts)
+        found.append(made)
+    return found
+
+
+def filtered(
+    waveform: np.ndarray, attribution: Attribution, sample_rate: int
+) -> np.ndarray:
+    """The music filtered by what raised a tag's score, to be listened to.
+
+    Args:
+        waveform: float32 [num_samples] that was attributed.
+        attribution: Of it. What lowered the score is silenced; what raised it passes
+            the more the more it did, the strongest hundredth wholly.
+        sample_rate: In Hz.
+
+    Returns:
+        float32 [num_samples].
+    """
+    weights = gaussian_filter(np.maximum(attribution.values, 0), 1.0)
+    weights = np.minimum(weights / max(np.quantile(weights, 0.99), 1e-12), 1)
+    bands = FourierBands(sample_rate)
+    grid, of = bands.levels(waveform), attribution.spectrogram
+    for axis, to, places in (
+        (1, grid.frequencies_hz, of.frequencies_hz),
+        (0, grid.seconds, of.seconds),
+    ):
+        weights = np.apply_along_axis(
+            lambda line, to=to, places=places: np.interp(to, places, line),
+            axis,
+            weights,
+        )
+    return bands.weighted(waveform, weights)
+
+
+# --- From silence to the music --------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """Where the gradients are taken.
+
+    Attributes:
+        network: Takes a batch of points.
+        at: Places [n] between 0 (silence) and 1 (music) -> points [n, …].
+        speed: Places [n] -> how fast the points move there, in units of what `shares`
+            multiplies with [n].
+        shares: Mean of speed times gradient, shaped as a point -> values [num_frames,
+            num_bands].
+        music: The spectrogram that the values belong to.
+    """
+
+    network: keras.Model
+    at: Callable[[np.ndarray], np.ndarray]
+    speed: Callable[[np.ndarray], np.ndarray]
+    shares: Callable[[np.ndarray], np.ndarray]
+    music: Spectrogram
+
+
+def _line(model: keras.Model, waveform: np.ndarray) -> _Line:
+    music = spectrogram(model, waveform)
+    if log_mel_frontend(model) is not None:
+        silence = spectrogram(model, np.zeros_like(waveform)).values
+        rise = music.values - silence
+        return _Line(
+            models.feature_network(model),
+            lambda places: silence + places[:, None, None].astype(np.float32) * rise,
+            np.ones_like,
+            lambda gradient: gradient * rise,
+            music,
+        )
+    hears_decibels = any(layer.name == "frontend" for layer in model.layers)
+
+    def level(places: np.ndarray) -> np.ndarray:
+        if hears_decibels:
+            return 10 ** ((places - 1) * FADE_DECIBELS / 20)
+        return places
+
+    def speed(places: np.ndarray) -> np.ndarray:
+        if hears_decibels:
+            return level(places) * np.log(10) * FADE_DECIBELS / 20
+        return np.ones_like(places)
+
+    bands = FourierBands(models.model_info(model).sample_rate)
+    return _Line(
+        model,
+        lambda places: level(places)[:, None].astype(np.float32) * waveform,
+        speed,
+        lambda gradient: bands.products(waveform, gradient).values,
+        music,
+    )
+
+
+def _gradients(network: keras.Model) -> Callable[[np.ndarray, int], np.ndarray]:
+    """A function of points [n, …] and a tag: gradients of its score, shaped alike."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        def gradients(points, tag):
+            points = tf.convert_to_tensor(points)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(points)
+                scores = network(points, training=False)[:, tag]
+            return tape.gradient(scores, points).numpy()
+
+    elif backend == "jax":
+        import jax
+
+        def score(points, weights, others, tag):
+            scores, _ = network.stateless_call(weights, others, points, training=False)
+            return scores[:, tag].sum()
+
+        def gradients(points, tag):
+            weights = [weight.value for weight in network.trainable_variables]
+            others = [weight.value for weight in network.non_trainable_variables]
+            return np.asarray(jax.grad(score)(points, weights, others, tag))
+
+    else:
+        import torch
+
+        def gradients(points, tag):
+            points = ops.convert_to_tensor(points).requires_grad_()
+            scores = network(points, training=False)[:, tag].sum()
+            (gradient,) = torch.autograd.grad(scores, points)
+            return gradient.cpu().numpy()
+
+    return gradients
