@@ -7,6 +7,9 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
+from test_models import NARROW
+
+from tagger import models
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
@@ -59,6 +62,20 @@ def test_train_on_colab_tpu_runs_on_a_cpu(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_attention_visualization_runs(corpus, tmp_path, monkeypatch):
+    tags = ("quiet", "loud", "slow")
+    options = NARROW["self_attention"] | {"num_samples": 16320}
+    model = models.build_model("self_attention", num_tags=3, tags=tags, **options)
+    models.save_model(model, tmp_path / "model.keras")
+    first, second, *_ = sorted(corpus.rglob("*.mp3"))
+    settings = {"MODEL": tmp_path / "model.keras", "FIRST": first, "SECOND": second,
+                "TAGS": "loud,quiet"}  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    assert len(images_of(execute("attention_visualization", monkeypatch))) == 4
+
+
+@pytest.mark.slow
 def test_excitation_analysis_runs(trained, built, run_script, tmp_path, monkeypatch):
     done = run_script(
         *("extract_excitations.py", trained / "model.keras", "--data-dir", built),
@@ -69,4 +86,4 @@ def test_excitation_analysis_runs(trained, built, run_script, tmp_path, monkeypa
     monkeypatch.setenv("DATA_DIR", str(built))
     monkeypatch.setenv("TAGS", "loud,quiet,drums")
     images = images_of(execute("excitation_analysis", monkeypatch))
-    assert len(images) == 6
+    assert len(images) == 7

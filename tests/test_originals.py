@@ -13,8 +13,8 @@ from conftest import REFERENCES
 from drawn import draw_features, draw_music, draw_weights
 from keras import ops
 
-from tagger import conversion, models, tagging
-from tagger.layers import SelfAttention, SqueezeExcitation
+from tagger import conversion, interpretation, models, tagging
+from tagger.layers import SqueezeExcitation
 
 BLOCKS = ("basic", "se", "res", "rese")
 
@@ -230,22 +230,6 @@ def test_trained_weights_score_whole_clips_as_the_originals(
         np.testing.assert_allclose(ours, scores, atol=tolerance)
 
 
-def attended(model, log_mel):
-    """Per attention layer: probabilities, and scores under one-hot attention."""
-    start = model.get_layer("frontend").output
-    for layer in [x for x in model.layers if isinstance(x, SelfAttention)]:
-        before = keras.Model(start, layer.input)
-        behind = keras.Model([layer.input, layer.output], model.output)
-        sequence = ops.convert_to_tensor(before.predict(log_mel, verbose=0))
-        _, attention = layer(sequence, return_attention=True)
-        rows = []
-        for at in np.array_split(np.eye(sequence.shape[1], dtype=np.float32), 8):
-            repeated = ops.repeat(sequence, len(at), axis=0)
-            output = layer(repeated, attention=at[:, None, None])
-            rows.append(np.asarray(behind([repeated, output])))
-        yield np.asarray(attention), np.concatenate(rows).T
-
-
 @pytest.mark.parametrize(
     ("folder", "stem"),
     marked(
@@ -253,20 +237,34 @@ def attended(model, log_mel):
         ("attention/vismodel_c8", "vismodel_c8"),
     ),
 )
-def test_attention_and_its_manual_override_are_won_2019s(load_reference, folder, stem):
+def test_attention_and_contribution_are_won_2019s(
+    load_reference, folder, stem, monkeypatch
+):
     reference, root = load_reference
     weights, cases, _ = reference.load_case(root / folder)
     model = conversion.convert(weights, "self_attention")
-    log_mel = np.swapaxes(cases[0][1][:1], 1, 2)
+    log_mel = ops.convert_to_tensor(np.swapaxes(cases[0][1][:1], 1, 2))
+    monkeypatch.setattr(model.get_layer("frontend"), "call", lambda waveform: log_mel)
+    waveform = np.zeros(model.input_shape[1], np.float32)
     atol = json.loads((root / "attention/meta.json").read_text())["suggested_atol"]
-    with np.load(root / f"attention/{stem}_contribution.npz") as contribution:
-        layers = list(attended(model, log_mel))
-        for number, (attention, scores) in enumerate(layers, 1):
-            np.testing.assert_allclose(
-                scores, contribution[f"layer{number}"], atol=atol
-            )
-            stored = root / f"attention/pons_won_layer{number}_probs_item0.npz"
+    found = interpretation.attention(model, waveform)
+    first, last = found.layers
+    with np.load(root / f"attention/{stem}_heatmaps.npz") as heats:
+        for head in range(8):
+            # The original adds up the queries of a head.
+            heat = found.heat(first, head, "all")
+            np.testing.assert_allclose(heat, heats[f"att_1_{head}"] / 257, atol=atol)
+            heat = found.heat(last, head)
+            np.testing.assert_allclose(heat, heats[f"att_2_{head}"], atol=atol)
+        heat = found.heat(first, queries="all")
+        np.testing.assert_allclose(heat, heats["att_1"], atol=atol)
+        np.testing.assert_allclose(found.heat(last), heats["att_2"], atol=atol)
+    with np.load(root / f"attention/{stem}_contribution.npz") as scores:
+        for number, name in enumerate(found.layers, 1):
+            ours = interpretation.contribution(model, waveform, name)
+            np.testing.assert_allclose(ours, scores[f"layer{number}"], atol=atol)
             if stem.startswith("pons_won"):
-                with np.load(stored) as held:
-                    np.testing.assert_allclose(attention[0], held["probs"], atol=atol)
-    assert len(layers) == 2
+                path = root / f"attention/pons_won_layer{number}_probs_item0.npz"
+                with np.load(path) as held:
+                    ours = found.layers[name]
+                    np.testing.assert_allclose(ours, held["probs"], atol=atol)

@@ -32,33 +32,47 @@ class Attention:
     layers: dict[str, np.ndarray]
     seconds: np.ndarray
 
+    def heads(self, layer: str, queries: str = "class") -> np.ndarray:
+        """Attention that each head gives to every position: float32 [heads, length].
+
+        Args:
+            layer: Name.
+            queries: "class": what the class token attends to, from which the scores are
+                made; "all": the mean over all queries, of a layer whose output others
+                attend to in turn.
+
+        Raises:
+            ValueError: there is no such layer or choice of queries.
+        """
+        if layer not in self.layers:
+            names = ", ".join(self.layers)
+            raise ValueError(f"There is no layer {layer!r}. Choose one of: {names}.")
+        if queries not in ("class", "all"):
+            raise ValueError(f"queries must be 'class' or 'all', not {queries!r}.")
+        attention = self.layers[layer]
+        return attention[:, 0] if queries == "class" else attention.mean(axis=1)
+
     def heat(
         self, layer: str, head: int | None = None, queries: str = "class"
     ) -> np.ndarray:
         """Attention given to every position: float32 [length].
 
         Args:
-            layer: Name.
+            layer: As for `heads`.
             head: From 0; None: the sum of all.
-            queries: "class": what the class token attends to, from which the scores are
-                made; "all": the mean over all queries, of a layer whose output others
-                attend to in turn.
+            queries: As for `heads`.
 
         Raises:
-            ValueError: there is no such layer, head or choice of queries.
+            ValueError: as for `heads`, or there is no such head.
         """
-        if layer not in self.layers:
-            names = ", ".join(self.layers)
-            raise ValueError(f"There is no layer {layer!r}. Choose one of: {names}.")
-        attention = self.layers[layer]
-        if head is not None and not 0 <= head < len(attention):
+        heads = self.heads(layer, queries)
+        if head is None:
+            return heads.sum(axis=0)
+        if not 0 <= head < len(heads):
             raise ValueError(
-                f"There is no head {head} among {len(attention)}, counted from 0."
+                f"There is no head {head} among {len(heads)}, counted from 0."
             )
-        if queries not in ("class", "all"):
-            raise ValueError(f"queries must be 'class' or 'all', not {queries!r}.")
-        summed = attention.sum(axis=0) if head is None else attention[head]
-        return summed[0] if queries == "class" else summed.mean(axis=0)
+        return heads[head]
 
 
 def attention(model: keras.Model, waveform: np.ndarray) -> Attention:

@@ -264,12 +264,11 @@ def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     music = spectrogram(model, excerpt.waveform)
     last = list(found.layers)[-1]
     heats = {}
-    for name, attention in found.layers.items():
+    for name in found.layers:
         queries = "class" if name == last else "all"
-        heat = [found.heat(name, head, queries) for head in range(len(attention))]
         # The class token itself, at position 0, is no moment of music.
         whose = "of the class token" if name == last else "of all moments, mean"
-        heats[f"{name}, {whose}"] = np.stack(heat)[:, 1:]
+        heats[f"{name}, {whose}"] = found.heads(name, queries)[:, 1:]
     source = "Won, Chun and Serra 2019, https://arxiv.org/abs/1911.04385"
     pictures = [
         Picture(
