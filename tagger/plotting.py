@@ -453,7 +453,7 @@ def _row_size(num_rows: int) -> float:
 
 def _finish_music(figure: Figure, axes: Axes, music, seconds: np.ndarray):
     image = _draw_spectrogram(axes, music)
-    figure.colorbar(image, ax=axes, pad=0.01, label="level, as the model hears it")
+    figure.colorbar(image, ax=axes, pad=0.01, label="level")
     axes.set_xlim(seconds[0], min(seconds[-1], _place(music)["extent"][1]))
     axes.set_xlabel("seconds")
 
