@@ -12,8 +12,14 @@ The map, left to right as data runs:
     models          waveform -> scores: one file per paper
     frontends       log-mel spectrograms
     layers          what several models share
-    training        stages, checkpoints, restarts
+    recipes         what a training does, as data
+    devices         one, several, several machines
+    training        a recipe's stages, one after the other
+    checkpoints     what a stage keeps on disk
+    noisy_student   training with unlabelled music
+    augmentations   waveform -> noised waveform
     evaluation      clip scores, ROC-AUC, PR-AUC
+    robustness      the same under changes of the sound
     conversion      the originals' weights
     interpretation  what the network heard
     plotting        the pictures

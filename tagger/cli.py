@@ -5,6 +5,7 @@ Only arguments and printing live here; heavy modules are imported after parsing,
 """
 
 import argparse
+import csv
 import importlib.util
 import inspect
 import json
@@ -560,7 +561,11 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", help="audio of any length and format")
     add("--model", required=True, help=".keras, or a legacy .hdf5")
-    add("--tags", metavar="A,B", help="what to explain; default: the three highest")
+    add(
+        "--tags",
+        metavar="A,B",
+        help="what to explain, a tag with a comma in quotes; default: the 3 highest",
+    )
     add("--with", dest="second", metavar="FILE", help="a second clip beside the first")
     add(
         "--start",
@@ -568,6 +573,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
         metavar="SECONDS",
         help="of the window to explain; default: where the tags score highest",
     )
+    add("--hop", type=float, metavar="SECONDS", help="of the scores over time")
     add("--output", metavar="DIR", default="explained", help="default: ./explained")
     _add_tags_of(parser)
     parser.set_defaults(call=_explain)
@@ -577,9 +583,17 @@ def _explain(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tagger.interpretation import report
 
-    tags = [tag.strip() for tag in args.tags.split(",")] if args.tags else None
+    tags = None
+    if args.tags:
+        (tags,) = csv.reader([args.tags], skipinitialspace=True)
     for path in report.explain(
-        _load_tagger(args), args.file, args.output, tags, args.second, args.start
+        _load_tagger(args),
+        args.file,
+        args.output,
+        tags,
+        args.second,
+        args.start,
+        args.hop,
     ):
         print(path)
     return 0

@@ -81,6 +81,13 @@ LOGARITHMS = {
     "log10(10000x+1)": lambda mel: ops.log10(10000 * mel + 1),
 }
 
+UNITS = {  # of what they give
+    "power_db": "dB",
+    "amplitude_db": "dB",
+    "natural": "natural logarithm",
+    "log10(10000x+1)": "log10(10000x+1)",
+}
+
 PRESETS = {
     # Pons and Serra 2019 (package musicnn). Its code computes one spectrogram over the
     # whole file; a window brings its own context instead, see layers.AudioWindow.

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
 
 # Okabe and Ito: told apart with every kind of colour vision.
@@ -98,7 +99,7 @@ def plot_robustness(
         axes.set_title(kind, fontsize="medium")
     name = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC"}[metric]
     panels[0].set_ylabel(f"macro {name} (dotted: unmodified)")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(_plain(title), fontsize="medium")
     return figure
 
 
@@ -204,8 +205,9 @@ def plot_tag_distances(distances: dict[str, pd.DataFrame]) -> Figure:
     for axes, (title, one) in zip(panels, distances.items(), strict=True):
         image = axes.imshow(one, cmap="viridis_r", vmin=0, vmax=highest)
         places = np.arange(len(one))
-        axes.set_xticks(places, one.columns, rotation=90, fontsize=_row_size(num_tags))
-        axes.set_yticks(places, one.index, fontsize=_row_size(num_tags))
+        names = [_plain(tag) for tag in one.index]
+        axes.set_xticks(places, names, rotation=90, fontsize=_row_size(num_tags))
+        axes.set_yticks(places, names, fontsize=_row_size(num_tags))
         axes.set_title(title, fontsize="medium")
     bar = figure.colorbar(image, ax=list(panels), shrink=0.8)
     bar.set_label("distance of mean excitations (root mean square)")
@@ -229,13 +231,13 @@ def plot_gates(excitations: list[np.ndarray], title: str) -> Figure:
     axes.set_ylim(0, 1)
     axes.set_xlabel("block")
     axes.set_ylabel("excitation of its channels")
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(_plain(title), fontsize="medium")
     return figure
 
 
 # --- Of one recording: time in seconds to the right -----------------------------------
 # `music` is a spectrogram with values [num_frames, num_bands], seconds (centre of each
-# frame) and frequencies_hz (centre of each band), as interpretation.Spectrogram.
+# frame), frequencies_hz (centre of each band) and unit, as interpretation.Spectrogram.
 
 
 def plot_attention(
@@ -249,7 +251,11 @@ def plot_attention(
         music: Below the heat maps, on the same axis of time.
         title: Above all.
     """
-    heights = [height for heat in heats.values() for height in (0.12 * len(heat), 0.25)]
+    heights = [
+        height
+        for heat in heats.values()
+        for height in (max(0.12 * len(heat), 0.6), 0.25)
+    ]
     figure = _figure(9, 1.6 + sum(heights) + 0.55 * len(heats) + 1.5)
     panels = figure.subplots(
         2 * len(heats) + 1, sharex=True, height_ratios=[*heights, 1.5]
@@ -267,7 +273,7 @@ def plot_attention(
         all_heads.set_yticks([0], ["sum"])
         figure.colorbar(image, ax=all_heads, pad=0.01).ax.tick_params(labelsize=7)
     _finish_music(figure, panels[-1], music, seconds)
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(_plain(title), fontsize="medium")
     return figure
 
 
@@ -296,7 +302,7 @@ def plot_attention_matrices(
         axes.set_xlabel("attended to, seconds")
         figure.colorbar(image, ax=axes, shrink=0.75)
     panels[0].set_ylabel("attending, seconds")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(_plain(title), fontsize="medium")
     return figure
 
 
@@ -323,7 +329,7 @@ def plot_contribution(
     rows, below = figure.subplots(2, sharex=True, height_ratios=[rows_height, 1.5])
     image = _rows(rows, contribution.to_numpy(), seconds, "viridis")
     names = [
-        f"{tag} {score:.2f}"
+        _plain(f"{tag} {score:.2f}")
         for tag, score in zip(contribution.index, scores, strict=True)
     ]
     rows.set_yticks(np.arange(len(names)), names, fontsize=_row_size(len(contribution)))
@@ -336,7 +342,7 @@ def plot_contribution(
             axes.axvline(at, color="white", linewidth=1.5)
         for x, name, side in ((at, first, "right"), (at, second, "left")):
             below.annotate(
-                name,
+                _plain(name),
                 (x, 0.95),
                 xycoords=("data", "axes fraction"),
                 xytext=(-5 if side == "right" else 5, 0),
@@ -345,8 +351,9 @@ def plot_contribution(
                 va="top",
                 color="white",
                 fontsize=8,
+                path_effects=[withStroke(linewidth=2, foreground="black")],
             )
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(_plain(title), fontsize="medium")
     return figure
 
 
@@ -378,13 +385,13 @@ def plot_attributions(values: dict[str, np.ndarray], music, title: str) -> Figur
             strength, cmap="PuOr_r", vmin=-1, vmax=1, alpha=np.abs(strength) ** 0.5,
             **_place(music),
         )  # fmt: skip
-        axes.set_title(name, loc="left", fontsize="small")
+        axes.set_title(_plain(name), loc="left", fontsize="small")
     for axes in panels[max(len(values) - num_columns, 0) : len(values)]:
         axes.set_xlabel("seconds")
         axes.tick_params(labelbottom=True)
     bar = figure.colorbar(ScalarMappable(image.norm, image.cmap), ax=list(panels))
     bar.set_ticks([-1, 0, 1], labels=["lowers", "0", "raises"])
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(_plain(title), fontsize="medium")
     return figure
 
 
@@ -402,14 +409,15 @@ def plot_taggram(
     figure = _figure(10, 1.5 + max(0.2 * len(scores), 0.5))
     axes = figure.subplots()
     # Each window is drawn up to the next: they may overlap or leave gaps.
-    ends = [*seconds, seconds[-1] + min(window_seconds, *np.diff(seconds)[:1])]
+    ends = [*seconds, seconds[-1] + min([window_seconds, *np.diff(seconds)[:1]])]
     image = _rows(axes, scores.to_numpy(), np.array(ends), "viridis", vmin=0)
+    names = map(_plain, scores.index)
     axes.set_yticks(
-        np.arange(len(scores)), scores.index, fontsize=_row_size(len(scores))
+        np.arange(len(scores)), list(names), fontsize=_row_size(len(scores))
     )
     axes.set_xlabel("seconds")
     figure.colorbar(image, ax=axes, pad=0.01, label="score")
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(_plain(title), fontsize="medium")
     return figure
 
 
@@ -446,6 +454,13 @@ def _rows(axes: Axes, values: np.ndarray, seconds: np.ndarray, cmap: str, **scal
     return image
 
 
+def _plain(text: str, longest: int = 90) -> str:
+    """Text of others as it stands: no formulas between dollars, and not too long."""
+    if len(text) > longest:
+        text = f"{text[: longest - 40]} … {text[-37:]}"
+    return text.replace("$", r"\$")
+
+
 def _row_size(num_rows: int) -> float:
     """Font size of the names of rows."""
     return 9 if num_rows <= 20 else 7
@@ -453,7 +468,7 @@ def _row_size(num_rows: int) -> float:
 
 def _finish_music(figure: Figure, axes: Axes, music, seconds: np.ndarray):
     image = _draw_spectrogram(axes, music)
-    figure.colorbar(image, ax=axes, pad=0.01, label="level")
+    figure.colorbar(image, ax=axes, pad=0.01, label=f"level, {music.unit}")
     axes.set_xlim(seconds[0], min(seconds[-1], _place(music)["extent"][1]))
     axes.set_xlabel("seconds")
 

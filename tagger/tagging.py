@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from tagger import models
 from tagger.audio import AudioDecodeError, stream_audio
@@ -25,7 +26,8 @@ class Taggram:
     """Scores over time.
 
     Attributes:
-        seconds: Where each window begins [num_windows].
+        seconds: Where each window begins [num_windows]; before 0 where a model hears
+            mirrored music before the file's own.
         window_seconds: Length of a window.
         scores: float32 [num_windows, num_tags].
     """
@@ -77,7 +79,7 @@ class Tagger:
             AudioDecodeError: the file cannot be decoded.
         """
         total, num_windows = np.zeros(self.info.num_tags), 0
-        for _, _, scores in self.scored_windows(path):
+        for _, scores in self._scored_windows(path):
             total += scores.sum(axis=0)
             num_windows += len(scores)
         return (total / num_windows).astype(np.float32)
@@ -122,44 +124,77 @@ class Tagger:
             AudioDecodeError: the file cannot be decoded.
             ValueError: the hop is shorter than a sample or longer than a window.
         """
-        pieces = list(self.scored_windows(path, hop_seconds))
+        seconds, scores = [], []
+        name = os.path.basename(path)
+        with tqdm(desc=f"Scoring {name}", unit="window", disable=None) as bar:
+            for begins, scored in self._scored_windows(path, hop_seconds):
+                seconds.append(begins)
+                scores.append(scored)
+                bar.update(len(scored))
         return Taggram(
-            np.concatenate([seconds for seconds, _, _ in pieces]),
-            self.info.window.num_samples / self.info.sample_rate,
-            np.concatenate([scores for _, _, scores in pieces]),
+            np.concatenate(seconds), self.window_seconds, np.concatenate(scores)
         )
 
-    def scored_windows(
-        self, path: str | os.PathLike, hop_seconds: float | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Scores a file batch by batch.
+    @property
+    def window_seconds(self) -> float:
+        """Length of what the model scores at once."""
+        return self.info.window.num_samples / self.info.sample_rate
+
+    def window(
+        self, path: str | os.PathLike, start_seconds: float = 0.0
+    ) -> tuple[np.ndarray, float]:
+        """Reads one window of a file, and no more into memory.
 
         Args:
-            path: As for `taggram`.
-            hop_seconds: As for `taggram`.
+            path: Audio of any length.
+            start_seconds: Where the window begins.
 
-        Yields:
-            Where the windows begin, in seconds [batch]; the windows, float32 [batch,
-            num_samples]; their scores, float32 [batch, num_tags].
+        Returns:
+            float32 [num_samples], and how many seconds of it are the file's own: a file
+            shorter than the window is repeated; behind a file's end are zeros.
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
-            ValueError: the hop is shorter than a sample or longer than a window.
+            ValueError: the window begins behind the file's end, or before 0.
         """
+        start = round(start_seconds * self.info.sample_rate)
+        num_samples, num_seen, pieces = self.info.window.num_samples, 0, []
+        for block in stream_audio(path, self.info.sample_rate):
+            first = max(start - num_seen, 0)
+            last = start + num_samples - num_seen
+            num_seen += len(block)
+            if last > first:
+                pieces.append(block[first:last])
+            elif pieces:
+                break
+        piece = np.concatenate(pieces or [np.zeros(0, np.float32)])
+        if start < 0 or not len(piece):
+            length = num_seen / self.info.sample_rate
+            raise ValueError(
+                f"No window begins at {start_seconds:g} s of {str(path)!r}, which is"
+                f" {length:.1f} s long."
+            )
+        own_seconds = len(piece) / self.info.sample_rate
+        if start == 0:
+            return np.resize(piece, num_samples), own_seconds
+        return np.pad(piece, (0, num_samples - len(piece))), own_seconds
+
+    def _scored_windows(
+        self, path: str | os.PathLike, hop_seconds: float | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields where a batch of windows begins, in seconds, and their scores."""
         window, num_done = self.info.window, 0
         if hop_seconds is not None:
             hop_samples = round(hop_seconds * self.info.sample_rate)
             if not 1 <= hop_samples <= window.num_samples:
-                longest = window.num_samples / self.info.sample_rate
                 raise ValueError(
                     f"A hop of {hop_seconds:g} s is not between a sample and a window."
-                    f" Choose one up to {longest:.2f} s."
+                    f" Choose one up to {self.window_seconds:.2f} s."
                 )
             # Overlapping windows leave no rest worth filling up.
             window = dataclasses.replace(
                 window, hop_samples=hop_samples, remainder="drop"
             )
-        hop = window.hop_samples / self.info.sample_rate
         windows = _windows(stream_audio(path, self.info.sample_rate), window)
         while batch := list(itertools.islice(windows, BATCH_SIZE)):
             # A power of two: few shapes, so the model is compiled few times.
@@ -168,8 +203,8 @@ class Tagger:
             )
             padded[: len(batch)] = batch
             scores = np.asarray(self.model.predict_on_batch(padded))[: len(batch)]
-            seconds = hop * np.arange(num_done, num_done + len(batch))
-            yield seconds, padded[: len(batch)], scores
+            begins = np.arange(num_done, num_done + len(batch)) * window.hop_samples
+            yield (begins - window.edge_samples) / self.info.sample_rate, scores
             num_done += len(batch)
 
 

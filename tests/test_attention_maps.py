@@ -46,12 +46,38 @@ def test_steps_span_the_waveform(attentive):
     model, waveform = attentive
     sample_rate = models.model_info(model).sample_rate
     seconds = interpretation.attention(model, waveform).seconds
-    assert seconds[0] == 0 and np.ptp(np.diff(seconds)) < 1e-9
-    step = seconds[1] * sample_rate
-    assert step == {"self_attention": 256, "cnn_self_attention": 8 * 256,
-                    "music_tagging_transformer": 4 * 512}[model.name]  # fmt: skip
+    step = (seconds[2] - seconds[1]) * sample_rate
+    assert seconds[0] == 0 and np.ptp(np.diff(seconds[1:])) < 1e-9
+    step_samples = {"self_attention": 256, "cnn_self_attention": 8 * 256,
+                    "music_tagging_transformer": 4 * 512}  # fmt: skip
+    assert step == pytest.approx(step_samples[model.name])
     # Of a pooling's last, incomplete step nothing comes out, or a step of its own.
     assert abs(seconds[-1] * sample_rate - len(waveform)) <= step
+
+
+@pytest.mark.parametrize(
+    ("name", "num_samples", "at"),
+    [("cnn_self_attention", 80000, 20), ("music_tagging_transformer", 55125, 6)],
+)
+def test_a_step_lies_amid_what_it_hears(name, num_samples, at):
+    import tensorflow as tf
+
+    options = NARROW[name] | {"num_samples": num_samples}
+    model = models.build_model(name, num_tags=3, **options)
+    waveform = np.zeros(num_samples, np.float32)
+    frontend, token = model.get_layer("frontend"), model.get_layer("class_token")
+    log_mel = tf.random.normal(frontend(waveform[None]).shape, seed=0)
+    with tf.GradientTape() as tape:
+        tape.watch(log_mel)
+        sequence = keras.Model(frontend.output, token.input)(log_mel)
+        heard = tf.reduce_sum(tf.square(sequence[:, at]))
+    rows = np.abs(tape.gradient(heard, log_mel)[0]).max(axis=1)
+    frames = np.flatnonzero(rows > 0)
+    seconds = interpretation.attention(model, waveform).seconds
+    hop_seconds = frontend.log_mel.hop_length / frontend.log_mel.sample_rate
+    middle = (seconds[at] + seconds[at + 1]) / 2 / hop_seconds
+    # A maximum lets through the gradient of one frame of a pair alone.
+    assert (frames[0] + frames[-1]) / 2 == pytest.approx(middle, abs=1)
 
 
 @pytest.mark.parametrize("name", ["encoder1_attention", "encoder2_attention"])
@@ -84,17 +110,21 @@ def test_half_and_half_has_both_starts():
     first, second = np.arange(5), 10 + np.arange(5)
     joined = interpretation.half_and_half(first, second)
     assert joined.tolist() == [0, 1, 10, 11, 12]
+    with pytest.raises(ValueError, match="have 5 and 4 samples"):
+        interpretation.half_and_half(first, second[1:])
 
 
 def test_what_there_is_not_is_said():
     model = models.build_model("fcn", num_tags=3, **NARROW["fcn"])
-    have = "no attention. Those that have: self_attention, cnn_self_attention, music"
+    have = "This fcn has no attention. Those that have: self_attention .*, cnn_self"
     for function in (interpretation.attention, interpretation.contribution):
         with pytest.raises(ValueError, match=have):
             function(model, np.zeros(16000, np.float32))
     short = models.build_model("self_attention", num_tags=3, **NARROW["self_attention"])
     with pytest.raises(ValueError, match=r"takes a waveform of 65280 .*\(16000,\)"):
         interpretation.attention(short, np.zeros(16000, np.float32))
+    with pytest.raises(ValueError, match="one axis"):
+        interpretation.attention(short, np.zeros((1, 65280), np.float32))
     waveform = np.zeros(65280, np.float32)
     with pytest.raises(ValueError, match="no layer 'encoder9'. Choose one of: enc"):
         interpretation.contribution(short, waveform, "encoder9")

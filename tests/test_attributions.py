@@ -9,7 +9,7 @@ from drawn import draw_music
 from scipy.stats import spearmanr
 from test_models import narrow_model
 
-from tagger import interpretation, models
+from tagger import audio, interpretation, models
 from tagger.frontends import LogMelSpectrogram
 from tagger.interpretation import attributions
 from tagger.interpretation.spectrograms import FourierBands
@@ -27,14 +27,21 @@ def music_for(model, number=0):
 def test_values_add_up_to_the_scores_rise_from_silence(name):
     model = narrow_model(name)
     waveform = music_for(model)
+    silence, music = model.predict(np.stack([0 * waveform, waveform]), verbose=0)
+    logits = [np.log(scores / (1 - scores)) for scores in (silence, music)]
+    # Untrained networks hardly tell the two apart: the rise shall be worth explaining.
+    head = model.get_layer("head_scores")
+    head.kernel.assign(head.kernel * 2 / np.abs(np.subtract(*logits)).max())
     found = interpretation.attribute(model, waveform, [0, 2])
     scores = model.predict(np.stack([waveform, 0 * waveform]), verbose=0)
+    assert max(abs(one.score - one.silence_score) for one in found) > 0.1
     for tag, one in zip((0, 2), found, strict=True):
         assert one.score == pytest.approx(scores[0, tag], abs=1e-5)
         # A fade by decibels begins 100 dB below the music.
-        assert one.silence_score == pytest.approx(scores[1, tag], abs=2e-3)
+        assert one.silence_score == pytest.approx(scores[1, tag], abs=0.01)
         rise = one.score - one.silence_score
-        assert abs(one.values.sum() - rise) <= max(0.02 * abs(rise), 0.01)
+        assert abs(one.values.sum() - rise) <= max(0.02 * abs(rise), 0.005)
+        assert one.is_complete
         assert one.values.shape == one.spectrogram.values.shape
         assert np.abs(one.values).max() > 0
 
@@ -83,21 +90,28 @@ def test_smoothgrad_does_not_add_up():
     assert lacking > 0.1 * abs(rise) > 4 * abs(one.error)
 
 
-def test_randomised_weights_change_the_map(trained, corpus):
+@pytest.mark.parametrize("hears", ["waveform", "log_mel"])
+def test_randomised_weights_change_the_map(hears, trained, corpus):
     """Adebayo et al., NeurIPS 2018, section 3.1, https://arxiv.org/abs/1810.03292."""
-    from tagger import audio
-
-    model = models.load_model(trained / "model.keras")
+    if hears == "waveform":
+        model = models.load_model(trained / "model.keras")
+    else:
+        model = narrow_model("musicnn")
+    info = models.model_info(model)
     path = sorted(corpus.rglob("*.mp3"))[0]
-    waveform = audio.load_audio(path, 22050)[:59049]
+    waveform = audio.load_audio(path, info.sample_rate)[: info.window.num_samples]
     (real,) = interpretation.attribute(model, waveform, [0])
     random = np.random.RandomState(0)
     for weight in model.trainable_weights:
         value = weight.numpy()
         weight.assign(random.permutation(value.ravel()).reshape(value.shape))
     (chance,) = interpretation.attribute(model, waveform, [0])
-    alike = spearmanr(real.values.ravel(), chance.values.ravel()).statistic
-    assert abs(alike) < 0.3
+    real, chance = real.values.ravel(), chance.values.ravel()
+    assert abs(spearmanr(real, chance).statistic) < 0.3
+    # Both are products with the music: of a sparse Fourier transform the same few cells
+    # stand out, whatever the weights (.93 here); of decibels they do not.
+    if hears == "log_mel":
+        assert spearmanr(abs(real), abs(chance)).statistic < 0.5
 
 
 # --- Fourier bands --------------------------------------------------------------------
@@ -150,7 +164,9 @@ def test_every_backend_attributes_alike(backend, tmp_path, run_script):
     waveform = music_for(model)
     np.save(tmp_path / "x.npy", waveform)
     code = (
-        "import sys, numpy as np; from tagger import models, interpretation\n"
+        "import sys, numpy as np\n"
+        "sys.modules['tensorflow'] = None  # as if it were not installed\n"
+        " from tagger import models, interpretation\n"
         "folder = sys.argv[1]; model = models.load_model(folder + '/model.keras')\n"
         "x = np.load(folder + '/x.npy')\n"
         "(one,) = interpretation.attribute(model, x, [1])\n"

@@ -114,6 +114,27 @@ def test_tag_means_and_spread_by_hand():
     assert spread.tolist() == pytest.approx([(0.05 + 0 + 0.2) / 3])
 
 
+def test_distances_by_hand_and_neighbours_side_by_side():
+    random = np.random.RandomState(0)
+    centres = random.rand(4, 6)
+    centres[3] = centres[0] + 0.01  # the fourth tag is the first's neighbour
+    tags = ["a", "b", "c", "d"]
+    table = pd.DataFrame({"ex": list(centres), "depth": 0})
+    for number, tag in enumerate(tags):
+        table[tag] = (np.arange(4) == number).astype(int)
+    distances = interpretation.tag_distances(table, 0)
+    expected = np.sqrt(np.mean((centres[0] - centres[1]) ** 2))
+    assert distances.loc["a", "b"] == pytest.approx(expected)
+    assert (distances.to_numpy() == distances.to_numpy().T).all()
+    order = list(distances.index)
+    assert abs(order.index("a") - order.index("d")) == 1
+    nearest = interpretation.nearest_tags(table, 0, "a", 2)
+    assert nearest.index[0] == "d" and nearest.iloc[0] == pytest.approx(0.01)
+    assert "a" not in nearest and nearest.is_monotonic_increasing
+    with pytest.raises(ValueError, match="'x' has no clip in the table.*: a, b, c, d"):
+        interpretation.nearest_tags(table, 0, "x")
+
+
 def test_unknown_tags_and_blocks_are_named():
     with pytest.raises(
         ValueError, match="Unknown tag 'jazz'. The table has: loud, rock"
@@ -156,7 +177,7 @@ def test_regression_without_loudness_or_spread_is_refused():
 def test_figures_are_written(table, shards, tmp_path):
     loudness = interpretation.clip_loudness(shards)
     paths = interpretation.save_figures(table, loudness, tmp_path / "plots")
-    assert len(paths) == 5
+    assert len(paths) == 6
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 

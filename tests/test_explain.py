@@ -36,7 +36,7 @@ def test_the_command_writes_a_page_that_stands_alone(
     names = {path.name for path in (tmp_path / "out").iterdir()}
     pictures = {"taggram", "attribution", "excitations"}
     expected = {f"{name}.{end}" for name in pictures for end in ("png", "svg")}
-    expected |= {"attribution_loud.wav", "attribution_quiet.wav"}
+    expected |= {"attribution1_loud.wav", "attribution2_quiet.wav"}
     assert names == expected | {"arrays.npz", "report.html"}
     listed = done.stdout.split()
     assert listed == [str(tmp_path / "out/report.html"), *listed[1:]]
@@ -50,13 +50,17 @@ def test_the_command_writes_a_page_that_stands_alone(
         assert arrays["attribution"].shape[0] == 2
         assert arrays["taggram"].shape == (5, 10)  # windows of 2.7 s, tags
         assert len([name for name in arrays if name.startswith("excitations_")]) == 9
-    sound = audio.load_audio(tmp_path / "out/attribution_loud.wav", 22050)
+    sound = audio.load_audio(tmp_path / "out/attribution1_loud.wav", 22050)
     assert len(sound) == 59049
 
 
 def test_attention_contribution_and_two_clips(corpus, tmp_path):
     first, second = (str(clip(corpus, number)) for number in (0, 1))
-    files = report.explain(attentive(), first, tmp_path, second_path=second, num_tags=2)
+    (tmp_path / "attribution9_of_before.wav").write_text("an earlier call's")
+    files = report.explain(
+        attentive(), first, tmp_path, ["a/b", "loud & wild"], second_path=second
+    )
+    assert {path for path in tmp_path.iterdir() if path.is_file()} == set(files)
     assert files[0].name == "report.html" and all(path.exists() for path in files)
     names = {path.stem for path in files}
     assert {
@@ -72,7 +76,7 @@ def test_attention_contribution_and_two_clips(corpus, tmp_path):
         # The first half hears the same, away from the junction.
         np.testing.assert_allclose(both[:, 1:10], alone[:, 1:10], atol=0.05)
     page = (tmp_path / "report.html").read_text()
-    assert "loud &amp; wild" in page or "a/b" in page
+    assert "loud &amp; wild" in page and "loud & wild" not in page
 
 
 def test_the_window_is_the_highest_or_the_one_asked_for(tmp_path):
@@ -85,16 +89,22 @@ def test_the_window_is_the_highest_or_the_one_asked_for(tmp_path):
     np.testing.assert_allclose(
         taggram.scores.mean(axis=0), tagger.scores(tmp_path / "x.wav"), atol=1e-6
     )
-    found = report._excerpt(tagger, str(tmp_path / "x.wav"), [1], None, 3)
+    found = report._excerpt(tagger, str(tmp_path / "x.wav"), taggram, [1], None)
     highest = taggram.scores[:, 1].argmax()
     assert found.start_seconds == pytest.approx(taggram.seconds[highest])
     np.testing.assert_allclose(
         found.waveform, music[highest * size : (highest + 1) * size], atol=1e-4
     )
-    asked = report._excerpt(tagger, str(tmp_path / "x.wav"), [1], 2.5, 3)
-    assert asked.start_seconds == pytest.approx(2 * size / sample_rate)
-    with pytest.raises(ValueError, match="--start 9 is not within .* 5.1 s are scored"):
-        report._excerpt(tagger, str(tmp_path / "x.wav"), [1], 9.0, 3)
+    asked, own_seconds = tagger.window(tmp_path / "x.wav", 2.5)
+    np.testing.assert_allclose(asked, music[40000 : 40000 + size], atol=1e-4)
+    assert own_seconds == tagger.window_seconds
+    asked, own_seconds = tagger.window(tmp_path / "x.wav", 5.0)
+    assert own_seconds == pytest.approx(0.1) and not asked[1600:].any()
+    for start in (9.0, -1.0):
+        with pytest.raises(ValueError, match="No window begins at .* is 5.1 s long"):
+            report.explain(
+                tagger, str(tmp_path / "x.wav"), tmp_path / "no", start_seconds=start
+            )
 
 
 def test_overlapping_windows_of_a_taggram(tmp_path):
@@ -117,8 +127,13 @@ def test_silent_and_short_clips_are_explained(tmp_path):
     assert files[0].exists()
     short = draw_music(3000, 16000)[0]
     audio.write_audio(tmp_path / "short.wav", short, 16000)
-    found = report._excerpt(attentive(), str(tmp_path / "short.wav"), None, None, 2)
-    np.testing.assert_allclose(found.waveform[3000:6000], short, atol=1e-4)
+    waveform, own_seconds = attentive().window(tmp_path / "short.wav")
+    np.testing.assert_allclose(waveform[3000:6000], short, atol=1e-4)
+    assert own_seconds == 3000 / 16000
+    name = tmp_path / "Ke$ha $_$ & co.wav"
+    (tmp_path / "short.wav").rename(name)
+    page, *_ = report.explain(attentive(), str(name), tmp_path / "out", ["quiet"])
+    assert "Only 0.2 seconds" in page.read_text() and "Ke$ha" in page.read_text()
 
 
 def test_what_cannot_be_explained_is_said_before_the_work(
@@ -133,6 +148,8 @@ def test_what_cannot_be_explained_is_said_before_the_work(
     fails(explain("--tags", "guitr"), "no tag 'guitr'. The nearest: guitar")
     fails(explain("--with", clip(corpus, 1)), "has no attention", "self_attention")
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("in the way")
+    fails(explain(), "is no folder", "--output")
     tagger = tagging.Tagger(narrow_model("fcn"))
     with pytest.raises(ValueError, match="no tag 'zzz'. It knows: rock, slow"):
         tagger.tag_numbers(["rock", "zzz"])

@@ -55,7 +55,7 @@ def test_scores_are_the_mean_over_the_files_windows(tagger, tmp_path, seconds):
     held = audio.load_audio(tmp_path / "a.wav", 22050)
     num_windows = max(1, len(held) // 59049)
     windows = np.resize(held, (num_windows, 59049))
-    expected = tagger._model.predict(windows, verbose=0).mean(axis=0)
+    expected = tagger.model.predict(windows, verbose=0).mean(axis=0)
     # float32 sums by batch
     np.testing.assert_allclose(tagger.scores(tmp_path / "a.wav"), expected, atol=1e-6)
 
@@ -71,7 +71,7 @@ def test_tag_and_eval_agree_on_a_clip(tagger, corpus, built):
     from tagger.datasets import magnatagatune
 
     shards = inputs.open_shards(built)
-    predict = evaluation.predictor(tagger._model, shards)
+    predict = evaluation.predictor(tagger.model, shards)
     result = evaluation.evaluate(predict, shards, tagger.info)
     annotations = magnatagatune.load_annotations(corpus)
     paths = dict(zip(annotations.clip_ids, annotations.paths, strict=True))

@@ -4,10 +4,13 @@
     attention_maps      Transformers: attention, and tag-wise contribution (Won et al.
                         2019)
     attributions        any model: which times and frequencies raised a tag's score
+    spectrograms        what stands behind the pictures
     report              `python -m tagger explain`: pictures, arrays, a page of a file
 
 Arrays come out; `plotting` draws them.
 """
+
+import importlib
 
 from tagger.interpretation.attention_maps import (
     Attention,
@@ -16,19 +19,21 @@ from tagger.interpretation.attention_maps import (
     half_and_half,
 )
 from tagger.interpretation.attributions import Attribution, attribute, filtered
-from tagger.interpretation.excitation_tables import (
-    clip_loudness,
-    excitation_spread,
-    excitations,
-    load_excitations,
-    loudness_regression,
-    nearest_tags,
-    save_excitations,
-    save_figures,
-    tag_distances,
-    tag_excitations,
-)
 from tagger.interpretation.spectrograms import Spectrogram, spectrogram
+
+# Of excitation_tables, which reads records and so needs TensorFlow: the rest does not.
+_OF_TABLES = (
+    "clip_loudness",
+    "excitation_spread",
+    "excitations",
+    "load_excitations",
+    "loudness_regression",
+    "nearest_tags",
+    "save_excitations",
+    "save_figures",
+    "tag_distances",
+    "tag_excitations",
+)
 
 __all__ = [
     "Attention",
@@ -36,18 +41,16 @@ __all__ = [
     "Spectrogram",
     "attention",
     "attribute",
-    "clip_loudness",
     "contribution",
-    "excitation_spread",
-    "excitations",
     "filtered",
     "half_and_half",
-    "load_excitations",
-    "loudness_regression",
-    "nearest_tags",
-    "save_excitations",
-    "save_figures",
     "spectrogram",
-    "tag_distances",
-    "tag_excitations",
+    *_OF_TABLES,
 ]
+
+
+def __getattr__(name):
+    if name in _OF_TABLES:
+        tables = importlib.import_module("tagger.interpretation.excitation_tables")
+        return getattr(tables, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ from keras import ops
 
 from tagger import models
 from tagger.interpretation.spectrograms import log_mel_frontend
-from tagger.layers import SelfAttention
+from tagger.layers import ClassToken, SelfAttention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Attention:
     """What every layer of a model attended to, in one waveform.
 
     Attributes:
-        layers: Name of the layer -> probabilities, float32 [num_heads, length (query),
-            length (key)]; a query's add up to 1.
+        layers: Name of each layer -> its probabilities, float32 [num_heads, length
+            (query), length (key)]; a query's add up to 1.
         seconds: Where the steps of music begin, and the last one ends [length].
     """
 
@@ -94,7 +94,7 @@ def attention(model: keras.Model, waveform: np.ndarray) -> Attention:
         _, probabilities = layer(sequence, return_attention=True)
         found[layer.name] = ops.convert_to_numpy(probabilities)[0]
     num_steps = sequences[0].shape[1] - 1
-    return Attention(found, step_seconds(model, len(waveform), num_steps))
+    return Attention(found, step_seconds(model, num_steps))
 
 
 def contribution(
@@ -149,7 +149,15 @@ def half_and_half(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The start of one waveform before the start of another of the same length.
 
     As the paper concatenates two clips, to see each tag in its own half.
+
+    Raises:
+        ValueError: their lengths differ.
     """
+    if len(first) != len(second):
+        raise ValueError(
+            f"The waveforms have {len(first)} and {len(second)} samples. Give two of"
+            " the same length."
+        )
     middle = len(first) // 2
     return np.concatenate([first[:middle], second[: len(first) - middle]])
 
@@ -163,33 +171,41 @@ def attention_layers(model: keras.Model) -> list[SelfAttention]:
     found = [layer for layer in model.layers if isinstance(layer, SelfAttention)]
     if not found:
         raise ValueError(
-            f"Model {model.name} has no attention. Those that have: self_attention,"
-            " cnn_self_attention, music_tagging_transformer."
+            f"This {model.name} has no attention. Those that have: self_attention (with"
+            " back end attention), cnn_self_attention, music_tagging_transformer."
         )
     return found
 
 
-def step_seconds(model: keras.Model, num_samples: int, num_steps: int) -> np.ndarray:
+def step_seconds(model: keras.Model, num_steps: int) -> np.ndarray:
     """Where each step of music that a model attends to begins, and the last one ends.
+
+    A step's middle is that of what its convolutions and poolings hear.
 
     Args:
         model: As for `attention`.
-        num_samples: Of the waveform.
         num_steps: Without the class token.
 
     Returns:
-        [num_steps + 1], in seconds.
+        [num_steps + 1], in seconds; the first is not before 0.
     """
-    sample_rate = models.model_info(model).sample_rate
-    frontend = log_mel_frontend(model)
-    if frontend is None:
-        step_samples = num_samples // num_steps
-    else:  # poolings and strides shorten frames by a whole number
-        num_frames = frontend.log_mel.num_frames(num_samples)
-        step_samples = frontend.log_mel.hop_length * max(
-            round(num_frames / num_steps), 1
-        )
-    return np.arange(num_steps + 1) * step_samples / sample_rate
+    # Middle of the first step, and from one to the next, in frames or samples.
+    middle, stride = 0.0, 1
+    for layer in model.layers:
+        if isinstance(layer, ClassToken):
+            break
+        if isinstance(layer, keras.layers.MaxPooling1D | keras.layers.MaxPooling2D):
+            middle += stride * (layer.pool_size[0] - 1) / 2
+            stride *= layer.pool_size[0]
+        elif isinstance(layer, keras.layers.Conv1D | keras.layers.Conv2D):
+            # Padded alike on both sides; a shortcut runs beside its block.
+            if "shortcut" not in layer.name:
+                stride *= layer.strides[0]
+    unit = 1 / models.model_info(model).sample_rate
+    if (frontend := log_mel_frontend(model)) is not None:
+        unit *= frontend.log_mel.hop_length
+    edges = (middle + stride * (np.arange(num_steps + 1) - 0.5)) * unit
+    return np.maximum(edges, 0)
 
 
 def as_batch(model: keras.Model, waveform: np.ndarray) -> np.ndarray:
@@ -199,7 +215,11 @@ def as_batch(model: keras.Model, waveform: np.ndarray) -> np.ndarray:
         ValueError: it has not the length that the model takes.
     """
     expected, info = model.input_shape[1], models.model_info(model)
-    if np.ndim(waveform) != 1 or expected not in (None, len(waveform)):
+    if np.ndim(waveform) != 1:
+        raise ValueError(
+            f"A waveform has one axis, [num_samples]. Received: {np.shape(waveform)}"
+        )
+    if expected not in (None, len(waveform)):
         raise ValueError(
             f"Model {info.name} takes a waveform of {expected} samples"
             f" ({info.window.num_samples / info.sample_rate:.2f} s at"

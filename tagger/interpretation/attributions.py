@@ -1,7 +1,7 @@
 """Which times and frequencies raised a tag's score: integrated gradients.
 
 Sundararajan, Taly and Yan, ICML 2017, https://arxiv.org/abs/1703.01365. From silence to
-the music, the score's gradient is summed up along a straight line; what every cell of
+the music the score's gradient is summed up along a straight line; what every cell of
 the spectrogram gets adds up to the score's whole rise (completeness). SmoothGrad lacks
 that: what it adds up to is no score (`tests/test_attributions.py` compares the two).
 
@@ -11,7 +11,8 @@ waveform [num_samples], tag -> attribution [num_frames, num_bands]
   from that of silence.
 - One that hears the waveform: the line runs through waveforms, the music fading in, and
   what its samples get is shared out among the bins of its Fourier transform.
-- Harmonics are decibels of the waveform: the music fades in by decibels.
+- Harmonics are decibels of the waveform: the music fades in by decibels, from 100 of
+  them below.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from tagger.interpretation.spectrograms import (
 )
 
 TOLERANCE = 0.02  # of the score's rise, or
-LEAST_ERROR = 0.01  # of a score, where it hardly rises
+LEAST_ERROR = 0.005  # of a score, where it hardly rises
 MAX_PARTS = 512
 FADE_DECIBELS = 100.0  # of a fade by decibels; what is left counts as silence
 
@@ -60,6 +61,12 @@ class Attribution:
         """What the sum of the values lacks."""
         return float(self.score - self.silence_score - self.values.sum())
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether they lack no more than 2 % of the score's rise, or .005."""
+        rise = abs(self.score - self.silence_score)
+        return abs(self.error) <= max(TOLERANCE * rise, LEAST_ERROR)
+
 
 def attribute(
     model: keras.Model,
@@ -75,8 +82,8 @@ def attribute(
         waveform: float32 [num_samples] at the model's rate, as long as its window; a
             loaded model that takes any length takes any here.
         tags: Numbers of the tags.
-        num_steps: Parts of the line at first. They are halved until the values add up
-            to the score's rise within 2 % of it, or .01, or there are 512.
+        num_steps: Parts of the line at first. They are halved until the attribution
+            is complete, or there are 512.
         batch_size: Points of the line whose gradients are computed at once.
 
     Returns:
@@ -106,8 +113,7 @@ def attribute(
         while True:
             values = line.shares((outer + inner) / num_parts)
             made = Attribution(values, line.music, end, start)
-            allowed = max(TOLERANCE * abs(end - start), LEAST_ERROR)
-            if abs(made.error) <= allowed or 2 * num_parts > MAX_PARTS:
+            if made.is_complete or 2 * num_parts > MAX_PARTS:
                 break
             num_parts *= 2
             inner = inner + summed(tag, np.arange(1, num_parts, 2) / num_parts)
@@ -122,27 +128,28 @@ def filtered(
 
     Args:
         waveform: float32 [num_samples] that was attributed.
-        attribution: Of it. What lowered the score is silenced; what raised it passes
-            the more the more it did, the strongest hundredth wholly.
+        attribution: Of it, smoothed by a Gaussian of one cell. What raised the score
+            passes, the more the more it did; of these cells the strongest twentieth
+            wholly.
         sample_rate: In Hz.
 
     Returns:
         float32 [num_samples].
     """
     weights = gaussian_filter(np.maximum(attribution.values, 0), 1.0)
-    weights = np.minimum(weights / max(np.quantile(weights, 0.99), 1e-12), 1)
-    bands = FourierBands(sample_rate)
-    grid, of = bands.levels(waveform), attribution.spectrogram
-    for axis, to, places in (
-        (1, grid.frequencies_hz, of.frequencies_hz),
-        (0, grid.seconds, of.seconds),
-    ):
-        weights = np.apply_along_axis(
-            lambda line, to=to, places=places: np.interp(to, places, line),
-            axis,
-            weights,
-        )
-    return bands.weighted(waveform, weights)
+    raising = weights[weights > 0]
+    if raising.size:
+        weights = np.minimum(weights / np.quantile(raising, 0.95), 1)
+    bands, heard = FourierBands(sample_rate), attribution.spectrogram
+    levels = bands.levels(waveform)
+    in_bands = [
+        np.interp(levels.frequencies_hz, heard.frequencies_hz, row) for row in weights
+    ]
+    in_frames = [
+        np.interp(levels.seconds, heard.seconds, column)
+        for column in np.transpose(in_bands)
+    ]
+    return bands.weighted(waveform, np.transpose(in_frames))
 
 
 # --- From silence to the music --------------------------------------------------------
@@ -209,12 +216,15 @@ def _gradients(network: keras.Model) -> Callable[[np.ndarray, int], np.ndarray]:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        def gradients(points, tag):
-            points = tf.convert_to_tensor(points)
+        @tf.function(reduce_retracing=True)
+        def compiled(points, tag):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(points)
-                scores = network(points, training=False)[:, tag]
-            return tape.gradient(scores, points).numpy()
+                scores = tf.gather(network(points, training=False), tag, axis=1)
+            return tape.gradient(scores, points)
+
+        def gradients(points, tag):
+            return compiled(tf.convert_to_tensor(points), tf.constant(tag)).numpy()
 
     elif backend == "jax":
         import jax
@@ -223,10 +233,12 @@ def _gradients(network: keras.Model) -> Callable[[np.ndarray, int], np.ndarray]:
             scores, _ = network.stateless_call(weights, others, points, training=False)
             return scores[:, tag].sum()
 
+        compiled = jax.jit(jax.grad(score))
+
         def gradients(points, tag):
             weights = [weight.value for weight in network.trainable_variables]
             others = [weight.value for weight in network.non_trainable_variables]
-            return np.asarray(jax.grad(score)(points, weights, others, tag))
+            return np.asarray(compiled(points, weights, others, tag))
 
     else:
         import torch

@@ -1,14 +1,14 @@
 """`python -m tagger explain`: pictures, arrays and one page about a recording.
 
 DIR
-├── report.html           the page; pictures and sound are inside it
-├── taggram.png, .svg     scores over the whole file
-├── attribution.png …     which times and frequencies raised the scores
-├── attribution_TAG.wav   the music filtered by that
-├── attention.png …       of a model that has attention: where it looks,
-├── contribution.png …    and what each moment alone would score
-├── excitations.png …     of a model that has SE blocks: their gates
-└── arrays.npz            what the pictures show
+├── report.html            the page; pictures and sound are inside it
+├── taggram.png, .svg      scores over the whole file
+├── attribution.png …      which times and frequencies raised the scores
+├── attribution1_TAG.wav   the music filtered by that
+├── attention.png …        of a model that has attention: where it looks,
+├── contribution.png …     and what each moment alone would score
+├── excitations.png …      of a model that has SE blocks: their gates
+└── arrays.npz             what the pictures show
 """
 
 import base64
@@ -27,12 +27,14 @@ from tqdm import tqdm
 from tagger import plotting
 from tagger.audio import write_audio
 from tagger.interpretation import attention_maps, attributions
-from tagger.interpretation.spectrograms import spectrogram
+from tagger.interpretation.spectrograms import Spectrogram, spectrogram
 from tagger.layers import SelfAttention, SqueezeExcitation
 from tagger.tagging import Tagger, Taggram
 
 NUM_TAGGRAM_TAGS = 15
 SILENCE = 1e-4  # of full scale, -80 dB
+# What an earlier call left in the folder that this one may not write anew.
+LEFTOVERS = ("attribution*_*.wav", "attention*", "contribution*", "excitations.*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +64,14 @@ class Excerpt:
         name: Of the file.
         waveform: float32 [num_samples].
         start_seconds: Where it begins in the file.
+        own_seconds: How much of it is the file's own, see `Tagger.window`.
         taggram: Of the whole file.
     """
 
     name: str
     waveform: np.ndarray
     start_seconds: float
+    own_seconds: float
     taggram: Taggram
 
 
@@ -78,6 +82,7 @@ def explain(
     tags: list[str] | None = None,
     second_path: str | None = None,
     start_seconds: float | None = None,
+    hop_seconds: float | None = None,
     num_tags: int = 3,
 ) -> list[Path]:
     """Writes all that can be said about why a model tags a recording as it does.
@@ -86,10 +91,13 @@ def explain(
         tagger: The model.
         path: Audio of any length; memory is bounded. A window of it is explained.
         output_dir: Folder to write to; made if need be.
-        tags: What is explained; None: the `num_tags` highest of the file.
-        second_path: Other audio, whose start follows the first one's within a window:
+        tags: What is explained; None: the `num_tags` highest of each file.
+        second_path: Other audio, whose window follows the first one's, half of each:
             the contributions of two clips beside each other.
-        start_seconds: Where the window begins; None: where the tags score highest.
+        start_seconds: Where the window begins; None: where the explained tags score
+            highest.
+        hop_seconds: From one window of the taggram to the next; None: as the model
+            scores files.
         num_tags: See tags.
 
     Returns:
@@ -97,114 +105,99 @@ def explain(
 
     Raises:
         AudioDecodeError: a file cannot be decoded.
+        OSError: the folder cannot be written to.
         ValueError: a tag is unknown; the start is behind the end; a second file for a
             model without attention.
     """
-    numbers = None if tags is None else tagger.tag_numbers(tags)
+    numbers = [] if tags is None else tagger.tag_numbers(dict.fromkeys(tags))
     if second_path is not None:
         attention_maps.attention_layers(tagger.model)
-    excerpt = _excerpt(tagger, path, numbers, start_seconds, num_tags)
-    means = excerpt.taggram.scores.mean(axis=0)
-    if numbers is None:
-        numbers = [int(n) for n in np.argsort(-means, kind="stable")[:num_tags]]
+    if start_seconds is not None:
+        tagger.window(path, start_seconds)  # what is wrong shows before the work
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures, arrays = [], {"tags": np.array(tagger.tags)}
-    sounds = {"as it is": excerpt.waveform}
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(
+            f"{str(folder)!r} is no folder. Choose another --output."
+        )
+    paths = [path] if second_path is None else [path, second_path]
+    taggrams = [tagger.taggram(one, hop_seconds) for one in paths]
+    if tags is None:
+        for taggram in taggrams:
+            highest = np.argsort(-taggram.scores.mean(axis=0), kind="stable")
+            numbers += [int(n) for n in highest[:num_tags] if n not in numbers]
+    starts = [start_seconds, None]
+    first, *second = (
+        _excerpt(tagger, one, taggram, numbers, start)
+        for one, taggram, start in zip(paths, taggrams, starts, strict=False)
+    )
     makers = [_taggram, _attribution]
     if any(isinstance(layer, SelfAttention) for layer in tagger.model.layers):
         makers += [_attention, _contribution]
-        if second_path is not None:
-            second = _excerpt(tagger, second_path, numbers, None, num_tags)
-            makers.append(lambda *args: _two_clips(*args, second))
+        makers += [_two_clips(one) for one in second]
     if any(isinstance(layer, SqueezeExcitation) for layer in tagger.model.layers):
         makers.append(_gates)
+    pictures, sounds = [], []
+    arrays = {
+        "model": np.array(tagger.info.name),
+        "tags": np.array(tagger.tags),
+        "explained": np.array([tagger.tags[number] for number in numbers]),
+        "sample_rate": np.array(tagger.info.sample_rate),
+        "start_seconds": np.array(first.start_seconds),
+        "window_seconds": np.array(tagger.window_seconds),
+    }
     for maker in tqdm(makers, "Explaining", unit="picture", disable=None):
-        made, more_arrays, more_sounds = maker(tagger, excerpt, numbers)
+        made, more_arrays, more_sounds = maker(tagger, first, numbers)
         pictures += made
         arrays |= more_arrays
-        sounds |= more_sounds
-    files = []
-    sample_rate = tagger.info.sample_rate
+        sounds += more_sounds
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in LEFTOVERS:
+        for left in folder.glob(pattern):
+            left.unlink()
+    files = [folder / "report.html", folder / "arrays.npz"]
+    np.savez_compressed(files[-1], **arrays)
     for picture in pictures:
         for ending in ("png", "svg"):
             files.append(folder / f"{picture.name}.{ending}")
             plotting.save(picture.figure, files[-1])
-    for name, waveform in list(sounds.items())[1:]:
-        files.append(folder / f"attribution_{_file_name(name)}.wav")
-        write_audio(files[-1], waveform, sample_rate)
-    files.append(folder / "arrays.npz")
-    np.savez_compressed(files[-1], **arrays)
-    page = folder / "report.html"
-    shown = [int(n) for n in np.argsort(-means, kind="stable")[:10]]
-    shown += [number for number in numbers if number not in shown]
-    page.write_text(
-        _page().render(
-            excerpt=excerpt,
-            model=tagger.info.name,
-            end_seconds=excerpt.start_seconds + excerpt.taggram.window_seconds,
-            scores=[(tagger.tags[n], float(means[n])) for n in shown],
-            sounds={
-                name: _mp3(waveform, sample_rate) for name, waveform in sounds.items()
-            },
-            pictures=[
-                (picture, _data(folder / f"{picture.name}.png", "image/png"))
-                for picture in pictures
-            ],
-        ),
-        encoding="utf-8",
-    )
-    return [page, *files]
+    for number, (tag, waveform) in enumerate(sounds, 1):
+        files.append(folder / f"attribution{number}_{_file_name(tag)}.wav")
+        write_audio(files[-1], waveform, tagger.info.sample_rate)
+    page = _page(tagger, first, numbers, pictures, sounds, folder)
+    files[0].write_text(page, encoding="utf-8")
+    return files
 
 
 def _excerpt(
     tagger: Tagger,
     path: str,
-    numbers: list[int] | None,
+    taggram: Taggram,
+    numbers: list[int],
     start_seconds: float | None,
-    num_tags: int,
 ) -> Excerpt:
-    """Scores a file and keeps one window of it."""
-    kept, highest, places, scored = None, -np.inf, [], []
-    bar = tqdm(desc=f"Scoring {Path(path).name}", unit="window", disable=None)
-    for seconds, windows, scores in tagger.scored_windows(path):
-        bar.update(len(scores))
-        places.append(seconds)
-        scored.append(scores)
-        if start_seconds is not None:
-            found = np.flatnonzero(seconds <= start_seconds)
-            if len(found):
-                kept = windows[found[-1]].copy(), seconds[found[-1]]
-            continue
-        if numbers is None:
-            height = np.sort(scores, axis=1)[:, -num_tags:].sum(axis=1)
-        else:
-            height = scores[:, numbers].sum(axis=1)
-        if height.max() > highest:
-            highest = height.max()
-            kept = windows[height.argmax()].copy(), seconds[height.argmax()]
-    bar.close()
-    window_seconds = tagger.info.window.num_samples / tagger.info.sample_rate
-    taggram = Taggram(np.concatenate(places), window_seconds, np.concatenate(scored))
-    end = taggram.seconds[-1] + window_seconds
-    if start_seconds is not None and not 0 <= start_seconds < end:
-        raise ValueError(
-            f"--start {start_seconds:g} is not within {path}, of which {end:.1f} s are"
-            " scored."
-        )
-    waveform, start = kept
+    if start_seconds is None:
+        highest = taggram.scores[:, numbers].sum(axis=1).argmax()
+        start_seconds = max(float(taggram.seconds[highest]), 0.0)
+    waveform, own_seconds = tagger.window(path, start_seconds)
     if np.abs(waveform).max() < SILENCE:
         warnings.warn(
-            f"{path} is silent from {start:.1f} s on: the pictures show what the model"
-            " makes of silence.",
-            stacklevel=2,
+            f"{path} is silent from {start_seconds:.1f} s on: the pictures show what"
+            " the model makes of silence.",
+            stacklevel=3,
         )
-    return Excerpt(Path(path).name, waveform, float(start), taggram)
+    return Excerpt(Path(path).name, waveform, start_seconds, own_seconds, taggram)
+
+
+def _music(tagger: Tagger, excerpt: Excerpt) -> Spectrogram:
+    """What the model hears, at its time in the file."""
+    return spectrogram(tagger.model, excerpt.waveform).from_second(
+        excerpt.start_seconds
+    )
 
 
 # --- The pictures: each returns pictures, arrays and sounds ---------------------------
 
-_Made = tuple[list[Picture], dict[str, np.ndarray], dict[str, np.ndarray]]
+_Made = tuple[list[Picture], dict[str, np.ndarray], list[tuple[str, np.ndarray]]]
 
 
 def _taggram(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
@@ -223,19 +216,20 @@ def _taggram(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         ),
     )
     arrays = {"taggram": taggram.scores, "taggram_seconds": taggram.seconds}
-    return [picture], arrays, {}
+    return [picture], arrays, []
 
 
 def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     found = attributions.attribute(tagger.model, excerpt.waveform, numbers)
-    music, values, sounds = found[0].spectrogram, {}, {}
+    music, values, sounds = _music(tagger, excerpt), {}, []
     for number, one in zip(numbers, found, strict=True):
         tag = tagger.tags[number]
         rise = f"score {one.score:.2f}, of silence {one.silence_score:.2f}"
+        if not one.is_complete:
+            rise += f", {one.error:+.2f} unexplained"
         values[f"{tag}: {rise}"] = one.values
-        sounds[tag] = attributions.filtered(
-            excerpt.waveform, one, tagger.info.sample_rate
-        )
+        heard = attributions.filtered(excerpt.waveform, one, tagger.info.sample_rate)
+        sounds.append((tag, heard))
     picture = Picture(
         "attribution",
         "Which times and frequencies",
@@ -250,7 +244,8 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     )
     arrays = {
         "attribution": np.stack([one.values for one in found]),
-        "attribution_tags": np.array([tagger.tags[number] for number in numbers]),
+        "attribution_scores": np.array([one.score for one in found]),
+        "attribution_silence_scores": np.array([one.silence_score for one in found]),
         "spectrogram": music.values,
         "spectrogram_seconds": music.seconds,
         "spectrogram_hz": music.frequencies_hz,
@@ -261,7 +256,7 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
 def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     model = tagger.model
     found = attention_maps.attention(model, excerpt.waveform)
-    music = spectrogram(model, excerpt.waveform)
+    seconds = found.seconds + excerpt.start_seconds
     last = list(found.layers)[-1]
     heats = {}
     for name in found.layers:
@@ -279,7 +274,7 @@ def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
             " the last layer.",
             source,
             plotting.plot_attention(
-                heats, found.seconds, music, f"{excerpt.name}: attention"
+                heats, seconds, _music(tagger, excerpt), f"{excerpt.name}: attention"
             ),
         ),
         Picture(
@@ -289,42 +284,49 @@ def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
             source,
             plotting.plot_attention_matrices(
                 {n: a.mean(axis=0)[1:, 1:] for n, a in found.layers.items()},
-                found.seconds,
+                seconds,
                 f"{excerpt.name}: attention of every moment",
             ),
         ),
     ]
     arrays = {f"attention_{name}": array for name, array in found.layers.items()}
-    return pictures, arrays | {"attention_seconds": found.seconds}, {}
+    return pictures, arrays | {"attention_seconds": seconds}, []
 
 
 def _contribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
-    return _contributed(
-        tagger, excerpt.waveform, numbers, "contribution", excerpt.name, None
-    )
+    return _contributed(tagger, excerpt, numbers, "contribution")
 
 
-def _two_clips(
-    tagger: Tagger, excerpt: Excerpt, numbers: list[int], second: Excerpt
-) -> _Made:
-    waveform = attention_maps.half_and_half(excerpt.waveform, second.waveform)
-    junction = (excerpt.taggram.window_seconds / 2, excerpt.name, second.name)
-    return _contributed(
-        tagger, waveform, numbers, "contribution_of_two", "Two clips", junction
-    )
+def _two_clips(second: Excerpt):
+    """A maker of the picture in which the second clip follows the first."""
+
+    def make(tagger: Tagger, first: Excerpt, numbers: list[int]) -> _Made:
+        both = dataclasses.replace(
+            first,
+            name="Two clips",
+            waveform=attention_maps.half_and_half(first.waveform, second.waveform),
+            start_seconds=0.0,
+        )
+        names = [
+            f"{one.name}, from {one.start_seconds:.1f} s" for one in (first, second)
+        ]
+        junction = (tagger.window_seconds / 2, *names)
+        return _contributed(tagger, both, numbers, "contribution_of_two", junction)
+
+    return make
 
 
 def _contributed(
     tagger: Tagger,
-    waveform: np.ndarray,
+    excerpt: Excerpt,
     numbers: list[int],
     name: str,
-    title: str,
-    junction: tuple[float, str, str] | None,
+    junction: tuple[float, str, str] | None = None,
 ) -> _Made:
-    model = tagger.model
+    model, waveform = tagger.model, excerpt.waveform
     scores = attention_maps.contribution(model, waveform)
-    seconds = attention_maps.step_seconds(model, len(waveform), scores.shape[1] - 1)
+    seconds = attention_maps.step_seconds(model, scores.shape[1] - 1)
+    seconds = seconds + excerpt.start_seconds
     whole = keras.ops.convert_to_numpy(model(waveform[None], training=False))[0]
     table = pd.DataFrame(scores[numbers, 1:], [tagger.tags[n] for n in numbers])
     picture = Picture(
@@ -340,12 +342,12 @@ def _contributed(
             table,
             whole[numbers],
             seconds,
-            spectrogram(model, waveform),
-            f"{title}: tag-wise contribution",
+            _music(tagger, excerpt),
+            f"{excerpt.name}: tag-wise contribution",
             junction,
         ),
     )
-    return [picture], {name: scores, f"{name}_seconds": seconds}, {}
+    return [picture], {name: scores, f"{name}_seconds": seconds}, []
 
 
 def _gates(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
@@ -366,16 +368,41 @@ def _gates(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         f"excitations_{layer.name}": gate
         for layer, gate in zip(layers, gates, strict=True)
     }
-    return [picture], arrays, {}
+    return [picture], arrays, []
 
 
 # --- The page -------------------------------------------------------------------------
 
 
-def _page() -> jinja2.Template:
+def _page(
+    tagger: Tagger,
+    excerpt: Excerpt,
+    numbers: list[int],
+    pictures: list[Picture],
+    sounds: list[tuple[str, np.ndarray]],
+    folder: Path,
+) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True)
-    return environment.get_template("report.html.jinja")
+    means = excerpt.taggram.scores.mean(axis=0)
+    shown = [int(n) for n in np.argsort(-means, kind="stable")[:10]]
+    shown += [number for number in numbers if number not in shown]
+    waveforms = [("as it is", excerpt.waveform)]
+    waveforms += [(f"what raised {tag}", waveform) for tag, waveform in sounds]
+    return environment.get_template("report.html.jinja").render(
+        excerpt=excerpt,
+        model=tagger.info.name,
+        window_seconds=tagger.window_seconds,
+        scores=[(tagger.tags[n], float(means[n])) for n in shown],
+        sounds=[
+            (name, _mp3(waveform, tagger.info.sample_rate))
+            for name, waveform in waveforms
+        ],
+        pictures=[
+            (picture, _data(folder / f"{picture.name}.png", "image/png"))
+            for picture in pictures
+        ],
+    )
 
 
 def _mp3(waveform: np.ndarray, sample_rate: int) -> str:

@@ -12,7 +12,7 @@ from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from tagger import models
-from tagger.frontends import LogMelSpectrogram, mel_edges_hz
+from tagger.frontends import UNITS, LogMelSpectrogram, mel_edges_hz
 
 FRAME_SECONDS = 0.0465  # at most; of a Fourier transform that no model prescribes
 MAX_BANDS = 96
@@ -24,14 +24,20 @@ class Spectrogram:
     """Levels over time and frequency.
 
     Attributes:
-        values: float32 [num_frames, num_bands], in the frontend's own unit.
+        values: float32 [num_frames, num_bands].
         seconds: Centre of each frame [num_frames].
         frequencies_hz: Centre of each band [num_bands], rising.
+        unit: Of the values.
     """
 
     values: np.ndarray
     seconds: np.ndarray
     frequencies_hz: np.ndarray
+    unit: str
+
+    def from_second(self, start_seconds: float) -> "Spectrogram":
+        """The same at its time in a longer recording."""
+        return dataclasses.replace(self, seconds=self.seconds + start_seconds)
 
 
 def log_mel_frontend(model: keras.Model) -> LogMelSpectrogram | None:
@@ -51,7 +57,8 @@ def spectrogram(model: keras.Model, waveform: np.ndarray) -> Spectrogram:
     samples = first + log_mel.hop_length * np.arange(len(values))
     f_max = log_mel.f_max or log_mel.sample_rate / 2
     edges = mel_edges_hz(log_mel.n_mels, log_mel.f_min, f_max, log_mel.mel_scale)
-    return Spectrogram(values, samples / log_mel.sample_rate, edges[1:-1])
+    unit = UNITS[log_mel.logarithm]
+    return Spectrogram(values, samples / log_mel.sample_rate, edges[1:-1], unit)
 
 
 class FourierBands:
@@ -67,7 +74,7 @@ class FourierBands:
         self._fourier = ShortTimeFFT(window, n_fft // 4, sample_rate)
         # The transform's inverse multiplies with another window than its own.
         self._of_inverse = ShortTimeFFT(self._fourier.dual_win, n_fft // 4, sample_rate)
-        edges = mel_edges_hz(MAX_BANDS, 0.0, sample_rate / 2)[1:-1]
+        edges = mel_edges_hz(MAX_BANDS - 1, 0.0, sample_rate / 2)[1:-1]
         bins = np.searchsorted(self._fourier.f, edges)
         # A band takes a bin at least; every bin is in one band.
         self._starts = np.unique([0, *bins[bins < len(self._fourier.f)]])
@@ -106,4 +113,4 @@ class FourierBands:
             self._fourier.f[a:b].mean() for a, b in zip(self._starts, ends, strict=True)
         ]
         seconds = self._fourier.t(num_samples)
-        return Spectrogram(values, seconds, np.array(centres))
+        return Spectrogram(values, seconds, np.array(centres), "dB")
