@@ -8,14 +8,16 @@ tf.data    with the chain mapped over the batches by tf.data, in parallel
 chain      the chain alone, no model behind it
 
 All train an SE sample-level CNN on the same batches; they run in turn in one process,
-`--repeats` times after one that compiles. Prints medians of segments per second and
-writes augmentations.json.
+`--repeats` times after one that compiles, each on an iterator of its own that is gone
+when the next begins. Prints medians of segments per second and writes
+augmentations.json.
 """
 
 import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tagger import cli
@@ -48,25 +50,25 @@ def main() -> None:
     def chain() -> augmentations.Augmentation:
         return augmentations.Augmentation(sample_rate, seed=0)
 
-    def steps(fed, batches):
+    def timed(batches, step) -> Callable[[], float]:
+        def seconds() -> float:
+            examples = iter(batches)
+            step(*next(examples))
+            started = time.perf_counter()
+            for _ in range(args.num_steps):
+                step(*next(examples))
+            return time.perf_counter() - started
+
+        return seconds
+
+    def training(fed, batches) -> Callable[[], float]:
         fed.compile("sgd", "binary_crossentropy")
-        examples = iter(batches)
+        return timed(batches, fed.train_on_batch)
 
-        def train() -> None:
-            for _ in range(args.num_steps):
-                fed.train_on_batch(*next(examples))
-
-        return train
-
-    def noise_alone():
-        layer, examples = chain(), iter(batches)
+    def noise_alone() -> Callable[[], float]:
+        layer = chain()
         noise = tf.function(lambda x: layer(_floats(x), training=True))
-
-        def run() -> None:
-            for _ in range(args.num_steps):
-                noise(next(examples)[0])
-
-        return run
+        return timed(batches, lambda segments, _: noise(segments).numpy())
 
     mapped_chain = chain()
     mapped = batches.map(
@@ -77,17 +79,17 @@ def main() -> None:
         num_parallel_calls=tf.data.AUTOTUNE,
     ).prefetch(tf.data.AUTOTUNE)
     ways = {
-        "plain": steps(models.fed_with(model, "int16"), batches),
-        "model": steps(models.fed_with(model, "int16", augmentation=chain()), batches),
-        "tf.data": steps(models.fed_with(model, "float32"), mapped),
+        "plain": training(models.fed_with(model, "int16"), batches),
+        "model": training(
+            models.fed_with(model, "int16", augmentation=chain()), batches
+        ),
+        "tf.data": training(models.fed_with(model, "float32"), mapped),
         "chain": noise_alone(),
     }
     rates = {name: [] for name in ways}
     for repeat in range(args.repeats + 1):
         for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds = time.perf_counter() - started
+            seconds = way()
             if repeat:
                 rates[name].append(args.num_steps * args.batch_size / seconds)
     middle = {name: statistics.median(values) for name, values in rates.items()}
