@@ -132,7 +132,7 @@ SHORT = {
 @pytest.mark.parametrize(
     ("name", "precision"),
     [(name, "mixed_float16") for name in models.MODELS]
-    + [(name, "mixed_bfloat16") for name in ("sample_cnn", *SHORT)],
+    + [("music_tagging_transformer", "mixed_bfloat16")],  # as wide as float32
 )
 def test_every_model_trains_for_200_finite_steps_in_mixed_precision(
     name, precision, built_at, tmp_path, monkeypatch
