@@ -26,6 +26,17 @@ def test_a_notebook_defines_and_loops_nothing(path):
                 assert not isinstance(node, kinds), cell.source
 
 
+@pytest.mark.parametrize(
+    ("name", "num_images"), [("attention_visualization", 4), ("excitation_analysis", 7)]
+)
+def test_a_notebook_shows_its_pictures_to_who_only_reads_it(name, num_images):
+    path = REPOSITORY / "notebooks" / f"{name}.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert len(images_of(outputs)) == num_images
+    assert path.stat().st_size < 400_000
+
+
 def execute(name, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
