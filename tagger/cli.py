@@ -216,8 +216,8 @@ def main() -> int:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add_command in (
-        _add_tag, _add_build, _add_verify, _add_models, _add_convert, _add_augment,
-        _add_explain, _add_demo,
+        _add_tag, _add_pretrained, _add_explain, _add_build, _add_verify, _add_models,
+        _add_convert, _add_augment, _add_demo,
     ):  # fmt: skip
         add_command(commands)
     args = parser.parse_args()
@@ -355,9 +355,9 @@ def _add_tags_of(parser: argparse.ArgumentParser) -> None:
 
 def _load_tagger(args: argparse.Namespace):
     """The Tagger of --model, its tags named by --data-dir if need be."""
-    from tagger import conversion, inputs, models, tagging
+    from tagger import inputs, models, pretrained, tagging
 
-    model, tags = conversion.load_model(args.model), None
+    model, tags = pretrained.load(args.model), None
     if not models.model_info(model).tags:
         tags = inputs.open_shards(args.data_dir).manifest.tags
         warnings.warn(
@@ -365,6 +365,27 @@ def _load_tagger(args: argparse.Namespace):
             stacklevel=1,
         )
     return tagging.Tagger(model, tags)
+
+
+def _add_pretrained(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "pretrained", help="list trained models to be had, or fetch one"
+    )
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="fetch it, for work offline"
+    )
+    parser.set_defaults(call=_pretrained)
+
+
+def _pretrained(args: argparse.Namespace) -> int:
+    load_tensorflow()
+    from tagger import pretrained
+
+    if args.name:
+        print(pretrained.prepare(args.name))
+        return 0
+    print(pretrained.listing())
+    return 0
 
 
 # --- tag ------------------------------------------------------------------------------
@@ -376,8 +397,9 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
     add("files", nargs="+", metavar="FILE", help="audio of any length and format")
     add(
         "--model",
-        required=True,
-        help=".keras, or a legacy .hdf5 of the original project",
+        default="musicnn_mtt",
+        help=".keras, a legacy .hdf5 of the original project, or a name that python -m"
+        " tagger pretrained lists (default: musicnn_mtt, fetched once)",
     )
     add(
         "--top",
@@ -560,7 +582,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     )
     add = parser.add_argument
     add("file", metavar="FILE", help="audio of any length and format")
-    add("--model", required=True, help=".keras, or a legacy .hdf5")
+    add("--model", default="musicnn_mtt", help="as for tag (default: musicnn_mtt)")
     add(
         "--tags",
         metavar="A,B",

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from tagger import models
+from tagger import models, pretrained
 from tagger.audio import AudioDecodeError, stream_audio
 from tagger.records import Window
 
@@ -68,6 +68,15 @@ class Tagger:
                 f" are {len(self.tags)} names."
             )
         self.model = model
+
+    @classmethod
+    def from_pretrained(cls, name: str = pretrained.DEFAULT) -> "Tagger":
+        """A trained model of others, fetched once and kept: `pretrained.PRETRAINED`.
+
+        Raises:
+            ValueError, OSError, ImportError: see `pretrained.prepare`.
+        """
+        return cls(pretrained.load(name))
 
     def scores(self, path: str | os.PathLike) -> np.ndarray:
         """Scores of a file: float32 [num_tags], the mean over its windows.

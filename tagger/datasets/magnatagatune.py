@@ -124,6 +124,17 @@ SYNONYMS = tuple(
     )
 )
 
+# In the order of the models of Won et al. and of Pons and Serra: by frequency.
+TOP_50_TAGS = (
+    "guitar", "classical", "slow", "techno", "strings", "drums", "electronic",
+    "rock", "fast", "piano", "ambient", "beat", "violin", "vocal", "synth",
+    "female", "indian", "opera", "male", "singing", "vocals", "no vocals",
+    "harpsichord", "loud", "quiet", "flute", "woman", "male vocal", "no vocal",
+    "pop", "soft", "sitar", "solo", "man", "classic", "choir", "voice", "new age",
+    "dance", "male voice", "female vocal", "beats", "harp", "cello", "no voice",
+    "weird", "country", "metal", "female voice", "choral",
+)  # fmt: skip
+
 
 def load_annotations(
     data_dir: str | os.PathLike,
