@@ -24,6 +24,7 @@ The map, left to right as data runs:
     interpretation  what the network heard
     plotting        the pictures
     tagging         files in, tags out
+    pretrained      trained models to be had
 
 The glossary, one word for one thing: a *clip* is one tagged recording; a *segment* the
 piece a model takes; a *sample* one amplitude value; an *example* a training item; a

@@ -394,7 +394,13 @@ def _pretrained(args: argparse.Namespace) -> int:
 def _add_tag(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("tag", help="tag audio files with a trained model")
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILE", help="audio of any length and format")
+    add(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="audio of any length and format, folders of it, or - for a list on"
+        " standard input",
+    )
     add(
         "--model",
         default="musicnn_mtt",
@@ -406,6 +412,28 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
         type=at_least_one,
         default=10,
         help="tags shown in the table (default: 10)",
+    )
+    add(
+        "--threshold",
+        nargs="?",
+        type=float,
+        const=-1.0,
+        metavar="X",
+        help="show tags that score X and more; without X by the thresholds that the"
+        " model holds",
+    )
+    add("--hop", type=float, metavar="SECONDS", help="from one window to the next")
+    add(
+        "--aggregate",
+        choices=("mean", "max"),
+        default="mean",
+        help="of a file's windows (default: mean)",
+    )
+    add(
+        "--taggram",
+        type=figure_file,
+        metavar="PICTURE",
+        help="draw the scores over time of the one file given",
     )
     add("--json", action="store_true", help="one line of JSON per file, all tags")
     add(
@@ -422,18 +450,39 @@ def _tag(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tqdm import tqdm
 
-    from tagger import tagging
+    from tagger import plotting, tagging
 
+    names = sys.stdin.read().splitlines() if args.files == ["-"] else args.files
+    paths = list(tagging.audio_files(name for name in names if name))
+    if args.taggram and len(paths) != 1:
+        raise ValueError(f"--taggram draws one file, and {len(paths)} were given.")
     tagger, rows = _load_tagger(args), []
-    files = tqdm(args.files, "Tagging", unit="file", disable=None)
-    for row in tagging.tag_files(tagger, files):
-        line = {"path": row["path"], "model": args.model, **row}
-        tqdm.write(
-            json.dumps(line, ensure_ascii=False) if args.json else _table(row, args.top)
-        )
+    thresholds = tagger.thresholds(args.threshold)
+    tagged = tagging.tag_files(tagger, paths, args.hop, args.aggregate)
+    for row in tqdm(tagged, "Tagging", len(paths), unit="file", disable=None):
         rows.append(row)
+        shown = row
+        if thresholds and "tags" in row:
+            tags = row["tags"].items()
+            shown = {"tags": {tag: x for tag, x in tags if x >= thresholds[tag]}}
+        shown = {"path": row["path"], "model": args.model, **row, **shown}
+        tqdm.write(
+            json.dumps(shown, ensure_ascii=False)
+            if args.json
+            else _table(shown, args.top)
+        )
     if args.csv:
         tagging.scores_table(rows, tagger.tags).to_csv(args.csv, index=False)
+    if args.taggram and "tags" in rows[0]:
+        taggram = tagger.taggram(paths[0], args.hop)
+        name = os.path.basename(paths[0])
+        table = tagging.taggram_table(
+            taggram, list(rows[0]["tags"])[: args.top], tagger
+        )
+        figure = plotting.plot_taggram(
+            table, taggram.seconds, taggram.window_seconds, f"{name}: taggram"
+        )
+        plotting.save(figure, args.taggram)
     return 2 if any("error" in row for row in rows) else 0
 
 
@@ -441,7 +490,7 @@ def _table(row: dict, top: int) -> str:
     if "error" in row:
         return f"{row['path']}\n  {row['error']}"
     rows = list(row["tags"].items())[:top]
-    width = max(len(tag) for tag, _ in rows)
+    width = max((len(tag) for tag, _ in rows), default=0)
     return "\n".join(
         [row["path"]]
         + [

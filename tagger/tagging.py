@@ -3,10 +3,13 @@
 path -> windows as the model wants them -> scores [num_tags], the mean over the windows.
 """
 
+import collections
+import contextlib
 import dataclasses
 import difflib
-import itertools
 import os
+import queue
+import threading
 from collections.abc import Iterable, Iterator
 
 import keras
@@ -18,7 +21,12 @@ from tagger import models, pretrained
 from tagger.audio import AudioDecodeError, stream_audio
 from tagger.records import Window
 
-BATCH_SIZE = 16  # windows scored at once; memory is bounded by one batch
+BATCH_SIZE = 16  # windows scored at once
+AGGREGATES = ("mean", "max")
+AUDIO_ENDINGS = (
+    ".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus",
+    ".wav", ".wma",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +43,19 @@ class Taggram:
     seconds: np.ndarray
     window_seconds: float
     scores: np.ndarray
+
+    def aggregated(self, aggregate: str = "mean") -> np.ndarray:
+        """Scores of the whole file, float32 [num_tags]: "mean" or "max" over windows.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        if aggregate not in AGGREGATES:
+            raise ValueError(
+                f"Unknown aggregate {aggregate!r}. Choose one of:"
+                f" {', '.join(AGGREGATES)}."
+            )
+        return getattr(np, aggregate)(self.scores, axis=0).astype(np.float32)
 
 
 class Tagger:
@@ -87,19 +108,39 @@ class Tagger:
         Raises:
             AudioDecodeError: the file cannot be decoded.
         """
-        total, num_windows = np.zeros(self.info.num_tags), 0
-        for _, scores in self._scored_windows(path):
-            total += scores.sum(axis=0)
-            num_windows += len(scores)
-        return (total / num_windows).astype(np.float32)
+        return self.taggram(path).aggregated()
 
     def tag(self, path: str | os.PathLike) -> dict[str, float]:
         """Scores of a file by tag name, highest first."""
-        scores = self.scores(path)
+        return self.named(self.scores(path))
+
+    def named(self, scores: np.ndarray) -> dict[str, float]:
+        """Scores [num_tags] by tag name, highest first."""
         return {
             self.tags[tag]: float(scores[tag])
             for tag in np.argsort(-scores, kind="stable")
         }
+
+    def thresholds(self, threshold: float | None) -> dict[str, float]:
+        """From which score each tag applies.
+
+        Args:
+            threshold: One for all; below 0: those that the model holds; None: none, an
+                empty table.
+
+        Raises:
+            ValueError: the model holds none.
+        """
+        if threshold is None:
+            return {}
+        if threshold >= 0:
+            return dict.fromkeys(self.tags, threshold)
+        if not self.info.thresholds:
+            raise ValueError(
+                f"Model {self.info.name} holds no thresholds. Give one with"
+                " --threshold X, or tune them: eval.py --tune-thresholds."
+            )
+        return dict(zip(self.tags, self.info.thresholds, strict=True))
 
     def tag_numbers(self, names: Iterable[str]) -> list[int]:
         """Places of tags among the scores.
@@ -133,16 +174,55 @@ class Tagger:
             AudioDecodeError: the file cannot be decoded.
             ValueError: the hop is shorter than a sample or longer than a window.
         """
-        seconds, scores = [], []
         name = os.path.basename(path)
         with tqdm(desc=f"Scoring {name}", unit="window", disable=None) as bar:
-            for begins, scored in self._scored_windows(path, hop_seconds):
-                seconds.append(begins)
-                scores.append(scored)
-                bar.update(len(scored))
-        return Taggram(
-            np.concatenate(seconds), self.window_seconds, np.concatenate(scores)
-        )
+            ((_, found),) = self.taggrams([path], hop_seconds, bar)
+        if isinstance(found, AudioDecodeError):
+            raise found
+        return found
+
+    def taggrams(
+        self,
+        paths: Iterable[str | os.PathLike],
+        hop_seconds: float | None = None,
+        bar: tqdm | None = None,
+    ) -> Iterator[tuple[str | os.PathLike, Taggram | AudioDecodeError]]:
+        """Scores many files; windows of several share a batch.
+
+        A thread decodes ahead of the model, by a few batches: memory does not hang on
+        the number of files or their length.
+
+        Args:
+            paths: Audio of any length.
+            hop_seconds: As for `taggram`.
+            bar: Moves on with every window.
+
+        Yields:
+            Each path in order with its taggram, or with why it cannot be decoded.
+
+        Raises:
+            ValueError: the hop is shorter than a sample or longer than a window.
+        """
+        window = self._window(hop_seconds)
+        files, batch, is_new = collections.deque(), [], True
+        with contextlib.closing(_ahead(self._decoded(paths, window))) as pieces:
+            for path, piece in pieces:
+                if is_new:
+                    files.append(_File(path))
+                is_new = not isinstance(piece, np.ndarray)
+                if is_new:
+                    files[-1].end(piece)
+                else:
+                    batch.append((files[-1], piece))
+                    files[-1].num_waiting += 1
+                if len(batch) == BATCH_SIZE:
+                    self._score(batch, bar)
+                    batch = []
+                while files and files[0].is_done:
+                    yield self._finished(files.popleft(), window)
+        self._score(batch, bar)
+        for file in files:
+            yield self._finished(file, window)
 
     @property
     def window_seconds(self) -> float:
@@ -188,46 +268,159 @@ class Tagger:
             return np.resize(piece, num_samples), own_seconds
         return np.pad(piece, (0, num_samples - len(piece))), own_seconds
 
-    def _scored_windows(
-        self, path: str | os.PathLike, hop_seconds: float | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields where a batch of windows begins, in seconds, and their scores."""
-        window, num_done = self.info.window, 0
-        if hop_seconds is not None:
-            hop_samples = round(hop_seconds * self.info.sample_rate)
-            if not 1 <= hop_samples <= window.num_samples:
-                raise ValueError(
-                    f"A hop of {hop_seconds:g} s is not between a sample and a window."
-                    f" Choose one up to {self.window_seconds:.2f} s."
-                )
-            # Overlapping windows leave no rest worth filling up.
-            window = dataclasses.replace(
-                window, hop_samples=hop_samples, remainder="drop"
+    def _window(self, hop_seconds: float | None) -> Window:
+        window = self.info.window
+        if hop_seconds is None:
+            return window
+        hop_samples = round(hop_seconds * self.info.sample_rate)
+        if not 1 <= hop_samples <= window.num_samples:
+            raise ValueError(
+                f"A hop of {hop_seconds:g} s is not between a sample and a window."
+                f" Choose one up to {self.window_seconds:.2f} s."
             )
-        windows = _windows(stream_audio(path, self.info.sample_rate), window)
-        while batch := list(itertools.islice(windows, BATCH_SIZE)):
-            # A power of two: few shapes, so the model is compiled few times.
-            padded = np.zeros(
-                (1 << (len(batch) - 1).bit_length(), window.num_samples), np.float32
-            )
-            padded[: len(batch)] = batch
-            scores = np.asarray(self.model.predict_on_batch(padded))[: len(batch)]
-            begins = np.arange(num_done, num_done + len(batch)) * window.hop_samples
-            yield (begins - window.edge_samples) / self.info.sample_rate, scores
-            num_done += len(batch)
+        # Overlapping windows leave no rest worth filling up.
+        return dataclasses.replace(window, hop_samples=hop_samples, remainder="drop")
+
+    def _decoded(self, paths, window: Window) -> Iterator[tuple]:
+        """Yields each path with every window of it, then with None or an error."""
+        for path in paths:
+            error = None
+            try:
+                blocks = stream_audio(path, self.info.sample_rate)
+                for piece in _windows(blocks, window):
+                    yield path, piece
+            except AudioDecodeError as caught:
+                error = caught
+            yield path, error
+
+    def _score(self, batch: list[tuple["_File", np.ndarray]], bar: tqdm | None) -> None:
+        if not batch:
+            return
+        # A power of two: few shapes, so the model is compiled few times.
+        padded = np.zeros(
+            (1 << (len(batch) - 1).bit_length(), self.info.window.num_samples),
+            np.float32,
+        )
+        padded[: len(batch)] = [piece for _, piece in batch]
+        scores = np.asarray(self.model.predict_on_batch(padded))
+        for (file, _), row in zip(batch, scores, strict=False):
+            file.scores.append(row)
+            file.num_waiting -= 1
+        if bar is not None:
+            bar.update(len(batch))
+
+    def _finished(self, file: "_File", window: Window) -> tuple:
+        if file.error is not None:
+            return file.path, file.error
+        begins = np.arange(len(file.scores)) * window.hop_samples - window.edge_samples
+        seconds = begins / self.info.sample_rate
+        return file.path, Taggram(seconds, self.window_seconds, np.stack(file.scores))
 
 
-def tag_files(tagger: Tagger, paths: Iterable[str]) -> Iterator[dict]:
-    """Tags files one after the other; a bad one does not stop the rest.
+class _File:
+    """A file whose windows are being scored."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = path
+        self.scores, self.num_waiting = [], 0
+        self.error, self._has_ended = None, False
+
+    def end(self, error: AudioDecodeError | None) -> None:
+        self.error, self._has_ended = error, True
+
+    @property
+    def is_done(self) -> bool:
+        return self._has_ended and not self.num_waiting
+
+
+def _ahead(items: Iterator) -> Iterator:
+    """The same items, made by a thread that is at most some batches ahead."""
+    made = queue.Queue(4 * BATCH_SIZE)
+    is_closed = threading.Event()
+
+    def put(kind: str, item) -> None:
+        while not is_closed.is_set():
+            try:
+                return made.put((kind, item), timeout=0.1)
+            except queue.Full:
+                pass
+
+    def make() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if is_closed.is_set():
+                    return
+            put("end", None)
+        except BaseException as error:  # the consumer's to handle
+            put("error", error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, item = made.get()
+            if kind == "error":
+                raise item
+            if kind == "end":
+                return
+            yield item
+    finally:
+        is_closed.set()
+        thread.join()
+
+
+def tag_files(
+    tagger: Tagger,
+    paths: Iterable[str],
+    hop_seconds: float | None = None,
+    aggregate: str = "mean",
+) -> Iterator[dict]:
+    """Tags files; a bad one does not stop the rest.
+
+    Args:
+        tagger: The model.
+        paths: Audio of any length.
+        hop_seconds: See `Tagger.taggram`.
+        aggregate: "mean" or "max" of a file's windows.
 
     Yields:
         `{"path": …, "tags": {name: score}}`, highest first, or `{"path", "error"}`.
     """
-    for path in paths:
-        try:
-            yield {"path": path, "tags": tagger.tag(path)}
-        except AudioDecodeError as error:
-            yield {"path": path, "error": str(error)}
+    for path, found in tagger.taggrams(paths, hop_seconds):
+        if isinstance(found, AudioDecodeError):
+            yield {"path": path, "error": str(found)}
+        else:
+            yield {"path": path, "tags": tagger.named(found.aggregated(aggregate))}
+
+
+def taggram_table(taggram: Taggram, tags: list[str], tagger: Tagger) -> pd.DataFrame:
+    """Scores of some tags over time: [tags, num_windows], index tag."""
+    return pd.DataFrame(taggram.scores.T[tagger.tag_numbers(tags)], tags)
+
+
+def audio_files(names: Iterable[str]) -> Iterator[str]:
+    """Files named, and those in folders named, by their endings, in order of name.
+
+    Raises:
+        ValueError: a folder holds no audio.
+    """
+    for name in names:
+        if not os.path.isdir(name):
+            yield name
+            continue
+        found = sorted(
+            os.path.join(folder, file)
+            for folder, _, files in os.walk(name)
+            for file in files
+            if file.lower().endswith(AUDIO_ENDINGS)
+        )
+        if not found:
+            raise ValueError(
+                f"Folder {name!r} holds no audio: no file ends in one of"
+                f" {', '.join(AUDIO_ENDINGS)}."
+            )
+        yield from found
 
 
 def scores_table(rows: list[dict], tags: tuple[str, ...]) -> pd.DataFrame:

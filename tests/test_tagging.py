@@ -41,6 +41,27 @@ def test_overlapping_windows_see_the_mirrored_clip(length, block):
     np.testing.assert_array_equal(list(tagging._windows(blocks, window)), expected)
 
 
+def test_an_errand_ahead_is_ended_with_its_consumer():
+    made = []
+
+    def items():
+        for number in range(10**9):
+            made.append(number)
+            yield number
+
+    ahead = tagging._ahead(items())
+    assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+    ahead.close()
+    assert len(made) <= 3 + 4 * tagging.BATCH_SIZE + 2  # queued, and one in hand
+
+    def failing():
+        yield 1
+        raise MemoryError("no more")
+
+    with pytest.raises(MemoryError, match="no more"):
+        list(tagging._ahead(failing()))
+
+
 @pytest.fixture(scope="module")
 def tagger(trained):
     return tagging.Tagger(models.load_model(trained / "model.keras"))
@@ -120,3 +141,77 @@ def test_the_command_prints_json_lines(trained, run_script):
     assert len(first["tags"]) == 10 and all(0 < s < 1 for s in first["tags"].values())
     assert "no such file" in second["error"] and second["path"] == "nowhere.mp3"
     assert done.returncode == 2
+
+
+def test_windows_of_many_files_share_batches_in_order(tagger, tmp_path, monkeypatch):
+    random = np.random.RandomState(0)
+    paths, lengths = [], (1, 40, 3, 130, 2, 60)
+    for number, seconds in enumerate(lengths):
+        waveform = random.uniform(-0.3, 0.3, 22050 * seconds).astype(np.float32)
+        paths.append(str(tmp_path / f"{number}.wav"))
+        audio.write_audio(paths[-1], waveform, 22050)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF of nothing")
+    paths.insert(2, str(tmp_path / "bad.wav"))
+    alone = {path: tagger.scores(path) for path in paths if "bad" not in path}
+    sizes, predict = [], tagger.model.predict_on_batch
+    monkeypatch.setattr(
+        tagger.model,
+        "predict_on_batch",
+        lambda batch: sizes.append(len(batch)) or predict(batch),
+    )
+    found = list(tagger.taggrams(paths))
+    assert [path for path, _ in found] == paths
+    assert isinstance(found[2][1], audio.AudioDecodeError)
+    for path, taggram in found:
+        if path in alone:  # float32 sums by batch
+            np.testing.assert_allclose(taggram.aggregated(), alone[path], atol=1e-6)
+    # 1 + 14 + 1 + 48 + 1 + 22 windows
+    assert sizes == [16, 16, 16, 16, 16, 8]
+    highest = found[1][1].aggregated("max")
+    np.testing.assert_array_equal(highest, found[1][1].scores.max(axis=0))
+    with pytest.raises(
+        ValueError, match="Unknown aggregate 'sum'. Choose one of: mean"
+    ):
+        found[1][1].aggregated("sum")
+
+
+@pytest.mark.slow
+def test_the_command_takes_folders_lists_thresholds_and_draws(
+    trained, corpus, tmp_path, run_script
+):
+    model = ("--model", trained / "model.keras")
+    folder = tmp_path / "music"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "notes.txt").write_text("no audio")
+    clips = sorted(corpus.rglob("*.mp3"))[:2]
+    for clip, place in zip(
+        clips, (folder / "deeper/b.mp3", folder / "a.mp3"), strict=True
+    ):
+        place.write_bytes(clip.read_bytes())
+    done = run_script("-m", "tagger", "tag", folder, *model, "--json", "--threshold")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["path"] for row in rows] == [
+        str(folder / "a.mp3"), str(folder / "deeper/b.mp3")
+    ]  # fmt: skip
+    held = tagging.Tagger(models.load_model(trained / "model.keras"))
+    thresholds = held.thresholds(-1)
+    for row in rows:
+        whole = held.tag(row["path"])
+        applying = [tag for tag in whole if whole[tag] >= thresholds[tag]]
+        assert list(row["tags"]) == applying
+    listed = run_script(
+        *("-m", "tagger", "tag", "-", *model, "--threshold", 0, "--top", 3),
+        *("--taggram", tmp_path / "t.png", "--aggregate", "max", "--hop", 1),
+        input=f"{clips[0]}\n\n",
+    )
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.count("\n") == 4
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    two = run_script(
+        "-m", "tagger", "tag", *clips, *model, "--taggram", tmp_path / "t.png"
+    )
+    assert two.returncode == 2 and "--taggram draws one file, and 2" in two.stderr
+    (tmp_path / "empty").mkdir()
+    none = run_script("-m", "tagger", "tag", tmp_path / "empty", *model)
+    assert none.returncode == 2 and "holds no audio" in none.stderr

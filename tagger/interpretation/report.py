@@ -29,7 +29,7 @@ from tagger.audio import write_audio
 from tagger.interpretation import attention_maps, attributions
 from tagger.interpretation.spectrograms import Spectrogram, spectrogram
 from tagger.layers import SelfAttention, SqueezeExcitation
-from tagger.tagging import Tagger, Taggram
+from tagger.tagging import Tagger, Taggram, taggram_table
 
 NUM_TAGGRAM_TAGS = 15
 SILENCE = 1e-4  # of full scale, -80 dB
@@ -205,7 +205,7 @@ def _taggram(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     order = np.argsort(-taggram.scores.mean(axis=0), kind="stable")
     shown = [*order[:NUM_TAGGRAM_TAGS]]
     shown += [number for number in numbers if number not in shown]
-    table = pd.DataFrame(taggram.scores.T[shown], [tagger.tags[n] for n in shown])
+    table = taggram_table(taggram, [tagger.tags[n] for n in shown], tagger)
     picture = Picture(
         "taggram",
         "Scores over time",
