@@ -33,8 +33,11 @@ from tagger.tagging import Tagger, Taggram, taggram_table
 
 NUM_TAGGRAM_TAGS = 15
 SILENCE = 1e-4  # of full scale, -80 dB
-# What an earlier call left in the folder that this one may not write anew.
-LEFTOVERS = ("attribution*_*.wav", "attention*", "contribution*", "excitations.*")
+# What an earlier call left in the folder and this one may not write anew.
+LEFTOVERS = (
+    "attribution[0-9]*_*.wav", "attention.*", "attention_matrices.*", "contribution.*",
+    "contribution_of_two.*", "excitations.*",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,21 +153,34 @@ def explain(
         pictures += made
         arrays |= more_arrays
         sounds += more_sounds
+    files = _write(folder, pictures, arrays, sounds, tagger.info.sample_rate)
+    page = folder / "report.html"
+    html = _page(tagger, first, numbers, pictures, sounds, folder)
+    page.write_text(html, encoding="utf-8")
+    return [page, *files]
+
+
+def _write(
+    folder: Path,
+    pictures: list[Picture],
+    arrays: dict[str, np.ndarray],
+    sounds: list[tuple[str, np.ndarray]],
+    sample_rate: int,
+) -> list[Path]:
+    """Writes all but the page."""
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in LEFTOVERS:
         for left in folder.glob(pattern):
             left.unlink()
-    files = [folder / "report.html", folder / "arrays.npz"]
-    np.savez_compressed(files[-1], **arrays)
+    files = [folder / "arrays.npz"]
+    np.savez_compressed(files[0], **arrays)
     for picture in pictures:
         for ending in ("png", "svg"):
             files.append(folder / f"{picture.name}.{ending}")
             plotting.save(picture.figure, files[-1])
     for number, (tag, waveform) in enumerate(sounds, 1):
         files.append(folder / f"attribution{number}_{_file_name(tag)}.wav")
-        write_audio(files[-1], waveform, tagger.info.sample_rate)
-    page = _page(tagger, first, numbers, pictures, sounds, folder)
-    files[0].write_text(page, encoding="utf-8")
+        write_audio(files[-1], waveform, sample_rate)
     return files
 
 
