@@ -92,7 +92,7 @@ class Pretrained:
     tags: tuple[str, ...]
     source: Wheel | GitFile | str
     licence: str
-    scores: tuple[float, float | None] | None = None
+    scores: tuple[float, float] | None = None
     tried: bool = False
 
 
@@ -270,8 +270,7 @@ def listing() -> str:
     """A line for each: dataset, tags, published scores, size, licence, source."""
     lines = []
     for name, found in PRETRAINED.items():
-        roc_auc, pr_auc = found.scores or (None, None)
-        scores = f"{roc_auc or '–':<6} {pr_auc or '–':<6}"
+        scores = " ".join(f"{score:.4f}" for score in found.scores or ()) or 13 * " "
         num_bytes = 4 * models.entry(found.model).num_parameters
         if isinstance(found.source, Wheel):
             source = f"PyPI, {Wheel.REQUIREMENT}"

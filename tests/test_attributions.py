@@ -22,7 +22,12 @@ def music_for(model, number=0):
 
 
 @pytest.mark.parametrize(
-    "name", ["musicnn", "self_attention", "sample_cnn", "harmonic_cnn"]
+    "name",
+    ["musicnn", "sample_cnn"]
+    + [
+        pytest.param(n, marks=pytest.mark.slow)
+        for n in ("self_attention", "harmonic_cnn")
+    ],
 )
 def test_values_add_up_to_the_scores_rise_from_silence(name):
     model = narrow_model(name)

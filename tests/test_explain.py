@@ -54,6 +54,7 @@ def test_the_command_writes_a_page_that_stands_alone(
     assert len(sound) == 59049
 
 
+@pytest.mark.slow
 def test_attention_contribution_and_two_clips(corpus, tmp_path):
     first, second = (str(clip(corpus, number)) for number in (0, 1))
     (tmp_path / "attribution9_of_before.wav").write_text("an earlier call's")
@@ -120,6 +121,7 @@ def test_overlapping_windows_of_a_taggram(tmp_path):
             tagger.taggram(tmp_path / "x.wav", hop_seconds=hop)
 
 
+@pytest.mark.slow
 def test_silent_and_short_clips_are_explained(tmp_path):
     audio.write_audio(tmp_path / "silent.wav", np.zeros(40000, np.float32), 16000)
     with pytest.warns(UserWarning, match="silent.wav is silent from 0.0 s on"):
@@ -136,6 +138,7 @@ def test_silent_and_short_clips_are_explained(tmp_path):
     assert "Only 0.2 seconds" in page.read_text() and "Ke$ha" in page.read_text()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_explained_is_said_before_the_work(
     trained, corpus, tmp_path, run_script
 ):

@@ -224,7 +224,7 @@ def test_extract_writes_the_table_and_the_figures(trained, built, run_script, tm
     )
     assert done.returncode == 0, done.stderr
     assert "Excitations of 6 clips at 9 blocks" in done.stdout
-    assert len(pd.read_pickle(tmp_path / "ex.pkl")) == 54
+    assert len(pd.read_pickle(tmp_path / "ex.pkl")) == 64
     assert len(list((tmp_path / "plots").glob("*.png"))) == 5
 
 
@@ -301,6 +301,7 @@ def test_tagger_is_found_without_its_module_and_import_is_light(run_script):
     assert "has no attribute 'x'" in done.stderr
 
 
+@pytest.mark.slow
 def test_demo_music_is_the_same_from_one_seed(corpus, run_script, tmp_path):
     done = run_script(
         "-m", "tagger", "demo", "--data-dir", tmp_path / "d", "--num-clips", 32
