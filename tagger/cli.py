@@ -437,6 +437,17 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
     )
     add("--json", action="store_true", help="one line of JSON per file, all tags")
     add(
+        "--output",
+        type=output_file,
+        metavar="FILE",
+        help="write the lines of JSON there, one after the other",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with --output: files that it holds are not tagged again",
+    )
+    add(
         "--csv",
         type=output_file,
         metavar="FILE",
@@ -456,7 +467,21 @@ def _tag(args: argparse.Namespace) -> int:
     paths = list(tagging.audio_files(name for name in names if name))
     if args.taggram and len(paths) != 1:
         raise ValueError(f"--taggram draws one file, and {len(paths)} were given.")
+    if args.resume and not args.output:
+        raise ValueError("--resume goes on with a file of results: give --output too.")
+    if args.resume and args.csv:
+        raise ValueError("--resume knows what --output holds, not --csv. Leave it out.")
+    exists = args.output and os.path.exists(args.output)
+    if exists and os.path.getsize(args.output) and not args.resume:
+        raise ValueError(
+            f"{args.output} exists. --resume goes on with it; else choose another"
+            " --output."
+        )
+    if args.resume and exists:
+        done = tagging.read_lines(args.output)
+        paths = [path for path in paths if path not in done]
     tagger, rows = _load_tagger(args), []
+    output = open(args.output, "a", encoding="utf-8") if args.output else None
     thresholds = tagger.thresholds(args.threshold)
     tagged = tagging.tag_files(tagger, paths, args.hop, args.aggregate)
     for row in tqdm(tagged, "Tagging", len(paths), unit="file", disable=None):
@@ -466,14 +491,16 @@ def _tag(args: argparse.Namespace) -> int:
             tags = row["tags"].items()
             shown = {"tags": {tag: x for tag, x in tags if x >= thresholds[tag]}}
         shown = {"path": row["path"], "model": args.model, **row, **shown}
-        tqdm.write(
-            json.dumps(shown, ensure_ascii=False)
-            if args.json
-            else _table(shown, args.top)
-        )
+        line = json.dumps(shown, ensure_ascii=False)
+        if output:
+            output.write(line + "\n")
+            output.flush()
+        tqdm.write(line if args.json else _table(shown, args.top))
+    if output:
+        output.close()
     if args.csv:
         tagging.scores_table(rows, tagger.tags).to_csv(args.csv, index=False)
-    if args.taggram and "tags" in rows[0]:
+    if args.taggram and rows and "tags" in rows[0]:
         taggram = tagger.taggram(paths[0], args.hop)
         name = os.path.basename(paths[0])
         table = tagging.taggram_table(

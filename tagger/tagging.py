@@ -7,10 +7,12 @@ import collections
 import contextlib
 import dataclasses
 import difflib
+import json
 import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -421,6 +423,28 @@ def audio_files(names: Iterable[str]) -> Iterator[str]:
                 f" {', '.join(AUDIO_ENDINGS)}."
             )
         yield from found
+
+
+def read_lines(path: str | os.PathLike) -> set[str]:
+    """Paths of the files that were tagged, from lines of JSON; cuts off a half one.
+
+    Files with an error are not among them: they are tried again.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    *lines, half = Path(path).read_bytes().split(b"\n")
+    try:
+        rows = [json.loads(line) for line in lines]
+        tagged = {row["path"] for row in rows if row["path"] and "tags" in row}
+        if half and not half.startswith(b'{"path": '[: len(half)]):
+            raise ValueError(half)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} holds no lines of JSON of `tag`. Choose another --output."
+        ) from error
+    os.truncate(path, os.path.getsize(path) - len(half))
+    return tagged
 
 
 def scores_table(rows: list[dict], tags: tuple[str, ...]) -> pd.DataFrame:

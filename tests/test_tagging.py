@@ -208,6 +208,17 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.count("\n") == 4
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    output = tmp_path / "lines.jsonl"
+    tag = ("-m", "tagger", "tag", *model, "--output", output)
+    assert run_script(*tag, clips[0]).returncode == 0
+    first = output.read_text()
+    again = run_script(*tag, clips[0])
+    assert again.returncode == 2 and "--resume goes on with it" in again.stderr
+    output.write_text(first + '{"path": "half a li')  # killed while it wrote
+    done = run_script(*tag, *clips, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert str(clips[0]) not in done.stdout
+    assert output.read_text() == first + done.stdout
     two = run_script(
         "-m", "tagger", "tag", *clips, *model, "--taggram", tmp_path / "t.png"
     )
@@ -215,3 +226,15 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     (tmp_path / "empty").mkdir()
     none = run_script("-m", "tagger", "tag", tmp_path / "empty", *model)
     assert none.returncode == 2 and "holds no audio" in none.stderr
+
+
+@pytest.mark.parametrize("content", ["my notes", "my notes\n", '{"path": 1', "[1]\n"])
+def test_only_lines_of_tag_are_gone_on_with(tmp_path, content):
+    (tmp_path / "x").write_text(content)
+    if content.startswith('{"path'):
+        assert tagging.read_lines(tmp_path / "x") == set()
+        assert (tmp_path / "x").read_text() == ""
+        return
+    with pytest.raises(ValueError, match="no lines of JSON of `tag`"):
+        tagging.read_lines(tmp_path / "x")
+    assert (tmp_path / "x").read_text() == content
