@@ -171,7 +171,7 @@ def test_every_backend_attributes_alike(backend, tmp_path, run_script):
     code = (
         "import sys, numpy as np\n"
         "sys.modules['tensorflow'] = None  # as if it were not installed\n"
-        " from tagger import models, interpretation\n"
+        "from tagger import models, interpretation\n"
         "folder = sys.argv[1]; model = models.load_model(folder + '/model.keras')\n"
         "x = np.load(folder + '/x.npy')\n"
         "(one,) = interpretation.attribute(model, x, [1])\n"
