@@ -224,8 +224,8 @@ def test_extract_writes_the_table_and_the_figures(trained, built, run_script, tm
     )
     assert done.returncode == 0, done.stderr
     assert "Excitations of 6 clips at 9 blocks" in done.stdout
-    assert len(pd.read_pickle(tmp_path / "ex.pkl")) == 64
-    assert len(list((tmp_path / "plots").glob("*.png"))) == 5
+    assert len(pd.read_pickle(tmp_path / "ex.pkl")) == 54
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 6
 
 
 @pytest.mark.slow
