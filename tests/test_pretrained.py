@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_scripts import fails
 
-from tagger import Tagger, models, pretrained
+from tagger import Tagger, cli, models, pretrained
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
 BLOB_ID = hashlib.sha1(b"blob 300000\0" + CONTENT).hexdigest()
@@ -108,6 +108,7 @@ def test_without_a_network_one_sentence(tmp_path):
 
 
 def test_names_are_of_models_there_are():
+    assert cli.DEFAULT_MODEL == pretrained.DEFAULT in pretrained.PRETRAINED
     assert len(pretrained.PRETRAINED) == 4 + 24 + 2 + 3
     assert "musicnn600_won2020_msd" in pretrained.PRETRAINED
     places = set()
