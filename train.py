@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 from tagger import cli
-from tagger.recipes import MONITORS, PRECISIONS
+from tagger.recipes import MONITORS, PRECISIONS, STRATEGIES
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,7 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
     group = parser.add_argument_group("devices")
     add = group.add_argument
-    add("--strategy", choices=cli.STRATEGIES, help="default: none, the first device")
+    add("--strategy", choices=STRATEGIES, help="default: none, the first device")
     add("--hosts", metavar="A:P,B:P", help="multiworker: address:port of every machine")
     add(
         "--host",

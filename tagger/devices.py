@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
-STRATEGIES = ("none", "mirrored", "tpu", "multiworker")
+from tagger.recipes import STRATEGIES
 
 
 class HostLostError(OSError):

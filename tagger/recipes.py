@@ -8,6 +8,7 @@ import dataclasses
 
 MAXIMIZED = ("val_roc_auc", "val_pr_auc")
 MONITORS = ("val_loss", *MAXIMIZED)
+STRATEGIES = ("none", "mirrored", "tpu", "multiworker")  # of `devices.choose`
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 

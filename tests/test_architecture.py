@@ -8,9 +8,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tagger"
 RANKS = [
     {"storage"},
-    {"audio", "records", "workers", "augmentations", "frontends", "layers", "plotting"},
+    {
+        "audio",
+        "records",
+        "workers",
+        "recipes",
+        "augmentations",
+        "frontends",
+        "layers",
+        "plotting",
+    },
     {"datasets", "inputs", "models"},
-    {"building", "evaluation", "conversion", "devices", "recipes"},
+    {"building", "evaluation", "conversion", "devices"},
     {"checkpoints", "pretrained", "robustness"},
     {"training"},
     {"tagging", "noisy_student", "export"},
@@ -24,7 +33,8 @@ RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules
 BACKEND_NEUTRAL = {"models", "frontends", "layers", "conversion", "augmentations"}
 # A building process imports them, and must not pay for TensorFlow.
 LIGHT = {
-    "storage", "audio", "records", "workers", "datasets", "building", "plotting", "cli"
+    "storage", "audio", "records", "workers", "recipes", "datasets", "building",
+    "plotting", "cli",
 }  # fmt: skip
 
 
