@@ -120,6 +120,15 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         )
 
 
+def rough_seconds(path: str | os.PathLike) -> float | None:
+    """About how long a file is, by its header; None where that does not say."""
+    try:
+        with av.open(os.fspath(path), **_OPEN_OPTIONS) as container:
+            return container.duration / av.time_base if container.duration else None
+    except (av.FFmpegError, OSError, UnicodeError):
+        return None
+
+
 def apply_filters(waveform: np.ndarray, sample_rate: int, filters: str) -> np.ndarray:
     """Runs a waveform through FFmpeg's audio filters.
 

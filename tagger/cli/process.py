@@ -24,6 +24,9 @@ def run(main: Callable[[], int | None], if_interrupted: str = "") -> None:
     warnings.showwarning = lambda message, *_, **__: print(
         f"Note: {message}", file=sys.stderr
     )
+    # Names of files need not be UTF-8; they are printed as the bytes they are.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.reconfigure(errors="surrogateescape")
     try:
         sys.exit(main())
     except (ValueError, OSError, ImportError) as error:

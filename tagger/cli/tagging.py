@@ -1,7 +1,6 @@
-"""tag: files in, tags out."""
+"""tag, embed: files in, tags or vectors out."""
 
 import argparse
-import json
 import os
 import sys
 import warnings
@@ -15,6 +14,7 @@ DEFAULT_MODEL = "musicnn_mtt"  # `pretrained.DEFAULT`, which imports Keras
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Adds this module's commands."""
     _add_tag(commands)
+    _add_embed(commands)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,25 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default="./dataset",
         help="shards whose manifest names the tags of a model that does not",
     )
+
+
+def add_files(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
+    """Adds the argument that `list_files` reads."""
+    parser.add_argument(
+        "files",
+        nargs=nargs,
+        metavar="FILE",
+        help="audio of any length and format, folders of it, or - for a list on"
+        " standard input",
+    )
+
+
+def list_files(names: list[str]) -> list[str]:
+    """The audio files that names, folders and the list on standard input mean."""
+    from tagger import tagging
+
+    names = sys.stdin.read().splitlines() if names == ["-"] else names
+    return list(tagging.audio_files(name for name in names if name))
 
 
 def load_tagger(args: argparse.Namespace):
@@ -48,15 +67,9 @@ def load_tagger(args: argparse.Namespace):
 
 def _add_tag(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("tag", help="tag audio files with a trained model")
-    add = parser.add_argument
-    add(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="audio of any length and format, folders of it, or - for a list on"
-        " standard input",
-    )
+    add_files(parser)
     add_model(parser)
+    add = parser.add_argument
     add(
         "--top",
         type=at_least_one,
@@ -66,10 +79,10 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
     add(
         "--threshold",
         nargs="?",
-        type=float,
-        const=-1.0,
+        type=_threshold,
+        const="held",
         metavar="X",
-        help="show tags that score X and more; without X by the thresholds that the"
+        help="only tags that score X and more; without X by the thresholds that the"
         " model holds",
     )
     add("--hop", type=float, metavar="SECONDS", help="from one window to the next")
@@ -85,81 +98,94 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
         metavar="PICTURE",
         help="draw the scores over time of the one file given",
     )
-    add("--json", action="store_true", help="one line of JSON per file, all tags")
+    add("--json", action="store_true", help="print a line of JSON per file, all tags")
     add(
         "--output",
-        type=output_file,
-        metavar="FILE",
-        help="write the lines of JSON there, one after the other",
+        type=_results_place,
+        metavar="PLACE",
+        help="also write there: lines of JSON (.jsonl), a table (.csv), or a JAMS file"
+        " per audio file (a folder, FOLDER/)",
     )
     add(
         "--resume",
         action="store_true",
-        help="go on with --output: files that it holds are not tagged again",
-    )
-    add(
-        "--csv",
-        type=output_file,
-        metavar="FILE",
-        help="also write a row per file and a column per tag",
+        help="go on with --output: files that have tags there are not tagged again",
     )
     parser.set_defaults(call=_tag)
+
+
+def _threshold(text: str) -> float | str:
+    if text == "held":
+        return text
+    try:
+        number = float(text)
+        if 0 <= number <= 1:
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not between 0 and 1 (files go before --threshold without X)"
+    )
+
+
+def _results_place(text: str) -> str:
+    if text.endswith((".jsonl", ".json", ".csv")):
+        return output_file(text)
+    if not text.endswith("/") and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must end in .jsonl or .csv, or in / for a folder of JAMS files"
+        )
+    return text
 
 
 def _tag(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tqdm import tqdm
 
-    from tagger import plotting, tagging
+    from tagger import plotting, streaming, tag_results, tagging
 
-    names = sys.stdin.read().splitlines() if args.files == ["-"] else args.files
-    paths = list(tagging.audio_files(name for name in names if name))
+    paths = list_files(args.files)
     if args.taggram and len(paths) != 1:
         raise ValueError(f"--taggram draws one file, and {len(paths)} were given.")
     if args.resume and not args.output:
-        raise ValueError("--resume goes on with a file of results: give --output too.")
-    if args.resume and args.csv:
-        raise ValueError("--resume knows what --output holds, not --csv. Leave it out.")
-    exists = args.output and os.path.exists(args.output)
-    if exists and os.path.getsize(args.output) and not args.resume:
-        raise ValueError(
-            f"{args.output} exists. --resume goes on with it; else choose another"
-            " --output."
-        )
-    if args.resume and exists:
-        done = tagging.read_lines(args.output)
-        paths = [path for path in paths if path not in done]
-    tagger, rows = load_tagger(args), []
-    output = open(args.output, "a", encoding="utf-8") if args.output else None
-    thresholds = tagger.thresholds(args.threshold)
-    tagged = tagging.tag_files(tagger, paths, args.hop, args.aggregate)
-    for row in tqdm(tagged, "Tagging", len(paths), unit="file", disable=None):
-        rows.append(row)
-        shown = row
-        if thresholds and "tags" in row:
-            tags = row["tags"].items()
-            shown = {"tags": {tag: x for tag, x in tags if x >= thresholds[tag]}}
-        shown = {"path": row["path"], "model": args.model, **row, **shown}
-        line = json.dumps(shown, ensure_ascii=False)
-        if output:
-            output.write(line + "\n")
-            output.flush()
-        tqdm.write(line if args.json else _table(shown, args.top))
-    if output:
-        output.close()
-    if args.csv:
-        tagging.scores_table(rows, tagger.tags).to_csv(args.csv, index=False)
-    if args.taggram and rows and "tags" in rows[0]:
-        taggram = tagger.taggram(paths[0], args.hop)
-        name = os.path.basename(paths[0])
-        table = tagging.taggram_table(
-            taggram, list(rows[0]["tags"])[: args.top], tagger
-        )
-        figure = plotting.plot_taggram(
-            table, taggram.seconds, taggram.window_seconds, f"{name}: taggram"
-        )
-        plotting.save(figure, args.taggram)
-    return 2 if any("error" in row for row in rows) else 0
+        raise ValueError("--resume goes on with results: give their --output too.")
+    tagger, results = load_tagger(args), None
+    thresholds = None
+    if args.threshold is not None:
+        held = args.threshold == "held"
+        thresholds = tagger.thresholds(None if held else args.threshold)
+    if args.output:
+        results = tag_results.open_results(args.output, paths, tagger.tags, args.model)
+        if results.done and not args.resume:
+            raise ValueError(
+                f"{args.output} holds results. --resume goes on with them; else choose"
+                " another --output."
+            )
+        paths = [path for path in paths if path not in results.done]
+    has_error = False
+    with streaming.progress(len(paths), "Tagging") as bar:
+        for result, taggram in tagging.tag_files(
+            tagger, paths, args.hop, args.aggregate, thresholds, bar
+        ):
+            result = {"path": result["path"], "model": args.model, **result}
+            has_error |= "error" in result
+            if results:
+                results.write(result)
+            line = tag_results.as_line(result) if args.json else None
+            tqdm.write(line or _table(result, args.top))
+            if args.taggram and taggram:
+                # What the table shows; all that is not above a threshold tells, too.
+                tags = list(tagger.named(taggram.aggregated(args.aggregate)))
+                figure = plotting.plot_taggram(
+                    tagging.taggram_table(taggram, tags[: args.top], tagger),
+                    taggram.seconds,
+                    taggram.window_seconds,
+                    f"{os.path.basename(result['path'])}: taggram",
+                )
+                plotting.save(figure, args.taggram)
+    if results:
+        results.close()
+    return 2 if has_error else 0
 
 
 def _table(row: dict, top: int) -> str:
@@ -174,3 +200,74 @@ def _table(row: dict, top: int) -> str:
             for tag, score in rows
         ]
     )
+
+
+def _add_embed(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "embed", help="audio files -> vectors of what a model hears; which are alike"
+    )
+    add_files(parser, "*")
+    add_model(parser)
+    add = parser.add_argument
+    add(
+        "--layer",
+        default="penultimate",
+        metavar="NAME",
+        help="whose output it is (default: what the last layer makes scores of)",
+    )
+    add(
+        "--library",
+        type=_library_file,
+        metavar="FILE",
+        help="keep the vectors there: .parquet, or .npy with a .json beside it; one"
+        " that is there is gone on with",
+    )
+    add("--similar-to", metavar="SONG", help="list the files that are most like it")
+    add("--top", type=at_least_one, default=10, help="of them (default: 10)")
+    parser.set_defaults(call=_embed)
+
+
+def _library_file(text: str) -> str:
+    if not text.endswith((".parquet", ".npy")):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .parquet or .npy")
+    return output_file(text)
+
+
+def _embed(args: argparse.Namespace) -> int:
+    exists = args.library and os.path.exists(args.library)
+    if not args.files and not exists:
+        raise ValueError("Give audio files, or a --library that holds some.")
+    if not args.library and not args.similar_to:
+        raise ValueError(
+            "Say what for: --library FILE keeps the vectors, --similar-to"
+            " SONG lists the files most like a song."
+        )
+    load_tensorflow()
+    from tagger import embeddings, pretrained, streaming
+
+    paths = list_files(args.files)
+    library = embeddings.Library(args.model, args.layer)
+    if exists:
+        library = embeddings.Library.load(args.library)
+        if (library.model, library.layer) != (args.model, args.layer):
+            raise ValueError(
+                f"{args.library} holds vectors of {library.model}, layer"
+                f" {library.layer}. Give those, or another --library."
+            )
+    embedder = embeddings.Embedder(pretrained.load(args.model), args.layer)
+    song = args.similar_to
+    if song:
+        vector = library.vectors.get(song)
+        if vector is None:
+            vector = embedder.embed(song)
+    with streaming.progress(len(paths), "Embedding") as bar:
+        errors = embeddings.extend(library, embedder, paths, args.library, bar)
+    for path, error in errors.items():
+        print(f"{path}\n  {error}", file=sys.stderr)
+    if song and library.vectors:
+        nearest = library.nearest(vector, args.top + 1).drop(song, errors="ignore")
+        for path, similarity in nearest[: args.top].items():
+            print(f"{similarity:.3f}  {path}")
+    elif library.vectors:
+        print(f"{args.library}: {len(library.vectors):,} vectors")
+    return 2 if errors else 0
