@@ -1,8 +1,9 @@
-"""models, pretrained, convert: what there is, and how it gets here."""
+"""models, pretrained, convert, export: what there is, and how it gets here."""
 
 import argparse
+from pathlib import Path
 
-from tagger.cli.arguments import OptionGroup, at_least_one, keras_file
+from tagger.cli.arguments import OptionGroup, at_least_one, keras_file, output_file
 from tagger.cli.process import load_tensorflow
 
 
@@ -11,6 +12,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_pretrained(commands)
     _add_models(commands)
     _add_convert(commands)
+    _add_export(commands)
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:
@@ -153,4 +155,37 @@ def _pretrained(args: argparse.Namespace) -> int:
         print(pretrained.prepare(args.name))
         return 0
     print(pretrained.listing())
+    return 0
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "export", help="write a model for other runtimes: SavedModel, LiteRT, ONNX"
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=".keras, .hdf5, or a name of `pretrained`")
+    add("--to", required=True, choices=("saved-model", "litert", "onnx"))
+    add(
+        "--output",
+        type=output_file,
+        metavar="PATH",
+        help="default: the model's name, ending as the format does, in this folder",
+    )
+    parser.set_defaults(call=_export)
+
+
+def _export(args: argparse.Namespace) -> int:
+    load_tensorflow()
+    from tagger import export, models, pretrained
+
+    stem = Path(args.model).stem
+    ending = export.FORMATS[args.to] or "_saved_model"
+    model = pretrained.load(args.model)
+    path = export.export(model, args.output or stem + ending, args.to)
+    described = export.describe(model)
+    print(
+        f"{path}: waveforms [batch, {described['num_samples']}] at"
+        f" {described['sample_rate']} Hz -> scores [batch,"
+        f" {models.model_info(model).num_tags}]"
+    )
     return 0

@@ -1,0 +1,168 @@
+"""A model -> a file that runs without this project: SavedModel, LiteRT, ONNX.
+
+Whatever the format, waveforms float32 [batch, num_samples] go in (LiteRT: [1, …]) and
+scores [batch, num_tags] come out. What a model says of itself travels with it, as the
+JSON of `describe`:
+
+    saved-model   assets.extra/tagger.json
+    litert        tagger.json, and labels.txt with a tag a line, in the zip archive that
+                  is part of the file, as TensorFlow Lite's metadata has it
+    onnx          the model's metadata_props: tags, sample_rate …, each as JSON
+"""
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tagger import models
+
+FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # endings
+
+
+def export(model: keras.Model, path: str | os.PathLike, to: str) -> Path:
+    """Writes a model in another format, all or nothing.
+
+    Args:
+        model: From `models.load_model`, `pretrained.load` or `conversion.load_model`;
+            mixed precision becomes float32.
+        path: A file that ends as its format does; a new folder for "saved-model".
+        to: Key of FORMATS.
+
+    Returns:
+        Where it was written.
+
+    Raises:
+        ValueError: the format is unknown, or the file ends otherwise.
+        FileExistsError: the folder is there already.
+        ImportError: a package is missing, or Keras runs on another backend.
+    """
+    path = Path(path)
+    if to not in FORMATS:
+        raise ValueError(f"Unknown format {to!r}. Choose one of: {', '.join(FORMATS)}.")
+    if path.suffix != FORMATS[to]:
+        ending = f"must end in {FORMATS[to]}" if FORMATS[to] else "is a folder"
+        raise ValueError(f"The output for {to} {ending}, not {path.name!r}.")
+    if to == "saved-model" and path.exists():
+        raise FileExistsError(f"{path} exists. Choose another folder.")
+    if keras.backend.backend() != "tensorflow":
+        raise ImportError(
+            "Models are exported by TensorFlow, and Keras runs on"
+            f" {keras.backend.backend()} here. Unset KERAS_BACKEND."
+        )
+    described = describe(model)
+    write = {"saved-model": _saved_model, "litert": _litert, "onnx": _onnx}[to]
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        made = Path(folder) / path.name
+        with contextlib.redirect_stdout(io.StringIO()):  # converters chat
+            write(_in_float32(model), made, described)
+        made.replace(path)
+    return path
+
+
+def describe(model: keras.Model) -> dict:
+    """What a model says of itself, for JSON: all that is needed to feed and read it.
+
+    Returns:
+        name, sample_rate (Hz), num_samples (of a window), remainder ("drop" or "pad"),
+        hop_samples, edge_samples (see `records.Window`), tags and thresholds (lists, or
+        None where the model holds none).
+    """
+    info = models.model_info(model)
+    return {
+        "name": info.name,
+        "sample_rate": info.sample_rate,
+        "num_samples": info.window.num_samples,
+        "remainder": info.window.remainder,
+        "hop_samples": info.window.hop_samples,
+        "edge_samples": info.window.edge_samples,
+        "tags": info.tags and list(info.tags),
+        "thresholds": info.thresholds and list(info.thresholds),
+    }
+
+
+def _saved_model(model: keras.Model, path: Path, described: dict) -> None:
+    signature = _signature(None, described)
+    model.export(
+        path, format="tf_saved_model", verbose=False, input_signature=signature
+    )
+    (path / "assets.extra").mkdir(exist_ok=True)
+    (path / "assets.extra/tagger.json").write_text(json.dumps(described, indent=2))
+
+
+def _litert(model: keras.Model, path: Path, described: dict) -> None:
+    signature = _signature(1, described)
+    model.export(path, format="litert", verbose=False, input_signature=signature)
+    with zipfile.ZipFile(path, "a") as archive:  # stands behind the model
+        archive.writestr("tagger.json", json.dumps(described, indent=2))
+        if described["tags"]:
+            archive.writestr("labels.txt", "\n".join(described["tags"]) + "\n")
+
+
+def _onnx(model: keras.Model, path: Path, described: dict) -> None:
+    try:
+        import onnx
+        from tf2onnx.handler import tf_op
+    except ImportError as error:
+        raise ImportError(
+            f"Exporting to ONNX needs {error.name}: pip install onnx tf2onnx."
+        ) from error
+    tf_op("Erfc")(_Erfc)
+    signature = _signature(None, described)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Keras asks for np.object
+        model.export(path, format="onnx", verbose=False, input_signature=signature)
+    made = onnx.load(path)
+    (scores,) = made.graph.output
+    for node in made.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["scores" if name == scores.name else name for name in names]
+    scores.name = "scores"
+    values = {key: json.dumps(value) for key, value in described.items()}
+    onnx.helper.set_model_props(made, values)
+    onnx.checker.check_model(made)
+    onnx.save(made, path)
+
+
+class _Erfc:
+    """1 - erf: GELU is made of TensorFlow's erfc, which ONNX has not."""
+
+    @classmethod
+    def version_9(cls, graph, node, **_):
+        shapes, dtypes = node.output_shapes, node.output_dtypes
+        graph.remove_node(node.name)
+        one = graph.make_const(f"{node.name}_one", np.float32(1))
+        erf = graph.make_node("Erf", node.input)
+        graph.make_node(
+            "Sub",
+            [one.output[0], erf.output[0]],
+            name=node.name,
+            outputs=node.output,
+            shapes=shapes,
+            dtypes=dtypes,
+        )
+
+
+def _signature(batch_size: int | None, described: dict) -> list[keras.InputSpec]:
+    shape = (batch_size, described["num_samples"])
+    return [keras.InputSpec(shape=shape, dtype="float32", name="waveform")]
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """The same weights in layers that compute in float32."""
+    config = json.dumps(model.get_config())
+    in_float32 = config
+    for policy in ("mixed_float16", "mixed_bfloat16"):
+        in_float32 = in_float32.replace(f'"{policy}"', '"float32"')
+    if in_float32 == config:
+        return model
+    copy = type(model).from_config(json.loads(in_float32))
+    copy.set_weights(model.get_weights())
+    return copy
