@@ -1,10 +1,11 @@
-"""explain, augment: pictures and sounds of one file."""
+"""explain, augment, serve: pictures and sounds of one file."""
 
 import argparse
 import csv
+import importlib.util
 from pathlib import Path
 
-from tagger.cli.arguments import at_least_one
+from tagger.cli.arguments import arguments_of, at_least_one
 from tagger.cli.process import load_tensorflow
 from tagger.cli.tagging import add_model, load_tagger
 
@@ -12,6 +13,7 @@ from tagger.cli.tagging import add_model, load_tagger
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Adds this module's commands."""
     _add_explain(commands)
+    _add_serve(commands)
     _add_augment(commands)
 
 
@@ -92,4 +94,39 @@ def _augment(args: argparse.Namespace) -> int:
     figure = plotting.plot_spectrograms(made, args.sample_rate)
     plotting.save(figure, folder / "spectrograms.png")
     print(folder / "spectrograms.png")
+    return 0
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "serve", help="a page on this machine that tags, plays and explains songs"
+    )
+    add_model(parser)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="default: %(default)s, this machine alone")
+    add("--port", type=at_least_one, default=7860, help="default: %(default)s")
+    add(
+        "--max-minutes",
+        type=float,
+        default=20.0,
+        metavar="X",
+        help="longer songs are refused (default: %(default)g)",
+    )
+    add(
+        "--max-megabytes",
+        type=float,
+        default=200.0,
+        metavar="X",
+        help="larger files are refused (default: %(default)g)",
+    )
+    parser.set_defaults(call=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    if not importlib.util.find_spec("gradio"):
+        raise ImportError("The page needs Gradio: pip install 'gradio>=6'.")
+    load_tensorflow()
+    from tagger import page
+
+    page.serve(load_tagger(args), **arguments_of(page.serve, args))
     return 0

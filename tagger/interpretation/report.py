@@ -87,6 +87,7 @@ def explain(
     start_seconds: float | None = None,
     hop_seconds: float | None = None,
     num_tags: int = 3,
+    taggram: Taggram | None = None,
 ) -> list[Path]:
     """Writes all that can be said about why a model tags a recording as it does.
 
@@ -102,6 +103,7 @@ def explain(
         hop_seconds: From one window of the taggram to the next; None: as the model
             scores files.
         num_tags: See tags.
+        taggram: Of the first file, where it is known already.
 
     Returns:
         The files, the page first.
@@ -123,10 +125,11 @@ def explain(
             f"{str(folder)!r} is no folder. Choose another --output."
         )
     paths = [path] if second_path is None else [path, second_path]
-    taggrams = [tagger.taggram(one, hop_seconds) for one in paths]
+    known = {path: taggram} if taggram else {}
+    taggrams = [known.get(one) or tagger.taggram(one, hop_seconds) for one in paths]
     if tags is None:
-        for taggram in taggrams:
-            highest = np.argsort(-taggram.scores.mean(axis=0), kind="stable")
+        for one in taggrams:
+            highest = np.argsort(-one.scores.mean(axis=0), kind="stable")
             numbers += [int(n) for n in highest[:num_tags] if n not in numbers]
     starts = [start_seconds, None]
     first, *second = (
