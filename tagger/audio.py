@@ -232,16 +232,17 @@ def _resample(
 ) -> Iterator[np.ndarray]:
     """Frames of one format -> float32 blocks, mono, at the rate."""
     # Channels side by side: PyAV 18 reads beyond the planes of eight and more.
-    to_float = av.AudioResampler("flt")
+    # A decoder's frames are short, so many make a block before Python sees them again.
+    to_float = av.AudioResampler("flt", frame_size=BLOCK_SAMPLES)
     to_rate = av.AudioResampler("fltp", "mono", sample_rate, BLOCK_SAMPLES)
-    for frame in frames:
-        # Mean first, as FFmpeg does too: one channel is resampled, not all.
-        is_mono = frame.layout.nb_channels == 1
-        for mono in [frame] if is_mono else map(_mean, to_float.resample(frame)):
-            for block in to_rate.resample(mono):
-                yield block.to_ndarray()[0]
-    for block in to_rate.resample(None):
-        yield block.to_ndarray()[0]
+    for frame in itertools.chain(frames, [None]):
+        for block in to_float.resample(frame):
+            # Mean first, as FFmpeg does too: one channel is resampled, not all.
+            is_mono = block.layout.nb_channels == 1
+            for resampled in to_rate.resample(block if is_mono else _mean(block)):
+                yield resampled.to_ndarray()[0]
+    for resampled in to_rate.resample(None):
+        yield resampled.to_ndarray()[0]
 
 
 def _mean(frame: av.AudioFrame) -> av.AudioFrame:

@@ -1,0 +1,152 @@
+r"""Seconds to tag an hour of songs, beside the original's and beside decoding alone.
+
+    git clone https://github.com/ethman/sota-music-tagging-models original
+    python benchmarks/tag.py --audio-dir demo/mp3 \
+        --original original --original-python VENV/bin/python
+
+Makes songs of three minutes (stereo mp3, 44.1 kHz, 192 kbit/s) from the audio of a
+folder, converts the original's MagnaTagATune weights and times whole commands in turns:
+ours is `python -m tagger tag`; the original is its `MusicTagger` on what librosa loads,
+as in its own example; decoding is PyAV's to the model's rate and nothing else. The
+original's environment needs torch, torchaudio, librosa, fire, pandas and tensorboard. Ours needs
+torch too, to read the weights.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tagger import cli
+
+SECONDS = 180
+SAMPLE_RATE = 44100
+ORIGINAL = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import librosa
+from sota_music_taggers.predict import MusicTagger
+tagger = MusicTagger(sys.argv[1], "mtat")
+for path in sys.argv[2:]:
+    waveform, _ = librosa.load(path, sr=16000)
+    print(path, tagger(waveform).detach().numpy().mean(axis=0).argmax())
+"""
+DECODE = """
+import sys
+from tagger.audio import stream_audio
+for path in sys.argv[1:]:
+    print(path, sum(len(block) for block in stream_audio(path, 16000)))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--original", required=True, metavar="DIR", help="checkout of the original")
+    add("--original-python", default=sys.executable, metavar="PYTHON")
+    add("--audio-dir", required=True, metavar="DIR", help="what songs are made of")
+    add("--models", nargs="+", default=["fcn", "crnn", "musicnn"])
+    add("--minutes", type=cli.at_least_one, default=60)
+    add("--repeats", type=cli.at_least_one, default=3)
+    add("--work-dir", default="tag_benchmark", metavar="DIR")
+    add("--output", default="tag.json")
+    args = parser.parse_args()
+
+    folder = Path(args.work_dir)
+    (folder / "songs").mkdir(parents=True, exist_ok=True)
+    songs = make_songs(folder / "songs", args.audio_dir, args.minutes * 60 // SECONDS)
+    original = str(Path(args.original).resolve())
+    results = {}
+    for name in args.models:
+        model = convert(name, args.original, folder)
+        commands = {
+            "decode": [sys.executable, "-c", DECODE, *songs],
+            "ours": [
+                *(sys.executable, "-m", "tagger", "tag", *songs),
+                *("--model", model, "--json"),
+            ],
+            "original": [args.original_python, "-c", ORIGINAL, name, *songs],
+        }
+        seconds = {what: [] for what in commands}
+        for _ in range(args.repeats):
+            for what, command in commands.items():
+                seconds[what].append(run(command, original))
+        medians = {what: statistics.median(taken) for what, taken in seconds.items()}
+        results[name] = seconds
+        print(
+            f"{name:14} ours {medians['ours']:6.1f} s  original"
+            f" {medians['original']:6.1f} s  ratio"
+            f" {medians['original'] / medians['ours']:5.2f}  decoding"
+            f" {medians['decode']:6.1f} s  share"
+            f" {medians['decode'] / medians['ours']:5.2f}",
+            flush=True,
+        )
+    content = {"arguments": vars(args), "seconds": results}
+    Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
+    """Encodes what is not there yet; every song is another stretch of the audio."""
+    import av
+
+    from tagger import audio, tagging
+
+    files = itertools.cycle(tagging.audio_files([audio_dir]))
+    paths = [folder / f"{n:02d}.mp3" for n in range(number)]
+    for path in paths:
+        clips, length = [], 0
+        while not path.exists() and length < SECONDS * SAMPLE_RATE:
+            clips.append(audio.load_audio(next(files), SAMPLE_RATE))
+            length += len(clips[-1])
+        if not clips:
+            continue
+        mono = np.concatenate(clips)[: SECONDS * SAMPLE_RATE]
+        samples = np.clip(32767 * np.stack([mono, 0.8 * mono], 1), -32768, 32767)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mp3", rate=SAMPLE_RATE, layout="stereo")
+            stream.bit_rate = 192_000
+            frame = av.AudioFrame.from_ndarray(
+                samples.astype(np.int16).reshape(1, -1), format="s16", layout="stereo"
+            )
+            frame.sample_rate = SAMPLE_RATE
+            size = stream.codec_context.frame_size
+            cutter = av.AudioResampler(stream.format.name, "stereo", SAMPLE_RATE, size)
+            for piece in cutter.resample(frame) + cutter.resample(None):
+                container.mux(stream.encode(piece))
+            container.mux(stream.encode(None))
+    return [str(path.resolve()) for path in paths]
+
+
+def convert(name: str, original: str, folder: Path) -> str:
+    """The original's own weights of a model, as ours."""
+    cli.load_tensorflow()
+    from tagger import conversion, models
+    from tagger.datasets.magnatagatune import TOP_50_TAGS
+
+    weights = Path(original) / f"sota_music_taggers/models/mtat/{name}/best_model.pth"
+    model = conversion.convert(conversion.read_weights(weights), name, tags=TOP_50_TAGS)
+    path = (folder / f"{name}.keras").resolve()
+    models.save_model(model, path)
+    return str(path)
+
+
+def run(command: list[str], original: str) -> float:
+    """Seconds of a whole command, from the start of its interpreter."""
+    ours = str(Path(__file__).resolve().parent.parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([ours, original])}
+    started = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{command[:3]} failed:\n{done.stderr[-2000:]}")
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
