@@ -8,8 +8,8 @@ Makes songs of three minutes (stereo mp3, 44.1 kHz, 192 kbit/s) from the audio o
 folder, converts the original's MagnaTagATune weights and times whole commands in turns:
 ours is `python -m tagger tag`; the original is its `MusicTagger` on what librosa loads,
 as in its own example; decoding is PyAV's to the model's rate and nothing else. The
-original's environment needs torch, torchaudio, librosa, fire, pandas and tensorboard. Ours needs
-torch too, to read the weights.
+original's environment needs torch, torchaudio, librosa, fire, pandas and tensorboard;
+ours needs torch too, to read the weights.
 """
 
 import argparse

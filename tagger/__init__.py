@@ -23,8 +23,14 @@ The map, left to right as data runs:
     conversion      the originals' weights
     interpretation  what the network heard
     plotting        the pictures
+    streaming       files of any length -> windows -> rows of scores
     tagging         files in, tags out
+    tag_results     … as lines of JSON, CSV, JAMS
+    embeddings      files in, vectors out
     pretrained      trained models to be had
+    export          a model for other runtimes
+    page            a page to drop songs on
+    cli             the command lines
 
 The glossary, one word for one thing: a *clip* is one tagged recording; a *segment* the
 piece a model takes; a *sample* one amplitude value; an *example* a training item; a

@@ -37,6 +37,19 @@ class Embedder:
 
     Raises:
         ValueError: there is no such layer, or it has no single output of floats.
+
+    Example:
+        >>> from tagger import pretrained
+        >>> embedder = Embedder(pretrained.load("musicnn_mtt"))
+        >>> vector = embedder.embed("song.mp3")
+        >>> vector.shape, vector.dtype
+        ((200,), dtype('float32'))
+        >>> library = Library("musicnn_mtt", embedder.layer)
+        >>> errors = extend(library, embedder, ["song.mp3", "no.mp3"], "library.npy")
+        >>> print(errors["no.mp3"])
+        Cannot decode 'no.mp3': there is no such file.
+        >>> Library.load("library.npy").nearest(vector, 1).round(3).to_dict()
+        {'song.mp3': 1.0}
     """
 
     def __init__(self, model: keras.Model, layer: str = PENULTIMATE):

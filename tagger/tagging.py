@@ -69,6 +69,19 @@ class Tagger:
 
     Raises:
         ValueError: nobody knows the names, or their number is not the model's.
+
+    Example:
+        >>> tagger = Tagger.from_pretrained("musicnn_mtt")
+        >>> tags = tagger.tag("song.mp3")  # highest first
+        >>> len(tags), all(0 <= score <= 1 for score in tags.values())
+        (50, True)
+        >>> next(iter(tags))
+        'violin'
+        >>> taggram = tagger.taggram("song.mp3", hop_seconds=1)
+        >>> taggram.seconds[:3].round().tolist(), taggram.scores.shape[1]
+        ([-0.0, 1.0, 2.0], 50)
+        >>> dict(tagger.taggrams(["song.mp3", "notes.txt"]))["notes.txt"]
+        AudioDecodeError("Cannot decode 'notes.txt': there is no such file.")
     """
 
     def __init__(self, model: keras.Model, tags: tuple[str, ...] | None = None):
