@@ -275,6 +275,8 @@ def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
     scores = taggram.scores[np.maximum(windows, 0)][:, tagger.tag_numbers(tags)].T
     highest = max(scores.max(), 0.01)
     colours = colormaps["magma"](scores / highest)
+    # What stands behind the last window was not scored.
+    colours[:, seconds > taggram.seconds[-1] + taggram.window_seconds, 3] = 0
     means = taggram.aggregated()
     rows = [
         (tag, means[tagger.tags.index(tag)], _png(colour[None]))
