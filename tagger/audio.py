@@ -232,13 +232,15 @@ def _resample(
 ) -> Iterator[np.ndarray]:
     """Frames of one format -> float32 blocks, mono, at the rate."""
     # Channels side by side: PyAV 18 reads beyond the planes of eight and more.
+    first = next(frames)
+    is_mono = first.layout.nb_channels == 1
     # A decoder's frames are short, so many make a block before Python sees them again.
-    to_float = av.AudioResampler("flt", frame_size=BLOCK_SAMPLES)
+    precision = "dbl" if is_mono and first.format.name.startswith("dbl") else "flt"
+    to_float = av.AudioResampler(precision, frame_size=BLOCK_SAMPLES)
     to_rate = av.AudioResampler("fltp", "mono", sample_rate, BLOCK_SAMPLES)
-    for frame in itertools.chain(frames, [None]):
+    for frame in itertools.chain([first], frames, [None]):
         for block in to_float.resample(frame):
             # Mean first, as FFmpeg does too: one channel is resampled, not all.
-            is_mono = block.layout.nb_channels == 1
             for resampled in to_rate.resample(block if is_mono else _mean(block)):
                 yield resampled.to_ndarray()[0]
     for resampled in to_rate.resample(None):

@@ -1,7 +1,6 @@
 """Audio files -> one vector each, of what a model makes of them; which are alike."""
 
 import dataclasses
-import difflib
 import io
 import json
 import os
@@ -123,40 +122,46 @@ class Library:
                 about, paths, vectors = table.attrs, table["path"], table["embedding"]
             else:
                 about = json.loads(_beside(path).read_text(encoding="utf-8"))
-                paths, vectors = about["paths"], np.load(path, allow_pickle=False)
+                paths = about["paths"]
+                vectors = np.load(path, allow_pickle=False)[: len(paths)]
             rows = (np.asarray(vector, np.float32) for vector in vectors)
             return cls(
                 about["model"],
                 about["layer"],
                 dict(zip(paths, rows, strict=True)),
             )
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
             raise ValueError(
                 f"{str(path)!r} holds no library of embeddings ({error}). Choose"
                 " another --library, or make it with python -m tagger embed FILES."
             ) from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes .parquet (path, embedding) or .npy [files, channels], all or nothing.
+        """Writes .parquet (path, embedding) or .npy [files, channels].
 
-        Beside an .npy stands a .json with the model, the layer and the rows' paths.
+        Beside an .npy stands a .npy.json with the model, the layer and the rows' paths.
+        A library that is there stays whole until the new one is.
         """
         path, held = Path(path), io.BytesIO()
         matrix = np.stack(list(self.vectors.values()))
         about = {"model": self.model, "layer": self.layer}
         if path.suffix == ".parquet":
-            table = pd.DataFrame(
-                {"path": list(self.vectors), "embedding": list(matrix)}
-            )
+            columns = {"path": list(self.vectors), "embedding": list(matrix)}
+            table = pd.DataFrame(columns)
             table.attrs = about
             table.to_parquet(held)
         else:
             np.save(held, matrix)
+        unfinished = temporary(path)
+        try:
+            unfinished.write_bytes(held.getvalue())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        if path.suffix != ".parquet":
+            # Last: rows that it does not name yet are not read.
             about["paths"] = list(self.vectors)
             write_text_atomically(_beside(path), json.dumps(about))
-        unfinished = temporary(path)
-        unfinished.write_bytes(held.getvalue())
-        unfinished.replace(path)
 
     def nearest(self, vector: np.ndarray, number: int) -> pd.Series:
         """The files whose vectors point most alike: cosine similarity by path."""
@@ -208,17 +213,14 @@ def extend(
 
 
 def _beside(path: str | os.PathLike) -> Path:
-    return Path(path).with_suffix(".json")
+    return Path(f"{path}.json")
 
 
 def _layer(model: keras.Model, name: str) -> keras.Layer:
     names = [layer.name for layer in model.layers]
     if name in names:
         return model.get_layer(name)
-    alike = difflib.get_close_matches(name, names, 5, 0.5)
     raise ValueError(
         f"Model {model.name} has no layer {name!r}."
-        + (" The nearest: " if alike else f" It has: {PENULTIMATE}, ")
-        + ", ".join(alike or names)
-        + "."
+        f" {models.nearest(name, [PENULTIMATE, *names])}"
     )

@@ -42,16 +42,23 @@ def export(model: keras.Model, path: str | os.PathLike, to: str) -> Path:
     Raises:
         ValueError: the format is unknown, or the file ends otherwise.
         FileExistsError: the folder is there already.
+        FileNotFoundError: the folder to write to is missing.
         ImportError: a package is missing, or Keras runs on another backend.
     """
     path = Path(path)
     if to not in FORMATS:
         raise ValueError(f"Unknown format {to!r}. Choose one of: {', '.join(FORMATS)}.")
-    if path.suffix != FORMATS[to]:
-        ending = f"must end in {FORMATS[to]}" if FORMATS[to] else "is a folder"
-        raise ValueError(f"The output for {to} {ending}, not {path.name!r}.")
-    if to == "saved-model" and path.exists():
+    others = [ending for ending in FORMATS.values() if ending]
+    if FORMATS[to] and path.suffix != FORMATS[to]:
+        raise ValueError(
+            f"The output for {to} must end in {FORMATS[to]}, not {path.name!r}."
+        )
+    if not FORMATS[to] and path.suffix in others:
+        raise ValueError(f"The output for {to} is a folder, not {path.name!r}.")
+    if not FORMATS[to] and path.exists():
         raise FileExistsError(f"{path} exists. Choose another folder.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(path.parent)!r}. Make it.")
     if keras.backend.backend() != "tensorflow":
         raise ImportError(
             "Models are exported by TensorFlow, and Keras runs on"
@@ -98,6 +105,11 @@ def _saved_model(model: keras.Model, path: Path, described: dict) -> None:
 
 
 def _litert(model: keras.Model, path: Path, described: dict) -> None:
+    if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
+        raise ImportError(
+            f"Exporting to LiteRT needs Keras 3.13 or newer, on Python 3.11 or newer;"
+            f" this is Keras {keras.__version__}."
+        )
     signature = _signature(1, described)
     model.export(path, format="litert", verbose=False, input_signature=signature)
     with zipfile.ZipFile(path, "a") as archive:  # stands behind the model

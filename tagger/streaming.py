@@ -115,12 +115,13 @@ def with_hop(window: Window, hop_seconds: float | None, sample_rate: int) -> Win
     """
     if hop_seconds is None:
         return window
-    hop_samples = round(hop_seconds * sample_rate)
-    if not 1 <= hop_samples <= window.num_samples:
+    longest = window.num_samples / sample_rate
+    if not 1 / sample_rate <= hop_seconds <= longest:
         raise ValueError(
             f"A hop of {hop_seconds:g} s is not between a sample and a window. Choose"
-            f" one up to {window.num_samples / sample_rate:.2f} s."
+            f" one up to {longest:.2f} s."
         )
+    hop_samples = round(hop_seconds * sample_rate)
     # Overlapping windows leave no rest worth filling up.
     return dataclasses.replace(window, hop_samples=hop_samples, remainder="drop")
 

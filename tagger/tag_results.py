@@ -4,7 +4,8 @@
 
 is a result. Each is on disk before the next file is tagged, so that an interrupted run
 is gone on with: files that have tags there are left out, those with an error are tried
-again (their later result counts).
+again (their later result counts). Whoever goes on keeps to the same hop, aggregate and
+threshold.
 """
 
 import csv
@@ -19,37 +20,63 @@ from tagger.storage import write_text_atomically
 def open_results(
     place: str | os.PathLike, paths: Sequence[str], tags: Sequence[str], model: str
 ) -> "JsonLines | CsvTable | JamsFolder":
-    """The results at a place, to write more of them.
+    """The results at a place, to write more of them. Nothing there is changed yet.
 
     Args:
         place: A file that ends in .jsonl, .json or .csv; anything else is a folder.
-        paths: All files that are to be tagged, those done before too.
+        paths: The files that are to be tagged.
         tags: Every tag of the model.
         model: Its name.
 
+    Returns:
+        An object with `is_new` (nothing is there), `done` (paths that have tags there),
+        `write(result)` and `close()`.
+
     Raises:
-        ValueError: the place holds something else.
+        ValueError: the place holds something else, or another model's results.
         ImportError: JAMS files without the package jams.
     """
     place = Path(place)
     if place.suffix in (".jsonl", ".json"):
         return JsonLines(place, model)
     if place.suffix == ".csv":
-        return CsvTable(place, tags)
+        return CsvTable(place, tags, model)
     return JamsFolder(place, paths, model)
 
 
-class JsonLines:
-    """A result a line.
+class _File:
+    """A file that is appended to, behind its last whole line."""
 
-    Attributes:
-        done: Paths of the files that have tags.
-    """
+    def __init__(self, place: Path):
+        self._place, self._file = place, None
+        text = place.read_text("utf-8", "surrogateescape") if place.exists() else ""
+        self.is_new = not text
+        *self.lines, self.half = text.split("\n")
+
+    def write(self, text: str) -> None:
+        if self._file is None:
+            if self.half:  # a killed run left it
+                num_bytes = len(self.half.encode("utf-8", "surrogateescape"))
+                os.truncate(self._place, self._place.stat().st_size - num_bytes)
+            self._file = open(
+                self._place, "a", encoding="utf-8", errors="surrogateescape", newline=""
+            )
+        self._file.write(text)
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+class JsonLines:
+    """A result a line."""
 
     def __init__(self, place: Path, model: str):
-        *lines, half = _lines(place)
+        self._file = _File(place)
+        self.is_new, half = self._file.is_new, self._file.half
         try:
-            rows = [json.loads(line) for line in lines]
+            rows = [json.loads(line) for line in self._file.lines]
             self.done = {row["path"] for row in rows if row["path"] and "tags" in row}
             models = {row["model"] for row in rows}
             if half and not half.startswith('{"path": '[: len(half)]):
@@ -59,17 +86,11 @@ class JsonLines:
                 f"{str(place)!r} holds no lines of JSON of `tag`. Choose another"
                 " --output."
             ) from error
-        if models - {model}:
-            raise ValueError(
-                f"{str(place)!r} holds results of {', '.join(sorted(models))}, not"
-                f" {model}. Choose another --output."
-            )
-        self._file = _open_behind(place, half)
+        _check_model(place, models, model)
 
     def write(self, result: dict) -> None:
         """Appends a result."""
         self._file.write(as_line(result) + "\n")
-        self._file.flush()
 
     def close(self) -> None:
         """No more come."""
@@ -77,33 +98,29 @@ class JsonLines:
 
 
 class CsvTable:
-    """A row a file: path, a column per tag (empty below a threshold), error.
+    """A row a file: path, model, a column per tag (empty below a threshold), error."""
 
-    Attributes:
-        done: Paths of the files that have tags.
-    """
-
-    def __init__(self, place: Path, tags: Sequence[str]):
-        header = ["path", *tags, "error"]
-        *lines, half = _lines(place)
-        rows = list(csv.reader(line + "\n" for line in lines))
-        if rows[:1] not in ([], [header]) or (half and not rows and place.exists()):
+    def __init__(self, place: Path, tags: Sequence[str], model: str):
+        self._header = ["path", "model", *tags, "error"]
+        self._file = _File(place)
+        self.is_new = self._file.is_new
+        rows = list(csv.reader(line + "\n" for line in self._file.lines))
+        if not self.is_new and rows[:1] != [self._header]:
             raise ValueError(
                 f"{str(place)!r} is no table of `tag` with this model's tags. Choose"
                 " another --output."
             )
+        _check_model(place, {row[1] for row in rows[1:]}, model)
         self.done = {row[0] for row in rows[1:] if not row[-1]}
-        self._file = _open_behind(place, half)
-        self._rows = csv.DictWriter(self._file, header, lineterminator="\n")
-        if not rows:
-            self._rows.writeheader()
+        self._rows = csv.DictWriter(self._file, self._header, lineterminator="\n")
 
     def write(self, result: dict) -> None:
         """Appends a result."""
-        error = result.get("error", "")
-        row = {"path": result["path"], **result.get("tags", {}), "error": error}
-        self._rows.writerow(row)
-        self._file.flush()
+        if not self._file.lines:
+            self._file.lines.append("")
+            self._rows.writeheader()
+        row = {**result, **result.get("tags", {})}
+        self._rows.writerow({name: row.get(name, "") for name in self._header})
 
     def close(self) -> None:
         """No more come."""
@@ -111,12 +128,9 @@ class CsvTable:
 
 
 class JamsFolder:
-    """A .jams file beside none of the music: namespace tag_open, confidence the score.
+    """A .jams file per audio file: namespace tag_open, confidence the score.
 
-    Files keep their place below the folder that they have in common.
-
-    Attributes:
-        done: Paths of the files that have tags.
+    Files keep their place below the working folder, others below the root.
     """
 
     def __init__(self, place: Path, paths: Sequence[str], model: str):
@@ -126,15 +140,15 @@ class JamsFolder:
             raise ImportError(
                 "JAMS files need the package jams: pip install jams."
             ) from error
-        self._jams, self._model = jams, model
-        common = os.path.commonpath(
-            [os.path.dirname(os.path.abspath(p)) for p in paths]
-        )
-        self._targets = {
-            path: place / (os.path.relpath(os.path.abspath(path), common) + ".jams")
-            for path in paths
-        }
-        self.done = {path for path, target in self._targets.items() if target.exists()}
+        self._jams, self._model, self._place = jams, model, place
+        self.is_new, self.done, models = True, set(), set()
+        for path in paths:
+            target = self._target(path)
+            if target.exists():
+                self.is_new = False
+                self.done.add(path)
+                models.add(_model_of(target))
+        _check_model(place, models, model)
 
     def write(self, result: dict) -> None:
         """Writes a result's own file; one with an error has none."""
@@ -157,12 +171,19 @@ class JamsFolder:
         jam.file_metadata.duration = seconds
         jam.file_metadata.title = Path(result["path"]).stem
         jam.validate()
-        target = self._targets[result["path"]]
+        target = self._target(result["path"])
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(target, jam.dumps(indent=2))
 
     def close(self) -> None:
         """No more come."""
+
+    def _target(self, path: str) -> Path:
+        full = Path(os.path.abspath(path))
+        here = Path.cwd()
+        below = here if full.is_relative_to(here) else full.anchor
+        relative = full.relative_to(below)
+        return self._place / relative.with_name(f"{relative.name}.jams")
 
 
 def as_line(result: dict) -> str:
@@ -170,19 +191,19 @@ def as_line(result: dict) -> str:
     return json.dumps(result, ensure_ascii=False)
 
 
-def _lines(place: Path) -> list[str]:
-    """The file's lines; the last is what stands behind the last line's end."""
-    return (
-        place.read_text("utf-8", "surrogateescape").split("\n")
-        if place.exists()
-        else [""]
-    )
+def _model_of(jam: Path) -> str:
+    try:
+        (annotation,) = json.loads(jam.read_text("utf-8"))["annotations"]
+        return annotation["annotation_metadata"]["annotator"]["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(jam)!r} is no JAMS file of `tag`. Choose another --output."
+        ) from error
 
 
-def _open_behind(place: Path, half: str):
-    """The file, to be appended to, without a half line that a killed run left."""
-    if half:
-        os.truncate(
-            place, place.stat().st_size - len(half.encode("utf-8", "surrogateescape"))
+def _check_model(place: Path, models: set[str], model: str) -> None:
+    if models - {model}:
+        raise ValueError(
+            f"{str(place)!r} holds results of {', '.join(sorted(models - {model}))},"
+            f" not {model}. Choose another --output."
         )
-    return open(place, "a", encoding="utf-8", errors="surrogateescape", newline="")

@@ -4,8 +4,8 @@ path -> windows as the model wants them -> scores [num_tags], the mean over the 
 """
 
 import dataclasses
-import difflib
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 
 import keras
@@ -158,12 +158,9 @@ class Tagger:
         numbers = []
         for name in names:
             if name not in self.tags:
-                alike = difflib.get_close_matches(name, self.tags, 5, 0.5)
                 raise ValueError(
                     f"Model {self.info.name} knows no tag {name!r}."
-                    + (" The nearest: " if alike else " It knows: ")
-                    + ", ".join(alike or self.tags)
-                    + "."
+                    f" {models.nearest(name, self.tags)}"
                 )
             numbers.append(self.tags.index(name))
         return numbers
@@ -301,25 +298,36 @@ def taggram_table(taggram: Taggram, tags: list[str], tagger: Tagger) -> pd.DataF
     return pd.DataFrame(taggram.scores.T[tagger.tag_numbers(tags)], tags)
 
 
-def audio_files(names: Iterable[str]) -> Iterator[str]:
+def audio_files(names: Iterable[str]) -> list[str]:
     """Files named, and those in folders named, by their endings, in order of name.
 
+    A folder without audio, and one that cannot be read, is noted; each file is listed
+    once, hidden ones are not.
+
     Raises:
-        ValueError: a folder holds no audio.
+        ValueError: there is no file at all.
     """
+    paths, endings = [], ", ".join(AUDIO_ENDINGS)
     for name in names:
         if not os.path.isdir(name):
-            yield name
+            paths.append(name)
             continue
         found = sorted(
             os.path.join(folder, file)
-            for folder, _, files in os.walk(name)
+            for folder, _, files in os.walk(name, onerror=_note)
             for file in files
-            if file.lower().endswith(AUDIO_ENDINGS)
+            if file.lower().endswith(AUDIO_ENDINGS) and not file.startswith(".")
         )
         if not found:
-            raise ValueError(
-                f"Folder {name!r} holds no audio: no file ends in one of"
-                f" {', '.join(AUDIO_ENDINGS)}."
-            )
-        yield from found
+            _note(f"Folder {name!r} holds no audio: no file ends in one of {endings}.")
+        paths += found
+    if not paths:
+        raise ValueError(
+            "There are no files to work on. Give audio files, or folders with files"
+            f" that end in one of {endings}."
+        )
+    return list(dict.fromkeys(paths))
+
+
+def _note(what: str | OSError) -> None:
+    warnings.warn(str(what), stacklevel=3)

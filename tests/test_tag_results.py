@@ -27,11 +27,28 @@ def write(place, *results, model="m"):
     return opened
 
 
-@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "folder"])
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+KINDS = ["x.jsonl", "x.csv", "folder"]
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_what_is_done_is_known_and_errors_are_tried_again(name, tmp_path):
-    assert write(tmp_path / name, DONE, BAD).done == set()
-    assert write(tmp_path / name, LATER).done == {"a/1.mp3"}
+    first = write(tmp_path / name, DONE, BAD)
+    assert first.done == set()
+    second = write(tmp_path / name, LATER)
+    assert second.done == {"a/1.mp3"} and not second.is_new
     assert write(tmp_path / name).done == {"a/1.mp3", "b/2.mp3"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_results_of_another_model_are_not_gone_on_with(name, tmp_path):
+    write(tmp_path / name, DONE)
+    with pytest.raises(ValueError, match="holds results of m, not other"):
+        write(tmp_path / name, model="other")
 
 
 def test_lines_of_json_and_rows_of_a_table(tmp_path):
@@ -41,9 +58,9 @@ def test_lines_of_json_and_rows_of_a_table(tmp_path):
     write(tmp_path / "x.csv", DONE, BAD)
     with open(tmp_path / "x.csv", newline="") as file:
         assert list(csv.reader(file)) == [
-            ["path", *TAGS, "error"],
-            ["a/1.mp3", "0.25", "", ""],
-            ["b/2.mp3", "", "", "It is damaged."],
+            ["path", "model", *TAGS, "error"],
+            ["a/1.mp3", "m", "0.25", "", ""],
+            ["b/2.mp3", "m", "", "", "It is damaged."],
         ]
 
 
@@ -60,6 +77,17 @@ def test_jams_files_hold_open_tags_of_the_whole_file(tmp_path):
     assert annotation.annotation_metadata.annotator.model == "m"
 
 
+def test_a_jams_file_is_the_same_songs_whatever_else_is_tagged(tmp_path):
+    pytest.importorskip("jams")
+    rock, jazz = "rock/01.mp3", "jazz/01.mp3"
+    opened = tag_results.open_results(tmp_path / "out", [rock], TAGS, "m")
+    opened.write({**DONE, "path": rock})
+    alone = tag_results.open_results(tmp_path / "out", [jazz], TAGS, "m")
+    assert alone.done == set() and alone.is_new
+    both = tag_results.open_results(tmp_path / "out", [jazz, rock], TAGS, "m")
+    assert both.done == {rock}
+
+
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
 @pytest.mark.parametrize("num_bytes", [1, 9, 15])
 def test_half_a_line_is_cut_off(name, num_bytes, tmp_path):
@@ -69,22 +97,20 @@ def test_half_a_line_is_cut_off(name, num_bytes, tmp_path):
     both = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(both[: len(whole) + num_bytes])
     assert write(tmp_path / name).done == {"a/1.mp3"}
-    assert (tmp_path / name).read_bytes() == whole
+    assert len((tmp_path / name).read_bytes()) == len(whole) + num_bytes  # untouched
+    write(tmp_path / name, BAD)
+    assert (tmp_path / name).read_bytes() == both
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
-@pytest.mark.parametrize("content", ["my notes", "my notes\n", "[1]\n", "path,jazz\n"])
+@pytest.mark.parametrize(
+    "content", ["my notes", "my notes\n", "[1]\n", "path,jazz\n", "{}"]
+)
 def test_files_of_others_are_left_alone(name, content, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match="Choose another --output"):
         write(tmp_path / name)
     assert (tmp_path / name).read_text() == content
-
-
-def test_results_of_another_model_are_not_gone_on_with(tmp_path):
-    write(tmp_path / "x.jsonl", DONE)
-    with pytest.raises(ValueError, match="holds results of m, not other"):
-        write(tmp_path / "x.jsonl", model="other")
 
 
 def test_names_that_are_not_utf8_survive(tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import inspect
+import math
 import os
 import re
 import typing
@@ -112,10 +113,28 @@ def at_least_one(text: str) -> int:
     return number
 
 
+def above_zero(text: str) -> float:
+    """Argument type: a finite number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return number
+
+
+def port(text: str) -> int:
+    """Argument type: where a machine listens."""
+    number = int(text)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 65535, not {number}")
+    return number
+
+
 def output_file(text: str) -> str:
     """Argument type: a file that can be written, checked before hours of work."""
     folder = os.path.dirname(os.path.abspath(text))
-    if not os.path.isdir(folder) or os.path.isdir(text):
+    if os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: it is a folder")
+    if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"cannot write {text!r}: no such folder")
     if text.endswith(".parquet") and not importlib.util.find_spec("pyarrow"):
         raise argparse.ArgumentTypeError("Parquet needs pyarrow: pip install pyarrow")

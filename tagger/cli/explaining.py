@@ -2,12 +2,13 @@
 
 import argparse
 import csv
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 
-from tagger.cli.arguments import arguments_of, at_least_one
+from tagger.cli.arguments import above_zero, arguments_of, at_least_one, port
 from tagger.cli.process import load_tensorflow
-from tagger.cli.tagging import add_model, load_tagger
+from tagger.cli.tagging import add_tagger, load_tagger
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -23,7 +24,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     )
     add = parser.add_argument
     add("file", metavar="FILE", help="audio of any length and format")
-    add_model(parser)
+    add_tagger(parser)
     add(
         "--tags",
         metavar="A,B",
@@ -101,20 +102,20 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "serve", help="a page on this machine that tags, plays and explains songs"
     )
-    add_model(parser)
+    add_tagger(parser)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="default: %(default)s, this machine alone")
-    add("--port", type=at_least_one, default=7860, help="default: %(default)s")
+    add("--port", type=port, default=7860, help="default: %(default)s")
     add(
         "--max-minutes",
-        type=float,
+        type=above_zero,
         default=20.0,
         metavar="X",
         help="longer songs are refused (default: %(default)g)",
     )
     add(
         "--max-megabytes",
-        type=float,
+        type=above_zero,
         default=200.0,
         metavar="X",
         help="larger files are refused (default: %(default)g)",
@@ -123,8 +124,12 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    if not importlib.util.find_spec("gradio"):
-        raise ImportError("The page needs Gradio: pip install 'gradio>=6'.")
+    found = importlib.util.find_spec("gradio") and importlib.metadata.version("gradio")
+    if not found or int(found.split(".")[0]) < 6:
+        raise ImportError(
+            f"The page needs Gradio 6 or newer, and there is {found or 'none'}: pip"
+            " install 'gradio>=6'."
+        )
     load_tensorflow()
     from tagger import page
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tagger.cli.arguments import OptionGroup, at_least_one, keras_file, output_file
+from tagger.cli.arguments import OptionGroup, at_least_one, keras_file
 from tagger.cli.process import load_tensorflow
 
 
@@ -167,7 +167,6 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     add("--to", required=True, choices=("saved-model", "litert", "onnx"))
     add(
         "--output",
-        type=output_file,
         metavar="PATH",
         help="default: the model's name, ending as the format does, in this folder",
     )
@@ -183,9 +182,10 @@ def _export(args: argparse.Namespace) -> int:
     model = pretrained.load(args.model)
     path = export.export(model, args.output or stem + ending, args.to)
     described = export.describe(model)
+    batch = 1 if args.to == "litert" else "batch"
     print(
-        f"{path}: waveforms [batch, {described['num_samples']}] at"
-        f" {described['sample_rate']} Hz -> scores [batch,"
+        f"{path}: waveforms [{batch}, {described['num_samples']}] at"
+        f" {described['sample_rate']} Hz -> scores [{batch},"
         f" {models.model_info(model).num_tags}]"
     )
     return 0

@@ -18,13 +18,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that `load_tagger` reads."""
+    """Adds --model, which `pretrained.load` takes."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
         help=".keras, a legacy .hdf5 of the original project, or a name that python -m"
         " tagger pretrained lists (default: %(default)s, fetched once)",
     )
+
+
+def add_tagger(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that `load_tagger` reads."""
+    add_model(parser)
     parser.add_argument(
         "--data-dir",
         default="./dataset",
@@ -47,8 +52,10 @@ def list_files(names: list[str]) -> list[str]:
     """The audio files that names, folders and the list on standard input mean."""
     from tagger import tagging
 
-    names = sys.stdin.read().splitlines() if names == ["-"] else names
-    return list(tagging.audio_files(name for name in names if name))
+    listed = []
+    for name in names:
+        listed += sys.stdin.read().split("\n") if name == "-" else [name]
+    return tagging.audio_files(name for name in listed if name)
 
 
 def load_tagger(args: argparse.Namespace):
@@ -68,7 +75,7 @@ def load_tagger(args: argparse.Namespace):
 def _add_tag(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("tag", help="tag audio files with a trained model")
     add_files(parser)
-    add_model(parser)
+    add_tagger(parser)
     add = parser.add_argument
     add(
         "--top",
@@ -156,12 +163,14 @@ def _tag(args: argparse.Namespace) -> int:
         thresholds = tagger.thresholds(None if held else args.threshold)
     if args.output:
         results = tag_results.open_results(args.output, paths, tagger.tags, args.model)
-        if results.done and not args.resume:
+        if not results.is_new and not args.resume:
             raise ValueError(
                 f"{args.output} holds results. --resume goes on with them; else choose"
                 " another --output."
             )
         paths = [path for path in paths if path not in results.done]
+        if not paths:
+            print(f"All files have tags in {args.output}.", file=sys.stderr)
     has_error = False
     with streaming.progress(len(paths), "Tagging") as bar:
         for result, taggram in tagging.tag_files(

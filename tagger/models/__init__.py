@@ -1,10 +1,11 @@
 """The taggers: a table of them, one file per paper, and what a model file tells."""
 
 import dataclasses
+import difflib
 import inspect
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import keras
 
@@ -273,6 +274,13 @@ def entry(name: str) -> ModelEntry:
     if name not in MODELS:
         raise ValueError(f"Unknown model {name!r}. Choose one of: {', '.join(MODELS)}.")
     return MODELS[name]
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A sentence for who typed a name that is unknown: the most similar, or all."""
+    names = list(names)
+    alike = difflib.get_close_matches(name, names, 5, 0.5)
+    return f"{'The nearest' if alike else 'There are'}: {', '.join(alike or names)}."
 
 
 def build_model(name: str, **options) -> keras.Model:

@@ -8,11 +8,15 @@ import base64
 import dataclasses
 import io
 import json
+import os
+import signal
 import tempfile
+import threading
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import gradio as gr
 import jinja2
 import numpy as np
@@ -21,7 +25,6 @@ from matplotlib import colormaps, image
 from tagger.audio import (
     AudioDecodeError,
     load_audio,
-    rough_seconds,
     stream_audio,
     write_audio,
 )
@@ -32,6 +35,7 @@ NUM_BARS = 10
 NUM_COLUMNS = 600  # of the waveform and the taggram
 NUM_EXPLAINED = 3  # of the tags to compare
 PLAYABLE = (".aac", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
+CODECS = ("aac", "flac", "mp3", "opus", "pcm", "vorbis")
 _FILES = Path(__file__).parent
 _TEMPLATE = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FILES), autoescape=True
@@ -61,17 +65,13 @@ class Song:
 
 
 def serve(
-    tagger: Tagger,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    max_minutes: float = 20.0,
-    max_megabytes: float = 200.0,
+    tagger: Tagger, host: str, port: int, max_minutes: float, max_megabytes: float
 ) -> None:
-    """Serves the page until it is interrupted.
+    """Serves the page until it is interrupted; nothing of it stays on the disk.
 
     Args:
         tagger: The model.
-        host: Address to listen at; the default is reached from this machine alone.
+        host: Address to listen at.
         port: To listen at.
         max_minutes: Longer files are refused.
         max_megabytes: Larger files are refused.
@@ -79,32 +79,41 @@ def serve(
     Raises:
         OSError: the port is taken.
     """
-    page = build(tagger, max_minutes)
-    try:
-        _, url, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            max_file_size=int(max_megabytes * 1e6),
-            prevent_thread_lock=True,
-            quiet=True,
-            ssr_mode=False,
-            footer_links=[],
-            css=(_FILES / "page.css").read_text(),
-            theme=gr.themes.Default(
-                font=["system-ui", "sans-serif"], font_mono=["monospace"]
-            ),
-        )
-    except OSError as error:
-        raise OSError(
-            f"Nothing can be served at {host}, port {port}: it is taken or not this"
-            " machine's. Choose another --port or --host."
-        ) from error
-    print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    # Gradio asks the page whether it is there, which no proxy can tell.
+    os.environ["NO_PROXY"] = ",".join([os.environ.get("NO_PROXY", ""), host])
+    with tempfile.TemporaryDirectory(prefix="tagger-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        page = build(tagger, max_minutes)
+        try:
+            _, url, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                max_file_size=int(max_megabytes * 1e6),
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                ssr_mode=False,
+                footer_links=[],
+                css=(_FILES / "page.css").read_text(),
+                theme=gr.themes.Default(
+                    font=["system-ui", "sans-serif"], font_mono=["monospace"]
+                ),
+            )
+        except OSError as error:
+            raise OSError(
+                f"Nothing can be served at {host}, port {port}: it is taken or not"
+                " this machine's. Choose another --port or --host."
+            ) from error
+        print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
 
 
-def build(tagger: Tagger, max_minutes: float = 20.0) -> gr.Blocks:
-    """The page, not yet served."""
+def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
+    """The page, not yet served, for files of so many minutes at most."""
     info = tagger.info
     with gr.Blocks(
         title="tagger", analytics_enabled=False, delete_cache=(600, 3600)
@@ -170,6 +179,9 @@ def build(tagger: Tagger, max_minutes: float = 20.0) -> gr.Blocks:
             return rows_html(tagger, tagged, tags) if tagged and tags else ""
 
         def why(tagged: Song, tags: list[str]) -> str:
+            if not os.path.exists(tagged.path):
+                gone = "it is no longer kept here. Drop it again."
+                return _html("error", name=tagged.name, sentence=gone)
             with tempfile.TemporaryDirectory() as folder:
                 report.explain(
                     tagger,
@@ -181,11 +193,19 @@ def build(tagger: Tagger, max_minutes: float = 20.0) -> gr.Blocks:
                 page = (Path(folder) / "report.html").read_text(encoding="utf-8")
             return _html("report", page=page)
 
-        # One at a time: a batch of one song fills all cores.
+        # One at a time: a batch of one song fills all cores. A song dropped while
+        # another is worked on waits, one that is taken away is given up.
         one_by_one = {"concurrency_limit": 1, "concurrency_id": "model"}
         outputs = [song, bars, player, chosen, rows, explain, download, pictures]
-        upload.upload(tag, upload, outputs, show_progress_on=bars, **one_by_one)
-        upload.clear(empty, None, outputs)
+        tagging = upload.upload(
+            tag,
+            upload,
+            outputs,
+            show_progress_on=bars,
+            trigger_mode="multiple",
+            **one_by_one,
+        )
+        upload.clear(empty, None, outputs, cancels=[tagging])
         chosen.input(compare, [song, chosen], rows, show_progress="hidden")
         explain.click(why, [song, chosen], pictures, **one_by_one)
     return page
@@ -205,20 +225,13 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
         ValueError: it is too long.
     """
     rate, pieces, num_samples = tagger.info.sample_rate, [], 0
-
-    def too_long(seconds: float) -> ValueError:
-        return ValueError(
-            f"The song is longer ({seconds / 60:.1f} minutes or more) than the"
-            f" {max_minutes:g} minutes that this page takes. python -m tagger tag"
-            " takes any length."
-        )
-
-    if (rough_seconds(path) or 0) > 60 * max_minutes:
-        raise too_long(rough_seconds(path))
     for block in stream_audio(path, rate):
         num_samples += len(block)
         if num_samples > 60 * max_minutes * rate:
-            raise too_long(num_samples / rate)
+            raise ValueError(
+                f"The song is longer than the {max_minutes:g} minutes that this page"
+                " takes. python -m tagger tag takes any length."
+            )
         # A mean per 10 ms stands for its samples: memory stays small.
         whole = len(block) // (rate // 100) * (rate // 100)
         pieces.append(np.square(block[:whole]).reshape(-1, rate // 100).mean(axis=1))
@@ -226,16 +239,25 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
     if isinstance(found, AudioDecodeError):
         raise found
     sound = path
-    if not path.lower().endswith(PLAYABLE):
-        sound = f"{path}.mp3"
+    if not _is_playable(path):
+        sound = f"{path}.flac"
         write_audio(sound, load_audio(path, 22050), 22050)
     return Song(path, sound, _loudness(np.concatenate(pieces)), found)
 
 
+def _is_playable(path: str) -> bool:
+    """Whether browsers play a file, by its ending and what is in it."""
+    with av.open(path) as container:
+        codec = container.streams.audio[0].codec_context.name
+    return Path(path).suffix.lower() in PLAYABLE and codec.startswith(CODECS)
+
+
 def _loudness(power: np.ndarray) -> np.ndarray:
     """Root mean square by column [NUM_COLUMNS], the loudest 1, of power over time."""
-    power = np.repeat(power if len(power) else np.zeros(1), NUM_COLUMNS)
-    columns = np.sqrt(power.reshape(NUM_COLUMNS, -1).mean(axis=1))
+    power = power if len(power) else np.zeros(1)
+    edges = np.linspace(0, len(power), NUM_COLUMNS + 1)
+    sums = np.interp(edges, np.arange(len(power) + 1), np.cumsum([0.0, *power]))
+    columns = np.sqrt(np.diff(sums) / np.diff(edges))
     return columns / max(columns.max(), 1e-9)
 
 
@@ -300,7 +322,8 @@ def written(tagger: Tagger, song: Song) -> str:
             for number, tag in enumerate(tagger.tags)
         },
     }
-    path = Path(tempfile.mkdtemp(prefix="tagger-")) / f"{Path(song.path).stem}.json"
+    folder = tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))
+    path = Path(folder) / f"{Path(song.path).stem}.json"
     path.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
     return str(path)
 
