@@ -61,7 +61,9 @@ def main() -> None:
 
     folder = Path(args.work_dir)
     (folder / "songs").mkdir(parents=True, exist_ok=True)
-    songs = make_songs(folder / "songs", args.audio_dir, args.minutes * 60 // SECONDS)
+    songs = make_songs(
+        folder / "songs", args.audio_dir, max(args.minutes * 60 // SECONDS, 1)
+    )
     original = str(Path(args.original).resolve())
     results = {}
     for name in args.models:
@@ -93,7 +95,7 @@ def main() -> None:
 
 
 def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
-    """Encodes what is not there yet; every song is another stretch of the audio."""
+    """Encodes what is not there yet."""
     import av
 
     from tagger import audio, tagging
@@ -101,15 +103,16 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
     files = itertools.cycle(tagging.audio_files([audio_dir]))
     paths = [folder / f"{n:02d}.mp3" for n in range(number)]
     for path in paths:
+        if path.exists():
+            continue
         clips, length = [], 0
-        while not path.exists() and length < SECONDS * SAMPLE_RATE:
+        while length < SECONDS * SAMPLE_RATE:
             clips.append(audio.load_audio(next(files), SAMPLE_RATE))
             length += len(clips[-1])
-        if not clips:
-            continue
         mono = np.concatenate(clips)[: SECONDS * SAMPLE_RATE]
         samples = np.clip(32767 * np.stack([mono, 0.8 * mono], 1), -32768, 32767)
-        with av.open(str(path), "w") as container:
+        unfinished = path.with_suffix(".unfinished.mp3")
+        with av.open(str(unfinished), "w") as container:
             stream = container.add_stream("mp3", rate=SAMPLE_RATE, layout="stereo")
             stream.bit_rate = 192_000
             frame = av.AudioFrame.from_ndarray(
@@ -121,6 +124,7 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
             for piece in cutter.resample(frame) + cutter.resample(None):
                 container.mux(stream.encode(piece))
             container.mux(stream.encode(None))
+        unfinished.rename(path)
     return [str(path.resolve()) for path in paths]
 
 

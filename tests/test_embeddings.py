@@ -78,10 +78,26 @@ def test_an_interrupted_run_keeps_what_it_made(embedder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.parquet"])
-def test_files_of_others_are_no_library(name, tmp_path):
-    (tmp_path / name).write_text("my notes")
+@pytest.mark.parametrize("content", ["", "my notes"])
+@pytest.mark.parametrize(
+    "beside", ["", "[]", '{"model": "m", "layer": "l", "paths": []}']
+)
+def test_files_of_others_are_no_library(name, content, beside, tmp_path):
+    (tmp_path / name).write_text(content)
+    (tmp_path / f"{name}.json").write_text(beside)
     with pytest.raises(ValueError, match="holds no library of embeddings"):
         embeddings.Library.load(tmp_path / name)
+
+
+def test_a_library_whose_writer_was_killed_is_read(tmp_path):
+    """Between the vectors and their names."""
+    library = embeddings.Library("m", "l", {"a": np.ones(3, np.float32)})
+    library.save(tmp_path / "x.npy")
+    named = (tmp_path / "x.npy.json").read_bytes()
+    library.vectors["b"] = np.zeros(3, np.float32)
+    library.save(tmp_path / "x.npy")
+    (tmp_path / "x.npy.json").write_bytes(named)
+    assert list(embeddings.Library.load(tmp_path / "x.npy").vectors) == ["a"]
 
 
 def test_the_nearest_point_most_alike():

@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from conftest import REFERENCES
@@ -63,6 +64,8 @@ def real_audio(info):
 def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path):
     model = models.build_model(name, num_tags=5, tags=TAGS, **options)
     to = run.__name__.replace("_", "-")
+    if to == "litert" and tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
+        pytest.skip("Keras writes LiteRT from 3.13 on")
     path = tmp_path / f"model{export.FORMATS[to]}"
     assert export.export(model, path, to) == path
     windows = real_audio(models.model_info(model))
@@ -75,8 +78,6 @@ def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path)
 
 
 def test_mixed_precision_is_exported_in_float32(tmp_path):
-    import keras
-
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = models.build_model("sample_cnn", num_tags=5, tags=TAGS, num_filters=4)

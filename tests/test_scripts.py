@@ -74,7 +74,7 @@ def test_options_of_train_belong_to_a_model_or_a_recipe():
 
 def test_other_options_of_train_belong_to_every_recipe_or_to_the_student():
     import train
-    from tagger import noisy_student, training
+    from tagger import embeddings, export, noisy_student, tagging, training
 
     given = ["--monitor", "val_pr_auc", "--augment", "--precision", "mixed_float16"]
     given += ["--xla", "--clip-norm", "1", "--accumulation-steps", "2"]
@@ -95,6 +95,11 @@ def test_other_options_of_train_belong_to_every_recipe_or_to_the_student():
     text = train.__doc__ + (REPOSITORY / "train.py").read_text()
     for choice in (*noisy_student.STUDENTS, *noisy_student.LABELLED_LOSSES):
         assert f'"{choice}"' in text
+    text = (REPOSITORY / "tagger/cli/models.py").read_text()
+    assert f"choices={tuple(export.FORMATS)!r}".replace("'", '"') in text
+    text = (REPOSITORY / "tagger/cli/tagging.py").read_text()
+    assert f"choices={tagging.AGGREGATES!r}".replace("'", '"') in text
+    assert f'default="{embeddings.PENULTIMATE}"' in text
 
 
 def test_a_teacher_needs_unlabelled_music_and_a_student_a_teacher(capsys):
