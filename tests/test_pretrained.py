@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_scripts import fails
 
-from tagger import Tagger, models, pretrained
+from tagger import Tagger, cli, models, pretrained
 from tagger.cli.tagging import DEFAULT_MODEL
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
@@ -201,3 +201,9 @@ def test_audio_files_score_as_in_the_original_package(
         # The original rounded its log-mel to float16, ours is float32.
         ours = tagger.scores(tmp_path / "clip.wav")
         np.testing.assert_allclose(ours, scores.mean(axis=0), atol=1e-3)
+
+
+def test_models_names_the_weights_to_be_had_and_their_licence(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["tagger", "models", "musicnn_pons"])
+    assert cli.main() == 0
+    assert "musicnn_mtt, licence ISC" in capsys.readouterr().out

@@ -23,11 +23,15 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
 
 def _models(args: argparse.Namespace) -> int:
     load_tensorflow()
-    from tagger import models
+    from tagger import models, pretrained
 
     if args.name:
         options = models.default_options(args.name)
-        print(_description(args.name, models.entry(args.name), options))
+        facts = _facts(args.name, models.entry(args.name), options)
+        for name, found in pretrained.PRETRAINED.items():
+            if found.model == args.name:
+                facts.append(["pretrained", f"{name}, licence {found.licence}"])
+        print(_columns(facts))
     else:
         print(_columns(_model_rows(models.MODELS)))
         print(
@@ -60,7 +64,7 @@ def _model_rows(table: dict) -> list[list[str]]:
     return rows
 
 
-def _description(name: str, entry, options: dict) -> str:
+def _facts(name: str, entry, options: dict) -> list[list[str]]:
     facts = [
         [name, entry.paper],
         ["input", f"{entry.num_samples} samples at {entry.sample_rate} Hz"],
@@ -75,7 +79,7 @@ def _description(name: str, entry, options: dict) -> str:
         facts.append(["published", ", ".join(words)])
     for key, value in options.items():
         facts.append(["option", f"{key} = {value}"])
-    return _columns(facts)
+    return facts
 
 
 def _scores(roc_auc: float, pr_auc: float | None) -> str:
