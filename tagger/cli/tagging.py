@@ -254,7 +254,7 @@ def _embed(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tagger import embeddings, pretrained, streaming
 
-    paths = list_files(args.files)
+    paths = list_files(args.files) if args.files else []
     library = embeddings.Library(args.model, args.layer)
     if exists:
         library = embeddings.Library.load(args.library)
