@@ -9,7 +9,7 @@ from drawn import draw_music
 from test_models import NARROW, narrow_model
 from test_scripts import fails
 
-from tagger import audio, models, tagging
+from tagger import audio, models, streaming, tagging
 from tagger.interpretation import report
 
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_explained_is_said_before_the_work(
     (tmp_path / "out").write_text("in the way")
     fails(explain(), "is no folder", "--output")
     tagger = tagging.Tagger(narrow_model("fcn"))
-    with pytest.raises(ValueError, match="no tag 'zzz'. It knows: rock, slow"):
+    with pytest.raises(ValueError, match="no tag 'zzz'. There are: rock, slow"):
         tagger.tag_numbers(["rock", "zzz"])
 
 
@@ -163,7 +163,9 @@ def test_an_hour_of_music_takes_little_memory(tmp_path, monkeypatch):
     import tracemalloc
 
     block = draw_music(65536, 16000)[0]
-    monkeypatch.setattr(tagging, "stream_audio", lambda path, rate: iter(900 * [block]))
+    monkeypatch.setattr(
+        streaming, "stream_audio", lambda path, rate: iter(900 * [block])
+    )
     tagger = attentive()
     tracemalloc.start()
     taggram = tagger.taggram("an hour")
