@@ -745,6 +745,7 @@ def test_verify_sees_what_checksums_cannot(corpus):
         assert words in fault
 
 
+@pytest.mark.slow
 def test_an_hour_of_music_takes_little_more_than_its_int16_samples(tmp_path):
     """160 MB of samples; a float64 copy alone would be 640."""
     pytest.importorskip("resource", reason="Unix alone measures so")

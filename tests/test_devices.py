@@ -201,6 +201,7 @@ def test_when_a_host_is_lost_the_other_stops_and_the_same_command_goes_on(
     ]
 
 
+@pytest.mark.slow
 def test_a_run_computes_one_operation_at_a_time_on_cpus():
     """In a process of its own: TensorFlow takes the setting before its first work."""
     code = "from tagger import devices; devices.choose(); import tensorflow as tf"

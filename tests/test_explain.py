@@ -25,6 +25,7 @@ def attentive():
     return tagging.Tagger(model)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_that_stands_alone(
     trained, corpus, tmp_path, run_script
 ):

@@ -48,7 +48,13 @@ def real_audio(info):
 
 
 @pytest.mark.parametrize(
-    "run", [saved_model, litert, onnx], ids=lambda run: run.__name__
+    "run",
+    [
+        onnx,
+        pytest.param(litert, marks=pytest.mark.slow),
+        pytest.param(saved_model, marks=pytest.mark.slow),
+    ],
+    ids=lambda run: run.__name__,
 )
 @pytest.mark.parametrize(
     "name, options",
@@ -77,6 +83,7 @@ def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_exported_in_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -72,6 +72,7 @@ def test_a_batchs_loss_is_the_sum_of_both_parts_means(half_labelled, teacher):
     assert float(np.mean(rows * weights)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, teacher):
     objective = noisy_student.NoisyStudent(half_labelled, half_labelled, teacher)
     model = models.build_model("sample_cnn", num_tags=10, **NARROW["sample_cnn"])

@@ -123,6 +123,7 @@ def test_names_are_of_models_there_are():
     assert all(name in listing for name in pretrained.PRETRAINED)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_said(tmp_path, monkeypatch, run_script):
     monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path))
     with pytest.raises(ValueError, match="no pretrained model 'x'. Choose one of: mus"):

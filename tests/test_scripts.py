@@ -190,6 +190,7 @@ def test_eval_prints_the_table_and_writes_what_is_asked(
         assert str(tmp_path / name) in done.stdout
 
 
+@pytest.mark.slow
 def test_eval_json_is_alone_on_standard_output(trained, built, run_script):
     done = run_script(
         "eval.py",

@@ -79,6 +79,7 @@ def test_the_command_prints_a_table_and_goes_on_after_a_bad_file(
     )  # no terminal, no bar
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_lines(trained, run_script):
     done = run_script(
         *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "nowhere.mp3", "--json"),
