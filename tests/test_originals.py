@@ -13,7 +13,7 @@ from conftest import REFERENCES
 from drawn import draw_features, draw_music, draw_weights
 from keras import ops
 
-from tagger import conversion, interpretation, models, tagging
+from tagger import conversion, interpretation, models, streaming
 from tagger.layers import SqueezeExcitation
 
 BLOCKS = ("basic", "se", "res", "rese")
@@ -219,7 +219,7 @@ def test_trained_weights_score_whole_clips_as_the_originals(
         scores = np.load(root / f"trained/{folder}/outputs_{clip}.npy")
         (case,) = (case for case in meta["cases"] if clip in str(case))
         waveform = np.load(root / f"audio/{clip}_16000.npy") / np.float32(32768)
-        windows = list(tagging._windows(iter(np.array_split(waveform, 5)), window))
+        windows = list(streaming.windows(iter(np.array_split(waveform, 5)), window))
         ours = model.predict(np.stack(windows), verbose=0)
         tolerance = case["suggested_atol_outputs"]
         if name.endswith("_pons"):
