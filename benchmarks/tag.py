@@ -6,7 +6,7 @@ r"""Seconds to tag an hour of songs, beside the original's and beside decoding a
 
 Makes songs of three minutes (stereo mp3, 44.1 kHz, 192 kbit/s) from the audio of a
 folder, converts the original's MagnaTagATune weights and times whole commands in turns:
-ours is `python -m tagger tag`; the original is its `MusicTagger` on what librosa loads,
+ours is `python -m tagger tag`, with the Keras model and with its ONNX export; the original is its `MusicTagger` on what librosa loads,
 as in its own example; decoding is PyAV's to the model's rate and nothing else. The
 original's environment needs torch, torchaudio, librosa, fire, pandas and tensorboard;
 ours needs torch too, to read the weights.
@@ -72,7 +72,11 @@ def main() -> None:
             "decode": [sys.executable, "-c", DECODE, *songs],
             "ours": [
                 *(sys.executable, "-m", "tagger", "tag", *songs),
-                *("--model", model, "--json"),
+                *("--model", f"{model}.keras", "--json"),
+            ],
+            "onnx": [
+                *(sys.executable, "-m", "tagger", "tag", *songs),
+                *("--model", f"{model}.onnx", "--json"),
             ],
             "original": [args.original_python, "-c", ORIGINAL, name, *songs],
         }
@@ -83,13 +87,17 @@ def main() -> None:
         medians = {what: statistics.median(taken) for what, taken in seconds.items()}
         results[name] = seconds
         print(
-            f"{name:14} ours {medians['ours']:6.1f} s  original"
-            f" {medians['original']:6.1f} s  ratio"
-            f" {medians['original'] / medians['ours']:5.2f}  decoding"
-            f" {medians['decode']:6.1f} s  share"
-            f" {medians['decode'] / medians['ours']:5.2f}",
+            f"{name:8} original {medians['original']:6.1f} s  decoding"
+            f" {medians['decode']:6.1f} s",
             flush=True,
         )
+        for what in ("ours", "onnx"):
+            print(
+                f"  {what:6} {medians[what]:6.1f} s"
+                f"  ratio {medians['original'] / medians[what]:5.2f}"
+                f"  share {medians['decode'] / medians[what]:5.2f}",
+                flush=True,
+            )
     content = {"arguments": vars(args), "seconds": results}
     Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -129,15 +137,16 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
 
 
 def convert(name: str, original: str, folder: Path) -> str:
-    """The original's own weights of a model, as ours."""
+    """The original's own weights as ours, .keras and .onnx: the path without either."""
     cli.load_tensorflow()
-    from tagger import conversion, models
+    from tagger import conversion, export, models
     from tagger.datasets.magnatagatune import TOP_50_TAGS
 
     weights = Path(original) / f"sota_music_taggers/models/mtat/{name}/best_model.pth"
     model = conversion.convert(conversion.read_weights(weights), name, tags=TOP_50_TAGS)
-    path = (folder / f"{name}.keras").resolve()
-    models.save_model(model, path)
+    path = (folder / name).resolve()
+    models.save_model(model, path.with_suffix(".keras"))
+    export.export(model, path.with_suffix(".onnx"), "onnx")
     return str(path)
 
 

@@ -12,6 +12,7 @@ The map, left to right as data runs:
     models          waveform -> scores: one file per paper
     frontends       log-mel spectrograms
     layers          what several models share
+    model_info      what a model tells of itself
     recipes         what a training does, as data
     devices         one, several, several machines
     training        a recipe's stages, one after the other
@@ -29,6 +30,7 @@ The map, left to right as data runs:
     embeddings      files in, vectors out
     pretrained      trained models to be had
     export          a model for other runtimes
+    onnx_models     … and back, without Keras
     page            a page to drop songs on
     cli             the command lines
 
@@ -39,6 +41,8 @@ the sigmoid outputs; an *excitation* the output of a squeeze-and-excitation gate
 """
 
 __version__ = "0.1.0"
+
+DEFAULT_MODEL = "musicnn_mtt"  # of the trained ones in `pretrained`
 
 
 def __getattr__(name: str):

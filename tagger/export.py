@@ -2,7 +2,7 @@
 
 Whatever the format, waveforms float32 [batch, num_samples] go in (LiteRT: [1, …]) and
 scores [batch, num_tags] come out. What a model says of itself travels with it, as the
-JSON of `describe`:
+JSON of `ModelInfo.as_dict`:
 
     saved-model   assets.extra/tagger.json
     litert        tagger.json, and labels.txt with a tag a line, in the zip archive that
@@ -64,7 +64,7 @@ def export(model: keras.Model, path: str | os.PathLike, to: str) -> Path:
             "Models are exported by TensorFlow, and Keras runs on"
             f" {keras.backend.backend()} here. Unset KERAS_BACKEND."
         )
-    described = describe(model)
+    described = models.model_info(model).as_dict()
     write = {"saved-model": _saved_model, "litert": _litert, "onnx": _onnx}[to]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         made = Path(folder) / path.name
@@ -72,27 +72,6 @@ def export(model: keras.Model, path: str | os.PathLike, to: str) -> Path:
             write(_in_float32(model), made, described)
         made.replace(path)
     return path
-
-
-def describe(model: keras.Model) -> dict:
-    """What a model says of itself, for JSON: all that is needed to feed and read it.
-
-    Returns:
-        name, sample_rate (Hz), num_samples (of a window), remainder ("drop" or "pad"),
-        hop_samples, edge_samples (see `records.Window`), tags and thresholds (lists, or
-        None where the model holds none).
-    """
-    info = models.model_info(model)
-    return {
-        "name": info.name,
-        "sample_rate": info.sample_rate,
-        "num_samples": info.window.num_samples,
-        "remainder": info.window.remainder,
-        "hop_samples": info.window.hop_samples,
-        "edge_samples": info.window.edge_samples,
-        "tags": info.tags and list(info.tags),
-        "thresholds": info.thresholds and list(info.thresholds),
-    }
 
 
 def _saved_model(model: keras.Model, path: Path, described: dict) -> None:

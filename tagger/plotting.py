@@ -1,6 +1,7 @@
 """The pictures: arrays and tables in, matplotlib figures out; no state."""
 
 import os
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -396,25 +397,28 @@ def plot_attributions(values: dict[str, np.ndarray], music, title: str) -> Figur
 
 
 def plot_taggram(
-    scores: pd.DataFrame, seconds: np.ndarray, window_seconds: float, title: str
+    scores: np.ndarray,
+    tags: Sequence[str],
+    seconds: np.ndarray,
+    window_seconds: float,
+    title: str,
 ) -> Figure:
     """Scores of every tag over time.
 
     Args:
-        scores: [tags, num_windows], index tag.
+        scores: [num_windows, num_tags].
+        tags: Their names, the first on top.
         seconds: Where each window begins [num_windows].
         window_seconds: Length of a window.
         title: Above.
     """
-    figure = _figure(10, 1.5 + max(0.2 * len(scores), 0.5))
+    figure = _figure(10, 1.5 + max(0.2 * len(tags), 0.5))
     axes = figure.subplots()
     # Each window is drawn up to the next: they may overlap or leave gaps.
     ends = [*seconds, seconds[-1] + min([window_seconds, *np.diff(seconds)[:1]])]
-    image = _rows(axes, scores.to_numpy(), np.array(ends), "viridis", vmin=0)
-    names = map(_plain, scores.index)
-    axes.set_yticks(
-        np.arange(len(scores)), list(names), fontsize=_row_size(len(scores))
-    )
+    image = _rows(axes, scores.T, np.array(ends), "viridis", vmin=0)
+    names = list(map(_plain, tags))
+    axes.set_yticks(np.arange(len(tags)), names, fontsize=_row_size(len(tags)))
     axes.set_xlabel("seconds")
     figure.colorbar(image, ax=axes, pad=0.01, label="score")
     axes.set_title(_plain(title), fontsize="medium")

@@ -28,7 +28,6 @@ from tagger.datasets.million_song import CALS_TAGS, CLASSIC_TAGS
 from tagger.datasets.mtg_jamendo import TOP_50_TAGS as JAMENDO_TAGS
 
 CACHE_VARIABLE = "TAGGER_CACHE"
-DEFAULT = "musicnn_mtt"
 BLOCK_BYTES = 1 << 16
 
 

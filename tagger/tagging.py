@@ -8,13 +8,13 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 
-import keras
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
-from tagger import models, pretrained
+from tagger import DEFAULT_MODEL
 from tagger.audio import AudioDecodeError, stream_audio
+from tagger.model_info import nearest
+from tagger.onnx_models import OnnxModel
 from tagger.streaming import progress, stream_files, with_hop
 
 AGGREGATES = ("mean", "max")
@@ -59,7 +59,8 @@ class Tagger:
     """A model with the names of its tags, ready for files.
 
     Args:
-        model: From `models.load_model` or `conversion.load_model`.
+        model: A Keras model from `models.load_model` or `conversion.load_model`, or
+            an `OnnxModel`.
         tags: Names of the scores, for a model that holds none.
 
     Attributes:
@@ -84,8 +85,13 @@ class Tagger:
         AudioDecodeError("Cannot decode 'notes.txt': there is no such file.")
     """
 
-    def __init__(self, model: keras.Model, tags: tuple[str, ...] | None = None):
-        self.info = models.model_info(model)
+    def __init__(self, model, tags: tuple[str, ...] | None = None):
+        if isinstance(model, OnnxModel):
+            self.info = model.info
+        else:
+            from tagger import models  # imports Keras, which this model has done
+
+            self.info = models.model_info(model)
         self.tags = self.info.tags or tags
         if not self.tags:
             raise ValueError(
@@ -101,12 +107,14 @@ class Tagger:
         self.model = model
 
     @classmethod
-    def from_pretrained(cls, name: str = pretrained.DEFAULT) -> "Tagger":
+    def from_pretrained(cls, name: str = DEFAULT_MODEL) -> "Tagger":
         """A trained model of others, fetched once and kept: `pretrained.PRETRAINED`.
 
         Raises:
             ValueError, OSError, ImportError: see `pretrained.prepare`.
         """
+        from tagger import pretrained  # imports Keras
+
         return cls(pretrained.load(name))
 
     def scores(self, path: str | os.PathLike) -> np.ndarray:
@@ -160,7 +168,7 @@ class Tagger:
             if name not in self.tags:
                 raise ValueError(
                     f"Model {self.info.name} knows no tag {name!r}."
-                    f" {models.nearest(name, self.tags)}"
+                    f" {nearest(name, self.tags)}"
                 )
             numbers.append(self.tags.index(name))
         return numbers
@@ -291,11 +299,6 @@ def tag_files(
         tags = {tag: score for tag, score in named if score >= thresholds.get(tag, 0)}
         seconds = round(found.length_seconds, 3)
         yield {"path": path, "seconds": seconds, "tags": tags}, found
-
-
-def taggram_table(taggram: Taggram, tags: list[str], tagger: Tagger) -> pd.DataFrame:
-    """Scores of some tags over time: [tags, num_windows], index tag."""
-    return pd.DataFrame(taggram.scores.T[tagger.tag_numbers(tags)], tags)
 
 
 def audio_files(names: Iterable[str]) -> list[str]:

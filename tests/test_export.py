@@ -1,14 +1,17 @@
 """Exported models give the model's scores, in runtimes that know nothing of us."""
 
 import json
+import os
 import zipfile
 
 import keras
 import numpy as np
 import pytest
-from conftest import REFERENCES
+from conftest import REFERENCES, REPOSITORY
 
-from tagger import audio, export, models
+from tagger import audio, conversion, export, models, tagging
+from tagger.model_info import ModelInfo
+from tagger.onnx_models import OnnxModel
 
 TAGS = ("guitar", "techno", "female voice", "slow", "strings")
 
@@ -78,8 +81,8 @@ def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path)
     scores, described = run(path, windows)
     # float32 in another order
     np.testing.assert_allclose(scores, model.predict_on_batch(windows), atol=5e-6)
-    assert described == export.describe(model)
     assert described["tags"] == list(TAGS)
+    assert ModelInfo.from_dict(described) == models.model_info(model)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
@@ -125,3 +128,58 @@ def test_the_command_says_what_goes_in_and_out(trained, tmp_path, run_script):
         f"{tmp_path / 'm.onnx'}: waveforms [batch, 59049] at 22050 Hz -> scores"
         " [batch, 10]\n"
     )
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """A trained model as ONNX, with thresholds."""
+    pytest.importorskip("onnxruntime")
+    model = models.load_model(trained / "model.keras")
+    models.set_thresholds(model, np.full(10, 0.25))
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    return model, export.export(model, path, "onnx")
+
+
+def test_an_onnx_model_tags_as_the_model_it_was_made_of(exported):
+    model, path = exported
+    ours, onnx = tagging.Tagger(model), tagging.Tagger(OnnxModel(path))
+    assert onnx.info == ours.info and onnx.thresholds() == ours.thresholds()
+    for name in ("stereo.mp3", "mono.mp3"):
+        expected, found = (t.taggram(REFERENCES / name, 1.0) for t in (ours, onnx))
+        np.testing.assert_allclose(found.scores, expected.scores, atol=5e-6)
+        np.testing.assert_array_equal(found.seconds, expected.seconds)
+
+
+def test_tagging_with_an_onnx_model_starts_neither_keras_nor_tensorflow(
+    exported, tmp_path, run_script
+):
+    for name in ("keras", "tensorflow"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not needed')")
+    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    done = run_script(
+        *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--model", exported[1]),
+        *("--json", "--threshold", "--output", tmp_path / "tags.csv"),
+        *("--taggram", tmp_path / "taggram.png"),
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    tags = tagging.Tagger(exported[0]).tag(REFERENCES / "mono.mp3")
+    expected = {tag: score for tag, score in tags.items() if score >= 0.25}
+    assert json.loads(done.stdout)["tags"] == pytest.approx(expected, abs=5e-6)
+    assert (tmp_path / "tags.csv").exists() and (tmp_path / "taggram.png").exists()
+
+
+def test_onnx_files_that_do_not_serve_are_named(exported, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    with pytest.raises(FileNotFoundError, match="There is no model file"):
+        OnnxModel(tmp_path / "none.onnx")
+    (tmp_path / "cut.onnx").write_bytes(exported[1].read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is no model that ONNX Runtime can read"):
+        OnnxModel(tmp_path / "cut.onnx")
+    foreign = onnx.load(exported[1])
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match="does not say its rate, window and tags"):
+        OnnxModel(tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match="an exported model, which only python -m tag"):
+        conversion.load_model(exported[1])

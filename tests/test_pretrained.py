@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from test_scripts import fails
 
-from tagger import Tagger, cli, models, pretrained
-from tagger.cli.tagging import DEFAULT_MODEL
+from tagger import DEFAULT_MODEL, Tagger, cli, models, pretrained
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
 BLOB_ID = hashlib.sha1(b"blob 300000\0" + CONTENT).hexdigest()
@@ -109,7 +108,7 @@ def test_without_a_network_one_sentence(tmp_path):
 
 
 def test_names_are_of_models_there_are():
-    assert DEFAULT_MODEL == pretrained.DEFAULT in pretrained.PRETRAINED
+    assert DEFAULT_MODEL in pretrained.PRETRAINED
     assert len(pretrained.PRETRAINED) == 4 + 24 + 2 + 3
     assert "musicnn600_won2020_msd" in pretrained.PRETRAINED
     places = set()

@@ -185,11 +185,10 @@ def _export(args: argparse.Namespace) -> int:
     ending = export.FORMATS[args.to] or "_saved_model"
     model = pretrained.load(args.model)
     path = export.export(model, args.output or stem + ending, args.to)
-    described = export.describe(model)
+    info = models.model_info(model)
     batch = 1 if args.to == "litert" else "batch"
     print(
-        f"{path}: waveforms [{batch}, {described['num_samples']}] at"
-        f" {described['sample_rate']} Hz -> scores [{batch},"
-        f" {models.model_info(model).num_tags}]"
+        f"{path}: waveforms [{batch}, {info.window.num_samples}] at"
+        f" {info.sample_rate} Hz -> scores [{batch}, {info.num_tags}]"
     )
     return 0

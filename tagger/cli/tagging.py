@@ -5,10 +5,9 @@ import os
 import sys
 import warnings
 
+from tagger import DEFAULT_MODEL
 from tagger.cli.arguments import at_least_one, figure_file, output_file
 from tagger.cli.process import load_tensorflow
-
-DEFAULT_MODEL = "musicnn_mtt"  # `pretrained.DEFAULT`, which imports Keras
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -17,19 +16,19 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_embed(commands)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds --model, which `pretrained.load` takes."""
+def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
+    """Adds --model, which `pretrained.load` takes; `others` says what else may come."""
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help=".keras, a legacy .hdf5 of the original project, or a name that python -m"
-        " tagger pretrained lists (default: %(default)s, fetched once)",
+        help=f".keras, {others}a legacy .hdf5 of the original project, or a name that"
+        " python -m tagger pretrained lists (default: %(default)s, fetched once)",
     )
 
 
-def add_tagger(parser: argparse.ArgumentParser) -> None:
+def add_tagger(parser: argparse.ArgumentParser, others: str = "") -> None:
     """Adds the arguments that `load_tagger` reads."""
-    add_model(parser)
+    add_model(parser, others)
     parser.add_argument(
         "--data-dir",
         default="./dataset",
@@ -75,7 +74,7 @@ def load_tagger(args: argparse.Namespace):
 def _add_tag(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("tag", help="tag audio files with a trained model")
     add_files(parser)
-    add_tagger(parser)
+    add_tagger(parser, ".onnx that `export` wrote (starts without TensorFlow), ")
     add = parser.add_argument
     add(
         "--top",
@@ -146,18 +145,21 @@ def _results_place(text: str) -> str:
 
 
 def _tag(args: argparse.Namespace) -> int:
-    load_tensorflow()
     from tqdm import tqdm
 
-    from tagger import plotting, streaming, tag_results, tagging
+    from tagger import onnx_models, streaming, tag_results, tagging
 
     paths = list_files(args.files)
     if args.taggram and len(paths) != 1:
         raise ValueError(f"--taggram draws one file, and {len(paths)} were given.")
     if args.resume and not args.output:
         raise ValueError("--resume goes on with results: give their --output too.")
-    tagger, results = load_tagger(args), None
-    thresholds = None
+    if args.model.endswith(".onnx"):
+        tagger = tagging.Tagger(onnx_models.OnnxModel(args.model))
+    else:
+        load_tensorflow()
+        tagger = load_tagger(args)
+    results = thresholds = None
     if args.threshold is not None:
         held = args.threshold == "held"
         thresholds = tagger.thresholds(None if held else args.threshold)
@@ -183,18 +185,25 @@ def _tag(args: argparse.Namespace) -> int:
             line = tag_results.as_line(result) if args.json else None
             tqdm.write(line or _table(result, args.top))
             if args.taggram and taggram:
-                # What the table shows; all that is not above a threshold tells, too.
-                tags = list(tagger.named(taggram.aggregated(args.aggregate)))
-                figure = plotting.plot_taggram(
-                    tagging.taggram_table(taggram, tags[: args.top], tagger),
-                    taggram.seconds,
-                    taggram.window_seconds,
-                    f"{os.path.basename(result['path'])}: taggram",
-                )
-                plotting.save(figure, args.taggram)
+                _draw(tagger, taggram, args, os.path.basename(result["path"]))
     if results:
         results.close()
     return 2 if has_error else 0
+
+
+def _draw(tagger, taggram, args: argparse.Namespace, name: str) -> None:
+    from tagger import plotting
+
+    # The tags of the table; those that a threshold keeps from it tell something, too.
+    tags = list(tagger.named(taggram.aggregated(args.aggregate)))[: args.top]
+    figure = plotting.plot_taggram(
+        taggram.scores[:, tagger.tag_numbers(tags)],
+        tags,
+        taggram.seconds,
+        taggram.window_seconds,
+        f"{name}: taggram",
+    )
+    plotting.save(figure, args.taggram)
 
 
 def _table(row: dict, top: int) -> str:

@@ -30,6 +30,11 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     """
     if str(path).endswith(LEGACY_ENDINGS):
         return convert(read_weights(path), "sample_cnn")
+    if str(path).endswith(".onnx"):
+        raise ValueError(
+            f"{str(path)!r} is an exported model, which only python -m tagger tag"
+            " takes. Give the model it was made of."
+        )
     return models.load_model(path)
 
 

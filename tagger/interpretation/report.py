@@ -29,7 +29,7 @@ from tagger.audio import write_audio
 from tagger.interpretation import attention_maps, attributions
 from tagger.interpretation.spectrograms import Spectrogram, spectrogram
 from tagger.layers import SelfAttention, SqueezeExcitation
-from tagger.tagging import Tagger, Taggram, taggram_table
+from tagger.tagging import Tagger, Taggram
 
 NUM_TAGGRAM_TAGS = 15
 SILENCE = 1e-4  # of full scale, -80 dB
@@ -224,14 +224,17 @@ def _taggram(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     order = np.argsort(-taggram.scores.mean(axis=0), kind="stable")
     shown = [*order[:NUM_TAGGRAM_TAGS]]
     shown += [number for number in numbers if number not in shown]
-    table = taggram_table(taggram, [tagger.tags[n] for n in shown], tagger)
     picture = Picture(
         "taggram",
         "Scores over time",
         "Every column is a window of the file, every row a tag, the highest on top.",
         "Pons and Serra 2019, musicnn, https://arxiv.org/abs/1909.06654",
         plotting.plot_taggram(
-            table, taggram.seconds, taggram.window_seconds, f"{excerpt.name}: taggram"
+            taggram.scores[:, shown],
+            [tagger.tags[number] for number in shown],
+            taggram.seconds,
+            taggram.window_seconds,
+            f"{excerpt.name}: taggram",
         ),
     )
     arrays = {"taggram": taggram.scores, "taggram_seconds": taggram.seconds}

@@ -1,16 +1,16 @@
 """The taggers: a table of them, one file per paper, and what a model file tells."""
 
 import dataclasses
-import difflib
 import inspect
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import keras
 
 from tagger.frontends import preset
 from tagger.layers import AudioWindow, TagScores
+from tagger.model_info import ModelInfo
 from tagger.models.cnn_self_attention import cnn_self_attention
 from tagger.models.crnn import crnn
 from tagger.models.fcn import fcn
@@ -253,18 +253,6 @@ MODELS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelInfo:
-    """What a model tells of itself: how to cut music for it, what its scores mean."""
-
-    name: str
-    sample_rate: int  # Hz
-    window: Window
-    num_tags: int
-    tags: tuple[str, ...] | None  # None: the file holds none
-    thresholds: tuple[float, ...] | None = None  # scores from which a tag applies
-
-
 def entry(name: str) -> ModelEntry:
     """What MODELS has under a name.
 
@@ -274,13 +262,6 @@ def entry(name: str) -> ModelEntry:
     if name not in MODELS:
         raise ValueError(f"Unknown model {name!r}. Choose one of: {', '.join(MODELS)}.")
     return MODELS[name]
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A sentence for who typed a name that is unknown: the most similar, or all."""
-    names = list(names)
-    alike = difflib.get_close_matches(name, names, 5, 0.5)
-    return f"{'The nearest' if alike else 'There are'}: {', '.join(alike or names)}."
 
 
 def build_model(name: str, **options) -> keras.Model:
