@@ -6,10 +6,11 @@ r"""Seconds to tag an hour of songs, beside the original's and beside decoding a
 
 Makes songs of three minutes (stereo mp3, 44.1 kHz, 192 kbit/s) from the audio of a
 folder, converts the original's MagnaTagATune weights and times whole commands in turns:
-ours is `python -m tagger tag`, with the Keras model and with its ONNX export; the original is its `MusicTagger` on what librosa loads,
-as in its own example; decoding is PyAV's to the model's rate and nothing else. The
-original's environment needs torch, torchaudio, librosa, fire, pandas and tensorboard;
-ours needs torch too, to read the weights.
+ours is `python -m tagger tag` with the Keras model, onnx the same with its ONNX export;
+the original is its `MusicTagger` on what librosa loads, as in its own example; decoding
+is PyAV's to the model's rate and nothing else. The original's environment needs torch,
+torchaudio, librosa, fire, pandas and tensorboard; ours needs torch too, to read the
+weights.
 """
 
 import argparse
