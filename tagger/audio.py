@@ -8,6 +8,7 @@ bit. With several channels we take their mean, as madmom does for int16 (for flo
 ffmpeg call is sqrt(2) louder than the mean of a stereo file).
 """
 
+import functools
 import itertools
 import os
 import wave
@@ -249,8 +250,9 @@ def _resample(
 
 def _mean(frame: av.AudioFrame) -> av.AudioFrame:
     channels = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
-    samples = channels.mean(axis=1, dtype=np.float32)[None]
-    mono = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    # Column by column: NumPy's mean over a short last axis takes twenty times as long.
+    total = functools.reduce(np.add, channels.T) / np.float32(channels.shape[1])
+    mono = av.AudioFrame.from_ndarray(total[None], format="fltp", layout="mono")
     mono.sample_rate = frame.sample_rate
     mono.pts, mono.time_base = frame.pts, frame.time_base
     return mono
