@@ -10,7 +10,7 @@ ours is `python -m tagger tag` with the Keras model, onnx the same with its ONNX
 the original is its `MusicTagger` on what librosa loads, as in its own example; decoding
 is PyAV's to the model's rate and nothing else. The original's environment needs torch,
 torchaudio, librosa, fire, pandas and tensorboard; ours needs torch too, to read the
-weights.
+weights, and the extra `export`.
 """
 
 import argparse

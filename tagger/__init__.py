@@ -42,8 +42,6 @@ the sigmoid outputs; an *excitation* the output of a squeeze-and-excitation gate
 
 __version__ = "0.1.0"
 
-DEFAULT_MODEL = "musicnn_mtt"  # of the trained ones in `pretrained`
-
 
 def __getattr__(name: str):
     # Deferred: `import tagger` must not pay for TensorFlow.

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
 from tagger import models
-from tagger.model_info import nearest
+from tagger.model_info import nearest_names
 from tagger.storage import temporary, write_text_atomically
 from tagger.streaming import stream_files
 
@@ -223,5 +223,5 @@ def _layer(model: keras.Model, name: str) -> keras.Layer:
         return model.get_layer(name)
     raise ValueError(
         f"Model {model.name} has no layer {name!r}."
-        f" {nearest(name, [PENULTIMATE, *names])}"
+        f" {nearest_names(name, [PENULTIMATE, *names])}"
     )

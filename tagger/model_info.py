@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from tagger.records import Window
 
+DEFAULT_MODEL = "musicnn_mtt"  # of the trained ones in `pretrained`
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
@@ -37,10 +39,11 @@ class ModelInfo:
         Returns:
             name, sample_rate (Hz), num_samples (of a window), remainder ("drop" or
             "pad"), hop_samples, edge_samples (see `records.Window`), num_tags, tags and
-            thresholds (lists or None).
+            thresholds (tuples, in JSON lists; or None).
         """
         fields = dataclasses.asdict(self)
-        return fields | fields.pop("window")
+        window = fields.pop("window")
+        return fields | window
 
     @classmethod
     def from_dict(cls, fields: dict) -> "ModelInfo":
@@ -62,7 +65,7 @@ class ModelInfo:
         return cls(window=Window(**window), **own)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest_names(name: str, names: Iterable[str]) -> str:
     """A sentence for who typed a name that is unknown: the most similar, or all."""
     names = list(names)
     alike = difflib.get_close_matches(name, names, 5, 0.5)

@@ -1,8 +1,10 @@
 """Models that `export` wrote as ONNX, run by ONNX Runtime: no Keras, no TensorFlow.
 
-They start in a moment where TensorFlow takes seconds, and are the faster ones on a CPU.
+They start in a moment where TensorFlow takes seconds, and are the faster ones on a CPU;
+a GPU they leave alone.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -44,24 +46,26 @@ class OnnxModel:
         if not os.path.isfile(path):
             raise FileNotFoundError(f"There is no model file {str(path)!r}.")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options.log_severity_level = 4  # its lines say what our sentence says
         options.intra_op_num_threads = 1  # a batch is shared out instead
         try:
             self._session = onnxruntime.InferenceSession(
                 os.fspath(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # of many kinds, none of them public
+            first = (str(error).strip() or repr(error)).splitlines()[0]
             raise ValueError(
-                f"{str(path)!r} is no model that ONNX Runtime can read (a damaged copy,"
-                " perhaps)."
+                f"{str(path)!r} is no model ONNX Runtime can read: {first}"
             ) from error
         self._num_threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._num_threads, initializer=_step_back)
-        held = self._session.get_modelmeta().custom_metadata_map
+        fields = {}
+        for key, text in self._session.get_modelmeta().custom_metadata_map.items():
+            with contextlib.suppress(ValueError):  # other tools' are no JSON
+                fields[key] = json.loads(text)
         try:
-            fields = {key: json.loads(value) for key, value in held.items()}
             self.info = ModelInfo.from_dict(fields)
-        except (KeyError, ValueError) as error:
+        except KeyError as error:
             raise ValueError(
                 f"{str(path)!r} does not say its rate, window and tags. Use a file made"
                 " by python -m tagger export MODEL --to onnx."
@@ -80,4 +84,5 @@ class OnnxModel:
 def _step_back() -> None:
     """Lets the thread that decodes go first: a small model waits for it."""
     if sys.platform == "linux":  # where a thread has a priority of its own
-        os.nice(10)
+        with contextlib.suppress(OSError):
+            os.nice(10)

@@ -7,15 +7,18 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from tagger import DEFAULT_MODEL
 from tagger.audio import AudioDecodeError, stream_audio
-from tagger.model_info import nearest
+from tagger.model_info import DEFAULT_MODEL, nearest_names
 from tagger.onnx_models import OnnxModel
 from tagger.streaming import progress, stream_files, with_hop
+
+if TYPE_CHECKING:
+    import keras
 
 AGGREGATES = ("mean", "max")
 AUDIO_ENDINGS = (
@@ -85,7 +88,9 @@ class Tagger:
         AudioDecodeError("Cannot decode 'notes.txt': there is no such file.")
     """
 
-    def __init__(self, model, tags: tuple[str, ...] | None = None):
+    def __init__(
+        self, model: "keras.Model | OnnxModel", tags: tuple[str, ...] | None = None
+    ):
         if isinstance(model, OnnxModel):
             self.info = model.info
         else:
@@ -168,7 +173,7 @@ class Tagger:
             if name not in self.tags:
                 raise ValueError(
                     f"Model {self.info.name} knows no tag {name!r}."
-                    f" {nearest(name, self.tags)}"
+                    f" {nearest_names(name, self.tags)}"
                 )
             numbers.append(self.tags.index(name))
         return numbers

@@ -16,10 +16,7 @@ REPOSITORY = Path(__file__).parent.parent
 REFERENCES = Path(__file__).parent / "references"
 SHARED = REPOSITORY.parent / "shared"
 # Compiled in haste: our tests compile much and compute little.
-JAX_IN_HASTE = {
-    "KERAS_BACKEND": "jax",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-}
+XLA_IN_HASTE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 @pytest.fixture

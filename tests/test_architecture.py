@@ -19,7 +19,8 @@ RANKS = [
         "plotting",
         "tag_results",
     },
-    {"datasets", "inputs", "models", "streaming"},
+    {"model_info"},
+    {"datasets", "inputs", "models", "onnx_models", "streaming"},
     {"building", "evaluation", "conversion", "devices"},
     {"checkpoints", "pretrained", "robustness"},
     {"training"},
@@ -32,10 +33,12 @@ RANKS = [
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
 # They run on every Keras backend.
 BACKEND_NEUTRAL = {"models", "frontends", "layers", "conversion", "augmentations"}
-# A building process imports them, and must not pay for TensorFlow.
+# A building process imports them, or `tag` with an ONNX model: neither must pay for
+# TensorFlow.
 LIGHT = {
     "storage", "audio", "records", "workers", "recipes", "datasets", "building",
-    "plotting", "cli",
+    "plotting", "cli", "model_info", "onnx_models", "streaming", "tag_results",
+    "tagging",
 }  # fmt: skip
 
 

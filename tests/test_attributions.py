@@ -5,7 +5,7 @@ import os
 import keras
 import numpy as np
 import pytest
-from conftest import JAX_IN_HASTE
+from conftest import XLA_IN_HASTE
 from drawn import draw_music
 from scipy.stats import spearmanr
 from test_models import narrow_model
@@ -178,7 +178,7 @@ def test_every_backend_attributes_alike(backend, tmp_path, run_script):
         "(one,) = interpretation.attribute(model, x, [1])\n"
         "np.save(folder + '/y.npy', one.values)\n"
     )
-    environment = os.environ | JAX_IN_HASTE | {"KERAS_BACKEND": backend}
+    environment = os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": backend}
     done = run_script("-c", code, tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     (one,) = interpretation.attribute(model, waveform, [1])

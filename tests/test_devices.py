@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import JAX_IN_HASTE, REPOSITORY
+from conftest import REPOSITORY, XLA_IN_HASTE
 from test_training import weights_of
 
 from tagger import devices
@@ -68,7 +68,7 @@ def difference(one, other):
 def test_mirrored_over_two_cpus_equals_one(backend, tmp_path):
     if backend == "jax":
         pytest.importorskip("jax")
-    environment = JAX_IN_HASTE | {"KERAS_BACKEND": backend}
+    environment = XLA_IN_HASTE | {"KERAS_BACKEND": backend}
     environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
     environment["PYTHONPATH"] = str(REPOSITORY)
     results = []
@@ -107,7 +107,7 @@ def start_hosts(built, folder, *options):
         subprocess.Popen(
             [*map(str, command), "--host", str(host)],
             cwd=REPOSITORY,
-            env=os.environ | JAX_IN_HASTE,
+            env=os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": "jax"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -151,7 +151,7 @@ cli.run(train.main)
             "1e-3",
         ],
         cwd=REPOSITORY,
-        env=os.environ | JAX_IN_HASTE,
+        env=os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": "jax"},
         capture_output=True,
         text=True,
     )

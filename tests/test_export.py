@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import REFERENCES, REPOSITORY
 
-from tagger import audio, conversion, export, models, tagging
+from tagger import audio, conversion, embeddings, export, models, tagging
+from tagger.interpretation import report
 from tagger.model_info import ModelInfo
 from tagger.onnx_models import OnnxModel
 
@@ -133,7 +134,8 @@ def test_the_command_says_what_goes_in_and_out(trained, tmp_path, run_script):
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     """A trained model as ONNX, with thresholds."""
-    pytest.importorskip("onnxruntime")
+    for package in ("onnxruntime", "onnx", "tf2onnx"):
+        pytest.importorskip(package)
     model = models.load_model(trained / "model.keras")
     models.set_thresholds(model, np.full(10, 0.25))
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
@@ -177,9 +179,38 @@ def test_onnx_files_that_do_not_serve_are_named(exported, tmp_path):
     with pytest.raises(ValueError, match="is no model that ONNX Runtime can read"):
         OnnxModel(tmp_path / "cut.onnx")
     foreign = onnx.load(exported[1])
+    foreign.metadata_props.add(key="author", value="no JSON")
+    onnx.save(foreign, tmp_path / "signed.onnx")
+    assert OnnxModel(tmp_path / "signed.onnx").info == OnnxModel(exported[1]).info
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
     with pytest.raises(ValueError, match="does not say its rate, window and tags"):
         OnnxModel(tmp_path / "foreign.onnx")
-    with pytest.raises(ValueError, match="an exported model, which only python -m tag"):
+
+
+def test_what_needs_layers_refuses_an_exported_model(exported, tmp_path, run_script):
+    with pytest.raises(ValueError, match="an exported model, which does nothing but"):
         conversion.load_model(exported[1])
+    model = OnnxModel(exported[1])
+    with pytest.raises(ValueError, match="A OnnxModel does nothing but tag"):
+        embeddings.Embedder(model)
+    with pytest.raises(ValueError, match="A OnnxModel does nothing but tag"):
+        report.explain(tagging.Tagger(model), REFERENCES / "mono.mp3", tmp_path)
+
+
+def test_an_onnx_model_without_tags_takes_those_of_the_shards(
+    exported, built, tmp_path, run_script
+):
+    onnx = pytest.importorskip("onnx")
+    unnamed = onnx.load(exported[1])
+    for held in unnamed.metadata_props:
+        if held.key == "tags":
+            held.value = "null"
+    onnx.save(unnamed, tmp_path / "unnamed.onnx")
+    done = run_script(
+        *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--json"),
+        *("--model", tmp_path / "unnamed.onnx", "--data-dir", built),
+    )
+    assert done.returncode == 0 and "holds no tag names" in done.stderr
+    expected = tagging.Tagger(exported[0]).tag(REFERENCES / "mono.mp3")
+    assert json.loads(done.stdout)["tags"] == pytest.approx(expected, abs=5e-6)

@@ -7,7 +7,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import JAX_IN_HASTE
+from conftest import XLA_IN_HASTE
 from drawn import draw_music
 
 from tagger import frontends, models
@@ -203,7 +203,7 @@ def test_every_backend_gives_the_same_scores(backend, tmp_path, run_script):
         "    scores = keras.ops.convert_to_numpy(model.predict_on_batch(x))\n"
         "    np.save(path.with_suffix('.y.npy'), scores)\n"
     )
-    environment = os.environ | JAX_IN_HASTE | {"KERAS_BACKEND": backend}
+    environment = os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": backend}
     done = run_script("-c", code, tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     for name, scores in expected.items():

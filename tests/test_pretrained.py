@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from test_scripts import fails
 
-from tagger import DEFAULT_MODEL, Tagger, cli, models, pretrained
+from tagger import Tagger, cli, models, pretrained
+from tagger.model_info import DEFAULT_MODEL
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
 BLOB_ID = hashlib.sha1(b"blob 300000\0" + CONTENT).hexdigest()

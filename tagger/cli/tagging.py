@@ -5,9 +5,9 @@ import os
 import sys
 import warnings
 
-from tagger import DEFAULT_MODEL
 from tagger.cli.arguments import at_least_one, figure_file, output_file
 from tagger.cli.process import load_tensorflow
+from tagger.model_info import DEFAULT_MODEL
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -59,10 +59,27 @@ def list_files(names: list[str]) -> list[str]:
 
 def load_tagger(args: argparse.Namespace):
     """The Tagger of --model, its tags named by --data-dir if need be."""
-    from tagger import inputs, models, pretrained, tagging
+    from tagger import models, pretrained
 
-    model, tags = pretrained.load(args.model), None
-    if not models.model_info(model).tags:
+    model = pretrained.load(args.model)
+    return _named(model, models.model_info(model), args)
+
+
+def _load_onnx_tagger(args: argparse.Namespace):
+    """The same of an exported --model, without Keras."""
+    from tagger import onnx_models
+
+    model = onnx_models.OnnxModel(args.model)
+    return _named(model, model.info, args)
+
+
+def _named(model, info, args: argparse.Namespace):
+    from tagger import tagging
+
+    tags = None
+    if not info.tags:
+        from tagger import inputs  # imports TensorFlow
+
         tags = inputs.open_shards(args.data_dir).manifest.tags
         warnings.warn(
             f"{args.model} holds no tag names; they are those of {args.data_dir}.",
@@ -74,7 +91,7 @@ def load_tagger(args: argparse.Namespace):
 def _add_tag(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("tag", help="tag audio files with a trained model")
     add_files(parser)
-    add_tagger(parser, ".onnx that `export` wrote (starts without TensorFlow), ")
+    add_tagger(parser, ".onnx that `export` wrote (on the CPU, without TensorFlow), ")
     add = parser.add_argument
     add(
         "--top",
@@ -147,7 +164,7 @@ def _results_place(text: str) -> str:
 def _tag(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from tagger import onnx_models, streaming, tag_results, tagging
+    from tagger import streaming, tag_results, tagging
 
     paths = list_files(args.files)
     if args.taggram and len(paths) != 1:
@@ -155,7 +172,7 @@ def _tag(args: argparse.Namespace) -> int:
     if args.resume and not args.output:
         raise ValueError("--resume goes on with results: give their --output too.")
     if args.model.endswith(".onnx"):
-        tagger = tagging.Tagger(onnx_models.OnnxModel(args.model))
+        tagger = _load_onnx_tagger(args)
     else:
         load_tensorflow()
         tagger = load_tagger(args)
@@ -192,6 +209,7 @@ def _tag(args: argparse.Namespace) -> int:
 
 
 def _draw(tagger, taggram, args: argparse.Namespace, name: str) -> None:
+    """Draws the taggram of a file to --taggram."""
     from tagger import plotting
 
     # The tags of the table; those that a threshold keeps from it tell something, too.

@@ -30,10 +30,10 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     """
     if str(path).endswith(LEGACY_ENDINGS):
         return convert(read_weights(path), "sample_cnn")
-    if str(path).endswith(".onnx"):
+    if str(path).endswith(".onnx") and os.path.isfile(path):
         raise ValueError(
-            f"{str(path)!r} is an exported model, which only python -m tagger tag"
-            " takes. Give the model it was made of."
+            f"{str(path)!r} is an exported model, which does nothing but tag (python -m"
+            " tagger tag). Give the .keras file that it was made of."
         )
     return models.load_model(path)
 

@@ -24,7 +24,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from tagger import plotting
+from tagger import models, plotting
 from tagger.audio import write_audio
 from tagger.interpretation import attention_maps, attributions
 from tagger.interpretation.spectrograms import Spectrogram, spectrogram
@@ -111,9 +111,10 @@ def explain(
     Raises:
         AudioDecodeError: a file cannot be decoded.
         OSError: the folder cannot be written to.
-        ValueError: a tag is unknown; the start is behind the end; a second file for a
-            model without attention.
+        ValueError: the model is no Keras model; a tag is unknown; the start is behind
+            the end; a second file for a model without attention.
     """
+    models.model_info(tagger.model)  # an exported one has no layers to look into
     numbers = [] if tags is None else tagger.tag_numbers(dict.fromkeys(tags))
     if second_path is not None:
         attention_maps.attention_layers(tagger.model)

@@ -324,8 +324,14 @@ def model_info(model: keras.Model) -> ModelInfo:
     """Reads what a model says of itself from its first and last layers.
 
     Raises:
-        ValueError: the model has no AudioWindow or no TagScores layer.
+        ValueError: the model is no Keras model, or has no AudioWindow or no TagScores
+            layer.
     """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"A {type(model).__name__} does nothing but tag. Give the .keras file that"
+            " it was made of."
+        )
     window = [layer for layer in model.layers if isinstance(layer, AudioWindow)]
     scores = [layer for layer in model.layers if isinstance(layer, TagScores)]
     if len(window) != 1 or len(scores) != 1:
