@@ -176,7 +176,7 @@ def test_onnx_files_that_do_not_serve_are_named(exported, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no model file"):
         OnnxModel(tmp_path / "none.onnx")
     (tmp_path / "cut.onnx").write_bytes(exported[1].read_bytes()[:1000])
-    with pytest.raises(ValueError, match="is no model that ONNX Runtime can read"):
+    with pytest.raises(ValueError, match="is no model ONNX Runtime can read: "):
         OnnxModel(tmp_path / "cut.onnx")
     foreign = onnx.load(exported[1])
     foreign.metadata_props.add(key="author", value="no JSON")
