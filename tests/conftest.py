@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: a core to each
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import filelock
 import pytest
@@ -96,13 +99,18 @@ def run_script():
 
 
 @pytest.fixture(scope="session")
-def trained(built, tmp_path_factory, run_script, worker_id):
+def common(tmp_path_factory, worker_id):
+    """Folder that all test processes of this run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def trained(built, common, run_script):
     """Folder of a finished training run: two short stages of a narrow SE model."""
-    base = tmp_path_factory.getbasetemp()
+    folder = common / "trained"
     # Of several test processes one trains; the others wait for the end of its run.
-    base = base if worker_id == "master" else base.parent
-    folder = base / "trained"
-    with filelock.FileLock(base / "trained.lock"):
+    with filelock.FileLock(common / "trained.lock"):
         if not (folder / "model.keras").exists():
             done = run_script(
                 *("train.py", "--data-dir", built, "--train-dir", folder),

@@ -97,11 +97,19 @@ def free_ports(number):
     return ports
 
 
-ARGUMENTS = ["--num-filters", "2", "--alpha", "1", "--batch-size", "8"]
-ARGUMENTS += ["--dropout", "0", "--num-lr-decays", "1"]
+ARGUMENTS = ["--block", "basic", "--no-multi", "--num-filters", "2"]
+ARGUMENTS += ["--batch-size", "8", "--dropout", "0", "--num-lr-decays", "1"]
 
 
-def start_hosts(built, folder, *options):
+@pytest.fixture(scope="session")
+def jax_environment(common):
+    """The variables with which a command trains on JAX; what one compiles, all have."""
+    pytest.importorskip("jax")
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(common / "compiled")}
+    return os.environ | XLA_IN_HASTE | cache | {"KERAS_BACKEND": "jax"}
+
+
+def start_hosts(built, folder, environment, *options):
     hosts = ",".join(f"127.0.0.1:{port}" for port in free_ports(2))
     command = [sys.executable, "train.py", "--data-dir", built, "--train-dir", folder]
     command += [*ARGUMENTS, *options, "--strategy", "multiworker", "--hosts", hosts]
@@ -109,7 +117,7 @@ def start_hosts(built, folder, *options):
         subprocess.Popen(
             [*map(str, command), "--host", str(host)],
             cwd=REPOSITORY,
-            env=os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": "jax"},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -120,9 +128,11 @@ def start_hosts(built, folder, *options):
 
 
 @pytest.mark.slow
-def test_two_hosts_reach_the_weights_of_one_that_reads_what_both_read(built, tmp_path):
-    pytest.importorskip("jax")
-    hosts = start_hosts(built, tmp_path / "two", "--max-epochs", 1, "--lr", 1e-3)
+def test_two_hosts_reach_the_weights_of_one_that_reads_what_both_read(
+    built, tmp_path, jax_environment
+):
+    options = ["--max-epochs", 1, "--lr", 1e-3]
+    hosts = start_hosts(built, tmp_path / "two", jax_environment, *options)
     for process in hosts:
         _, errors = process.communicate(timeout=280)
         assert process.returncode == 0, errors
@@ -142,18 +152,9 @@ cli.run(train.main)
 """
     command = ["--data-dir", built, "--train-dir", tmp_path / "one", *ARGUMENTS]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            joined,
-            *map(str, command),
-            "--max-epochs",
-            "1",
-            "--lr",
-            "1e-3",
-        ],
+        [sys.executable, "-c", joined, *map(str, command + options)],
         cwd=REPOSITORY,
-        env=os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": "jax"},
+        env=jax_environment,
         capture_output=True,
         text=True,
     )
@@ -166,11 +167,10 @@ cli.run(train.main)
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_when_a_host_is_lost_the_other_stops_and_the_same_command_goes_on(
-    built, tmp_path, lost
+    built, tmp_path, jax_environment, lost
 ):
-    pytest.importorskip("jax")
     endless = ["--max-epochs", 200, "--patience", 200, "--checkpoint-minutes", 0]
-    hosts = start_hosts(built, tmp_path / "log", *endless)
+    hosts = start_hosts(built, tmp_path / "log", jax_environment, *endless)
     deadline = time.time() + 200
     while not (tmp_path / "log/0/training.csv").exists():  # an epoch is done
         assert time.time() < deadline and hosts[0].poll() is None
@@ -188,7 +188,7 @@ def test_when_a_host_is_lost_the_other_stops_and_the_same_command_goes_on(
         return  # which one was lost tells nothing of the restart, and minutes count
     table = tmp_path / "log/0/training.csv"
     before = table.read_text().splitlines()
-    hosts = start_hosts(built, tmp_path / "log", *endless)
+    hosts = start_hosts(built, tmp_path / "log", jax_environment, *endless)
     deadline = time.time() + 200
     while len(after := table.read_text().splitlines()) < len(before) + 1:
         assert time.time() < deadline and hosts[0].poll() is None

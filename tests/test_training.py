@@ -250,7 +250,8 @@ def assert_same_weights(one, other):
 
 def command_of(built, folder, *options):
     command = [sys.executable, "train.py", "--data-dir", built, "--train-dir", folder]
-    command += ["--num-filters", 2, "--alpha", 1, "--batch-size", 8, *options]
+    command += ["--block", "basic", "--no-multi", "--num-filters", 2]
+    command += ["--batch-size", 8, *options]
     command += ["--num-lr-decays", 2, "--max-epochs", 2, "--checkpoint-minutes", 0]
     return [str(part) for part in command]
 
