@@ -121,8 +121,8 @@ def test_decibels_do_not_depend_on_batch_neighbours(name):
     waveform = music(PRESETS[name])  # the second is 20 dB below the first
     layer = LogMelSpectrogram(name)
     together, alone = np.asarray(layer(waveform))[1:], np.asarray(layer(waveform[1:]))
-    # float32 sums by batch; decibels amplify them 70 dB below the peak
-    np.testing.assert_allclose(together, alone, atol=1e-3)
+    # float32 sums by batch; decibels amplify them 80 dB below the peak
+    np.testing.assert_allclose(together, alone, atol=5e-3)
 
 
 def test_one_htk_band_of_128_is_empty():
