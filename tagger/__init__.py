@@ -40,7 +40,15 @@ piece a model takes; a *sample* one amplitude value; an *example* a training ite
 the sigmoid outputs; an *excitation* the output of a squeeze-and-excitation gate.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# On CPUs with AMX, oneDNN before August 2026 (TensorFlow 2.21 ships 3.7.3) multiplies
+# what lies behind the channels of a bfloat16 tensor by zero: a stale NaN there becomes
+# a NaN in the result (oneDNN #5717, fixed by #5723). The cap keeps AVX-512's bfloat16;
+# oneDNN reads it when it first computes, and a value that the user has set stays.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 
 def __getattr__(name: str):
