@@ -30,28 +30,31 @@ def main() -> None:
     args = parser.parse_args()
 
     cli.load_tensorflow()
-    from tagger import conversion, evaluation, inputs, models, plotting, robustness
+    from tagger import models, plotting
+    from tagger.data import pipeline
+    from tagger.evaluation import robustness, scoring
+    from tagger.weights import conversion
 
-    shards = inputs.open_shards(args.data_dir, args.verify)
+    shards = pipeline.open_shards(args.data_dir, args.verify)
     model = conversion.load_model(args.model)
-    predict = evaluation.predictor(model, shards)
+    predict = scoring.predictor(model, shards)
     info = models.model_info(model)
-    batch_size = args.batch_size or evaluation.BATCH_SIZE
+    batch_size = args.batch_size or scoring.BATCH_SIZE
 
     def score(predict, info, split):
-        return evaluation.evaluate(predict, shards, info, split, batch_size)
+        return scoring.evaluate(predict, shards, info, split, batch_size)
 
     # What does not fit shows before the scoring.
     if args.against:
         other = conversion.load_model(args.against)
-        evaluation.check_match(models.model_info(other), shards)
+        scoring.check_match(models.model_info(other), shards)
     if args.compare:
-        evaluation.published_on(shards.manifest.dataset)
+        scoring.published_on(shards.manifest.dataset)
     if args.robustness:
         robustness.check(shards)
     scored = score(predict, info, args.split)
     if args.tune_thresholds:
-        thresholds = evaluation.best_thresholds(score(predict, info, "val"))
+        thresholds = scoring.best_thresholds(score(predict, info, "val"))
         models.set_thresholds(model, thresholds)
         models.save_model(model, args.tune_thresholds)
         info = models.model_info(model)
@@ -68,20 +71,20 @@ def main() -> None:
     if args.tune_thresholds:
         lines.append(f"tuned   {args.tune_thresholds}")
     if args.compare:
-        lines.append(evaluation.compare_published(scored, info.name))
+        lines.append(scoring.compare_published(scored, info.name))
     if info.thresholds:
         f1 = scored.at_thresholds(info.thresholds)
         lines.append(f"macro F1 {f1:.4f} at the thresholds in the model")
     num_resamples = args.bootstrap or 1000
     if args.bootstrap:
-        lines += evaluation.describe(evaluation.bootstrap(scored, num_resamples))
+        lines += scoring.describe(scoring.bootstrap(scored, num_resamples))
     if args.against:
         other_scored = score(
-            evaluation.predictor(other, shards), models.model_info(other), args.split
+            scoring.predictor(other, shards), models.model_info(other), args.split
         )
         lines.append(f"{args.against}: {other_scored.macro_line()}; difference to it:")
-        pair = evaluation.bootstrap(scored, num_resamples, other_scored)
-        lines += evaluation.describe(pair)
+        pair = scoring.bootstrap(scored, num_resamples, other_scored)
+        lines += scoring.describe(pair)
     if args.robustness:
         table = robustness.measure(predict, shards, info, args.split)
         title = f"{args.model}, {scored.dataset}, {scored.split_rule}"

@@ -28,9 +28,11 @@ def main() -> None:
     args = parser.parse_args()
 
     cli.load_tensorflow()
-    from tagger import conversion, inputs, interpretation
+    from tagger import interpretation
+    from tagger.data import pipeline
+    from tagger.weights import conversion
 
-    shards = inputs.open_shards(args.data_dir)
+    shards = pipeline.open_shards(args.data_dir)
     table = interpretation.excitations(
         conversion.load_model(args.model), shards, args.split
     )

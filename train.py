@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 from tagger import cli
-from tagger.recipes import MONITORS, PRECISIONS, STRATEGIES
+from tagger.training.recipes import MONITORS, PRECISIONS, STRATEGIES
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -116,28 +116,30 @@ def main() -> None:
     if getattr(args, "strategy", "none") == "multiworker":
         cli.supervise()
     cli.load_tensorflow()
-    from tagger import devices, inputs, models, noisy_student, training
+    from tagger import models
+    from tagger.data import pipeline
+    from tagger.training import distribution, noisy_student, trainer
 
-    found = devices.choose(**cli.arguments_of(devices.choose, args))
+    found = distribution.choose(**cli.arguments_of(distribution.choose, args))
     entry = models.entry(args.model)
-    factory, recipe = entry.factory, training.RECIPES[entry.recipe]
+    factory, recipe = entry.factory, trainer.RECIPES[entry.recipe]
     options = args.model_options.for_function(factory, args, f"model {args.model}")
     recipe = recipe(
         **args.recipe_options.for_function(recipe, args, f"recipe {entry.recipe}")
     )
-    common = args.common_options.for_function(training.TrainingRecipe, args, "training")
+    common = args.common_options.for_function(trainer.TrainingRecipe, args, "training")
     recipe = dataclasses.replace(recipe, **common)
-    shards = inputs.open_shards(args.data_dir, args.verify)
+    shards = pipeline.open_shards(args.data_dir, args.verify)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
-    run = cli.arguments_of(training.train, args) | {"devices": found}
+    run = cli.arguments_of(trainer.train, args) | {"devices": found}
     run |= {"options": options, "recipe": recipe}
     if not hasattr(args, "teacher"):
         args.student_options.for_function(
-            training.train, args, "training without a --teacher"
+            trainer.train, args, "training without a --teacher"
         )
-        best = training.train(args.model, objective=shards, **run)
+        best = trainer.train(args.model, objective=shards, **run)
     else:
-        unlabelled = inputs.open_shards(args.unlabelled, args.verify)
+        unlabelled = pipeline.open_shards(args.unlabelled, args.verify)
         run |= args.student_options.for_function(
             noisy_student.train, args, "the student"
         )

@@ -37,15 +37,16 @@ def main() -> None:
     cli.load_tensorflow()
     import tensorflow as tf
 
-    from tagger import augmentations, inputs, models, records
+    from tagger import augmentations, models
+    from tagger.data import pipeline, records
 
-    shards = inputs.open_shards(args.data_dir)
+    shards = pipeline.open_shards(args.data_dir)
     sample_rate, tags = shards.manifest.sample_rate, shards.manifest.tags
     model = models.build_model(
         "sample_cnn", num_tags=len(tags), num_filters=args.num_filters
     )
     window = records.Window(shards.manifest.segment_samples)
-    batches = inputs.training_segments(shards, "train", window, args.batch_size)
+    batches = pipeline.training_segments(shards, "train", window, args.batch_size)
 
     def chain() -> augmentations.Augmentation:
         return augmentations.Augmentation(sample_rate, seed=0)
@@ -103,7 +104,7 @@ def main() -> None:
 def _floats(segments):
     import tensorflow as tf
 
-    from tagger import records
+    from tagger.data import records
 
     return tf.cast(segments, tf.float32) / records.INT16_SCALE
 

@@ -29,8 +29,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import building, cli
+from tagger import cli
 from tagger.audio import stream_audio
+from tagger.data import building
 from tagger.datasets import magnatagatune
 from tagger.datasets.annotations import Annotations
 

@@ -30,7 +30,7 @@ def main() -> None:
     cli.load_tensorflow()
     import keras
 
-    from tagger import frontends
+    from tagger.models import frontends
 
     print(f"{'preset':14}{'convolution':>12}{'fft':>8}{'ratio':>7}{'dB apart':>10}")
     for name, definition in frontends.PRESETS.items():

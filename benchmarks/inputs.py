@@ -3,9 +3,9 @@
     python benchmarks/inputs.py --data-dir dataset
 
 raw         reads every train shard with read(), nothing more
-training    inputs.training_segments: parsed, cut, shuffled, batched (int16)
+training    pipeline.training_segments: parsed, cut, shuffled, batched (int16)
 crops       the same, random crops, as many per clip as it has whole segments
-evaluation  inputs.evaluation_segments
+evaluation  pipeline.evaluation_segments
             (ours leave int16 to the device, which makes them float32 there)
 torch N     the originals' way: a float32 .npy per clip, opened with mmap_mode, one
             random crop of it per item, torch.utils.data.DataLoader of N workers (as
@@ -13,7 +13,7 @@ torch N     the originals' way: a float32 .npy per clip, opened with mmap_mode, 
 
 All take the same clips, segments and batches; they run in turn in one process,
 `--repeats` times: an epoch that fills page cache and buffers and starts workers, then
-two that count. The table gives medians. Writes inputs.json.
+two that count. The table gives medians. Writes pipeline.json.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class RandomCrops:
 
 
 def write_npy(shards, folder: Path) -> list[Path]:
-    from tagger import records
+    from tagger.data import records
 
     paths = []
     for shard in shards.paths("train"):
@@ -77,9 +77,9 @@ def main() -> None:
 
 def run(args, folder: Path) -> None:
     cli.load_tensorflow()
-    from tagger import inputs, records
+    from tagger.data import pipeline, records
 
-    shards = inputs.open_shards(args.data_dir)
+    shards = pipeline.open_shards(args.data_dir)
     num_samples = shards.manifest.segment_samples
     window = records.Window(num_samples)
     num_segments = shards.manifest.num_segments("train")
@@ -94,7 +94,7 @@ def run(args, folder: Path) -> None:
         yield num_segments
 
     def training(crops_per_clip: int = 0) -> Iterator[int]:
-        batches = inputs.training_segments(
+        batches = pipeline.training_segments(
             shards,
             "train",
             window,
@@ -109,7 +109,7 @@ def run(args, folder: Path) -> None:
         return training(per_clip)
 
     def evaluation() -> Iterator[int]:
-        batches = inputs.evaluation_segments(shards, "train", window, args.batch_size)
+        batches = pipeline.evaluation_segments(shards, "train", window, args.batch_size)
         while True:
             for batch in batches:
                 yield len(batch["segments"])

@@ -35,8 +35,10 @@ def main() -> None:
 
 def run(args, folder: Path) -> None:
     cli.load_tensorflow()
-    from tagger import building, evaluation, inputs, models
+    from tagger import models
+    from tagger.data import building, pipeline
     from tagger.datasets import magnatagatune
+    from tagger.evaluation import scoring
 
     model = models.load_model(args.model)
     info = models.model_info(model)
@@ -74,11 +76,11 @@ def run(args, folder: Path) -> None:
             max_skipped=1.0,
             **options,
         )
-        shards = inputs.open_shards(output)
-        predict = evaluation.predictor(model, shards)
-        evaluation.evaluate(predict, shards, info)  # traces the network
+        shards = pipeline.open_shards(output)
+        predict = scoring.predictor(model, shards)
+        scoring.evaluate(predict, shards, info)  # traces the network
         started = time.perf_counter()
-        scored = evaluation.evaluate(predict, shards, info)
+        scored = scoring.evaluate(predict, shards, info)
         seconds = time.perf_counter() - started
         reference = scored.scores if reference is None else reference
         difference = np.abs(scored.scores - reference)

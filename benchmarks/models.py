@@ -156,7 +156,8 @@ def batch(shape: tuple[int, ...], batch_size: int) -> tuple[np.ndarray, np.ndarr
 def original_ways(name: str, directory: Path, batch_size: int) -> dict[str, Callable]:
     import torch
 
-    from tagger import frontends, models
+    from tagger import models
+    from tagger.models import frontends
 
     clip_pools()
     (repository, folder, module), class_name, options = ORIGINALS[name]
@@ -275,7 +276,7 @@ def multiply_adds(model) -> int:
     """Of one example: convolutions, dense layers and attention."""
     from keras import layers
 
-    from tagger.layers import SelfAttention
+    from tagger.models.layers import SelfAttention
 
     total = 0
     for layer in model.layers:

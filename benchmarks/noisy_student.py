@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import building
+from tagger.data import building
 from tagger.datasets import magnatagatune
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -102,11 +102,9 @@ def train(args, work: Path, run: Path, method: str, seed: int) -> None:
 
 def test_scores(run: Path) -> dict[str, float]:
     """Of the stage with the best checkpoint: its weights are the run's model."""
-    from tagger import training
+    from tagger.training import trainer
 
-    best = training.best_checkpoint(
-        *(path.parent for path in run.glob("*/result.json"))
-    )
+    best = trainer.best_checkpoint(*(path.parent for path in run.glob("*/result.json")))
     best = json.loads((best.parent / "result.json").read_text())
     return {name: round(best["test"][name], 4) for name in ("roc_auc", "pr_auc")}
 

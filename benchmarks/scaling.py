@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import audio, building, cli, records
+from tagger import audio, cli
+from tagger.data import building, records
 from tagger.datasets import magnatagatune, million_song
 from tagger.datasets.annotations import Annotations
 

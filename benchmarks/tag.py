@@ -107,7 +107,8 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
     """Encodes what is not there yet."""
     import av
 
-    from tagger import audio, tagging
+    from tagger import audio
+    from tagger.inference import tagger as tagging
 
     files = itertools.cycle(tagging.audio_files([audio_dir]))
     paths = [folder / f"{n:02d}.mp3" for n in range(number)]
@@ -140,8 +141,10 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
 def convert(name: str, original: str, folder: Path) -> str:
     """The original's own weights as ours, .keras and .onnx: the path without either."""
     cli.load_tensorflow()
-    from tagger import conversion, export, models
+    from tagger import models
     from tagger.datasets.magnatagatune import TOP_50_TAGS
+    from tagger.inference import export
+    from tagger.weights import conversion
 
     weights = Path(original) / f"sota_music_taggers/models/mtat/{name}/best_model.pth"
     model = conversion.convert(conversion.read_weights(weights), name, tags=TOP_50_TAGS)

@@ -51,13 +51,14 @@ def main() -> None:
 
 def export(args) -> None:
     cli.load_tensorflow()
-    from tagger import inputs, models, records
+    from tagger import models
+    from tagger.data import pipeline, records
 
-    shards = inputs.open_shards(args.data_dir)
+    shards = pipeline.open_shards(args.data_dir)
     for name in MODELS:
         window = records.Window(models.entry(name).num_samples)
         folder = Path(args.arrays) / name
-        for path in inputs.export_arrays(
+        for path in pipeline.export_arrays(
             shards, "train", window, folder, args.max_segments
         ):
             print(path)
@@ -66,11 +67,12 @@ def export(args) -> None:
 def measure(args, name: str, options: dict) -> dict:
     import keras
 
-    from tagger import devices, models
+    from tagger import models
+    from tagger.training import distribution
 
     batches = (from_records if args.from_records else from_arrays)(args, name)
     segments, labels = next(batches)
-    with devices.precision(args.precision):
+    with distribution.precision(args.precision):
         model = models.build_model(name, num_tags=labels.shape[1], **options)
         fed = models.fed_with(model, str(np.asarray(segments).dtype))
         fed.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
@@ -109,11 +111,12 @@ def from_arrays(args, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def from_records(args, name: str) -> Iterator[tuple]:
     cli.load_tensorflow()
-    from tagger import inputs, models, records
+    from tagger import models
+    from tagger.data import pipeline, records
 
-    shards = inputs.open_shards(args.data_dir)
+    shards = pipeline.open_shards(args.data_dir)
     window = records.Window(models.entry(name).num_samples)
-    batches = inputs.training_segments(shards, "train", window, args.batch_size)
+    batches = pipeline.training_segments(shards, "train", window, args.batch_size)
     return iter(batches)
 
 

@@ -54,7 +54,7 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 def __getattr__(name: str):
     # Deferred: `import tagger` must not pay for TensorFlow.
     if name == "Tagger":
-        from tagger.tagging import Tagger
+        from tagger.inference.tagger import Tagger
 
         return Tagger
     raise AttributeError(f"module 'tagger' has no attribute {name!r}")

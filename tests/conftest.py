@@ -46,7 +46,7 @@ def corpus(_corpus, tmp_path):
 
 
 def build_corpus(corpus, output_dir=None, **options):
-    from tagger import building
+    from tagger.data import building
     from tagger.datasets import magnatagatune
 
     options = {

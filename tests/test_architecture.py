@@ -1,95 +1,188 @@
 """The layout's promises, read from the code's own imports."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tagger"
 RANKS = [
-    {"storage"},
-    {
-        "audio",
-        "records",
-        "workers",
-        "recipes",
-        "augmentations",
-        "frontends",
-        "layers",
-        "plotting",
-        "tag_results",
-    },
-    {"model_info"},
-    {"datasets", "inputs", "models", "onnx_models", "streaming"},
-    {"building", "evaluation", "conversion", "devices"},
-    {"checkpoints", "pretrained", "robustness"},
+    {"audio", "segmentation", "storage", "plotting", "augmentations"},
+    {"datasets", "models"},
+    {"data", "weights"},
+    {"evaluation", "inference"},
     {"training"},
-    {"tagging", "embeddings", "noisy_student", "export"},
     {"interpretation"},
-    {"page"},
+    {"library"},
+    {"web"},
     {"cli"},
     {"__main__"},
 ]
-RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
-# They run on every Keras backend.
-BACKEND_NEUTRAL = {"models", "frontends", "layers", "conversion", "augmentations"}
-# A building process imports them, or `tag` with an ONNX model: neither must pay for
-# TensorFlow.
+RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+HEAVY = {"tensorflow", "keras", "jax", "torch", "sklearn", "matplotlib", "pandas"}
+BACKENDS = {"tensorflow", "jax", "torch"}
+# Room or file -> what importing it may not load. `--help`, a build and tagging with an
+# exported model start in a moment, so they must not.
 LIGHT = {
-    "storage", "audio", "records", "workers", "recipes", "datasets", "building",
-    "plotting", "cli", "model_info", "onnx_models", "streaming", "tag_results",
-    "tagging",
-}  # fmt: skip
+    "cli": HEAVY,
+    "storage.py": HEAVY,
+    "audio.py": HEAVY,
+    "segmentation.py": HEAVY,
+    "datasets": BACKENDS | {"keras"},
+    "models/metadata.py": HEAVY,
+    "inference/streaming.py": HEAVY,
+    "inference/engines.py": HEAVY,
+    "inference/tagger.py": HEAVY,
+    "inference/writers.py": HEAVY,
+    "data/building.py": BACKENDS | {"keras"},
+    "data/workers.py": HEAVY,
+    "training/recipes.py": HEAVY,
+}
+# They run on every Keras backend.
+NEUTRAL = ("models", "augmentations.py", "weights")
+MAX_DEFERRED = 50
 
 
-def imports(path):
-    """Yields (line, dotted module) of every import, (…, True) where it is deferred."""
-    tree = ast.parse(path.read_text())
-    top_level = set(map(id, tree.body))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for name in node.names:
-                yield node.lineno, name.name, id(node) not in top_level
-        elif isinstance(node, ast.ImportFrom):
-            if node.module == "tagger":
-                for name in node.names:
-                    yield node.lineno, f"tagger.{name.name}", id(node) not in top_level
-            else:
-                yield node.lineno, node.module, id(node) not in top_level
+class Import:
+    """One imported name, and where."""
+
+    def __init__(self, path: Path, line: int, name: str, is_deferred: bool):
+        self.path, self.line, self.name = path, line, name
+        self.is_deferred = is_deferred
+        self.root = name.split(".")[0]
+        self.room = name.split(".")[1] if name.startswith("tagger.") else None
+
+    def __str__(self):
+        return f"{self.path}:{self.line} imports {self.name}"
 
 
-def module_of(path):
+def imports(path: Path) -> list[Import]:
+    """Imports of a file, but those for type checkers; a module for each name from it."""
+    tree, found = ast.parse(path.read_text()), []
+
+    def visit(node, is_deferred):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            names = []
+            if isinstance(child, ast.Import):
+                names = [name.name for name in child.names]
+            elif isinstance(child, ast.ImportFrom):
+                names = [f"{child.module}.{name.name}" for name in child.names]
+            found.extend(Import(path, child.lineno, n, is_deferred) for n in names)
+            visit(child, is_deferred or isinstance(child, ast.FunctionDef))
+
+    visit(tree, False)
+    return found
+
+
+def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-FILES = [
-    path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"
-]
+FILES = [path for path in sorted(PACKAGE.rglob("*.py"))]
+ROOMS = [path for path in FILES if path != PACKAGE / "__init__.py"]
+SCRIPTS = sorted(PACKAGE.parent.glob("*.py"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def module_path(name: str) -> Path | None:
+    """File of a dotted name of ours; of `tagger.audio.load_audio` that of the module."""
+    parts = name.split(".")
+    while parts and parts[0] == "tagger":
+        path = PACKAGE.joinpath(*parts[1:])
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+        parts.pop()
+    return None
+
+
+@functools.cache
+def loaded_by(path: Path) -> frozenset[str]:
+    """Top-level packages of others that importing one of our files loads."""
+    found, seen, waiting = set(), set(), [path]
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for one in imports(path):
+            if one.is_deferred:
+                continue
+            file = module_path(one.name)
+            if file is None:
+                found.add(one.root)
+            else:
+                waiting.append(file)
+                # `import tagger.data.records` runs tagger/data/__init__.py as well.
+                waiting += [
+                    folder / "__init__.py"
+                    for folder in file.parents
+                    if (folder / "__init__.py").is_file()
+                ]
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_from_lower_ranks(path):
-    module = module_of(path)
-    assert module in RANK, f"{path} has no rank: give it one"
-    for line, imported, _ in imports(path):
-        parts = imported.split(".")
-        if parts[0] == "tagger" and parts[1] != module:
-            assert RANK[parts[1]] < RANK[module], f"{path}:{line} imports {imported}"
+    room = room_of(path)
+    assert room in RANK, f"{path} has no rank: give it one"
+    for one in imports(path):
+        if one.root == "tagger" and one.room != room:
+            assert one.room in RANK, one
+            assert RANK[one.room] < RANK[room], one
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_tensorflow_stays_where_it_belongs(path):
-    module = module_of(path)
-    for line, imported, is_deferred in imports(path):
-        root = imported.split(".")[0]
-        if module in BACKEND_NEUTRAL and not is_deferred:
-            assert root != "tensorflow", f"{path}:{line}"
-        if module in LIGHT and not is_deferred:
-            assert root not in ("tensorflow", "keras", "jax", "torch"), f"{path}:{line}"
+def test_siblings_import_each_other_without_a_circle():
+    def reached(path, way=()):
+        assert path not in way, " -> ".join(str(p) for p in (*way, path))
+        for one in imports(path):
+            file = module_path(one.name)
+            is_sibling = file and one.room == room_of(path) and file != path
+            if is_sibling and file.name != "__init__.py":
+                reached(file, (*way, path))
+
+    for path in ROOMS:
+        reached(path)
+
+
+@pytest.mark.parametrize("place", LIGHT)
+def test_what_must_start_in_a_moment_loads_nothing_heavy(place):
+    path = PACKAGE / place
+    for file in path.rglob("*.py") if path.is_dir() else [path]:
+        assert not loaded_by(file) & LIGHT[place], file
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_load_nothing_heavy_for_their_help(path):
+    assert not loaded_by(path) & HEAVY
+
+
+def test_models_and_weights_run_on_every_backend():
+    for path in ROOMS:
+        if str(path.relative_to(PACKAGE)).startswith(NEUTRAL):
+            for one in imports(path):
+                assert one.is_deferred or one.root not in BACKENDS, one
 
 
 def test_model_files_never_import_each_other():
+    shared = {"blocks", "frontends", "layers", "metadata", "registry", "serialization"}
     for path in (PACKAGE / "models").glob("*.py"):
-        for line, imported, _ in imports(path):
-            if path.name != "__init__.py":
-                assert not imported.startswith("tagger.models"), f"{path}:{line}"
+        if path.stem in shared | {"__init__"}:
+            continue
+        for one in imports(path):
+            if one.room == "models":
+                assert one.name.split(".")[2] in shared, one
+
+
+def test_rooms_have_empty_or_lazy_init_files():
+    for room in ("data", "models", "evaluation", "inference", "training", "weights"):
+        loaded = {one.root for one in imports(PACKAGE / room / "__init__.py")}
+        assert loaded <= {"importlib"}, room
+
+
+def test_imports_are_deferred_for_a_reason_and_seldom():
+    deferred = [one for path in FILES + SCRIPTS for one in imports(path)]
+    lines = {(one.path, one.line) for one in deferred if one.is_deferred}
+    assert len(lines) <= MAX_DEFERRED, sorted(map(str, lines))

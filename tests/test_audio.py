@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import REFERENCES
 
-from tagger import audio, records
+from tagger import audio
+from tagger.data import records
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 22050])

@@ -6,12 +6,14 @@ import shutil
 
 import pytest
 
-from tagger import export, pretrained
+from tagger.inference import export
+from tagger.weights import pretrained
 
 
 @pytest.mark.slow  # fetches a trained model, once
 @pytest.mark.parametrize(
-    ("module", "number"), [("tagging", 6), ("embeddings", 5), ("onnx_models", 3)]
+    ("module", "number"),
+    [("inference.tagger", 6), ("inference.embeddings", 5), ("inference.engines", 3)],
 )
 def test_examples_in_docstrings_hold(module, number, corpus, tmp_path, monkeypatch):
     try:
@@ -20,7 +22,7 @@ def test_examples_in_docstrings_hold(module, number, corpus, tmp_path, monkeypat
         pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)
     shutil.copy(next(corpus.rglob("*0015*.mp3")), "song.mp3")
-    if module == "onnx_models":
+    if module == "inference.engines":
         for package in ("onnxruntime", "onnx", "tf2onnx"):
             pytest.importorskip(package)
         export.export(pretrained.load("musicnn_mtt"), "musicnn_mtt.onnx", "onnx")

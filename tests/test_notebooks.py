@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
-from test_models import NARROW
+from test_registry import NARROW
 
 from tagger import models
 

@@ -47,7 +47,7 @@ def _add_build(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_build_arguments(parser: argparse.ArgumentParser, short_name: str) -> None:
-    from tagger import building
+    from tagger.data import building
     from tagger.datasets import DATASETS
 
     (dataset,) = (d for d in DATASETS.values() if d.short_name == short_name)
@@ -85,7 +85,7 @@ def _add_build_arguments(parser: argparse.ArgumentParser, short_name: str) -> No
 def _build(args: argparse.Namespace) -> int:
     import dataclasses
 
-    from tagger import building, records
+    from tagger.data import building, records
 
     annotations = args.load_annotations(**arguments_of(args.load_annotations, args))
     if args.audio_dir:
@@ -112,7 +112,8 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
 def _verify(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from tagger import records, storage
+    from tagger import storage
+    from tagger.data import records
 
     directory = storage.location(args.directory)
     if not (directory / records.MANIFEST_NAME).exists():

@@ -131,7 +131,7 @@ def _serve(args: argparse.Namespace) -> int:
             " install 'gradio>=6'."
         )
     load_tensorflow()
-    from tagger import page
+    from tagger.web import page
 
     page.serve(load_tagger(args), **arguments_of(page.serve, args))
     return 0

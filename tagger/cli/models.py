@@ -23,7 +23,8 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
 
 def _models(args: argparse.Namespace) -> int:
     load_tensorflow()
-    from tagger import models, pretrained
+    from tagger import models
+    from tagger.weights import pretrained
 
     if args.name:
         options = models.default_options(args.name)
@@ -121,8 +122,9 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 def _convert(args: argparse.Namespace) -> int:
     load_tensorflow()
-    from tagger import conversion, models
+    from tagger import models
     from tagger.datasets.annotations import read_tags
+    from tagger.weights import conversion
 
     factory = models.entry(args.model).factory
     options = args.options.for_function(factory, args, f"model {args.model}")
@@ -153,7 +155,7 @@ def _add_pretrained(commands: argparse._SubParsersAction) -> None:
 
 def _pretrained(args: argparse.Namespace) -> int:
     load_tensorflow()
-    from tagger import pretrained
+    from tagger.weights import pretrained
 
     if args.name:
         print(pretrained.prepare(args.name))
@@ -179,7 +181,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 def _export(args: argparse.Namespace) -> int:
     load_tensorflow()
-    from tagger import export, models, pretrained
+    from tagger import models
+    from tagger.inference import export
+    from tagger.weights import pretrained
 
     stem = Path(args.model).stem
     ending = export.FORMATS[args.to] or "_saved_model"

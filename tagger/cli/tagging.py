@@ -7,7 +7,7 @@ import warnings
 
 from tagger.cli.arguments import at_least_one, figure_file, output_file
 from tagger.cli.process import load_tensorflow
-from tagger.model_info import DEFAULT_MODEL
+from tagger.models.metadata import DEFAULT_MODEL
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -49,7 +49,7 @@ def add_files(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
 
 def list_files(names: list[str]) -> list[str]:
     """The audio files that names, folders and the list on standard input mean."""
-    from tagger import tagging
+    from tagger.inference import tagger as tagging
 
     listed = []
     for name in names:
@@ -59,7 +59,8 @@ def list_files(names: list[str]) -> list[str]:
 
 def load_tagger(args: argparse.Namespace):
     """The Tagger of --model, its tags named by --data-dir if need be."""
-    from tagger import models, pretrained
+    from tagger import models
+    from tagger.weights import pretrained
 
     model = pretrained.load(args.model)
     return _named(model, models.model_info(model), args)
@@ -67,20 +68,20 @@ def load_tagger(args: argparse.Namespace):
 
 def _load_onnx_tagger(args: argparse.Namespace):
     """The same of an exported --model, without Keras."""
-    from tagger import onnx_models
+    from tagger.inference import engines
 
-    model = onnx_models.OnnxModel(args.model)
+    model = engines.OnnxModel(args.model)
     return _named(model, model.info, args)
 
 
 def _named(model, info, args: argparse.Namespace):
-    from tagger import tagging
+    from tagger.inference import tagger as tagging
 
     tags = None
     if not info.tags:
-        from tagger import inputs  # imports TensorFlow
+        from tagger.data import pipeline  # imports TensorFlow
 
-        tags = inputs.open_shards(args.data_dir).manifest.tags
+        tags = pipeline.open_shards(args.data_dir).manifest.tags
         warnings.warn(
             f"{args.model} holds no tag names; they are those of {args.data_dir}.",
             stacklevel=1,
@@ -164,7 +165,8 @@ def _results_place(text: str) -> str:
 def _tag(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from tagger import streaming, tag_results, tagging
+    from tagger.inference import streaming, writers
+    from tagger.inference import tagger as tagging
 
     paths = list_files(args.files)
     if args.taggram and len(paths) != 1:
@@ -181,7 +183,7 @@ def _tag(args: argparse.Namespace) -> int:
         held = args.threshold == "held"
         thresholds = tagger.thresholds(None if held else args.threshold)
     if args.output:
-        results = tag_results.open_results(args.output, paths, tagger.tags, args.model)
+        results = writers.open_results(args.output, paths, tagger.tags, args.model)
         if not results.is_new and not args.resume:
             raise ValueError(
                 f"{args.output} holds results. --resume goes on with them; else choose"
@@ -199,7 +201,7 @@ def _tag(args: argparse.Namespace) -> int:
             has_error |= "error" in result
             if results:
                 results.write(result)
-            line = tag_results.as_line(result) if args.json else None
+            line = writers.as_line(result) if args.json else None
             tqdm.write(line or _table(result, args.top))
             if args.taggram and taggram:
                 _draw(tagger, taggram, args, os.path.basename(result["path"]))
@@ -279,7 +281,8 @@ def _embed(args: argparse.Namespace) -> int:
             " SONG lists the files most like a song."
         )
     load_tensorflow()
-    from tagger import embeddings, pretrained, streaming
+    from tagger.inference import embeddings, streaming
+    from tagger.weights import pretrained
 
     paths = list_files(args.files) if args.files else []
     library = embeddings.Library(args.model, args.layer)

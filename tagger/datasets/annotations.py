@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tagger.records import SPLITS
+from tagger.data.records import SPLITS
 
 
 @dataclasses.dataclass(frozen=True)

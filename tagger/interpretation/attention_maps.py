@@ -16,7 +16,7 @@ from keras import ops
 
 from tagger import models
 from tagger.interpretation.spectrograms import log_mel_frontend
-from tagger.layers import ClassToken, SelfAttention
+from tagger.models.layers import ClassToken, SelfAttention
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Sundararajan, Taly and Yan, ICML 2017, https://arxiv.org/abs/1703.01365. From silence to
 the music the score's gradient is summed up along a straight line; what every cell of
 the spectrogram gets adds up to the score's whole rise (completeness). SmoothGrad lacks
-that: what it adds up to is no score (`tests/test_attributions.py` compares the two).
+that: what it adds up to is no score (`tests/interpretation/test_attributions.py` compares the two).
 
 waveform [num_samples], tag -> attribution [num_frames, num_bands]
 

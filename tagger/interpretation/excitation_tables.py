@@ -16,16 +16,18 @@ import pandas as pd
 from scipy.cluster.hierarchy import average, leaves_list, optimal_leaf_ordering
 from scipy.spatial.distance import pdist, squareform
 
-from tagger import evaluation, inputs, models, plotting
-from tagger.layers import SqueezeExcitation
-from tagger.records import INT16_SCALE, Window
+from tagger import models, plotting
+from tagger.data import pipeline
+from tagger.data.records import INT16_SCALE, Window
+from tagger.evaluation import scoring
+from tagger.models.layers import SqueezeExcitation
 
 
 def excitations(
     model: keras.Model,
-    shards: inputs.Shards,
+    shards: pipeline.Shards,
     split: str = "test",
-    batch_size: int = evaluation.BATCH_SIZE,
+    batch_size: int = scoring.BATCH_SIZE,
 ) -> pd.DataFrame:
     """Means of the excitations over each clip's segments, for every SE block.
 
@@ -50,14 +52,14 @@ def excitations(
             " excitations. Train one with --block se or --block rese."
         )
     info = models.model_info(model)
-    evaluation.check_match(info, shards)
-    tags = evaluation.tag_names(info, shards)
+    scoring.check_match(info, shards)
+    tags = scoring.tag_names(info, shards)
     probe = models.fed_with(
         keras.Model(model.input, [gate.output for gate in gates], name=model.name),
         shards.dtype,
         shards.manifest.features,
     )
-    clips = evaluation.clip_means(
+    clips = scoring.clip_means(
         lambda segments: [gate[:, 0] for gate in probe.predict_on_batch(segments)],
         shards,
         split,
@@ -91,19 +93,19 @@ def load_excitations(path: str | os.PathLike) -> pd.DataFrame:
     )
 
 
-def clip_loudness(shards: inputs.Shards, split: str = "test") -> pd.Series:
+def clip_loudness(shards: pipeline.Shards, split: str = "test") -> pd.Series:
     """Root mean square of the whole segments of every clip, 0 to 1, by `clip_id`."""
     scale = INT16_SCALE if shards.dtype == "int16" else 1
 
     def mean_square(segments: np.ndarray) -> list[np.ndarray]:
         return [np.mean((segments.astype(np.float32) / scale) ** 2, axis=1)]
 
-    clips = evaluation.clip_means(
+    clips = scoring.clip_means(
         mean_square,
         shards,
         split,
         Window(shards.manifest.segment_samples),
-        evaluation.BATCH_SIZE,
+        scoring.BATCH_SIZE,
         "Measuring loudness",
     )
     loudness = {clip_id: float(np.sqrt(square)) for clip_id, _, (square,) in clips}

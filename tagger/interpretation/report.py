@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from tagger import models, plotting
 from tagger.audio import write_audio
+from tagger.inference.tagger import Tagger, Taggram
 from tagger.interpretation import attention_maps, attributions
 from tagger.interpretation.spectrograms import Spectrogram, spectrogram
-from tagger.layers import SelfAttention, SqueezeExcitation
-from tagger.tagging import Tagger, Taggram
+from tagger.models.layers import SelfAttention, SqueezeExcitation
 
 NUM_TAGGRAM_TAGS = 15
 SILENCE = 1e-4  # of full scale, -80 dB

@@ -12,7 +12,7 @@ from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from tagger import models
-from tagger.frontends import UNITS, LogMelSpectrogram, mel_edges_hz
+from tagger.models.frontends import UNITS, LogMelSpectrogram, mel_edges_hz
 
 FRAME_SECONDS = 0.0465  # at most; of a Fourier transform that no model prescribes
 MAX_BANDS = 96

@@ -9,8 +9,8 @@ a class token -> scores [batch, 50]. There are no positions.
 import keras
 from keras import layers
 
-from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import (
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import (
     AudioWindow,
     ClassToken,
     FirstPosition,

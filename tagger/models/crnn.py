@@ -12,8 +12,8 @@ import math
 import keras
 from keras import layers
 
-from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import AudioWindow, TagScores, convolution_block, normed_image
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import AudioWindow, TagScores, convolution_block, normed_image
 
 POOL_SIZES = ((2, 2), (3, 3), (4, 4), (4, 4))  # (time, mel); 96 bands become one
 

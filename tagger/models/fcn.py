@@ -10,8 +10,8 @@ poolings leave one cell.
 import keras
 from keras import layers
 
-from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import AudioWindow, TagScores, convolution_block, normed_image
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import AudioWindow, TagScores, convolution_block, normed_image
 
 POOL_SIZES = ((4, 2), (4, 2), (4, 2), (5, 3), (4, 4))  # (time, mel)
 

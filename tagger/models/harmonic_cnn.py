@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tagger.frontends import power_spectrogram
-from tagger.layers import (
+from tagger.models.frontends import power_spectrogram
+from tagger.models.layers import (
     AudioWindow,
     TagScores,
     convolution_block,

@@ -10,8 +10,8 @@ maxima of that over 4 frames and 2 bands again.
 import keras
 from keras import layers
 
-from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import AudioWindow, TagScores
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import AudioWindow, TagScores
 
 
 def multi_scale_cnn(

@@ -10,8 +10,8 @@ distillation): 64.
 import keras
 from keras import layers
 
-from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import (
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import (
     AudioWindow,
     ClassToken,
     FirstPosition,

@@ -10,8 +10,8 @@ waveform [batch, 48000] -> log-mel [batch, 188, 96] -> scores [batch, 50]. The p
 import keras
 from keras import layers
 
-from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import (
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import (
     AudioWindow,
     TagScores,
     convolution_block,

@@ -11,8 +11,8 @@ Batch norm comes after ReLU.
 import keras
 from keras import layers
 
-from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import AudioWindow, TagScores, VerticalConv2D, max_and_mean
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import AudioWindow, TagScores, VerticalConv2D, max_and_mean
 
 VERTICAL_SHARES = (0.4, 0.7)  # of the mel bands that a filter spans
 NUM_VERTICAL_FRAMES = 7

@@ -7,7 +7,7 @@ nine poolings by 3 leave one frame.
 import keras
 from keras import layers
 
-from tagger.layers import AudioWindow, SqueezeExcitation, TagScores
+from tagger.models.layers import AudioWindow, SqueezeExcitation, TagScores
 
 BLOCKS = ("se", "rese", "res", "basic")
 NUM_BLOCKS = 9

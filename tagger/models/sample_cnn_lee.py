@@ -10,7 +10,7 @@ et al. 2020's SampleCNN (https://arxiv.org/abs/2006.00751; the default) and Won 
 import keras
 from keras import layers
 
-from tagger.layers import AudioWindow, TagScores, convolution_block
+from tagger.models.layers import AudioWindow, TagScores, convolution_block
 
 
 def sample_cnn_lee(

@@ -8,7 +8,7 @@ waveform [batch, 59049] -> scores [batch, 50].
 import keras
 from keras import layers
 
-from tagger.layers import (
+from tagger.models.layers import (
     AudioWindow,
     SqueezeExcitation,
     TagScores,

@@ -10,8 +10,8 @@ scores [batch, 50]. Lee's front end with neither back end is `sample_cnn_lee.py`
 import keras
 from keras import layers
 
-from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import (
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import (
     AudioWindow,
     ClassToken,
     FirstPosition,

@@ -9,8 +9,8 @@ halvings leave one band; the maximum is taken over what is left of time.
 import keras
 from keras import layers
 
-from tagger.frontends import LogMelSpectrogram, preset
-from tagger.layers import (
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import (
     AudioWindow,
     TagScores,
     convolution_block,

@@ -1,0 +1,104 @@
+"""How scores bear changed audio (Won et al., SMC 2020, section 4).
+
+https://arxiv.org/abs/2006.00751. Every test clip is stretched, transposed, compressed
+or covered with noise, as the paper's code does; FFmpeg's filters do the work.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from tagger import audio, models
+from tagger.data import pipeline
+from tagger.evaluation import scoring
+
+# Points of the curve: input / output level in dB.
+COMPRESSION = {
+    "music standard": "-90/-90|-70/-58|-55/-43|-31/-31|-21/-21|0/-20",
+    "speech": "-90/-90|-70/-55|-50/-35|-31/-31|-21/-21|0/-20",
+}
+
+
+def stretch_time(waveform: np.ndarray, sample_rate: int, speed: float) -> np.ndarray:
+    """Plays at another speed without changing the pitch; 2 is twice as fast."""
+    return audio.apply_filters(waveform, sample_rate, f"atempo={speed:.6f}")
+
+
+def shift_pitch(waveform: np.ndarray, sample_rate: int, semitones: float) -> np.ndarray:
+    """Moves the pitch; the tempo stays."""
+    ratio = 2 ** (semitones / 12)
+    filters = f"asetrate={round(sample_rate * ratio)},aresample={sample_rate}"
+    return audio.apply_filters(
+        waveform, sample_rate, f"{filters},atempo={1 / ratio:.6f}"
+    )
+
+
+def compress(waveform: np.ndarray, sample_rate: int, preset: str) -> np.ndarray:
+    """Compresses the dynamic range by a key of COMPRESSION."""
+    times = "attacks=0.1:decays=0.3:delay=0.1"  # seconds
+    filters = f"compand={times}:points={COMPRESSION[preset]}"
+    return audio.apply_filters(waveform, sample_rate, filters)
+
+
+def add_noise(waveform: np.ndarray, sample_rate: int, level: float) -> np.ndarray:
+    """Adds white noise whose peak is `level` times the waveform's."""
+    noise = np.random.default_rng(len(waveform)).standard_normal(len(waveform))
+    noise *= level * np.max(waveform, initial=0) / np.abs(noise).max(initial=1e-12)
+    return waveform + noise.astype(np.float32)
+
+
+MODIFICATIONS: dict[str, tuple[Callable, dict[str, object]]] = {
+    "time stretch": (
+        stretch_time,
+        {f"x {speed:.2f}": speed for speed in 2 ** np.array([-0.5, -0.25, 0.25, 0.5])},
+    ),
+    "pitch shift": (
+        shift_pitch,
+        {f"{shift:+g} semitones": shift for shift in (-1.0, -0.5, 0.5, 1.0)},
+    ),
+    "dynamic range": (compress, {name: name for name in COMPRESSION}),
+    "white noise": (add_noise, {f"{level:g} of peak": level for level in (0.1, 0.4)}),
+}
+
+
+def check(shards: pipeline.Shards) -> None:
+    """Refuses what cannot be modified; raises ValueError."""
+    if shards.manifest.features:
+        raise ValueError(
+            f"{shards.directory} holds log-mel spectrograms, and robustness needs"
+            " waveforms. Build without --features."
+        )
+
+
+def measure(
+    predict: scoring.Predict,
+    shards: pipeline.Shards,
+    info: models.ModelInfo,
+    split: str = "test",
+) -> pd.DataFrame:
+    """Scores a split once for every modification of its clips.
+
+    Args:
+        predict: See `scoring.evaluate`.
+        shards: Waveforms.
+        info: Of the model behind `predict`.
+        split: "train", "val" or "test".
+
+    Returns:
+        Columns kind, setting, roc_auc and pr_auc, a row per modification.
+
+    Raises:
+        ValueError: the shards hold log-mel spectrograms, or as `scoring.evaluate`.
+    """
+    check(shards)
+    rows = []
+    for kind, (function, settings) in MODIFICATIONS.items():
+        for setting, value in settings.items():
+
+            def modify(waveform, function=function, value=value):
+                return function(waveform, info.sample_rate, value)
+
+            scored = scoring.evaluate(predict, shards, info, split, modify=modify)
+            rows.append({"kind": kind, "setting": setting, **scored.macro()})
+    return pd.DataFrame(rows)

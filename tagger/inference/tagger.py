@@ -1,0 +1,341 @@
+"""Audio files in, scores over tags out, for files of any length and format.
+
+path -> windows as the model wants them -> scores [num_tags], the mean over the windows.
+"""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from tagger.audio import AudioDecodeError, stream_audio
+from tagger.inference.engines import OnnxModel
+from tagger.inference.streaming import progress, stream_files, with_hop
+from tagger.models.metadata import DEFAULT_MODEL, nearest_names
+
+if TYPE_CHECKING:
+    import keras
+
+AGGREGATES = ("mean", "max")
+AUDIO_ENDINGS = (
+    ".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus",
+    ".wav", ".wma",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Taggram:
+    """Scores over time.
+
+    Attributes:
+        seconds: Where each window begins [num_windows]; before 0 where a model hears
+            mirrored music before the file's own.
+        window_seconds: Length of a window.
+        scores: float32 [num_windows, num_tags].
+        length_seconds: Of the file.
+    """
+
+    seconds: np.ndarray
+    window_seconds: float
+    scores: np.ndarray
+    length_seconds: float
+
+    def aggregated(self, aggregate: str = "mean") -> np.ndarray:
+        """Scores of the whole file, float32 [num_tags]: "mean" or "max" over windows.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        if aggregate not in AGGREGATES:
+            raise ValueError(
+                f"Unknown aggregate {aggregate!r}. Choose one of:"
+                f" {', '.join(AGGREGATES)}."
+            )
+        return getattr(np, aggregate)(self.scores, axis=0).astype(np.float32)
+
+
+class Tagger:
+    """A model with the names of its tags, ready for files.
+
+    Args:
+        model: A Keras model from `models.load_model` or `conversion.load_model`, or
+            an `OnnxModel`.
+        tags: Names of the scores, for a model that holds none.
+
+    Attributes:
+        model: The model.
+        info: What it says of itself.
+        tags: Names of the scores.
+
+    Raises:
+        ValueError: nobody knows the names, or their number is not the model's.
+
+    Example:
+        >>> tagger = Tagger.from_pretrained("musicnn_mtt")
+        >>> tags = tagger.tag("song.mp3")  # highest first
+        >>> len(tags), all(0 <= score <= 1 for score in tags.values())
+        (50, True)
+        >>> next(iter(tags))
+        'violin'
+        >>> taggram = tagger.taggram("song.mp3", hop_seconds=1)
+        >>> taggram.seconds[:3].round().tolist(), taggram.scores.shape[1]
+        ([-0.0, 1.0, 2.0], 50)
+        >>> dict(tagger.taggrams(["song.mp3", "notes.txt"]))["notes.txt"]
+        AudioDecodeError("Cannot decode 'notes.txt': there is no such file.")
+    """
+
+    def __init__(
+        self, model: "keras.Model | OnnxModel", tags: tuple[str, ...] | None = None
+    ):
+        if isinstance(model, OnnxModel):
+            self.info = model.info
+        else:
+            from tagger import models  # imports Keras, which this model has done
+
+            self.info = models.model_info(model)
+        self.tags = self.info.tags or tags
+        if not self.tags:
+            raise ValueError(
+                f"Model {self.info.name} holds no tag names. Give the shards it was"
+                " trained on with --data-dir; names and order are read from their"
+                " manifest."
+            )
+        if len(self.tags) != self.info.num_tags:
+            raise ValueError(
+                f"Model {self.info.name} scores {self.info.num_tags} tags, but there"
+                f" are {len(self.tags)} names."
+            )
+        self.model = model
+
+    @classmethod
+    def from_pretrained(cls, name: str = DEFAULT_MODEL) -> "Tagger":
+        """A trained model of others, fetched once and kept: `pretrained.PRETRAINED`.
+
+        Raises:
+            ValueError, OSError, ImportError: see `pretrained.prepare`.
+        """
+        from tagger.weights import pretrained  # imports Keras
+
+        return cls(pretrained.load(name))
+
+    def scores(self, path: str | os.PathLike) -> np.ndarray:
+        """Scores of a file: float32 [num_tags], the mean over its windows.
+
+        The file is resampled to the model's rate. One shorter than a window is repeated
+        to fill it; a longer one's incomplete last window goes as the model says.
+
+        Raises:
+            AudioDecodeError: the file cannot be decoded.
+        """
+        return self.taggram(path).aggregated()
+
+    def tag(self, path: str | os.PathLike) -> dict[str, float]:
+        """Scores of a file by tag name, highest first."""
+        return self.named(self.scores(path))
+
+    def named(self, scores: np.ndarray) -> dict[str, float]:
+        """Scores [num_tags] by tag name, highest first."""
+        return {
+            self.tags[tag]: float(scores[tag])
+            for tag in np.argsort(-scores, kind="stable")
+        }
+
+    def thresholds(self, threshold: float | None = None) -> dict[str, float]:
+        """From which score each tag applies.
+
+        Args:
+            threshold: One for all; None: those that the model holds.
+
+        Raises:
+            ValueError: the model holds none.
+        """
+        if threshold is not None:
+            return dict.fromkeys(self.tags, threshold)
+        if not self.info.thresholds:
+            raise ValueError(
+                f"Model {self.info.name} holds no thresholds. Give one with"
+                " --threshold X, or tune them: eval.py --tune-thresholds."
+            )
+        return dict(zip(self.tags, self.info.thresholds, strict=True))
+
+    def tag_numbers(self, names: Iterable[str]) -> list[int]:
+        """Places of tags among the scores.
+
+        Raises:
+            ValueError: one is unknown; the message holds the most similar.
+        """
+        numbers = []
+        for name in names:
+            if name not in self.tags:
+                raise ValueError(
+                    f"Model {self.info.name} knows no tag {name!r}."
+                    f" {nearest_names(name, self.tags)}"
+                )
+            numbers.append(self.tags.index(name))
+        return numbers
+
+    def taggram(
+        self, path: str | os.PathLike, hop_seconds: float | None = None
+    ) -> Taggram:
+        """Scores over time.
+
+        Args:
+            path: Audio of any length; memory is bounded by a batch of windows.
+            hop_seconds: From one window to the next; None: as the model scores files.
+
+        Raises:
+            AudioDecodeError: the file cannot be decoded.
+            ValueError: the hop is shorter than a sample or longer than a window.
+        """
+        with progress(1, f"Scoring {os.path.basename(path)}") as bar:
+            ((_, found),) = self.taggrams([path], hop_seconds, bar)
+        if isinstance(found, AudioDecodeError):
+            raise found
+        return found
+
+    def taggrams(
+        self,
+        paths: Iterable[str | os.PathLike],
+        hop_seconds: float | None = None,
+        bar: tqdm | None = None,
+    ) -> Iterator[tuple[str | os.PathLike, Taggram | AudioDecodeError]]:
+        """Scores many files; windows of several share a batch.
+
+        Args:
+            paths: Audio of any length.
+            hop_seconds: As for `taggram`.
+            bar: From `streaming.progress`.
+
+        Yields:
+            Each path in order with its taggram, or with why it cannot be decoded.
+
+        Raises:
+            ValueError: the hop is shorter than a sample or longer than a window.
+        """
+        rate = self.info.sample_rate
+        window = with_hop(self.info.window, hop_seconds, rate)
+        predict = self.model.predict_on_batch
+        for file in stream_files(predict, paths, window, rate, bar):
+            yield (
+                file.path,
+                file.error
+                or Taggram(
+                    file.seconds, self.window_seconds, file.rows, file.length_seconds
+                ),
+            )
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of what the model scores at once."""
+        return self.info.window.num_samples / self.info.sample_rate
+
+    def window(
+        self, path: str | os.PathLike, start_seconds: float = 0.0
+    ) -> tuple[np.ndarray, float]:
+        """Reads one window of a file, and no more into memory.
+
+        Args:
+            path: Audio of any length.
+            start_seconds: Where the window begins.
+
+        Returns:
+            float32 [num_samples], and how many seconds of it are the file's own: a file
+            shorter than the window is repeated; behind a file's end are zeros.
+
+        Raises:
+            AudioDecodeError: the file cannot be decoded.
+            ValueError: the window begins behind the file's end, or before 0.
+        """
+        start = round(start_seconds * self.info.sample_rate)
+        num_samples, num_seen, pieces = self.info.window.num_samples, 0, []
+        for block in stream_audio(path, self.info.sample_rate):
+            first = max(start - num_seen, 0)
+            last = start + num_samples - num_seen
+            num_seen += len(block)
+            if last > first:
+                pieces.append(block[first:last])
+            elif pieces:
+                break
+        piece = np.concatenate(pieces or [np.zeros(0, np.float32)])
+        if start < 0 or not len(piece):
+            length = num_seen / self.info.sample_rate
+            raise ValueError(
+                f"No window begins at {start_seconds:g} s of {str(path)!r}, which is"
+                f" {length:.1f} s long."
+            )
+        own_seconds = len(piece) / self.info.sample_rate
+        if start == 0:
+            return np.resize(piece, num_samples), own_seconds
+        return np.pad(piece, (0, num_samples - len(piece))), own_seconds
+
+
+def tag_files(
+    tagger: Tagger,
+    paths: Iterable[str],
+    hop_seconds: float | None = None,
+    aggregate: str = "mean",
+    thresholds: dict[str, float] | None = None,
+    bar: tqdm | None = None,
+) -> Iterator[tuple[dict, Taggram | None]]:
+    """Tags files; a bad one does not stop the rest.
+
+    Args:
+        tagger: The model.
+        paths: Audio of any length.
+        hop_seconds: See `Tagger.taggram`.
+        aggregate: "mean" or "max" of a file's windows.
+        thresholds: Tags below theirs are left out.
+        bar: From `streaming.progress`.
+
+    Yields:
+        `{"path": …, "seconds": length, "tags": {name: score}}`, highest first, and the
+        taggram; or `{"path": …, "error": why}` and None.
+    """
+    thresholds = thresholds or {}
+    for path, found in tagger.taggrams(paths, hop_seconds, bar):
+        if isinstance(found, AudioDecodeError):
+            yield {"path": path, "error": str(found)}, None
+            continue
+        named = tagger.named(found.aggregated(aggregate)).items()
+        tags = {tag: score for tag, score in named if score >= thresholds.get(tag, 0)}
+        seconds = round(found.length_seconds, 3)
+        yield {"path": path, "seconds": seconds, "tags": tags}, found
+
+
+def audio_files(names: Iterable[str]) -> list[str]:
+    """Files named, and those in folders named, by their endings, in order of name.
+
+    A folder without audio, and one that cannot be read, is noted; each file is listed
+    once, hidden ones are not.
+
+    Raises:
+        ValueError: there is no file at all.
+    """
+    paths, endings = [], ", ".join(AUDIO_ENDINGS)
+    for name in names:
+        if not os.path.isdir(name):
+            paths.append(name)
+            continue
+        found = sorted(
+            os.path.join(folder, file)
+            for folder, _, files in os.walk(name, onerror=_note)
+            for file in files
+            if file.lower().endswith(AUDIO_ENDINGS) and not file.startswith(".")
+        )
+        if not found:
+            _note(f"Folder {name!r} holds no audio: no file ends in one of {endings}.")
+        paths += found
+    if not paths:
+        raise ValueError(
+            "There are no files to work on. Give audio files, or folders with files"
+            f" that end in one of {endings}."
+        )
+    return list(dict.fromkeys(paths))
+
+
+def _note(what: str | OSError) -> None:
+    warnings.warn(str(what), stacklevel=3)

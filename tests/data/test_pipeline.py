@@ -1,0 +1,523 @@
+"""Shards -> batches: every segment once, in an order that seed and epoch decide."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import build_corpus
+
+from tagger import models
+from tagger.data import building, pipeline, records
+from tagger.datasets import magnatagatune
+from tagger.evaluation import scoring
+from tagger.training import recipes, trainer
+
+tf = pytest.importorskip("tensorflow")
+
+
+def segments_of(built, split, num_samples=59049):
+    """Every whole segment of a split, read without TensorFlow."""
+    manifest = records.Manifest.load(built)
+    for name in manifest.shard_names(split):
+        for example in records.read_shard(built / name):
+            values = records.decode(example)
+            waveform = values["segments"][: values["num_samples"]]
+            whole = len(waveform) // num_samples * num_samples
+            for segment in waveform[:whole].reshape(-1, num_samples):
+                yield segment, values["labels"], values["clip_id"]
+
+
+def epoch(built, batch_size=8, first_epoch=0, seed=0, **options):
+    shards = pipeline.open_shards(built)
+    dataset = pipeline.training_segments(
+        shards,
+        "train",
+        records.Window(59049),
+        batch_size,
+        seed=seed,
+        first_epoch=first_epoch,
+        **options,
+    )
+    steps = pipeline.num_segments(shards, "train", records.Window(59049)) // batch_size
+    return list(dataset.take(steps).as_numpy_iterator())
+
+
+def cut_clip(waveform, window):
+    return pipeline._cut(
+        {"content": waveform, "num_samples": tf.size(waveform)}, window
+    )
+
+
+def key(segment):
+    return hash(segment.tobytes())
+
+
+def test_an_epoch_sees_every_training_segment_once(built):
+    expected = {
+        key(segment): labels for segment, labels, _ in segments_of(built, "train")
+    }
+    seen = [pair for x, y in epoch(built) for pair in zip(x, y, strict=True)]
+    assert sorted(key(segment) for segment, _ in seen) == sorted(expected)
+    for segment, labels in seen:
+        np.testing.assert_array_equal(labels, expected[key(segment)])
+
+
+def test_batches_are_int16_and_static(built):
+    dataset = pipeline.training_segments(
+        pipeline.open_shards(built), "train", records.Window(59049), 7
+    )
+    assert dataset.element_spec[0] == tf.TensorSpec((7, 59049), tf.int16)
+    assert dataset.element_spec[1].dtype == tf.float32
+
+
+@pytest.mark.parametrize("global_seed", [0, 5])
+def test_order_hangs_on_seed_and_epoch_alone(built, global_seed):
+    def order(**options):
+        return [key(segment) for x, _ in epoch(built, **options) for segment in x]
+
+    first = order()
+    tf.random.set_seed(global_seed)
+    assert order() == first
+    assert order(seed=1) != first
+    assert order(first_epoch=1) != first
+    shards = pipeline.open_shards(built)
+    endless = pipeline.training_segments(shards, "train", records.Window(59049), 8)
+    second = [
+        key(s) for x, _ in endless.skip(15).take(15).as_numpy_iterator() for s in x
+    ]
+    assert second == order(first_epoch=1)
+
+
+def test_neighbours_in_a_batch_are_of_different_clips(built):
+    clip_of = {key(segment): clip for segment, _, clip in segments_of(built, "train")}
+    clips = [[clip_of[key(segment)] for segment in x] for x, _ in epoch(built)]
+    distinct = np.mean([len(set(batch)) for batch in clips])
+    assert (
+        distinct > 6
+    )  # 8 random segments of 24 clips have 7.0 distinct ones on average
+
+
+def test_evaluation_yields_every_segment_with_its_clip(built):
+    shards = pipeline.open_shards(built)
+    batches = list(
+        pipeline.evaluation_segments(
+            shards, "test", records.Window(59049), 7
+        ).as_numpy_iterator()
+    )
+    segments = np.concatenate([batch["segments"] for batch in batches])
+    clip_ids = [c.decode() for batch in batches for c in batch["clip_id"]]
+    expected = list(segments_of(built, "test"))
+    np.testing.assert_array_equal(segments, [segment for segment, _, _ in expected])
+    assert clip_ids == [clip for _, _, clip in expected]
+    index = np.concatenate([batch["clip_index"] for batch in batches])
+    assert index.tolist() == np.repeat(np.arange(6), 5).tolist()
+
+
+@pytest.mark.parametrize("length", [3, 30, 31, 100])
+def test_overlapping_windows_see_the_mirrored_clip(length):
+    """As many frames as one spectrogram over the clip, padded by reflection, has."""
+    window = records.Window(10, hop_samples=6, edge_samples=2)  # frames of 4, hop 1
+    clip = np.arange(1, length + 1)
+    cut = cut_clip(tf.constant(clip), window).numpy()
+    padded = np.pad(np.resize(clip, max(length, 6)), 2, mode="reflect")
+    starts = range(0, len(padded) - 9, 6)
+    np.testing.assert_array_equal(cut, [padded[at : at + 10] for at in starts])
+    assert len(cut) == window.num_segments(length)
+
+
+@pytest.mark.parametrize("remainder", ["drop", "pad"])
+@pytest.mark.parametrize("length", [3, 10, 11, 19, 20, 29])
+def test_segments_are_as_many_as_were_counted(length, remainder):
+    window = records.Window(10, remainder)
+    assert len(cut_clip(tf.range(length), window)) == window.num_segments(length)
+
+
+def test_overlapping_windows_cannot_be_padded():
+    with pytest.raises(ValueError, match="can only drop their remainder"):
+        records.Window(10, "pad", hop_samples=6)
+
+
+# --- Crops, hosts, mixtures -----------------------------------------------------------
+
+
+def starts_of(built, crops):
+    """Where each crop begins in its clip, and which clip that is."""
+    clips = {}
+    for segment, _, clip in segments_of(built, "train"):
+        clips.setdefault(clip, []).append(segment)
+    clips = {clip: np.concatenate(segments) for clip, segments in clips.items()}
+    for crop in crops:
+        for clip, waveform in clips.items():
+            last = len(waveform) - len(crop) + 1
+            hits = np.full(last, True)
+            for at in range(4):
+                hits &= waveform[at : at + last] == crop[at]
+            hits = [
+                at
+                for at in np.flatnonzero(hits)
+                if np.array_equal(waveform[at : at + len(crop)], crop)
+            ]
+            if hits:
+                yield clip, hits[0]
+                break
+        else:
+            raise AssertionError("a crop is part of no clip")
+
+
+def test_crops_begin_anywhere_and_every_clip_has_its_share(built):
+    window, num_crops = records.Window(40000), 3
+    shards = pipeline.open_shards(built)
+    steps = pipeline.batches_per_epoch(shards, "train", window, 8, num_crops)
+    assert steps == 24 * num_crops // 8
+
+    def crops(first_epoch=0, seed=0):
+        dataset = pipeline.training_segments(
+            shards, "train", window, 8, seed, first_epoch, num_crops
+        )
+        return np.concatenate([x for x, _ in dataset.take(steps).as_numpy_iterator()])
+
+    first = crops()
+    np.testing.assert_array_equal(first, crops())
+    assert not np.array_equal(first, crops(first_epoch=1))
+    assert not np.array_equal(first, crops(seed=1))
+    found = list(starts_of(built, first))
+    clips, counts = np.unique([clip for clip, _ in found], return_counts=True)
+    assert len(clips) == 24 and set(counts) == {num_crops}
+    starts = np.array([start for _, start in found])
+    assert (starts % 59049 != 0).all()
+    across = (starts // 59049 != (starts + 39999) // 59049).mean()
+    assert 0.4 < across < 0.95  # 40000 of 59049: 68 % cross a border of segments
+
+
+def test_a_crop_of_a_short_clip_is_the_repeated_clip():
+    clip = {"content": tf.range(1, 8)}
+    crops = pipeline._crop(clip, records.Window(10), 4, tf.constant([0, 1], tf.int64))
+    assert crops.numpy().tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 3]] * 4
+
+
+def test_hosts_share_the_shards_of_an_epoch(built):
+    window = records.Window(59049)
+    shards = pipeline.open_shards(built)
+    steps = pipeline.batches_per_epoch(shards, "train", window, 8, num_hosts=2)
+    assert steps == 120 // 16
+
+    def of_host(host, first_epoch=0):
+        dataset = pipeline.training_segments(
+            shards, "train", window, 8, 0, first_epoch, host=host, num_hosts=2
+        )
+        return [key(s) for x, _ in dataset.take(steps).as_numpy_iterator() for s in x]
+
+    both = [of_host(host) for host in (0, 1)]
+    assert not set(both[0]) & set(both[1])
+    assert len(set(both[0])) == len(both[0]) == 8 * steps
+    assert set(of_host(0, first_epoch=1)) != set(both[0])
+    with pytest.raises(ValueError, match="6 train shards, too few for 7 hosts"):
+        pipeline.training_segments(shards, "train", window, 8, num_hosts=7)
+
+
+@pytest.fixture
+def unlabelled(corpus):
+    """The same clips as a student split, built beside another tag."""
+    annotations = magnatagatune.load_annotations(corpus)
+    student = dataclasses.replace(
+        annotations, splits=np.full(32, "student"), tags=("other",),
+        labels=np.zeros((32, 1), np.uint8),
+    )  # fmt: skip
+    building.build(student, corpus / "student", num_audios_per_shard=8, num_workers=1)
+    return pipeline.open_shards(corpus / "student")
+
+
+def test_a_batch_mixes_labelled_and_unlabelled_by_weight(built, unlabelled):
+    shards = pipeline.open_shards(built)
+    sources = [
+        pipeline.Source(shards, "train", 2.0), pipeline.Source(unlabelled, "student", 1.0)
+    ]  # fmt: skip
+    mixed = pipeline.mixed_segments(sources, records.Window(59049), 9, seed=3)
+    assert mixed.element_spec[0] == tf.TensorSpec((9, 59049), tf.int16)
+    batches = list(mixed.take(25).as_numpy_iterator())
+    again = list(
+        pipeline.mixed_segments(sources, records.Window(59049), 9, seed=3)
+        .take(25)
+        .as_numpy_iterator()
+    )
+    labels_of = {key(s): labels for s, labels, _ in segments_of(built, "train")}
+    for (x, y), (x2, _) in zip(batches, again, strict=True):
+        np.testing.assert_array_equal(x, x2)
+        for segment, labels in zip(x[:6], y[:6], strict=True):
+            np.testing.assert_array_equal(labels, labels_of[key(segment)])
+        assert (y[6:] == pipeline.UNLABELLED).all()
+
+
+def test_sources_that_do_not_mix_are_refused(built, built_at, unlabelled):
+    window = records.Window(59049)
+    shards = pipeline.open_shards(built)
+
+    def mix(*sources, batch_size=4):
+        pipeline.mixed_segments(
+            [pipeline.Source(*s) for s in sources], window, batch_size
+        )
+
+    slow = pipeline.open_shards(built_at(16000))
+    with pytest.raises(ValueError, match="do not mix: their sample_rate are 22050 and"):
+        mix((shards, "train", 1), (slow, "train", 1))
+    with pytest.raises(ValueError, match="must be positive, not 0"):
+        mix((shards, "train", 1), (unlabelled, "student", 0))
+    with pytest.raises(ValueError, match="A batch of 4 has no place for each of the 2"):
+        mix((shards, "train", 100), (unlabelled, "student", 1))
+    assert pipeline.shares([1, 1, 1], 8) == [3, 3, 2]
+    assert pipeline.shares([0.5, 0.5], 32) == [16, 16]
+
+
+# --- Log-mel records, URLs ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def log_mel(_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mel")
+    options = {"features": "won2020", "sample_rate": None, "dtype": "float32"}
+    build_corpus(_corpus, folder, segment_samples=48000, num_workers=1, **options)
+    return pipeline.open_shards(folder)
+
+
+def test_a_model_scores_log_mel_records_as_it_scores_waveforms(log_mel, built_at):
+    keras.utils.set_random_seed(0)
+    model = models.build_model("musicnn", num_tags=10, tags=log_mel.manifest.tags)
+    info = models.model_info(model)
+    scores = []
+    for shards in (log_mel, pipeline.open_shards(built_at(16000))):
+        predict = scoring.predictor(model, shards)
+        scored = scoring.evaluate(predict, shards, info)
+        order = np.argsort(scored.clip_ids)
+        scores.append(scored.scores[order])
+    # The FFT that made the records and the model's convolution differ by 2e-3 dB.
+    np.testing.assert_allclose(*scores, atol=1e-4)
+    assert np.ptp(scores[0]) > 1e-3
+
+
+@pytest.mark.slow
+def test_log_mel_records_train_the_network_behind_the_frontend(log_mel, tmp_path):
+    stage = recipes.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
+    recipe = recipes.TrainingRecipe(4, (stage,))
+    best = trainer.train("musicnn", {}, recipe, log_mel, tmp_path / "log")
+    model = models.load_model(best)
+    assert model.predict_on_batch(np.zeros((1, 48000), np.float32)).shape == (1, 10)
+    result = json.loads((tmp_path / "log/0/result.json").read_text())
+    assert result["test"]["num_clips"] == 6
+
+
+def test_log_mel_records_that_do_not_fit_name_the_build(log_mel, tmp_path):
+    recipe = recipes.won2020(batch_size=4)
+    for name, words in (
+        (
+            "fcn",
+            "spectrograms of 48000 samples each; the model takes 464000. Build with",
+        ),
+        ("sample_cnn_lee", "does not take log-mel spectrograms of the preset won2020"),
+        ("musicnn", "nothing can be cropped at random"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            trainer.train(name, {}, recipe, log_mel, tmp_path / name)
+
+
+def test_shards_behind_a_url_are_read(built):
+    near, far = (
+        pipeline.open_shards(built),
+        pipeline.open_shards(f"file://{built}", True),
+    )
+    window = records.Window(59049)
+    batches = [
+        next(pipeline.training_segments(s, "train", window, 4).as_numpy_iterator())
+        for s in (near, far)
+    ]
+    np.testing.assert_array_equal(batches[0][0], batches[1][0])
+    with pytest.raises(FileNotFoundError, match="no shards in 'file:///nowhere'"):
+        pipeline.open_shards("file:///nowhere")
+
+
+def test_clips_are_cut_anew_to_another_length(built):
+    shards = pipeline.open_shards(built)
+    assert pipeline.num_segments(shards, "test", records.Window(70000)) == 6 * (
+        297675 // 70000
+    )
+    batches = pipeline.evaluation_segments(
+        shards, "test", records.Window(70000), 64
+    ).as_numpy_iterator()
+    expected = [segment for segment, _, _ in segments_of(built, "test", 70000)]
+    np.testing.assert_array_equal(next(batches)["segments"], expected)
+
+
+def test_padding_keeps_the_last_window_and_short_clips_are_repeated():
+    waveform = tf.range(1, 8)
+    assert cut_clip(waveform, records.Window(3)).numpy().tolist() == [
+        [1, 2, 3],
+        [4, 5, 6],
+    ]
+    assert cut_clip(waveform, records.Window(3, "pad")).numpy().tolist()[-1] == [
+        7,
+        0,
+        0,
+    ]
+    for remainder in ("drop", "pad"):
+        cut = cut_clip(tf.range(1, 4), records.Window(7, remainder)).numpy().tolist()
+        assert cut == [[1, 2, 3, 1, 2, 3, 1]]
+
+
+def test_folder_or_its_parent_open_and_nothing_is_said_to_be_nothing(corpus, tmp_path):
+    build_corpus(corpus)
+    for folder in (corpus, corpus / "tfrecord"):
+        assert pipeline.open_shards(folder).directory == corpus / "tfrecord"
+    with pytest.raises(FileNotFoundError, match="There are no shards in"):
+        pipeline.open_shards(tmp_path)
+    (corpus / "tfrecord" / "train-00001-of-00006.tfrecord").unlink()
+    with pytest.raises(FileNotFoundError, match="train-00001.* is missing. Run the b"):
+        epoch(corpus)
+
+
+def test_unfinished_build_and_absent_split_are_refused(corpus):
+    manifest = build_corpus(corpus)
+    with pytest.raises(
+        ValueError, match="holds no student clips, only train, val, test"
+    ):
+        pipeline.open_shards(corpus).paths("student")
+    manifest.complete = False
+    manifest.save(corpus / "tfrecord")
+    with pytest.raises(ValueError, match="unfinished"):
+        pipeline.open_shards(corpus)
+
+
+def test_given_counts_must_agree_with_the_manifest(built):
+    shards = pipeline.open_shards(built)
+    shards.check_counts(4, 5)
+    shards.check_counts(None, None)
+    with pytest.raises(ValueError, match="--num-audios-per-shard 100 does not agree"):
+        shards.check_counts(100, None)
+    with pytest.raises(ValueError, match="its 24 train clips hold 120 segments"):
+        shards.check_counts(None, 10)
+
+
+def test_a_corrupted_record_is_named(corpus):
+    build_corpus(corpus)
+    path = corpus / "tfrecord/train-00002-of-00006.tfrecord"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    shards = pipeline.open_shards(corpus)
+    with pytest.raises(records.CorruptShardError, match="Record [12] of .*train-00002"):
+        with pipeline.naming_corrupt_records(shards):
+            list(
+                pipeline.evaluation_segments(shards, "train", records.Window(59049), 8)
+            )
+
+
+def test_a_shard_cut_at_a_record_is_named(corpus):
+    """TensorFlow reads such a file without a word."""
+    build_corpus(corpus)
+    path = corpus / "tfrecord/test-00000-of-00001.tfrecord"
+    first = next(records.read_shard(path))
+    path.write_bytes(path.read_bytes()[: len(first) + 16])
+    assert records.count_records(path) == 1
+    with pytest.raises(FileNotFoundError, match="test-00000.* is incomplete. Run the"):
+        pipeline.open_shards(corpus).paths("test")
+
+
+@pytest.mark.parametrize("content", [b"no example", b""])
+def test_shards_of_other_projects_are_refused(tmp_path, content):
+    with tf.io.TFRecordWriter(str(tmp_path / "train-0000-of-0001.tfrecord")) as writer:
+        writer.write(content)
+    with pytest.raises(ValueError, match="is a shard of neither this project nor"):
+        pipeline.open_shards(tmp_path)
+
+
+def write_resemul_shards(folder):
+    """Shards as resemul writes them: Example per segment, SequenceExample per clip."""
+    folder.mkdir()
+    random = np.random.RandomState(0)
+
+    def feature(array):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[array.tobytes()]))
+
+    held = {}
+    for split, ending in (("train", ""), ("val", ""), ("test", ".seq")):
+        path = folder / f"{split}-0000-of-0001{ending}.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for _ in range(3):
+                segments = random.uniform(-1, 1, (2, 59049)).astype(np.float32)
+                labels = random.randint(0, 2, 4).astype(np.uint8)
+                held.setdefault(split, []).append((segments, labels))
+                if split == "test":
+                    example = tf.train.SequenceExample(
+                        context=tf.train.Features(
+                            feature={"raw_labels": feature(labels)}
+                        ),
+                        feature_lists=tf.train.FeatureLists(
+                            feature_list={
+                                "raw_segments": tf.train.FeatureList(
+                                    feature=[feature(segment) for segment in segments]
+                                )
+                            }
+                        ),
+                    )
+                    writer.write(example.SerializeToString())
+                    continue
+                for segment in segments:
+                    features = {
+                        "raw_segment": feature(segment),
+                        "raw_labels": feature(labels),
+                    }
+                    example = tf.train.Example(
+                        features=tf.train.Features(feature=features)
+                    )
+                    writer.write(example.SerializeToString())
+    return held
+
+
+def test_shards_of_resemul_are_read(tmp_path):
+    held = write_resemul_shards(tmp_path / "tfrecord")
+    with pytest.warns(UserWarning, match="was built by resemul: it holds no tag names"):
+        shards = pipeline.open_shards(tmp_path)
+    assert shards.manifest.tags == ("tag 1", "tag 2", "tag 3", "tag 4")
+    assert shards.manifest.segment_samples == 59049
+    assert [shards.manifest.num_segments(s) for s in ("train", "val", "test")] == [
+        6,
+        6,
+        6,
+    ]
+    assert [shards.manifest.num_clips(s) for s in ("train", "val", "test")] == [6, 6, 3]
+    batches = list(
+        pipeline.evaluation_segments(
+            shards, "test", records.Window(59049), 4
+        ).as_numpy_iterator()
+    )
+    segments = np.concatenate([batch["segments"] for batch in batches])
+    np.testing.assert_array_equal(
+        segments, np.concatenate([s for s, _ in held["test"]])
+    )
+    assert np.concatenate([b["clip_index"] for b in batches]).tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
+    (x, y), *_ = pipeline.training_segments(
+        shards, "train", records.Window(59049), 6
+    ).take(1)
+    expected = {key(s): y for both, y in held["train"] for s in both}
+    for segment, labels in zip(x.numpy(), y.numpy(), strict=True):
+        np.testing.assert_array_equal(labels, expected[key(segment)])
+
+
+def test_exported_arrays_are_the_evaluations_segments(built, tmp_path):
+    shards = pipeline.open_shards(built)
+    window = records.Window(59049, "drop")
+    paths = pipeline.export_arrays(shards, "test", window, tmp_path, max_segments=7)
+    segments, labels = map(np.load, paths)
+    (batch,) = pipeline.evaluation_segments(shards, "test", window, 7).take(1)
+    np.testing.assert_array_equal(segments, batch["segments"])
+    np.testing.assert_array_equal(labels, batch["labels"])
+    assert segments.dtype == np.int16 and labels.dtype == np.uint8
+    whole, _ = pipeline.export_arrays(shards, "test", window, tmp_path)
+    assert len(np.load(whole)) == pipeline.num_segments(shards, "test", window)

@@ -1,0 +1,246 @@
+"""Clip scores and metrics against hand arithmetic and scikit-learn."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import build_corpus
+
+from tagger import models, plotting
+from tagger.data import pipeline, records
+from tagger.evaluation import scoring
+from tagger.models import ModelInfo
+
+
+def scored(labels, scores, tags=None):
+    labels = np.array(labels, np.uint8)
+    tags = tags or tuple(f"tag{i}" for i in range(labels.shape[1]))
+    ids = np.arange(len(labels)).astype(str)
+    return scoring.Evaluation(
+        "demo", "test", "by hand", tags, ids, labels, np.array(scores), 0.0
+    )
+
+
+def test_hand_counted_metrics():
+    # tag0: one pair of four in the wrong order; precision 1 and 2/3 at its positives.
+    result = scored(
+        [[1, 1], [0, 0], [1, 0], [0, 0]],
+        [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.1, 0.4]],
+    )
+    table = result.per_tag()
+    assert table["roc_auc"].tolist() == [0.75, 0.0]
+    assert table["pr_auc"].tolist() == pytest.approx([(1 + 2 / 3) / 2, 0.25])
+    assert result.macro() == pytest.approx(
+        {"roc_auc": 0.375, "pr_auc": (5 / 6 + 0.25) / 2}
+    )
+    assert result.macro_line() == "test macro: ROC-AUC 0.3750, PR-AUC 0.5417"
+
+
+def test_tags_without_positive_or_negative_are_named_and_left_out():
+    result = scored(
+        [[1, 0, 1], [0, 0, 1]], [[0.9, 0.1, 0.2], [0.1, 0.2, 0.1]], ("a", "none", "all")
+    )
+    assert result.macro() == {"roc_auc": 1.0, "pr_auc": 1.0}
+    assert "no positive or no negative clip: none, all" in result.report()
+    content = json.loads(result.as_json())
+    assert content["left_out"] == ["none", "all"]
+    assert content["tags"]["none"] == {
+        "positives": 0, "negatives": 2, "roc_auc": None, "pr_auc": None,
+    }  # fmt: skip
+
+
+def test_no_defined_tag_at_all_is_no_crash():
+    result = scored([[1], [1]], [[0.1], [0.2]])
+    assert np.isnan(result.macro()["roc_auc"])
+    assert json.loads(result.as_json())["roc_auc"] is None
+
+
+def info_of(shards, **changes):
+    manifest = shards.manifest
+    fields = dict(name="oracle", sample_rate=22050, window=records.Window(59049),
+                  num_tags=len(manifest.tags), tags=manifest.tags)  # fmt: skip
+    return ModelInfo(**fields | changes)
+
+
+def test_clip_scores_are_the_mean_of_the_segments_for_any_predict_function(built):
+    shards = pipeline.open_shards(built)
+
+    def loudness(segments):
+        level = np.abs(segments.astype(float)).mean(axis=1, keepdims=True)
+        return np.repeat(level, len(shards.manifest.tags), axis=1)
+
+    result = scoring.evaluate(loudness, shards, info_of(shards), batch_size=7)
+    assert len(result.clip_ids) == 6
+    for name in shards.manifest.shard_names("test"):
+        for example in records.read_shard(built / name):
+            values = records.decode(example)
+            row = result.clip_ids.tolist().index(values["clip_id"])
+            whole = values["segments"][: 5 * 59049].astype(float)
+            assert result.scores[row, 0] == pytest.approx(
+                np.abs(whole).mean(), rel=1e-6
+            )
+            np.testing.assert_array_equal(result.labels[row], values["labels"])
+    loud = list(result.tags).index("loud")
+    assert result.per_tag()["roc_auc"].iloc[loud] == 1.0
+
+
+def test_scores_do_not_depend_on_the_batch_size(built, trained):
+    shards = pipeline.open_shards(built)
+    model = models.load_model(trained / "model.keras")
+    predict, info = scoring.predictor(model, shards), models.model_info(model)
+    a, b = (scoring.evaluate(predict, shards, info, batch_size=n) for n in (4, 30))
+    np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)  # float32 sums by batch
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_rate": 16000}, "expects 16000 Hz but .* holds 22050 Hz"),
+        ({"num_tags": 9, "tags": None}, "scores 9 tags but .* --num-tags 9"),
+    ],
+)  # fmt: skip
+def test_a_model_of_another_rate_or_number_of_tags_is_refused(built, changes, message):
+    shards = pipeline.open_shards(built)
+    with pytest.raises(ValueError, match=message):
+        scoring.evaluate(None, shards, info_of(shards, **changes))
+
+
+def test_other_tags_or_another_order_are_told_apart(built):
+    shards = pipeline.open_shards(built)
+    tags = shards.manifest.tags
+    with pytest.raises(
+        ValueError, match="number 1 is .*the same tags in another order"
+    ):
+        scoring.check_match(info_of(shards, tags=tags[::-1]), shards)
+    with pytest.raises(ValueError, match="number 10 is .zither. .*other tags"):
+        scoring.check_match(info_of(shards, tags=(*tags[:-1], "zither")), shards)
+
+
+def test_a_model_without_tags_takes_the_manifests_and_says_so(built):
+    shards = pipeline.open_shards(built)
+    with pytest.warns(
+        UserWarning, match="holds no tag names; names and order are those of"
+    ):
+        names = scoring.tag_names(info_of(shards, tags=None), shards)
+    assert names == shards.manifest.tags
+
+
+def test_a_split_whose_clips_were_all_skipped_is_named(corpus):
+    for path in (corpus / "mp3").glob("[def]/*"):
+        path.unlink()
+    build_corpus(corpus, max_missing=1)
+    shards = pipeline.open_shards(corpus)
+    with pytest.raises(ValueError, match="holds no test clips"):
+        scoring.evaluate(None, shards, info_of(shards))
+
+
+@pytest.mark.parametrize("num_tags", [1, 50])
+def test_bar_plot_shows_every_tag_and_says_what_is_undefined(tmp_path, num_tags):
+    random = np.random.RandomState(0)
+    labels = random.randint(0, 2, (20, num_tags))
+    labels[:, 0] = 0
+    figure = plotting.plot_scores(
+        scored(labels, random.rand(20, num_tags)).per_tag(), "title"
+    )
+    axes = figure.axes[0]
+    assert len(axes.get_yticklabels()) == num_tags
+    assert [text.get_text() for text in axes.texts] == ["no positive clip"]
+    plotting.save(figure, tmp_path / "scores.svg")
+    assert (tmp_path / "scores.svg").stat().st_size > 1000
+
+
+def many(num_clips=200, seed=0):
+    """Scores that know something of four tags."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((num_clips, 4)) < 0.3).astype(np.uint8)
+    scores = rng.random((num_clips, 4)) + 0.5 * labels
+    return scored(labels, scores.astype(np.float32))
+
+
+def test_bootstrap_of_auc_agrees_with_the_formula_of_hanley_and_mcneil():
+    one = many()
+    one = scored(one.labels[:, :1], one.scores[:, :1])
+    interval = scoring.bootstrap(one, 1000)["roc_auc"]
+    auc, positives = one.macro()["roc_auc"], one.labels.sum()
+    negatives = len(one.labels) - positives
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2)
+    variance = (variance + (negatives - 1) * (q2 - auc**2)) / (positives * negatives)
+    assert interval.value == auc and interval.p_value is None
+    width = 2 * 1.96 * np.sqrt(variance)  # theirs assumes exponential scores
+    assert interval.high - interval.low == pytest.approx(width, rel=0.25)
+
+
+def test_a_paired_comparison_draws_the_same_clips_for_both():
+    one = many()
+    noise = np.random.default_rng(1).normal(0, 1, one.scores.shape)
+    worse = dataclasses.replace(one, scores=one.scores + noise)
+    slightly = dataclasses.replace(one, scores=one.scores + 0.01 * noise)
+    same = scoring.bootstrap(one, 20, one)["roc_auc"]
+    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    far = scoring.bootstrap(one, 110, worse)["roc_auc"]
+    assert far.value > 0.1 and far.low > 0 and far.p_value < 0.02
+    near = scoring.bootstrap(one, 110, slightly)["roc_auc"]
+    alone = scoring.bootstrap(one, 110)["roc_auc"]
+    # Pairing takes away what both models share.
+    assert near.high - near.low < 0.2 * (alone.high - alone.low)
+    others = dataclasses.replace(one, clip_ids=one.clip_ids[::-1])
+    with pytest.raises(ValueError, match="not scored on the same clips"):
+        scoring.bootstrap(one, 10, others)
+
+
+def test_thresholds_have_the_best_f1_of_all():
+    one = many(60)
+    thresholds = scoring.best_thresholds(one)
+    best = one.at_thresholds(thresholds)
+    for tag in range(4):
+        for candidate in one.scores[:, tag]:
+            tried = [*thresholds[:tag], candidate, *thresholds[tag + 1 :]]
+            assert one.at_thresholds(tried) <= best + 1e-12
+    never = scored(np.zeros((3, 1)), np.full((3, 1), 0.5))
+    assert scoring.best_thresholds(never) == [1.0]
+
+
+def test_published_scores_stand_beside_ours_and_the_split_is_named():
+    one = dataclasses.replace(many(), dataset="mtg_jamendo")
+    text = scoring.compare_published(one, "mine")
+    best = text.splitlines()[1]
+    assert "mine" in text and "this model, test split" in text and "by hand" in text
+    assert "0.8324" in text and "Won et al. 2020" in best + text
+    with pytest.raises(ValueError, match="Nothing was published on demo, only on"):
+        scoring.compare_published(many(), "mine")
+
+
+def test_loss_is_keras_cross_entropy(trained, built):
+    shards = pipeline.open_shards(built)
+    model = models.load_model(trained / "model.keras")
+    info = models.model_info(model)
+    predict = scoring.predictor(model, shards)
+    window = info.window
+    (batch,) = pipeline.evaluation_segments(shards, "test", window, 1000)
+    scores = predict(batch["segments"].numpy())
+    labels = batch["labels"].numpy().astype("float32")
+    expected = np.mean(keras.losses.binary_crossentropy(labels, scores))
+    result = scoring.evaluate(predict, shards, info, "test")
+    assert result.loss == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_eval_compares_tunes_and_measures_robustness(
+    trained, built, tmp_path, run_script
+):
+    model = trained / "model.keras"
+    tuned, plot = tmp_path / "tuned.keras", tmp_path / "robustness.png"
+    done = run_script(
+        *("eval.py", model, "--data-dir", built, "--bootstrap", 20),
+        *("--against", model, "--tune-thresholds", tuned),
+        *("--compare", "published", "--robustness", plot),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "short_chunk_resnet" in done.stdout and "macro F1" in done.stdout
+    assert "95 % interval" in done.stdout and "+0.0000" in done.stdout
+    assert "0.4 of peak" in done.stdout and plot.stat().st_size > 10_000
+    assert models.model_info(models.load_model(tuned)).thresholds
+    assert done.stdout.splitlines()[-1].startswith("test macro: ROC-AUC")

@@ -1,0 +1,219 @@
+"""Exported models give the model's scores, in runtimes that know nothing of us."""
+
+import json
+import os
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from conftest import REFERENCES, REPOSITORY
+
+from tagger import audio, models
+from tagger.inference import embeddings, export
+from tagger.inference import tagger as tagging
+from tagger.inference.engines import OnnxModel
+from tagger.interpretation import report
+from tagger.models.metadata import ModelInfo
+from tagger.weights import conversion
+
+TAGS = ("guitar", "techno", "female voice", "slow", "strings")
+
+
+def saved_model(path, windows):
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    (scores,) = serve(tf.constant(windows)).values()
+    return scores.numpy(), json.loads((path / "assets.extra/tagger.json").read_text())
+
+
+def litert(path, windows):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(
+        str(path)
+    )
+    run, scores = interpreter.get_signature_runner(), []
+    for window in windows:
+        scores += run(waveform=window[None]).values()
+    with zipfile.ZipFile(path) as archive:
+        described = json.loads(archive.read("tagger.json"))
+        assert archive.read("labels.txt").decode().split("\n")[:-1] == described["tags"]
+    return np.concatenate(scores), described
+
+
+def onnx(path, windows):
+    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    (scores,) = session.run(["scores"], {"waveform": windows})
+    held = session.get_modelmeta().custom_metadata_map
+    return scores, {key: json.loads(value) for key, value in held.items()}
+
+
+def real_audio(info):
+    """Two windows of a recording [2, num_samples]."""
+    samples = audio.load_audio(REFERENCES / "stereo.mp3", info.sample_rate)
+    return np.resize(samples, (2, info.window.num_samples))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        onnx,
+        pytest.param(litert, marks=pytest.mark.slow),
+        pytest.param(saved_model, marks=pytest.mark.slow),
+    ],
+    ids=lambda run: run.__name__,
+)
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("sample_cnn", {"num_filters": 8}),
+        pytest.param("musicnn_pons", {}, marks=pytest.mark.slow),
+        pytest.param("cnn_self_attention", {}, marks=pytest.mark.slow),
+        pytest.param(
+            "music_tagging_transformer", {"size": "student"}, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path):
+    model = models.build_model(name, num_tags=5, tags=TAGS, **options)
+    to = run.__name__.replace("_", "-")
+    if to == "litert" and tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
+        pytest.skip("Keras writes LiteRT from 3.13 on")
+    path = tmp_path / f"model{export.FORMATS[to]}"
+    assert export.export(model, path, to) == path
+    windows = real_audio(models.model_info(model))
+    scores, described = run(path, windows)
+    # float32 in another order
+    np.testing.assert_allclose(scores, model.predict_on_batch(windows), atol=5e-6)
+    assert described["tags"] == list(TAGS)
+    assert ModelInfo.from_dict(described) == models.model_info(model)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+def test_mixed_precision_is_exported_in_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = models.build_model("sample_cnn", num_tags=5, tags=TAGS, num_filters=4)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    export.export(model, tmp_path / "x.onnx", "onnx")
+    windows = real_audio(models.model_info(model))
+    scores, _ = onnx(tmp_path / "x.onnx", windows)
+    exact = models.build_model("sample_cnn", num_tags=5, tags=TAGS, num_filters=4)
+    exact.set_weights(model.get_weights())
+    np.testing.assert_allclose(scores, exact.predict_on_batch(windows), atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    "name, to, said",
+    [
+        ("m.onnx", "coreml", "Unknown format 'coreml'. Choose one of: saved-model"),
+        ("m.tflite", "onnx", "must end in .onnx, not 'm.tflite'"),
+        ("m.onnx", "saved-model", "is a folder, not 'm.onnx'"),
+        ("there", "saved-model", "exists. Choose another folder"),
+    ],
+)
+def test_what_does_not_fit_is_said(name, to, said, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises((ValueError, FileExistsError), match=said):
+        export.export(None, tmp_path / name, to)
+    assert [one.name for one in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.slow
+def test_the_command_says_what_goes_in_and_out(trained, tmp_path, run_script):
+    done = run_script(
+        *("-m", "tagger", "export", trained / "model.keras"),
+        *("--to", "onnx", "--output", tmp_path / "m.onnx"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        f"{tmp_path / 'm.onnx'}: waveforms [batch, 59049] at 22050 Hz -> scores"
+        " [batch, 10]\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """A trained model as ONNX, with thresholds."""
+    for package in ("onnxruntime", "onnx", "tf2onnx"):
+        pytest.importorskip(package)
+    model = models.load_model(trained / "model.keras")
+    models.set_thresholds(model, np.full(10, 0.25))
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    return model, export.export(model, path, "onnx")
+
+
+def test_an_onnx_model_tags_as_the_model_it_was_made_of(exported):
+    model, path = exported
+    ours, onnx = tagging.Tagger(model), tagging.Tagger(OnnxModel(path))
+    assert onnx.info == ours.info and onnx.thresholds() == ours.thresholds()
+    for name in ("stereo.mp3", "mono.mp3"):
+        expected, found = (t.taggram(REFERENCES / name, 1.0) for t in (ours, onnx))
+        np.testing.assert_allclose(found.scores, expected.scores, atol=5e-6)
+        np.testing.assert_array_equal(found.seconds, expected.seconds)
+
+
+def test_tagging_with_an_onnx_model_starts_neither_keras_nor_tensorflow(
+    exported, tmp_path, run_script
+):
+    for name in ("keras", "tensorflow"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not needed')")
+    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    done = run_script(
+        *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--model", exported[1]),
+        *("--json", "--threshold", "--output", tmp_path / "tags.csv"),
+        *("--taggram", tmp_path / "taggram.png"),
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    tags = tagging.Tagger(exported[0]).tag(REFERENCES / "mono.mp3")
+    expected = {tag: score for tag, score in tags.items() if score >= 0.25}
+    assert json.loads(done.stdout)["tags"] == pytest.approx(expected, abs=5e-6)
+    assert (tmp_path / "tags.csv").exists() and (tmp_path / "taggram.png").exists()
+
+
+def test_onnx_files_that_do_not_serve_are_named(exported, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    with pytest.raises(FileNotFoundError, match="There is no model file"):
+        OnnxModel(tmp_path / "none.onnx")
+    (tmp_path / "cut.onnx").write_bytes(exported[1].read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is no model ONNX Runtime can read: "):
+        OnnxModel(tmp_path / "cut.onnx")
+    foreign = onnx.load(exported[1])
+    foreign.metadata_props.add(key="author", value="no JSON")
+    onnx.save(foreign, tmp_path / "signed.onnx")
+    assert OnnxModel(tmp_path / "signed.onnx").info == OnnxModel(exported[1]).info
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match="does not say its rate, window and tags"):
+        OnnxModel(tmp_path / "foreign.onnx")
+
+
+def test_what_needs_layers_refuses_an_exported_model(exported, tmp_path, run_script):
+    with pytest.raises(ValueError, match="an exported model, which does nothing but"):
+        conversion.load_model(exported[1])
+    model = OnnxModel(exported[1])
+    with pytest.raises(ValueError, match="A OnnxModel does nothing but tag"):
+        embeddings.Embedder(model)
+    with pytest.raises(ValueError, match="A OnnxModel does nothing but tag"):
+        report.explain(tagging.Tagger(model), REFERENCES / "mono.mp3", tmp_path)
+
+
+def test_an_onnx_model_without_tags_takes_those_of_the_shards(
+    exported, built, tmp_path, run_script
+):
+    onnx = pytest.importorskip("onnx")
+    unnamed = onnx.load(exported[1])
+    for held in unnamed.metadata_props:
+        if held.key == "tags":
+            held.value = "null"
+    onnx.save(unnamed, tmp_path / "unnamed.onnx")
+    done = run_script(
+        *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--json"),
+        *("--model", tmp_path / "unnamed.onnx", "--data-dir", built),
+    )
+    assert done.returncode == 0 and "holds no tag names" in done.stderr
+    expected = tagging.Tagger(exported[0]).tag(REFERENCES / "mono.mp3")
+    assert json.loads(done.stdout)["tags"] == pytest.approx(expected, abs=5e-6)

@@ -1,0 +1,180 @@
+"""Files in, tags out: windows, batches and bad files."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import REFERENCES
+
+from tagger import audio, models
+from tagger.inference import tagger as tagging
+from tagger.weights import conversion
+
+
+@pytest.fixture(scope="module")
+def tagger(trained):
+    return tagging.Tagger(models.load_model(trained / "model.keras"))
+
+
+@pytest.mark.parametrize("seconds", [1, 3, 47, 130])
+def test_scores_are_the_mean_over_the_files_windows(tagger, tmp_path, seconds):
+    random = np.random.RandomState(seconds)
+    waveform = random.uniform(-0.3, 0.3, 22050 * seconds).astype(np.float32)
+    waveform *= np.linspace(0, 1, len(waveform), dtype=np.float32)
+    audio.write_audio(tmp_path / "a.wav", waveform, 22050)
+    held = audio.load_audio(tmp_path / "a.wav", 22050)
+    num_windows = max(1, len(held) // 59049)
+    windows = np.resize(held, (num_windows, 59049))
+    expected = tagger.model.predict(windows, verbose=0).mean(axis=0)
+    # float32 sums by batch
+    np.testing.assert_allclose(tagger.scores(tmp_path / "a.wav"), expected, atol=1e-6)
+
+
+def test_tags_are_sorted_by_score(tagger):
+    tags = tagger.tag(REFERENCES / "stereo.mp3")
+    assert set(tags) == set(tagger.tags)
+    assert list(tags.values()) == sorted(tags.values(), reverse=True)
+
+
+def test_tag_and_eval_agree_on_a_clip(tagger, corpus, built):
+    from tagger.data import pipeline
+    from tagger.datasets import magnatagatune
+    from tagger.evaluation import scoring
+
+    shards = pipeline.open_shards(built)
+    predict = scoring.predictor(tagger.model, shards)
+    result = scoring.evaluate(predict, shards, tagger.info)
+    annotations = magnatagatune.load_annotations(corpus)
+    paths = dict(zip(annotations.clip_ids, annotations.paths, strict=True))
+    for clip_id, scores in zip(result.clip_ids, result.scores, strict=True):
+        # The records hold int16, the file is decoded to float.
+        ours = tagger.scores(corpus / "mp3" / paths[clip_id])
+        np.testing.assert_allclose(ours, scores, atol=1e-3)
+
+
+def test_a_model_without_tags_needs_names():
+    legacy = conversion.load_model(REFERENCES / "rese_multi.hdf5")
+    with pytest.raises(ValueError, match="holds no tag names. Give the shards"):
+        tagging.Tagger(legacy)
+    with pytest.raises(ValueError, match="scores 5 tags, but there are 2 names"):
+        tagging.Tagger(legacy, ("a", "b"))
+    assert tagging.Tagger(legacy, tuple("abcde")).tags == tuple("abcde")
+
+
+def test_the_command_prints_a_table_and_goes_on_after_a_bad_file(
+    trained, tmp_path, run_script
+):
+    (tmp_path / "bad.mp3").write_text("no music")
+    done = run_script(
+        *("-m", "tagger", "tag", tmp_path / "bad.mp3", REFERENCES / "mono.mp3"),
+        *("--model", trained / "model.keras", "--top", 3),
+        *("--output", tmp_path / "a.csv"),
+    )
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("bad.mp3") and "Cannot decode" in lines[1]
+    assert lines[2].endswith("mono.mp3") and len(lines) == 6
+    header, first, second = (tmp_path / "a.csv").read_text().splitlines()
+    assert header.startswith("path,") and header.endswith(",error")
+    assert "Cannot decode" in first and "mono.mp3" in second
+    assert (
+        "it/s" not in done.stderr and "file/s" not in done.stderr
+    )  # no terminal, no bar
+
+
+@pytest.mark.slow
+def test_the_command_prints_json_lines(trained, run_script):
+    done = run_script(
+        *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "nowhere.mp3", "--json"),
+        *("--model", trained / "model.keras"),
+    )
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert first["path"].endswith("mono.mp3") and first["model"].endswith("model.keras")
+    assert len(first["tags"]) == 10 and all(0 < s < 1 for s in first["tags"].values())
+    assert "no such file" in second["error"] and second["path"] == "nowhere.mp3"
+    assert done.returncode == 2
+
+
+def test_windows_of_many_files_share_batches_in_order(tagger, tmp_path, monkeypatch):
+    random = np.random.RandomState(0)
+    paths, lengths = [], (1, 40, 3, 130, 2, 60)
+    for number, seconds in enumerate(lengths):
+        waveform = random.uniform(-0.3, 0.3, 22050 * seconds).astype(np.float32)
+        paths.append(str(tmp_path / f"{number}.wav"))
+        audio.write_audio(paths[-1], waveform, 22050)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF of nothing")
+    paths.insert(2, str(tmp_path / "bad.wav"))
+    alone = {path: tagger.scores(path) for path in paths if "bad" not in path}
+    sizes, predict = [], tagger.model.predict_on_batch
+    monkeypatch.setattr(
+        tagger.model,
+        "predict_on_batch",
+        lambda batch: sizes.append(len(batch)) or predict(batch),
+    )
+    found = list(tagger.taggrams(paths))
+    assert [path for path, _ in found] == paths
+    assert isinstance(found[2][1], audio.AudioDecodeError)
+    for path, taggram in found:
+        if path in alone:  # float32 sums by batch
+            np.testing.assert_allclose(taggram.aggregated(), alone[path], atol=1e-6)
+    # 1 + 14 + 1 + 48 + 1 + 22 windows
+    assert sizes == [16, 16, 16, 16, 16, 8]
+    highest = found[1][1].aggregated("max")
+    np.testing.assert_array_equal(highest, found[1][1].scores.max(axis=0))
+    with pytest.raises(
+        ValueError, match="Unknown aggregate 'sum'. Choose one of: mean"
+    ):
+        found[1][1].aggregated("sum")
+
+
+@pytest.mark.slow
+def test_the_command_takes_folders_lists_thresholds_and_draws(
+    trained, corpus, tmp_path, run_script
+):
+    model = ("--model", trained / "model.keras")
+    folder = tmp_path / "music"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "notes.txt").write_text("no audio")
+    clips = sorted(corpus.rglob("*.mp3"))[:2]
+    for clip, place in zip(
+        clips, (folder / "deeper/b.mp3", folder / "a.mp3"), strict=True
+    ):
+        place.write_bytes(clip.read_bytes())
+    done = run_script("-m", "tagger", "tag", folder, *model, "--json", "--threshold")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["path"] for row in rows] == [
+        str(folder / "a.mp3"), str(folder / "deeper/b.mp3")
+    ]  # fmt: skip
+    held = tagging.Tagger(models.load_model(trained / "model.keras"))
+    thresholds = held.thresholds()
+    for row in rows:
+        whole = held.tag(row["path"])
+        applying = [tag for tag in whole if whole[tag] >= thresholds[tag]]
+        assert list(row["tags"]) == applying
+    listed = run_script(
+        *("-m", "tagger", "tag", "-", *model, "--threshold", 0, "--top", 3),
+        *("--taggram", tmp_path / "t.png", "--aggregate", "max", "--hop", 1),
+        input=f"{clips[0]}\n\n",
+    )
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.count("\n") == 4
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    output = tmp_path / "lines.jsonl"
+    tag = ("-m", "tagger", "tag", *model, "--output", output)
+    assert run_script(*tag, clips[0]).returncode == 0
+    first = output.read_text()
+    again = run_script(*tag, clips[0])
+    assert again.returncode == 2 and "--resume goes on with them" in again.stderr
+    output.write_text(first + '{"path": "half a li')  # killed while it wrote
+    done = run_script(*tag, *clips, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert str(clips[0]) not in done.stdout
+    assert output.read_text() == first + done.stdout
+    two = run_script(
+        "-m", "tagger", "tag", *clips, *model, "--taggram", tmp_path / "t.png"
+    )
+    assert two.returncode == 2 and "--taggram draws one file, and 2" in two.stderr
+    (tmp_path / "empty").mkdir()
+    none = run_script("-m", "tagger", "tag", tmp_path / "empty", *model)
+    assert none.returncode == 2 and "holds no audio" in none.stderr

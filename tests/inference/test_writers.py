@@ -1,0 +1,120 @@
+"""What `tag` leaves on disk, and going on with it."""
+
+import csv
+import json
+
+import pytest
+
+from tagger.inference import writers
+
+TAGS = ("rock", "no voice, please")
+DONE = {"path": "a/1.mp3", "model": "m", "seconds": 2.5, "tags": {"rock": 0.25}}
+BAD = {"path": "b/2.mp3", "model": "m", "error": "It is damaged."}
+LATER = {
+    "path": "b/2.mp3",
+    "model": "m",
+    "seconds": 1.0,
+    "tags": dict.fromkeys(TAGS, 1),
+}
+PATHS = ["a/1.mp3", "b/2.mp3"]
+
+
+def write(place, *results, model="m"):
+    opened = writers.open_results(place, PATHS, TAGS, model)
+    for result in results:
+        opened.write(result)
+    opened.close()
+    return opened
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+KINDS = ["x.jsonl", "x.csv", "folder"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_done_is_known_and_errors_are_tried_again(name, tmp_path):
+    first = write(tmp_path / name, DONE, BAD)
+    assert first.done == set()
+    second = write(tmp_path / name, LATER)
+    assert second.done == {"a/1.mp3"} and not second.is_new
+    assert write(tmp_path / name).done == {"a/1.mp3", "b/2.mp3"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_results_of_another_model_are_not_gone_on_with(name, tmp_path):
+    write(tmp_path / name, DONE)
+    with pytest.raises(ValueError, match="holds results of m, not other"):
+        write(tmp_path / name, model="other")
+
+
+def test_lines_of_json_and_rows_of_a_table(tmp_path):
+    write(tmp_path / "x.jsonl", DONE, BAD)
+    lines = (tmp_path / "x.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [DONE, BAD]
+    write(tmp_path / "x.csv", DONE, BAD)
+    with open(tmp_path / "x.csv", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["path", "model", *TAGS, "error"],
+            ["a/1.mp3", "m", "0.25", "", ""],
+            ["b/2.mp3", "m", "", "", "It is damaged."],
+        ]
+
+
+def test_jams_files_hold_open_tags_of_the_whole_file(tmp_path):
+    jams = pytest.importorskip("jams")
+    write(tmp_path / "folder", DONE, BAD)
+    (written,) = (tmp_path / "folder").rglob("*.jams")
+    assert written == tmp_path / "folder/a/1.mp3.jams"
+    jam = jams.load(str(written))
+    (annotation,) = jam.search(namespace="tag_open")
+    (row,) = annotation.data
+    assert (row.time, row.duration, row.value, row.confidence) == (0, 2.5, "rock", 0.25)
+    assert jam.file_metadata.duration == 2.5
+    assert annotation.annotation_metadata.annotator.model == "m"
+
+
+def test_a_jams_file_is_the_same_songs_whatever_else_is_tagged(tmp_path):
+    pytest.importorskip("jams")
+    rock, jazz = "rock/01.mp3", "jazz/01.mp3"
+    opened = writers.open_results(tmp_path / "out", [rock], TAGS, "m")
+    opened.write({**DONE, "path": rock})
+    alone = writers.open_results(tmp_path / "out", [jazz], TAGS, "m")
+    assert alone.done == set() and alone.is_new
+    both = writers.open_results(tmp_path / "out", [jazz, rock], TAGS, "m")
+    assert both.done == {rock}
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
+@pytest.mark.parametrize("num_bytes", [1, 9, 15])
+def test_half_a_line_is_cut_off(name, num_bytes, tmp_path):
+    write(tmp_path / name, DONE)
+    whole = (tmp_path / name).read_bytes()
+    write(tmp_path / name, BAD)
+    both = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(both[: len(whole) + num_bytes])
+    assert write(tmp_path / name).done == {"a/1.mp3"}
+    assert len((tmp_path / name).read_bytes()) == len(whole) + num_bytes  # untouched
+    write(tmp_path / name, BAD)
+    assert (tmp_path / name).read_bytes() == both
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
+@pytest.mark.parametrize(
+    "content", ["my notes", "my notes\n", "[1]\n", "path,jazz\n", "{}"]
+)
+def test_files_of_others_are_left_alone(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match="Choose another --output"):
+        write(tmp_path / name)
+    assert (tmp_path / name).read_text() == content
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    odd = b"odd \xff.mp3".decode("utf-8", "surrogateescape")
+    for name in ("x.jsonl", "x.csv"):
+        write(tmp_path / name, {**DONE, "path": odd})
+        assert write(tmp_path / name).done == {odd}

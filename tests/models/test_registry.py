@@ -1,0 +1,360 @@
+"""Contracts of every model in MODELS."""
+
+import os
+import re
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from conftest import XLA_IN_HASTE
+from drawn import draw_music
+
+from tagger import models
+from tagger.models import frontends
+from tagger.models.harmonic_cnn import HarmonicSpectrogram
+
+NARROW = {
+    "sample_cnn": {"num_filters": 2, "alpha": 2},
+    "sample_cnn_lee": {"filters": 11 * (2,)},
+    "sample_cnn_se_won2020": {"filters": 11 * (2,)},
+    "multi_scale_cnn": {"filters": (2, 3, 4), "dense_units": 8},
+    "self_attention": {"num_filters": 1, "channels": 16},
+    "music_tagging_transformer": {"num_filters": 2, "channels": 16, "num_layers": 2},
+    "short_chunk_cnn": {"num_filters": 2},
+    "short_chunk_resnet": {"num_filters": 2},
+    "fcn": {"filters": (2, 3, 4, 5, 6)},
+    "crnn": {"filters": (2, 3, 4, 5), "gru_units": 4},
+    "musicnn": {"vertical_filters": 3, "horizontal_filters": 2, "num_filters": 4,
+                "dense_units": 8},
+    "cnn_self_attention": {"num_filters": 4},
+    "harmonic_cnn": {"num_filters": 2},
+    "musicnn_pons": {"vertical_filters": 3, "horizontal_filters": 2, "num_filters": 4,
+                     "dense_units": 8},
+    "vgg_pons": {"num_filters": 4},
+}  # fmt: skip
+TAGS = ("rock", "slow", "ünïcode")
+
+
+def narrow_model(name):
+    keras.utils.set_random_seed(0)
+    model = models.build_model(name, num_tags=3, tags=TAGS, **NARROW[name])
+    if models.MODELS[name].frontend != "waveform" and name != "multi_scale_cnn":
+        norm = model.get_layer("input_norm")  # as if it had seen decibels
+        norm.moving_mean.assign(0 * norm.moving_mean - 20)
+        norm.moving_variance.assign(0 * norm.moving_variance + 400)
+    return model
+
+
+@pytest.fixture(params=models.MODELS, scope="module")
+def narrow(request):
+    """One model after the other; no test changes its weights."""
+    return narrow_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def exact(narrow):
+    """Its scores for `music`."""
+    return narrow.predict_on_batch(music(narrow))
+
+
+def music(model, batch_size=2):
+    info = models.model_info(model)
+    x = draw_music(info.window.num_samples, info.sample_rate)
+    return np.resize(x, (batch_size, x.shape[1]))
+
+
+# --- Contracts ------------------------------------------------------------------------
+
+
+def test_scores_are_probabilities_per_tag(exact):
+    assert exact.shape == (2, 3) and exact.dtype == np.float32
+    assert ((exact > 0) & (exact < 1)).all()
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_entry_and_default_model_agree(name):
+    model, entry = models.build_model(name), models.MODELS[name]
+    info = models.model_info(model)
+    assert (info.sample_rate, info.window.num_samples) == (
+        entry.sample_rate,
+        entry.num_samples,
+    )
+    # These were counted on the originals' models (see test_originals.py).
+    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    assert trainable == entry.num_parameters
+    frontend = [layer for layer in model.layers if layer.name == "frontend"]
+    if entry.frontend == "waveform":
+        assert not frontend
+    elif entry.frontend == "harmonic":
+        assert isinstance(frontend[0], HarmonicSpectrogram)
+    else:
+        assert frontend[0].log_mel == frontends.PRESETS[entry.frontend]
+        assert frontend[0].log_mel.sample_rate == info.sample_rate
+    assert info.num_tags == 50 and model.name == name
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_published_scores_belong_to_models_that_can_be_built(name):
+    from tagger.training import trainer
+
+    entry = models.MODELS[name]
+    assert entry.recipe in trainer.RECIPES
+    for published in entry.published:
+        assert 0.5 < published.roc_auc < 1
+        assert models.build_model(name, **NARROW[name] | published.options)
+
+
+def test_a_saved_model_carries_tags_rate_and_window_and_scores_the_same(
+    narrow, exact, tmp_path
+):
+    narrow.save(tmp_path / "model.keras")
+    loaded = models.load_model(tmp_path / "model.keras")
+    assert models.model_info(loaded) == models.model_info(narrow)
+    scores = loaded.predict_on_batch(music(narrow))
+    np.testing.assert_allclose(scores, exact, atol=1e-6)
+
+
+def test_layer_names_are_chosen(narrow):
+    for layer in narrow.layers:
+        if type(layer).__module__.startswith("tagger"):
+            continue  # a class token may be called class_token
+        # Keras calls a layer without a name conv1d, conv1d_1, max_pooling1d_7 …
+        automatic = re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
+        assert not re.fullmatch(rf"{automatic}(_\d+)?", layer.name), layer.name
+
+
+def test_gradient_reaches_every_trainable_weight(narrow):
+    import tensorflow as tf
+
+    model = narrow_model(narrow.name)  # a training step moves the batch norms' means
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(music(model, 4), training=True) - 0.3))
+    weights = model.trainable_weights
+    for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
+        assert gradient is not None and np.isfinite(gradient).all(), weight.path
+        # A batch norm takes the bias before it off: its gradient is mere rounding.
+        if not weight.path.endswith("bias"):
+            assert np.abs(gradient).max() > 0, weight.path
+
+
+def test_scores_do_not_depend_on_batch_neighbours(narrow):
+    x = music(narrow, 3)
+    x[1] *= 1e-3
+    together = narrow.predict_on_batch(x)
+    alone = narrow.predict_on_batch(x[1:2])
+    np.testing.assert_allclose(together[1:2], alone, atol=1e-6)  # float32 sums by batch
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [pytest.param("mixed_float16", marks=pytest.mark.slow), "mixed_bfloat16"],
+)
+def test_mixed_precision_scores_stay_close(narrow, exact, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        mixed = models.build_model(narrow.name, num_tags=3, **NARROW[narrow.name])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    mixed.set_weights(narrow.get_weights())
+    if models.MODELS[narrow.name].frontend != "waveform":
+        frontends_of = [
+            keras.Model(model.input, model.get_layer("frontend").output)
+            for model in (mixed, narrow)
+        ]
+        ours, theirs = (m.predict_on_batch(music(narrow)) for m in frontends_of)
+        np.testing.assert_array_equal(ours, theirs)
+    scores = mixed.predict_on_batch(music(narrow))
+    assert scores.dtype == np.float32
+    # bfloat16 keeps 8 bits: some 1e-2 after eleven layers; float16 keeps 11.
+    np.testing.assert_allclose(scores, exact, atol=3e-2 if "b" in policy else 5e-3)
+
+
+def test_bfloat16_convolutions_ignore_what_lies_behind_their_channels():
+    """The smallest program in which AMX kernels of oneDNN 3.7 returned NaN.
+
+    8 channels fill a quarter of an AMX tile; the NaNs just freed lie where the rest is
+    read. Without AMX nothing is read there. See `tagger/__init__.py`.
+    """
+    tf = pytest.importorskip("tensorflow")
+    x = tf.ones((2, 118, 1, 8), tf.bfloat16)
+    kernel = tf.ones((3, 3, 8, 8), tf.bfloat16)
+
+    @tf.function
+    def convolved(x):
+        x = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), tf.zeros(8, tf.bfloat16))
+        return tf.cast(x, tf.float32) * 0.5  # the norm behind it
+
+    for _ in range(20):
+        nans = tf.fill((tf.size(x) * 8,), tf.cast(np.nan, tf.bfloat16)) * 2
+        del nans  # its memory is the next to be given out
+        assert np.isfinite(convolved(x)).all()
+
+
+def test_int16_feed_scores_as_the_waveform_does(narrow):
+    x = (
+        np.random.RandomState(0)
+        .randint(-32768, 32767, music(narrow).shape)
+        .astype(np.int16)
+    )
+    fed = models.fed_with(narrow, "int16").predict_on_batch(x)
+    np.testing.assert_allclose(
+        fed, narrow.predict_on_batch(x.astype("f") / 32768), atol=1e-6
+    )
+    assert models.fed_with(narrow, "float32") is narrow
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_every_backend_gives_the_same_scores(backend, tmp_path, run_script):
+    """One process for all models: a backend takes seconds to start."""
+    if run_script("-c", f"import {backend}").returncode:
+        pytest.skip(f"{backend} is not installed")
+    expected = {}
+    for name in models.MODELS:
+        model = narrow_model(name)
+        model.save(tmp_path / f"{name}.keras")
+        np.save(tmp_path / f"{name}.npy", music(model))
+        expected[name] = model.predict_on_batch(music(model))
+    code = (
+        "import sys, pathlib, keras, numpy as np; from tagger import models\n"
+        "assert 'tensorflow' not in sys.modules, 'models import TensorFlow'\n"
+        "for path in pathlib.Path(sys.argv[1]).glob('*.keras'):\n"
+        "    model = models.load_model(path)\n"
+        "    x = np.load(path.with_suffix('.npy'))\n"
+        "    scores = keras.ops.convert_to_numpy(model.predict_on_batch(x))\n"
+        "    np.save(path.with_suffix('.y.npy'), scores)\n"
+    )
+    environment = os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": backend}
+    done = run_script("-c", code, tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    for name, scores in expected.items():
+        # float32 sums in another order, behind decibels of near silence
+        np.testing.assert_allclose(
+            np.load(tmp_path / f"{name}.y.npy"), scores, atol=1e-4, err_msg=name
+        )
+
+
+def test_the_network_behind_the_frontend_scores_the_same(narrow, exact):
+    if models.MODELS[narrow.name].frontend == "waveform":
+        with pytest.raises(ValueError, match="reads the waveform itself"):
+            models.feature_network(narrow)
+        return
+    frontend = narrow.get_layer("frontend")
+    features = np.asarray(frontend(music(narrow)))
+    network = models.feature_network(narrow)
+    assert network.input_shape[1:] == features.shape[1:]
+    np.testing.assert_allclose(network.predict_on_batch(features), exact, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["short_chunk_cnn", "music_tagging_transformer", "musicnn_pons"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("musicnn", "cnn_self_attention", "short_chunk_resnet", "crnn",
+                     "harmonic_cnn")
+    ],
+)  # fmt: skip
+def test_a_loaded_model_takes_any_length(name, tmp_path):
+    narrow_model(name).save(tmp_path / "model.keras")
+    loaded = models.load_model(tmp_path / "model.keras")
+    info = models.model_info(loaded)
+    assert loaded.input_shape == (None, None)
+    longer = draw_music(3 * info.window.num_samples // 2, info.sample_rate)
+    built = models.build_model(
+        name, num_tags=3, **NARROW[name] | any_length(name, longer.shape[1])
+    )
+    built.set_weights(loaded.get_weights())
+    np.testing.assert_allclose(
+        loaded.predict_on_batch(longer), built.predict_on_batch(longer), atol=1e-5
+    )
+    window = loaded.get_layer("window")
+    shortest = draw_music(window.min_samples, info.sample_rate)
+    assert np.isfinite(loaded.predict_on_batch(shortest)).all()
+    with pytest.raises(
+        ValueError, match=f"takes waveforms of {window.min_samples} sam"
+    ):
+        loaded(shortest[:, :-1])
+    loaded.save(tmp_path / "again.keras")
+    again = models.load_model(tmp_path / "again.keras")
+    assert models.model_info(again) == info
+
+
+def any_length(name, num_samples):
+    """The option that builds a model for so many samples."""
+    if name == "musicnn_pons":
+        return {"num_frames": (num_samples - 512) // 256 + 1}
+    return {"num_samples": num_samples}
+
+
+def test_a_waveform_longer_than_the_positions_is_refused():
+    with pytest.raises(ValueError, match="positions has 513 positions but the sequen"):
+        models.build_model("music_tagging_transformer", num_samples=22050 * 60)
+
+
+def test_unknown_names_and_options_say_what_to_choose():
+    with pytest.raises(
+        ValueError, match="Unknown model 'vgg42'. Choose one of: sample_cnn"
+    ):
+        models.build_model("vgg42")
+    with pytest.raises(ValueError, match="Unknown block 'x'. Choose one of: se, rese"):
+        models.build_model("sample_cnn", block="x")
+    with pytest.raises(ValueError, match="at least 59049 samples, not 100"):
+        models.build_model("sample_cnn", num_samples=100)
+    with pytest.raises(ValueError, match="Unknown front_end 'x'. Choose one of: pons"):
+        models.build_model("self_attention", front_end="x")
+    with pytest.raises(ValueError, match="that is the model sample_cnn_lee"):
+        models.build_model("self_attention", front_end="lee", back_end="cnn")
+    with pytest.raises(ValueError, match="Unknown size 'tiny'. Choose one of: teacher"):
+        models.build_model("music_tagging_transformer", size="tiny")
+    with pytest.raises(ValueError, match="Unknown log-mel preset 'x'"):
+        models.build_model("fcn", log_mel="x")
+
+
+def test_a_file_that_is_no_model_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no model file"):
+        models.load_model(tmp_path / "nothing.keras")
+    (tmp_path / "text.keras").write_text("no model")
+    with pytest.raises(ValueError, match="is no .keras model file"):
+        models.load_model(tmp_path / "text.keras")
+    with zipfile.ZipFile(tmp_path / "zip.keras", "w") as file:
+        file.writestr("a.txt", "no model")
+    with pytest.raises(ValueError, match="is no model Keras can read"):
+        models.load_model(tmp_path / "zip.keras")
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    other.save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="is no tagger of this project"):
+        models.load_model(tmp_path / "other.keras")
+
+
+# --- The original sample-level CNNs ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("block", "multi", "parameters"),
+    [  # counted on the original's models
+        ("se", True, 24749618), ("se", False, 23935026),
+        ("rese", True, 26993202), ("rese", False, 26178610),
+        ("res", True, 4933938), ("res", False, 4119346),
+        ("basic", True, 2690354), ("basic", False, 1875762),
+    ],
+)  # fmt: skip
+def test_parameters_are_as_many_as_the_originals(block, multi, parameters):
+    model = models.build_model("sample_cnn", block=block, multi=multi)
+    assert model.count_params() == parameters
+
+
+def test_initialisation_and_normalisation_are_the_originals():
+    model = models.build_model(
+        "sample_cnn", block="rese", num_filters=4, weight_decay=0.1
+    )
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv1D):
+            expected = "GlorotUniform" if "shortcut" in layer.name else "HeUniform"
+            assert type(layer.kernel_initializer).__name__ == expected
+            assert layer.kernel_regularizer.l2 == pytest.approx(0.1)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert (layer.epsilon, layer.momentum) == (1e-3, 0.99)
+        if isinstance(layer, keras.layers.Dropout):
+            assert layer.rate == (0.5 if layer.name == "head_dropout" else 0.2)

@@ -1,0 +1,212 @@
+"""Several devices and several machines reach the weights of one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, XLA_IN_HASTE
+from test_trainer import weights_of
+
+from tagger.training import distribution
+
+
+def test_bad_choices_are_named():
+    with pytest.raises(ValueError, match="Unknown strategy 'all'. Choose one of: none"):
+        distribution.choose("all")
+    with pytest.raises(
+        ValueError, match="On TensorFlow, Keras 3 trains on one machine"
+    ):
+        distribution.choose("multiworker", "a:1,b:1", 0)
+    with pytest.raises(ValueError, match="--hosts and --host belong to --strategy mul"):
+        distribution.choose("mirrored", "a:1,b:1")
+
+
+def test_hosts_are_checked_before_anything_waits_for_them():
+    for hosts in (None, "a:1", "a,b"):
+        with pytest.raises(ValueError, match="needs --hosts with the address:port of"):
+            distribution._join_hosts("jax", hosts, 0)
+    for host in (None, 2, -1):
+        with pytest.raises(ValueError, match="--host must be this machine's place in "):
+            distribution._join_hosts("jax", "a:1,b:1", host)
+
+
+def test_a_batch_must_divide_among_the_devices():
+    distribution.Devices(("cpu:0",) * 4, 4).check_batch(24)
+    with pytest.raises(ValueError, match="batch of 23 .* 4 devices. .* 20 or 24"):
+        distribution.Devices(("cpu:0",) * 4, 4).check_batch(23)
+    with pytest.raises(ValueError, match="Give --batch-size 4."):
+        distribution.Devices(("cpu:0",) * 4, 4).check_batch(3)
+
+
+def test_one_machine_agrees_with_itself():
+    one = distribution.choose()
+    assert one.agree(True) and not one.agree(False)
+    assert one.from_chief(lambda: [1, 2], [0, 0]) == [1, 2]
+
+
+def difference(one, other):
+    """Largest over the arrays, of changes from the same start, as a part of them.
+
+    A bias before batch normalisation has no gradient but rounding: below 1e-6.
+    """
+    assert one.keys() == other.keys()
+    parts = {
+        name: np.linalg.norm(one[name] - other[name]) / np.linalg.norm(one[name])
+        for name in one
+        if np.linalg.norm(one[name]) > 1e-6
+    }
+    return max(parts.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_mirrored_over_two_cpus_equals_one(backend, tmp_path):
+    if backend == "jax":
+        pytest.importorskip("jax")
+    environment = XLA_IN_HASTE | {"KERAS_BACKEND": backend}
+    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    # XLA's threads: a device waits for the other in one of them. Two are too few.
+    environment["NPROC"] = "4"
+    results = []
+    for strategy in ("none", "mirrored"):
+        path = tmp_path / f"{strategy}.npz"
+        script = REPOSITORY / "tests/training/two_devices.py"
+        subprocess.run(
+            [sys.executable, script, strategy, path],
+            env=os.environ | environment,
+            check=True,
+            timeout=240,
+        )
+        with np.load(path) as arrays:
+            results.append(dict(arrays))
+    # Rounding, through ReLUs and poolings. Statistics of half a batch: .5 and more.
+    assert difference(*results) < 0.02
+
+
+def free_ports(number):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+ARGUMENTS = ["--block", "basic", "--no-multi", "--num-filters", "2"]
+ARGUMENTS += ["--batch-size", "8", "--dropout", "0", "--num-lr-decays", "1"]
+
+
+@pytest.fixture(scope="session")
+def jax_environment(common):
+    """The variables with which a command trains on JAX; what one compiles, all have."""
+    pytest.importorskip("jax")
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(common / "compiled")}
+    return os.environ | XLA_IN_HASTE | cache | {"KERAS_BACKEND": "jax"}
+
+
+def start_hosts(built, folder, environment, *options):
+    hosts = ",".join(f"127.0.0.1:{port}" for port in free_ports(2))
+    command = [sys.executable, "train.py", "--data-dir", built, "--train-dir", folder]
+    command += [*ARGUMENTS, *options, "--strategy", "multiworker", "--hosts", hosts]
+    return [
+        subprocess.Popen(
+            [*map(str, command), "--host", str(host)],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # the process that supervises, and its child
+        )
+        for host in range(2)
+    ]
+
+
+@pytest.mark.slow
+def test_two_hosts_reach_the_weights_of_one_that_reads_what_both_read(
+    built, tmp_path, jax_environment
+):
+    options = ["--max-epochs", 1, "--lr", 1e-3]
+    hosts = start_hosts(built, tmp_path / "two", jax_environment, *options)
+    for process in hosts:
+        _, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, errors
+    joined = """
+import sys, tensorflow as tf, train
+from tagger import cli
+from tagger.data import pipeline
+alone = pipeline.training_segments
+def both(shards, split, window, batch_size, **options):
+    options.pop("num_hosts", None), options.pop("host", None)
+    half = [alone(shards, split, window, batch_size // 2, host=host, num_hosts=2,
+                  **options) for host in range(2)]
+    return tf.data.Dataset.zip(*half).map(
+        lambda one, other: [tf.concat(pair, 0) for pair in zip(one, other)]
+    ).map(lambda segments, labels: (segments, labels))
+pipeline.training_segments = both
+cli.run(train.main)
+"""
+    command = ["--data-dir", built, "--train-dir", tmp_path / "one", *ARGUMENTS]
+    done = subprocess.run(
+        [sys.executable, "-c", joined, *map(str, command + options)],
+        cwd=REPOSITORY,
+        env=jax_environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (weights_of(tmp_path / name / "model.keras") for name in ("one", "two"))
+    for name in one:  # these steps change weights by some 1e-2
+        np.testing.assert_allclose(one[name], two[name], atol=5e-4, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_when_a_host_is_lost_the_other_stops_and_the_same_command_goes_on(
+    built, tmp_path, jax_environment, lost
+):
+    endless = ["--max-epochs", 200, "--patience", 200, "--checkpoint-minutes", 0]
+    hosts = start_hosts(built, tmp_path / "log", jax_environment, *endless)
+    deadline = time.time() + 200
+    while not (tmp_path / "log/0/training.csv").exists():  # an epoch is done
+        assert time.time() < deadline and hosts[0].poll() is None
+        time.sleep(0.1)
+    os.killpg(hosts[lost].pid, signal.SIGKILL)
+    started = time.time()
+    _, errors = hosts[1 - lost].communicate(timeout=130)
+    assert hosts[1 - lost].returncode == 2
+    assert time.time() - started < 110  # JAX's heartbeat, where no socket breaks
+    last = errors.strip().splitlines()[-1]
+    assert "ost" in last and "Start the same command again on every host" in last
+    hosts[lost].communicate()
+    assert (tmp_path / "log/0/resume.npz").exists()
+    if lost == 0:
+        return  # which one was lost tells nothing of the restart, and minutes count
+    table = tmp_path / "log/0/training.csv"
+    before = table.read_text().splitlines()
+    hosts = start_hosts(built, tmp_path / "log", jax_environment, *endless)
+    deadline = time.time() + 200
+    while len(after := table.read_text().splitlines()) < len(before) + 1:
+        assert time.time() < deadline and hosts[0].poll() is None
+        time.sleep(0.1)
+    for host in hosts:
+        os.killpg(host.pid, signal.SIGKILL)
+        host.communicate()
+    # The epochs of before stand as they were: they were not trained again.
+    assert after[: len(before)] == before
+    assert [row.split(",")[0] for row in after[1:]] == [
+        *map(str, range(len(after) - 1))
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_computes_one_operation_at_a_time_on_cpus():
+    """In a process of its own: TensorFlow takes the setting before its first work."""
+    code = "from tagger.training import distribution; distribution.choose(); import tensorflow as tf"
+    code += "; assert tf.config.threading.get_inter_op_parallelism_threads() == 1"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

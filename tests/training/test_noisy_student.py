@@ -1,0 +1,183 @@
+"""Teachers, students and what they lose."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from test_registry import NARROW
+
+from tagger import models
+from tagger.data import building, pipeline
+from tagger.datasets import magnatagatune
+from tagger.training import noisy_student, recipes
+
+
+@pytest.fixture(scope="module")
+def half_labelled(_corpus, tmp_path_factory):
+    """Shards of the demo clips at 22050 Hz; every second train clip is unlabelled."""
+    annotations = magnatagatune.load_annotations(_corpus)
+    splits = annotations.splits.astype("<U7")
+    splits[np.flatnonzero(splits == "train")[::2]] = "student"
+    folder = tmp_path_factory.mktemp("half")
+    building.build(
+        dataclasses.replace(annotations, splits=splits),
+        folder,
+        num_audios_per_shard=4,
+        num_workers=2,
+    )
+    return pipeline.open_shards(folder)
+
+
+@pytest.fixture(scope="module")
+def teacher(half_labelled, tmp_path_factory):
+    model = models.build_model("sample_cnn", num_tags=10, **NARROW["sample_cnn"],
+                               tags=half_labelled.manifest.tags)  # fmt: skip
+    path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
+    models.save_model(model, path)
+    return path
+
+
+def test_losses_by_hand():
+    labels = np.array([[1.0, 0.0, 0.0]])
+    scores = np.array([[0.8, 0.5, 0.25]])
+    teacher = np.array([[0.1, 0.9, 0.0]])
+    plain = -(np.log(0.8) + np.log(0.5) + np.log(0.75)) / 3
+    skeptical = -(np.log(0.8) + 0.1 * np.log(0.5) + np.log(0.75)) / 3
+    loss = noisy_student.labelled_loss
+    assert float(loss(labels, scores, teacher)[0]) == pytest.approx(plain)
+    doubted = float(loss(labels, scores, teacher, "skeptical")[0])
+    assert doubted == pytest.approx(skeptical)
+    # A teacher that hears nothing doubts nothing.
+    certain = float(loss(labels, scores, np.zeros((1, 3)), "skeptical")[0])
+    assert certain == pytest.approx(plain)
+
+
+def test_a_batchs_loss_is_the_sum_of_both_parts_means(half_labelled, teacher):
+    """Of seven segments at a share of .4 three are labelled."""
+    objective = noisy_student.NoisyStudent(
+        half_labelled, half_labelled, teacher, labelled_share=0.4
+    )
+    window = models.model_info(models.load_model(teacher)).window
+    batches = objective.batches(window, 7, num_batches=5, epoch=0, step=0)
+    _, labels, weights = next(iter(batches))
+    labels = np.array(labels)
+    rng = np.random.default_rng(0)
+    scores, of_teacher = rng.random((2, *labels.shape)).astype(np.float32)
+    rows = objective.loss(labels, np.concatenate([scores, of_teacher], axis=1))
+
+    def entropy(target, score):
+        terms = target * np.log(score) + (1 - target) * np.log(1 - score)
+        return -terms.mean()
+
+    expected = entropy(labels[:3], scores[:3]) + entropy(of_teacher[3:], scores[3:])
+    assert float(np.mean(rows * weights)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, teacher):
+    objective = noisy_student.NoisyStudent(half_labelled, half_labelled, teacher)
+    model = models.build_model("sample_cnn", num_tags=10, **NARROW["sample_cnn"])
+    model.load_weights(teacher)  # so that both would say the same of the same
+    fed = objective.trainable(model, recipes.resemul(batch_size=8))
+    window = models.model_info(model).window
+    batches = objective.batches(window, 8, num_batches=5, epoch=0, step=0)
+    (segments, unlabelled), labels, weights = next(iter(batches))
+    np.testing.assert_array_equal(unlabelled, [0] * 4 + [1] * 4)
+    np.testing.assert_array_equal(labels[4:], pipeline.UNLABELLED)
+    assert set(np.unique(labels[:4])) <= {0, 1}
+    both = fed([segments, unlabelled], training=True)
+    student, heard = np.split(np.array(both), 2, axis=1)
+    waveforms = np.array(segments, np.float32) / 32768
+    alone = models.load_model(teacher).predict_on_batch(waveforms)
+    np.testing.assert_allclose(heard, alone, atol=1e-6)  # no noise, no dropout
+    assert np.abs(student - heard).max() > 1e-3
+    before = [np.array(weight) for weight in fed.get_layer("teacher").weights]
+    assert before
+    fed.compile("sgd", loss=objective.loss)
+    fed.train_on_batch([segments, unlabelled], labels, sample_weight=weights)
+    for old, weight in zip(before, fed.get_layer("teacher").weights, strict=True):
+        np.testing.assert_array_equal(old, weight)
+    assert len(fed.trainable_variables) == len(model.trainable_variables)
+    noised = np.array(fed.get_layer("noise")(waveforms, training=True))
+    assert np.abs(noised - waveforms).max() > 0.01
+
+
+def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_path):
+    window = models.model_info(models.load_model(teacher)).window
+    for split in ("train", "student"):
+        noisy_student.write_scores(teacher, half_labelled, split, window, tmp_path)
+    live = noisy_student.NoisyStudent(
+        half_labelled, half_labelled, teacher, kind="skeptical"
+    )
+    stored = dataclasses.replace(live, scores_dir=tmp_path)
+    batch = {"window": window, "batch_size": 8, "num_batches": 5, "epoch": 0, "step": 0}
+    (segments, _), labels, _ = next(iter(live.batches(**batch)))
+    (same, flags), both, _ = next(iter(stored.batches(**batch)))
+    np.testing.assert_array_equal(segments, same)
+    np.testing.assert_array_equal(flags, [0] * 4 + [1] * 4)
+    given, scores = np.split(np.array(both), 2, axis=1)
+    np.testing.assert_array_equal(given, labels)
+    waveforms = np.array(segments, np.float32) / 32768
+    alone = models.load_model(teacher).predict_on_batch(waveforms)
+    np.testing.assert_allclose(scores, alone, atol=1e-6)
+    of_student = np.random.default_rng(0).random(given.shape).astype(np.float32)
+    np.testing.assert_allclose(
+        stored.loss(np.array(both), of_student),
+        live.loss(given, np.concatenate([of_student, alone], axis=1)),
+        rtol=1e-5,
+    )
+    with pytest.raises(ValueError, match="for whole segments, not for random crops"):
+        stored.batches(**batch, crops_per_clip=1)
+
+
+def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teacher):
+    """Although the unlabelled epoch has another length than the labelled one."""
+    objective = noisy_student.NoisyStudent(
+        half_labelled, half_labelled, teacher, labelled_share=0.75
+    )
+    window = models.model_info(models.load_model(teacher)).window
+    order = {"seed": 3, "num_read_threads": 2}
+    whole = objective.batches(window, 8, num_batches=4, epoch=0, step=0, **order)
+    whole = list(whole.take(10).as_numpy_iterator())
+    rest = objective.batches(window, 8, num_batches=4, epoch=1, step=3, **order)
+    for one, other in zip(whole[7:], rest.take(3).as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(one[0][0], other[0][0])
+        np.testing.assert_array_equal(one[1], other[1])
+        np.testing.assert_array_equal(one[2], other[2])
+
+
+def test_what_does_not_fit_is_said(half_labelled, teacher, built, tmp_path):
+    shards, recipe = half_labelled, recipes.resemul(batch_size=8)
+    with pytest.raises(ValueError, match="holds no student clips"):
+        noisy_student.NoisyStudent(shards, pipeline.open_shards(built), teacher)
+    with pytest.raises(ValueError, match="Unknown labelled loss 'mse'. Choose one"):
+        noisy_student.NoisyStudent(shards, shards, teacher, "mse")
+    with pytest.raises(ValueError, match="fcn has no smaller size of its own"):
+        noisy_student.train("fcn", {}, recipe, shards, shards, teacher, tmp_path,
+                            student="distillation")  # fmt: skip
+    objective = noisy_student.NoisyStudent(shards, shards, teacher)
+    longer = models.build_model("music_tagging_transformer", num_tags=10,
+                                **NARROW["music_tagging_transformer"])  # fmt: skip
+    with pytest.raises(ValueError, match="teacher sample_cnn takes 59049 samples, the"):
+        objective.trainable(longer, recipe)
+
+
+@pytest.mark.slow
+def test_two_rounds_of_distillation_from_the_command_line(
+    half_labelled, teacher, tmp_path, run_script
+):
+    done = run_script(
+        *("train.py", "--data-dir", half_labelled.directory, "--train-dir", tmp_path),
+        *("--teacher", teacher, "--unlabelled", half_labelled.directory),
+        *("--student", "distillation", "--labelled-loss", "skeptical", "--rounds", 2),
+        "--cache-scores",
+        *("--num-filters", 2, "--alpha", 1, "--batch-size", 8),
+        *("--num-lr-decays", 1, "--max-epochs", 1),
+    )
+    assert done.returncode == 0, done.stderr
+    runs = [json.loads((tmp_path / f"round{n}/run.json").read_text()) for n in (1, 2)]
+    assert runs[0]["teacher"] != runs[1]["teacher"]
+    assert runs[0]["noisy_student"]["labelled_loss"] == "skeptical"
+    info = models.model_info(models.load_model(tmp_path / "round2/model.keras"))
+    assert info.tags == half_labelled.manifest.tags

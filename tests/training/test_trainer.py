@@ -1,0 +1,405 @@
+"""Stages, checkpoints and restarts."""
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from test_registry import NARROW
+
+from tagger import models, storage
+from tagger.data import pipeline
+from tagger.evaluation import scoring
+from tagger.training import callbacks, distribution, recipes, trainer
+
+OPTIONS = {"num_filters": 2, "block": "basic", "multi": False}
+
+
+# Keras leaves its csv log open when an error ends a fit.
+HALTED = (
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+)
+
+
+def halted(test):
+    """Marks a test whose training ends in an error."""
+    for mark in HALTED:
+        test = mark(test)
+    return test
+
+
+def recipe(**options):
+    return recipes.resemul(
+        **{"num_stages": 2, "batch_size": 8, "max_epochs": 2} | options
+    )
+
+
+def train(built, folder, options=OPTIONS, **kwargs):
+    kwargs = {"recipe": recipe()} | kwargs
+    return trainer.train("sample_cnn", options, objective=pipeline.open_shards(built),
+                          train_dir=folder, **kwargs)  # fmt: skip
+
+
+def logged(folder):
+    """Rows of trainer.csv."""
+    return list(csv.DictReader((folder / "training.csv").read_text().splitlines()))
+
+
+def test_resemul_recipe_is_the_papers():
+    stages = recipes.resemul().stages
+    rates = [stage.learning_rate for stage in stages]
+    np.testing.assert_allclose(rates, [0.01, 0.002, 0.0004, 0.00008, 0.000016])
+    assert {(stage.patience, stage.max_epochs) for stage in stages} == {(2, 100)}
+    assert recipes.resemul().batch_size == 23
+    for stage in stages:
+        assert stage.optimizer == "SGD" and stage.step_decay == 1e-6
+        assert stage.options == {"momentum": 0.9, "nesterov": True}
+
+
+def test_a_run_leaves_what_its_docstring_says(trained, built):
+    run = json.loads((trained / "run.json").read_text())
+    assert run["model"]["num_filters"] == 4 and run["recipe"]["batch_size"] == 8
+    assert run["data"]["checksum"] == pipeline.open_shards(built).manifest.checksum()
+    assert {"python", "keras", "numpy", "tensorflow"} <= set(run["versions"])
+    for stage in ("0", "1"):
+        result = json.loads((trained / stage / "result.json").read_text())
+        assert 0 <= result["test"]["roc_auc"] <= 1 and 0 <= result["val"]["pr_auc"] <= 1
+        assert len(list((trained / stage).glob("ckpt-*.keras"))) == 1
+        assert list((trained / stage / "train").iterdir())  # TensorBoard
+        rows = logged(trained / stage)
+        assert [row["epoch"] for row in rows] == ["0", "1"]
+        best = min(float(row["val_loss"]) for row in rows)
+        # Nine digits in the name, six in a float32.
+        assert result["val"]["loss"] == pytest.approx(best, rel=1e-5)
+        assert not list((trained / stage).glob("resume*"))
+
+
+def test_the_final_model_is_the_best_checkpoint_and_tells_tags_and_rate(trained, built):
+    best = min(
+        trained.glob("*/ckpt-*.keras"), key=lambda path: float(path.stem.split("=")[1])
+    )
+    assert_same_weights(trained / "model.keras", best)
+    info = models.model_info(models.load_model(trained / "model.keras"))
+    assert info.tags == pipeline.open_shards(built).manifest.tags
+    assert (info.sample_rate, info.window.num_samples) == (22050, 59049)
+    assert len(info.thresholds) == len(info.tags)
+    assert all(0 < threshold <= 1 for threshold in info.thresholds)
+
+
+@pytest.mark.slow
+def test_a_stage_starts_from_the_best_checkpoint_before_it(
+    built, tmp_path, monkeypatch
+):
+    # A learning rate of almost nothing keeps what a stage started with.
+    stages = tuple(
+        recipes.Stage("SGD", {}, rate, 0.0, epochs, epochs)
+        for rate, epochs in ((0.05, 2), (0.05, 3), (1e-12, 1))
+    )
+    train(built, tmp_path, recipe=recipes.TrainingRecipe(8, stages))
+    before = trainer.best_checkpoint(tmp_path / "0", tmp_path / "1")
+    last = trainer.best_checkpoint(tmp_path / "2")
+    started, ended = (models.load_model(path) for path in (before, last))
+    for a, b in zip(started.trainable_weights, ended.trainable_weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)  # SGD moved by 1e-12
+
+
+# CPUs compute float16 slowly: where a shorter window does, it must.
+SHORT = {
+    "self_attention": {"num_samples": 16320},
+    "music_tagging_transformer": {"num_samples": 55125},
+    "cnn_self_attention": {"num_samples": 48000},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [(name, "mixed_float16") for name in models.MODELS]
+    + [("music_tagging_transformer", "mixed_bfloat16")],  # as wide as float32
+)
+def test_every_model_trains_for_200_finite_steps_in_mixed_precision(
+    name, precision, built_at, tmp_path, monkeypatch
+):
+    optimizers, make = [], trainer._StageRun._optimizer
+    monkeypatch.setattr(
+        trainer._StageRun,
+        "_optimizer",
+        lambda run: optimizers.append(make(run)) or optimizers[-1],
+    )
+    shards = pipeline.open_shards(built_at(models.MODELS[name].sample_rate))
+    stage = recipes.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
+    crops_per_clip = -(-200 // shards.manifest.num_clips("train"))
+    # Batches of one: 200 steps in half the time.
+    recipe = recipes.TrainingRecipe(1, (stage,), crops_per_clip, precision=precision)
+    # It refuses weights that are no longer finite: validation tells.
+    options = NARROW[name] | SHORT.get(name, {})
+    best = trainer.train(name, options, recipe, shards, tmp_path / "log")
+    (optimizer,) = optimizers
+    if precision == "mixed_float16":
+        # Steps whose gradient was not finite are not counted; the first ones find a
+        # scale that float16 can hold.
+        assert optimizer.dynamic_scale >= 1
+        optimizer = optimizer.inner_optimizer
+    assert optimizer.iterations >= 195
+    model = models.load_model(best)
+    assert models.model_info(model).tags == shards.manifest.tags
+    result = json.loads((tmp_path / "log/0/result.json").read_text())
+    assert result["test"]["num_clips"] == 6
+    run = json.loads((tmp_path / "log/run.json").read_text())
+    assert run["model"].keys() >= models.default_options(name).keys()
+
+
+def test_a_build_of_another_rate_names_the_command_that_builds_it(built, tmp_path):
+    with pytest.raises(ValueError, match="fcn expects 16000 Hz .* 22050 Hz") as caught:
+        trainer.train("fcn", {}, recipe(), pipeline.open_shards(built), tmp_path)
+    command = "python build_mtt.py --sample-rate 16000 --output-dir"
+    assert command in str(caught.value)
+
+
+@pytest.mark.parametrize("name", trainer.RECIPES)
+def test_recipes_can_be_shortened(name):
+    stages = trainer.RECIPES[name](max_epochs=3, batch_size=7).stages
+    assert all(stage.max_epochs == 3 for stage in stages)
+    assert all(1 <= stage.patience for stage in stages)
+
+
+def test_won_recipes_are_the_papers():
+    for function, epochs in ((recipes.won2019, 60), (recipes.won2020, 80)):
+        stages = function().stages
+        assert [stage.optimizer for stage in stages] == ["Adam", "SGD", "SGD", "SGD"]
+        assert [stage.learning_rate for stage in stages] == [1e-4, 1e-3, 1e-4, 1e-5]
+        assert [stage.max_epochs for stage in stages] == [epochs, 20, 20, epochs]
+        assert stages[1].options == {"momentum": 0.9, "nesterov": True}
+        assert [stage.weight_decay for stage in stages[1:]] == 3 * [1e-4]
+    # The solver of 2020 gives Adam the same decay, that of 2019 none.
+    assert recipes.won2020().stages[0].weight_decay == 1e-4
+    assert recipes.won2019().stages[0].weight_decay == 0
+    assert recipes.transformer().stages[0].patience == 40
+    assert recipes.multi_scale().batch_size == 20
+    assert recipes.multi_scale().stages[0].weight_decay == 1e-4
+    monitors = {name: make().monitor for name, make in recipes.RECIPES.items()}
+    by_loss = {"resemul": "val_loss", "transformer": "val_loss"}
+    assert monitors == dict.fromkeys(recipes.RECIPES, "val_roc_auc") | by_loss
+
+
+def test_weight_decay_is_pytorchs():
+    """Nesterov SGD by hand: v = m v + g, w -= lr (g + m v) with g = gradient + λ w."""
+    options = {"momentum": 0.9, "nesterov": True}
+    stage = recipes.Stage("SGD", options, 0.1, 0.0, 1, 1, weight_decay=0.01)
+    optimizer = trainer.decayed_optimizer(stage, stage.learning_rate)
+    weight = keras.Variable([1.0, -2.0])
+    expected, velocity = np.array([1.0, -2.0]), 0
+    for gradient in ([0.5, 0.25], [-1.0, 2.0], [0.0, 0.0]):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weight])
+        decayed = np.array(gradient) + 0.01 * expected
+        velocity = 0.9 * velocity + decayed
+        expected = expected - 0.1 * (decayed + 0.9 * velocity)
+    np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-6)
+
+
+def test_a_finished_run_is_not_run_again(trained, built, tmp_path, run_script):
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    (copy / "model.keras").unlink()
+    done = run_script(
+        *("train.py", "--data-dir", built, "--train-dir", copy, "--num-filters", 4),
+        *("--batch-size", 8, "--num-lr-decays", 2, "--max-epochs", 2, "--alpha", 2),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Epoch" not in done.stdout
+    assert_same_weights(copy / "model.keras", trained / "model.keras")
+
+
+def weights_of(path):
+    """Every array of a .keras file."""
+    arrays = {}
+    with zipfile.ZipFile(path) as file:
+        content = h5py.File(io.BytesIO(file.read("model.weights.h5")))
+    content.visititems(
+        lambda name, item: (
+            arrays.__setitem__(name, item[()])
+            if isinstance(item, h5py.Dataset)
+            else None
+        )
+    )
+    return arrays
+
+
+def assert_same_weights(one, other):
+    one, other = weights_of(one), weights_of(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], name)
+
+
+def command_of(built, folder, *options):
+    command = [sys.executable, "train.py", "--data-dir", built, "--train-dir", folder]
+    command += ["--block", "basic", "--no-multi", "--num-filters", 2]
+    command += ["--batch-size", 8, *options]
+    command += ["--num-lr-decays", 2, "--max-epochs", 2, "--checkpoint-minutes", 0]
+    return [str(part) for part in command]
+
+
+def progress_of(stage_dir):
+    """Epoch and step that an interrupted stage would go on with."""
+    try:
+        with np.load(stage_dir / "resume.npz") as state:
+            last = max(int(name) for name in state.files if name != "history")
+            return tuple(int(number) for number in state[str(last)][:2])
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return (0, 0)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(
+    built, tmp_path
+):
+    """kill -9 within an epoch, while a checkpoint is written, at a stage's end."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = subprocess.run(
+        command_of(built, whole, "--augment"), cwd=REPOSITORY, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    moments = {
+        "within the first epoch": lambda: progress_of(killed / "0") >= (0, 5),
+        "within the second epoch": lambda: progress_of(killed / "0") >= (1, 3),
+        "while a checkpoint is written": lambda: (
+            list(killed.glob("0/unfinished*.keras"))
+            or (killed / "0/result.json").exists()
+        ),
+        "at the switch": lambda: (killed / "1").is_dir(),
+        "at the last step": lambda: progress_of(killed / "1") >= (1, 14),
+    }
+    for moment, has_come in moments.items():
+        process = subprocess.Popen(
+            command_of(built, killed, "--augment"),
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.time() + 240
+        while not has_come():
+            assert process.poll() is None and time.time() < deadline, moment
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    done = subprocess.run(
+        command_of(built, killed, "--augment"), cwd=REPOSITORY, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(whole / "model.keras", killed / "model.keras")
+    for stage in ("0", "1"):
+        csvs = [(folder / stage / "training.csv") for folder in (whole, killed)]
+        assert csvs[0].read_text() == csvs[1].read_text()
+        assert not list((killed / stage).glob("unfinished*"))
+
+
+@pytest.mark.slow
+def test_half_written_files_are_never_loaded(built, tmp_path):
+    folder = tmp_path / "0"
+    folder.mkdir()
+    (folder / "unfinished-ckpt-e000-val_loss=0.1.keras").write_bytes(b"half")
+    (folder / "unfinished-resume.npz").write_bytes(b"half")
+    best = train(built, tmp_path, recipe=recipe(num_stages=1, max_epochs=1))
+    assert models.load_model(best)
+    assert not list(folder.glob("unfinished*")) and not list(folder.glob("resume*"))
+
+
+def test_another_model_recipe_or_data_in_the_folder_is_refused(trained, built):
+    with pytest.raises(ValueError, match="holds a run with another model"):
+        train(built, trained)
+    same = {"block": "se", "multi": True, "alpha": 2.0, "dropout_rate": 0.5,
+            "weight_decay": 0.0, "num_filters": 4}  # fmt: skip
+    with pytest.raises(ValueError, match="holds a run with another recipe"):
+        train(built, trained, same, recipe=recipe(num_stages=3))
+
+
+def test_bad_stages_and_batches_are_refused_before_the_work(built, tmp_path):
+    with pytest.raises(ValueError, match="--initial-stage 2 is none of the 2 stages"):
+        train(built, tmp_path / "a", initial_stage=2)
+    with pytest.raises(
+        ValueError, match="holds fewer train segments than one batch of 121"
+    ):
+        train(built, tmp_path / "b", recipe=recipe(batch_size=121))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="Cannot write to .*Choose another --train-dir"):
+        train(built, tmp_path / "file" / "log")
+
+
+@pytest.mark.slow
+def test_a_diverging_run_says_so_every_time(built, tmp_path):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Training diverged: .* smaller --lr"):
+            train(built, tmp_path, recipe=recipe(learning_rate=1e30, num_stages=1))
+
+
+def test_patience_counts_on_after_a_restart(built, tmp_path, monkeypatch):
+    """A loss that does not fall: the third epoch is without gain, in the second run."""
+    losses = iter((0.5, 0.6, 0.5000001))
+    scored = scoring.Evaluation(
+        "demo", "val", "", ("a",), np.array(["1", "2"]), np.array([[0], [1]]),
+        np.array([[0.1], [0.9]]), 0.0,
+    )  # fmt: skip
+    monkeypatch.setattr(
+        scoring,
+        "evaluate",
+        lambda *args: dataclasses.replace(scored, loss=next(losses)),
+    )
+
+    def progress(folder):
+        model = models.build_model("sample_cnn", num_tags=10, **OPTIONS)
+        model.compile("sgd", "binary_crossentropy")
+        model.optimizer.build(model.trainable_variables)
+        stage = recipes.Stage("SGD", {}, 0.01, 0.0, max_epochs=9, patience=2)
+        found = distribution.choose()
+        keeper = callbacks.Keeper(lambda: model, pipeline.open_shards(built), found)
+        made = callbacks.Progress(model, keeper, stage, "val_loss", folder, found, 10)
+        made.set_model(model)
+        return made
+
+    first = progress(tmp_path)
+    for epoch in range(2):
+        first.on_epoch_end(epoch, {})
+    again = progress(tmp_path)
+    again.restore(again.model)
+    assert again.epoch == 2 and not again.is_over()
+    again.on_epoch_end(2, {})  # no gain, if by a millionth
+    assert again.is_over() and again.model.stop_training
+    best = trainer.best_checkpoint(tmp_path)
+    assert best.name == "ckpt-e000-val_loss=0.5.keras"
+
+
+def test_a_later_stage_needs_an_earlier_checkpoint(built, tmp_path):
+    with pytest.raises(ValueError, match="--initial-stage 1 starts from an earlier st"):
+        train(built, tmp_path, initial_stage=1)
+
+
+def test_a_run_json_of_others_and_another_seed_are_refused(trained, built, tmp_path):
+    (tmp_path / "run.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="describes no run of ours"):
+        train(built, tmp_path)
+
+
+def test_a_second_run_in_the_folder_is_kept_out(built, tmp_path):
+    pytest.importorskip("fcntl")
+    with storage.only_writer(tmp_path, "--train-dir"):
+        with pytest.raises(OSError, match="Another run is writing to .*--train-dir"):
+            train(built, tmp_path)
+
+
+@halted
+def test_a_full_disk_is_said_before_a_checkpoint_breaks(built, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="a checkpoint needs .* MB.* Free some space"):
+        train(built, tmp_path, recipe=recipe(num_stages=1))
+    assert not list(tmp_path.rglob("*.keras"))
