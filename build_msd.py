@@ -5,11 +5,7 @@ The lists that each split needs stand in tagger/datasets/million_song.py.
 
 from tagger import cli
 
-
-def main() -> int:
-    """Parses, calls, prints."""
-    return cli.build("msd", __doc__)
-
+main = cli.main_of("build", "msd")
 
 if __name__ == "__main__":
-    cli.run(main, "Run the same command to go on.")
+    cli.run(main)

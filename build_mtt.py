@@ -2,11 +2,7 @@
 
 from tagger import cli
 
-
-def main() -> int:
-    """Parses, calls, prints."""
-    return cli.build("mtt", __doc__)
-
+main = cli.main_of("build", "mtt")
 
 if __name__ == "__main__":
-    cli.run(main, "Run the same command to go on.")
+    cli.run(main)

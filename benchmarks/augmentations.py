@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tagger import cli
+from tagger.segmentation import INT16_SCALE, Segmentation
 
 
 def main() -> None:
@@ -38,15 +39,15 @@ def main() -> None:
     import tensorflow as tf
 
     from tagger import augmentations, models
-    from tagger.data import pipeline, records
+    from tagger.data import pipeline
 
     shards = pipeline.open_shards(args.data_dir)
     sample_rate, tags = shards.manifest.sample_rate, shards.manifest.tags
     model = models.build_model(
         "sample_cnn", num_tags=len(tags), num_filters=args.num_filters
     )
-    window = records.Window(shards.manifest.segment_samples)
-    batches = pipeline.training_segments(shards, "train", window, args.batch_size)
+    segmentation = Segmentation(shards.manifest.segment_samples)
+    batches = pipeline.training_segments(shards, "train", segmentation, args.batch_size)
 
     def chain() -> augmentations.Augmentation:
         return augmentations.Augmentation(sample_rate, seed=0)
@@ -80,11 +81,11 @@ def main() -> None:
         num_parallel_calls=tf.data.AUTOTUNE,
     ).prefetch(tf.data.AUTOTUNE)
     ways = {
-        "plain": training(models.fed_with(model, "int16"), batches),
+        "plain": training(models.with_record_inputs(model, "int16"), batches),
         "model": training(
-            models.fed_with(model, "int16", augmentation=chain()), batches
+            models.with_record_inputs(model, "int16", augmentation=chain()), batches
         ),
-        "tf.data": training(models.fed_with(model, "float32"), mapped),
+        "tf.data": training(models.with_record_inputs(model, "float32"), mapped),
         "chain": noise_alone(),
     }
     rates = {name: [] for name in ways}
@@ -104,9 +105,7 @@ def main() -> None:
 def _floats(segments):
     import tensorflow as tf
 
-    from tagger.data import records
-
-    return tf.cast(segments, tf.float32) / records.INT16_SCALE
+    return tf.cast(segments, tf.float32) / INT16_SCALE
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ layer   `interpretation.contribution` of the first attention layer: the sequence
         it once, the rest in batches
 ours    the same of the last layer: behind it the class token alone
 
-Self-attention tagger and Transformer, full size, first weights, one window of noise.
+Self-attention tagger and Transformer, full size, first weights, one segmentation of noise.
 The naive loop runs over `--naive-moments` and is scaled up. Prints medians of
 `--repeats` in turn and writes contribution.json.
 """
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(model, args) -> dict[str, float]:
-    """Seconds for all moments of a window, by way."""
+    """Seconds for all moments of a segmentation, by way."""
     from tagger import interpretation
 
     rng = np.random.default_rng(0)

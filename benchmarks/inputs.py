@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from tagger import cli
+from tagger.segmentation import INT16_SCALE, Segmentation
 
 
 class RandomCrops:
@@ -57,7 +58,7 @@ def write_npy(shards, folder: Path) -> list[Path]:
             values = records.decode(example)
             waveform = values["segments"][: values["num_samples"]].astype(np.float32)
             paths.append(folder / f"{len(paths)}.npy")
-            np.save(paths[-1], waveform / records.INT16_SCALE)
+            np.save(paths[-1], waveform / INT16_SCALE)
     return paths
 
 
@@ -77,11 +78,11 @@ def main() -> None:
 
 def run(args, folder: Path) -> None:
     cli.load_tensorflow()
-    from tagger.data import pipeline, records
+    from tagger.data import pipeline
 
     shards = pipeline.open_shards(args.data_dir)
     num_samples = shards.manifest.segment_samples
-    window = records.Window(num_samples)
+    segmentation = Segmentation(num_samples)
     num_segments = shards.manifest.num_segments("train")
     num_clips = shards.manifest.num_clips("train")
     per_clip = num_segments // num_clips
@@ -97,7 +98,7 @@ def run(args, folder: Path) -> None:
         batches = pipeline.training_segments(
             shards,
             "train",
-            window,
+            segmentation,
             args.batch_size,
             crops_per_clip=crops_per_clip,
             num_read_threads=args.num_read_threads,
@@ -109,7 +110,9 @@ def run(args, folder: Path) -> None:
         return training(per_clip)
 
     def evaluation() -> Iterator[int]:
-        batches = pipeline.evaluation_segments(shards, "train", window, args.batch_size)
+        batches = pipeline.evaluation_segments(
+            shards, "train", segmentation, args.batch_size
+        )
         while True:
             for batch in batches:
                 yield len(batch["segments"])

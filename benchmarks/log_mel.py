@@ -3,7 +3,7 @@
     python benchmarks/log_mel.py model.keras --data-dir dataset
 
 Builds the test clips of a data folder in MTT's layout as waveforms, as float32 and as
-float16 log-mel spectrograms of the model's own frontend and window, and scores them
+float16 log-mel spectrograms of the model's own frontend and segmentation, and scores them
 with the model. Scores are compared with those from waveforms; ROC-AUC and PR-AUC are
 over the tags that model and data share. Prints a table and writes log_mel.json.
 """
@@ -72,7 +72,7 @@ def run(args, folder: Path) -> None:
         manifest = building.build(
             annotations,
             output,
-            segment_samples=info.window.num_samples,
+            segment_samples=info.segmentation.num_samples,
             max_skipped=1.0,
             **options,
         )

@@ -3,7 +3,7 @@
     python benchmarks/models.py --originals DIR
     KERAS_BACKEND=jax python benchmarks/models.py --batch-size 64 --precision both
 
-forward  scores of one batch of windows
+forward  scores of one batch of segments
 train    one step of Adam on binary cross-entropy, on one batch
 
 DIR holds checkouts of the originals, each in a folder of its repository's name (see

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from tagger import cli
+from tagger.segmentation import Segmentation
 
 MODELS = {
     "sample_cnn": {"block": "se"},
@@ -52,14 +53,14 @@ def main() -> None:
 def export(args) -> None:
     cli.load_tensorflow()
     from tagger import models
-    from tagger.data import pipeline, records
+    from tagger.data import pipeline
 
     shards = pipeline.open_shards(args.data_dir)
     for name in MODELS:
-        window = records.Window(models.entry(name).num_samples)
+        segmentation = Segmentation(models.entry(name).num_samples)
         folder = Path(args.arrays) / name
         for path in pipeline.export_arrays(
-            shards, "train", window, folder, args.max_segments
+            shards, "train", segmentation, folder, args.max_segments
         ):
             print(path)
 
@@ -74,7 +75,7 @@ def measure(args, name: str, options: dict) -> dict:
     segments, labels = next(batches)
     with distribution.precision(args.precision):
         model = models.build_model(name, num_tags=labels.shape[1], **options)
-        fed = models.fed_with(model, str(np.asarray(segments).dtype))
+        fed = models.with_record_inputs(model, str(np.asarray(segments).dtype))
         fed.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
     for _ in range(2):  # compiles
         fed.train_on_batch(segments, labels)
@@ -112,11 +113,11 @@ def from_arrays(args, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def from_records(args, name: str) -> Iterator[tuple]:
     cli.load_tensorflow()
     from tagger import models
-    from tagger.data import pipeline, records
+    from tagger.data import pipeline
 
     shards = pipeline.open_shards(args.data_dir)
-    window = records.Window(models.entry(name).num_samples)
-    batches = pipeline.training_segments(shards, "train", window, args.batch_size)
+    segmentation = Segmentation(models.entry(name).num_samples)
+    batches = pipeline.training_segments(shards, "train", segmentation, args.batch_size)
     return iter(batches)
 
 

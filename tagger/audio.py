@@ -11,13 +11,20 @@ ffmpeg call is sqrt(2) louder than the mean of a stereo file).
 import functools
 import itertools
 import os
+import warnings
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import av
 import av.logging
 import numpy as np
 
+# Files of folders are audio if they end so; a file that is named may end otherwise.
+AUDIO_EXTENSIONS = (
+    ".aac", ".aif", ".aiff", ".au", ".flac", ".m4a", ".mp2", ".mp3", ".mp4", ".oga",
+    ".ogg", ".opus", ".wav", ".webm", ".wma",
+)  # fmt: skip
 BLOCK_SAMPLES = 1 << 16  # what `stream_audio` yields at once; 3 s at 22050 Hz
 
 # FFmpeg's own lines about damaged files would tear a progress bar; we say it ourselves.
@@ -121,8 +128,75 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         )
 
 
+def audio_files_in(
+    folder: str | os.PathLike, root: str | os.PathLike | None = None
+) -> Iterator[Path]:
+    """Yields the audio files in a folder and its subfolders, in order of their names.
+
+    Links to folders are followed, each folder once. Links back into `root` are not:
+    they would lead in a circle, or put a file in two subfolders of it. Hidden files are
+    skipped; a folder that cannot be read is reported as a warning.
+
+    Args:
+        folder: Where to look.
+        root: The folder around it; None: itself.
+    """
+    top, seen = os.path.realpath(folder if root is None else root), set()
+
+    def walk(folder: Path, is_top: bool) -> Iterator[Path]:
+        real = os.path.realpath(folder)
+        leads_back = folder.is_symlink() and f"{real}/".startswith(f"{top}/")
+        if real in seen or (leads_back and not is_top):
+            return
+        seen.add(real)
+        try:
+            paths = sorted(folder.iterdir())
+        except OSError as error:
+            warnings.warn(f"Cannot read {folder}: {error.strerror}.", stacklevel=3)
+            return
+        for path in paths:
+            if path.is_dir():
+                yield from walk(path, False)
+            elif path.name.lower().endswith(AUDIO_EXTENSIONS):
+                if not path.name.startswith("."):
+                    yield path
+
+    yield from walk(Path(folder), root is None)
+
+
+def list_audio(names: Iterable[str]) -> list[str]:
+    """Returns the files that were named, and the audio files in folders that were.
+
+    Two spellings of one file count once. A folder without audio is reported as a
+    warning.
+
+    Raises:
+        ValueError: there is no file at all.
+    """
+    paths, extensions = [], ", ".join(AUDIO_EXTENSIONS)
+    for name in names:
+        if not os.path.isdir(name):
+            paths.append(name)
+            continue
+        found = [str(path) for path in audio_files_in(name)]
+        if not found:
+            warnings.warn(
+                f"Folder {name!r} holds no audio: no file ends in one of {extensions}.",
+                stacklevel=2,
+            )
+        paths += found
+    if not paths:
+        raise ValueError(
+            "There are no files to work on. Give audio files, or folders with files"
+            f" that end in one of {extensions}."
+        )
+    return list({os.path.realpath(path): path for path in reversed(paths)}.values())[
+        ::-1
+    ]
+
+
 def rough_seconds(path: str | os.PathLike) -> float | None:
-    """About how long a file is, by its header; None where that does not say."""
+    """Returns the approximate length of a file by its header, or None."""
     try:
         with av.open(os.fspath(path), **_OPEN_OPTIONS) as container:
             return container.duration / av.time_base if container.duration else None
@@ -287,7 +361,7 @@ def _why_not_opened(path: str | os.PathLike, error: Exception) -> str:
         return "it is a directory"
     if not os.path.exists(path):
         is_link = os.path.islink(path)
-        return "its link leads nowhere" if is_link else "there is no such file"
+        return "it is a broken symbolic link" if is_link else "there is no such file"
     if not os.access(path, os.R_OK):
         return "permission denied"
     if os.path.getsize(path) == 0:

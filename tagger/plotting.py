@@ -400,22 +400,22 @@ def plot_taggram(
     scores: np.ndarray,
     tags: Sequence[str],
     seconds: np.ndarray,
-    window_seconds: float,
+    segment_seconds: float,
     title: str,
 ) -> Figure:
     """Scores of every tag over time.
 
     Args:
-        scores: [num_windows, num_tags].
+        scores: [num_segments, num_tags].
         tags: Their names, the first on top.
-        seconds: Where each window begins [num_windows].
-        window_seconds: Length of a window.
+        seconds: Where each segment begins [num_segments].
+        segment_seconds: Length of a segment.
         title: Above.
     """
     figure = _figure(10, 1.5 + max(0.2 * len(tags), 0.5))
     axes = figure.subplots()
-    # Each window is drawn up to the next: they may overlap or leave gaps.
-    ends = [*seconds, seconds[-1] + min([window_seconds, *np.diff(seconds)[:1]])]
+    # Each segment is drawn up to the next: they may overlap or leave gaps.
+    ends = [*seconds, seconds[-1] + min([segment_seconds, *np.diff(seconds)[:1]])]
     image = _rows(axes, scores.T, np.array(ends), "viridis", vmin=0)
     names = list(map(_plain, tags))
     axes.set_yticks(np.arange(len(tags)), names, fontsize=_row_size(len(tags)))

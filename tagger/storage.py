@@ -1,8 +1,7 @@
-"""Where files lie: on a disk, or behind a URL (gs://…) that `tf.io.gfile` opens.
+"""Where files are: on a disk, or behind a URL (gs://…) that `tf.io.gfile` opens.
 
-`location(text)` gives a `pathlib.Path`, or a `Remote` that has the same methods as far
-as shards, manifests and locks need them; callers do not ask which it is. TensorFlow is
-loaded for URLs alone.
+`location(text)` returns a `pathlib.Path`, or a `Remote` with the same methods as far as
+shards and manifests need them; callers treat both alike. Only URLs load TensorFlow.
 """
 
 import contextlib
@@ -10,23 +9,17 @@ import errno
 import importlib
 import os
 import posixpath
-import socket
 import sys
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: no lock; every writer's temporary names are its own
+except ImportError:  # Windows has no lock; temporary names are unique
     fcntl = None
 
 LOCK_NAME = ".lock"
-# Of a lock behind a URL: how often its writer renews it, how many renewals a newcomer
-# waits for before he takes it for a dead one's, and what two who come at once wait.
-LOCK_RENEWAL_SECONDS, LOCK_RENEWALS_WAITED, LOCK_SETTLE_SECONDS = 5.0, 4, 2.0
 
 
 class Remote:
@@ -127,7 +120,7 @@ def location(path: "str | os.PathLike | Remote") -> Path | Remote:
 
 
 def num_bytes(path: Path | Remote) -> int | None:
-    """Size of a file; None if it is not there."""
+    """Returns the size of a file, or None if there is no such file."""
     if isinstance(path, Remote):
         return path.num_bytes()
     with contextlib.suppress(OSError):
@@ -135,12 +128,12 @@ def num_bytes(path: Path | Remote) -> int | None:
 
 
 def temporary(path: Path | Remote) -> Path | Remote:
-    """A hidden name beside a file, this writer's alone on any machine."""
+    """Returns a hidden, unique name beside a file."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 def write_text_atomically(path: Path | Remote, text: str) -> None:
-    """Writes a small file so that a reader sees the old or the new one, never half."""
+    """Writes a small file; readers see the old or the new content, never a part."""
     unfinished = temporary(path)
     try:
         unfinished.write_text(text, encoding="utf-8")
@@ -151,131 +144,56 @@ def write_text_atomically(path: Path | Remote, text: str) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(directory: Path | Remote, option: str) -> Iterator[Callable[[], None]]:
-    """Makes a folder and keeps a second writer out; a dead writer's lock never blocks.
+def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
+    """Creates a folder and locks it against a second writer.
 
-    On a disk the operating system holds the lock and drops it with its process. Behind
-    a URL it is a file that a living writer renews; one that is not renewed for 20 s is
-    taken over. A full disk within the block is reported with what to do.
+    The operating system holds the lock and releases it with its process, however that
+    ends. Behind a URL there is no lock: what two builds write at once is the same to
+    the byte. A full disk within the block is reported with what to do.
 
     Args:
         directory: The folder.
         option: The command's option that chooses it, for the messages.
 
-    Yields:
-        Function to call before something is written: it raises OSError where another
-        run took this one for dead, because it did not renew its lock for so long.
-
     Raises:
         OSError: the folder cannot be written, is in use, or the disk is full.
     """
-    lock = directory / LOCK_NAME
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        held = _RemoteLock(lock) if isinstance(lock, Remote) else _LocalLock(lock)
-    except BlockingIOError as error:
-        raise OSError(
-            f"Another run is writing to {directory}. Wait for it, or choose another"
-            f" {option}."
-        ) from error
-    except OSError as error:
-        raise OSError(
-            f"Cannot write to {directory}: {error.strerror}. Choose another {option}."
-        ) from error
-    with contextlib.closing(held):
+    with contextlib.ExitStack() as stack:
         try:
-            yield held.check
+            directory.mkdir(parents=True, exist_ok=True)
+            if isinstance(directory, Path):
+                file = stack.enter_context(open(directory / LOCK_NAME, "w"))
+                if fcntl:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(
+                f"Another run is writing to {directory}. Wait for it, or choose another"
+                f" {option}."
+            ) from error
+        except OSError as error:
+            raise OSError(
+                f"Cannot write to {directory}: {error.strerror}. Choose another"
+                f" {option}."
+            ) from error
+        try:
+            yield
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             raise OSError(
-                f"Cannot write to {directory}: {error.strerror}. Free some space, then"
-                " run the same command again; it goes on with what is whole."
+                f"Cannot write to {directory}: {error.strerror}. Free some space and"
+                " run the same command again; it resumes with what is complete."
             ) from error
-
-
-class _LocalLock:
-    def __init__(self, path: Path):
-        self._file = open(path, "w")
-        if fcntl:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._file.close()
-                raise
-
-    def check(self) -> None:
-        """The operating system lets nobody take it."""
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _RemoteLock:
-    """A file that its writer renews while he lives: its changes tell, no clock does."""
-
-    def __init__(self, path: Remote):
-        self._path = path
-        self._name = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
-        found = self._content()
-        if found is not None:
-            for _ in range(LOCK_RENEWALS_WAITED):
-                time.sleep(LOCK_RENEWAL_SECONDS)
-                if self._content() not in (found, None):  # renewed, or just released
-                    raise BlockingIOError(errno.EAGAIN, "locked", str(path))
-        self._renewals = 0
-        self._is_lost = False
-        self._renew()
-        time.sleep(LOCK_SETTLE_SECONDS)
-        # Of two that found no living writer, the one that wrote last has it.
-        if not self._is_ours():
-            raise BlockingIOError(errno.EAGAIN, "locked", str(path))
-        self._closed = threading.Event()
-        self._renewal = threading.Thread(target=self._keep_renewing, daemon=True)
-        self._renewal.start()
-
-    def _content(self) -> str | None:
-        with contextlib.suppress(OSError):
-            return self._path.read_text()
-
-    def _is_ours(self) -> bool:
-        return self._name in (self._content() or "")
-
-    def _renew(self) -> None:
-        self._path.write_text(f"{self._name} {self._renewals}")
-        self._renewals += 1
-
-    def _keep_renewing(self) -> None:
-        while not self._closed.wait(LOCK_RENEWAL_SECONDS):
-            with contextlib.suppress(OSError):  # the network may come back
-                if self._content() is not None and not self._is_ours():
-                    # We were asleep for so long that another took us for dead.
-                    self._is_lost = True
-                    return
-                self._renew()
-
-    def check(self) -> None:
-        if self._is_lost:
-            raise OSError(
-                f"Another run has taken {self._path.parent} over while this one did not"
-                " answer. Wait for it."
-            )
-
-    def close(self) -> None:
-        self._closed.set()
-        self._renewal.join()
-        if self._is_ours():
-            self._path.unlink(missing_ok=True)
 
 
 # --- tf.io.gfile ----------------------------------------------------------------------
 
 
 def tensorflow():
-    """Imports TensorFlow without its notes, and returns it.
+    """Imports TensorFlow without its log messages, and returns it.
 
-    They are written to file descriptor 2 before its logging starts, so no setting holds
-    them back. An import that fails still raises.
+    It writes them to file descriptor 2 before its logging starts, so no setting
+    suppresses them. A failing import still raises.
     """
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
@@ -297,7 +215,7 @@ def _gfile():
 
 @contextlib.contextmanager
 def _as_os_errors(url: str) -> Iterator[None]:
-    """TensorFlow's errors as the system's, so that callers know one kind."""
+    """Turns TensorFlow's errors into the system's, the only kind that callers know."""
     tf = tensorflow()
     try:
         yield

@@ -8,7 +8,7 @@ import pytest
 from conftest import REFERENCES
 
 from tagger import audio
-from tagger.data import records
+from tagger.segmentation import to_int16
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 22050])
@@ -22,9 +22,7 @@ def test_mono_equals_ffmpeg_to_the_last_bit(sample_rate):
 @pytest.mark.parametrize("sample_rate", [16000, 22050])
 def test_stereo_is_the_mean_of_the_channels_as_ffmpeg_mixes_int16(sample_rate):
     with np.load(REFERENCES / "ffmpeg_decoded.npz") as expected:
-        ours = records.to_int16(
-            audio.load_audio(REFERENCES / "stereo.mp3", sample_rate)
-        )
+        ours = to_int16(audio.load_audio(REFERENCES / "stereo.mp3", sample_rate))
         difference = np.abs(ours.astype(int) - expected[f"stereo_{sample_rate}_int16"])
     assert (
         difference.max() <= 1

@@ -1,45 +1,184 @@
-"""Command lines: the arguments of `python -m tagger` and what all our scripts share.
+"""The command lines. Only arguments and printing are here, never the work.
 
-Only arguments and printing live here; heavy modules are imported after parsing, so that
-`--help` and a wrong argument cost no TensorFlow.
+`main(argv)` is `tagger COMMAND …`, `main_of(name)(argv)` one command as a script. A
+module of the work is imported after the arguments have been parsed and checked, so that
+`--help` and a wrong argument do not load TensorFlow.
 """
 
 import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
 
-from tagger.cli import datasets, explaining, models, tagging
-from tagger.cli.arguments import (
-    OptionGroup,
-    arguments_of,
-    at_least_one,
-    figure_file,
-    keras_file,
-    output_file,
-)
-from tagger.cli.datasets import build
-from tagger.cli.process import load_tensorflow, run, supervise
+import tagger
+from tagger.cli import datasets, evaluating, explaining, models, tagging, training
+from tagger.cli.process import Interrupted, load_tensorflow, run
 
-__all__ = [
-    "OptionGroup",
-    "arguments_of",
-    "at_least_one",
-    "build",
-    "figure_file",
-    "keras_file",
-    "load_tensorflow",
-    "main",
-    "output_file",
-    "run",
-    "supervise",
-]
+__all__ = ["COMMANDS", "load_tensorflow", "main", "main_of", "run"]
 
 
-def main() -> int:
-    """`python -m tagger COMMAND`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tagger", description="Music auto-tagging."
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (tagging, explaining, models, datasets):
-        module.add_commands(commands)
-    args = parser.parse_args()
-    return args.call(args)
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        help: One line.
+        add_arguments: Adds its arguments to a parser.
+        call: Carries it out; returns the exit code, None for 0.
+        if_interrupted: Function of the parsed arguments: what to tell the user after
+            Ctrl-C.
+    """
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    call: Callable[[argparse.Namespace], int | None]
+    if_interrupted: Callable[[argparse.Namespace], str] = lambda args: ""
+
+
+def _same_command(args: argparse.Namespace) -> str:
+    return "The same command resumes."
+
+
+def _again(args: argparse.Namespace) -> str:
+    return "Nothing was lost; run the same command again."
+
+
+COMMANDS = {
+    "tag": Command(
+        "tag audio files", tagging.add_tag, tagging.tag, tagging.if_tag_interrupted
+    ),
+    "embed": Command(
+        "compute embeddings of audio files; find similar songs",
+        tagging.add_embed,
+        tagging.embed,
+        _same_command,
+    ),
+    "explain": Command(
+        "show why a file gets its tags: pictures, sounds and one page",
+        explaining.add_explain,
+        explaining.explain,
+        _again,
+    ),
+    "serve": Command(
+        "open a web page that tags, plays and explains songs",
+        explaining.add_serve,
+        explaining.serve,
+    ),
+    "augment": Command(
+        "write what --augment does to a file, as audio",
+        explaining.add_augment,
+        explaining.augment,
+        _again,
+    ),
+    "pretrained": Command(
+        "list trained models, or download one",
+        models.add_pretrained,
+        models.pretrained,
+        _same_command,
+    ),
+    "models": Command(
+        "list the models, or describe one", models.add_models, models.models
+    ),
+    "convert": Command(
+        "convert weights of an original project",
+        models.add_convert,
+        models.convert,
+        _again,
+    ),
+    "export": Command(
+        "export a model as SavedModel, LiteRT or ONNX",
+        models.add_export,
+        models.export,
+        _again,
+    ),
+    "build": Command(
+        "build shards from audio and annotations",
+        datasets.add_build,
+        datasets.build,
+        _same_command,
+    ),
+    "verify": Command(
+        "check every checksum and record of a folder of shards",
+        datasets.add_verify,
+        datasets.verify,
+        _again,
+    ),
+    "demo": Command(
+        "synthesise a small dataset in MagnaTagATune's layout",
+        datasets.add_demo,
+        datasets.demo,
+        _same_command,
+    ),
+    "train": Command(
+        "train a model; the same command resumes an interrupted run",
+        training.add_train,
+        training.train,
+        _same_command,
+    ),
+    "eval": Command(
+        "evaluate a model on a split: ROC-AUC and PR-AUC, macro and per tag",
+        evaluating.add_eval,
+        evaluating.evaluate,
+        _again,
+    ),
+    "excitations": Command(
+        "extract the excitations of a model's SE blocks for every clip of a split",
+        evaluating.add_excitations,
+        evaluating.excitations,
+        _again,
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`tagger COMMAND …`.
+
+    Args:
+        argv: Arguments without the program's name; None: those of the process.
+
+    Raises:
+        SystemExit: the arguments are wrong, or something failed that was reported.
+        ValueError, OSError, ImportError: with one sentence for the user.
+    """
+    parser = argparse.ArgumentParser(prog="tagger", description="Music auto-tagging.")
+    version = f"%(prog)s {tagger.__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    names = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    for name, command in COMMANDS.items():
+        command.add_arguments(names.add_parser(name, help=command.help))
+    args = parser.parse_args(argv)
+    _call(COMMANDS[args.command], args)
+
+
+def main_of(name: str, *arguments: str) -> Callable[[Sequence[str] | None], None]:
+    """Returns the main function of one command, for a script at the top level.
+
+    Args:
+        name: Key of COMMANDS.
+        *arguments: First arguments, which the script implies.
+    """
+
+    def main(argv: Sequence[str] | None = None) -> None:
+        command = COMMANDS[name]
+        description = f"{command.help[0].upper()}{command.help[1:]}."
+        parser = argparse.ArgumentParser(description=description)
+        if arguments:
+            datasets.add_build_of(parser, *arguments)
+        else:
+            command.add_arguments(parser)
+        _call(command, parser.parse_args(argv))
+
+    return main
+
+
+def _call(command: Command, args: argparse.Namespace) -> None:
+    try:
+        code = command.call(args)
+    except KeyboardInterrupt as error:
+        raise Interrupted(command.if_interrupted(args)) from error
+    if code:
+        sys.exit(code)
+
+
+console = functools.partial(run, main)  # the console command of the package

@@ -1,27 +1,27 @@
-"""Types of arguments, and options made from a function's own signature."""
+"""Types of arguments, and checks that need no model."""
 
 import argparse
+import ast
 import importlib.util
 import inspect
 import math
 import os
-import re
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from tagger.models.metadata import suggest_names
 
 
 def arguments_of(function: Callable, args: argparse.Namespace) -> dict:
-    """The parsed arguments that a function takes, by name."""
+    """Returns the parsed arguments that a function takes, by name."""
     given = vars(args)
     return {n: given[n] for n in inspect.signature(function).parameters if n in given}
 
 
 class OptionGroup:
-    """Options of a function that the command line may give; the rest keeps its default.
+    """Options that keep the default of a function unless they are given.
 
     Args:
-        group: Where they are shown by `--help`; its arguments must be suppressed when
-            they are not given.
+        group: Where `--help` shows them; the parser must suppress missing arguments.
     """
 
     def __init__(self, group: argparse._ArgumentGroup):
@@ -32,77 +32,45 @@ class OptionGroup:
         """Adds an argument as `add_argument` does."""
         self.flags[self._group.add_argument(flag, **kwargs).dest] = flag
 
-    def for_function(
-        self, function: Callable, args: argparse.Namespace, whose: str
+    def values(
+        self,
+        known: Sequence[str],
+        args: argparse.Namespace,
+        owner: str,
+        further: dict | None = None,
     ) -> dict:
-        """Keyword arguments of a function from what was given.
+        """Returns the options that were given.
+
+        Args:
+            known: Names of the options that the owner has.
+            args: The parsed arguments.
+            owner: Who has them, for the message.
+            further: Options given in another way, such as --set.
 
         Raises:
-            ValueError: an option was given that the function does not take.
+            ValueError: an option was given that the owner does not have.
         """
-        values = vars(args)
-        known = inspect.signature(function).parameters
-        given = [name for name in self.flags if name in values]
-        for name in given:
+        given = {n: getattr(args, n) for n in self.flags if hasattr(args, n)}
+        for name in (further or {}) | given:
             if name not in known:
-                flags = [flag for n, flag in self.flags.items() if n in known]
+                flag = self.flags.get(name, f"--set {name}")
+                flags = [self.flags.get(n, f"--set {n}") for n in known]
                 raise ValueError(
-                    f"{self.flags[name]} is no option of {whose}, which has:"
+                    f"{flag} is not an option of {owner}. Available:"
                     f" {', '.join(flags) or 'none'}."
                 )
-        return {name: values[name] for name in given}
+        return given | (further or {})
 
 
-def add_options_of(
-    group: argparse._ArgumentGroup,
-    function: Callable,
-    flags: dict[str, str] | None = None,
-    defaults: dict | None = None,
-) -> None:
-    """Adds an option for every argument of a function that has a default.
-
-    Type, default and help are those of its signature and docstring.
-
-    Args:
-        group: Where to add them.
-        function: Its docstring has Google's section of arguments.
-        flags: Argument -> flag, where that is not its name.
-        defaults: Argument -> default, where that is not the function's.
-    """
-    flags, defaults = flags or {}, defaults or {}
-    helps = argument_docs(function)
-    hints = typing.get_type_hints(function)
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.default is parameter.empty:
-            continue
-        default = defaults.get(name, parameter.default)
-        kind, text = hints[name], helps[name]
-        if type(None) in typing.get_args(kind):  # int | None
-            (kind,) = set(typing.get_args(kind)) - {type(None)}
-        options = {"default": default, "dest": name}
-        if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif typing.get_origin(kind) is typing.Literal:
-            options["choices"] = typing.get_args(kind)
-        else:
-            is_count = kind is int and default != 0  # a seed may be 0
-            options["type"] = at_least_one if is_count else kind
-            options["metavar"] = {int: "N", float: "X", str: "TEXT"}[kind]
-        if default not in (None, False):
-            text += f" (default: {default})"
-        flag = flags.get(name, f"--{name.replace('_', '-')}")
-        group.add_argument(flag, help=text.replace("%", "%%"), **options)
-
-
-def argument_docs(function: Callable) -> dict[str, str]:
-    """Argument -> what the docstring says of it, without backquotes and last stop."""
-    _, _, section = inspect.getdoc(function).partition("\nArgs:\n")
-    section = re.split(r"\n\S", section)[0]
-    docs = re.findall(r"^    (\w+): ((?:.|\n      )*)", section, re.MULTILINE)
-    return {
-        name: re.sub(r"\s+", " ", text).replace("`", "").rstrip(". ")
-        for name, text in docs
-    }
+def setting(text: str) -> tuple[str, object]:
+    """Argument type: NAME=VALUE, the value as Python writes it, or text."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name.replace("-", "_"), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name.replace("-", "_"), value
 
 
 def at_least_one(text: str) -> int:
@@ -122,7 +90,7 @@ def above_zero(text: str) -> float:
 
 
 def port(text: str) -> int:
-    """Argument type: where a machine listens."""
+    """Argument type: a TCP port."""
     number = int(text)
     if not 1 <= number <= 65535:
         raise argparse.ArgumentTypeError(f"must be from 1 to 65535, not {number}")
@@ -143,13 +111,68 @@ def output_file(text: str) -> str:
 
 def figure_file(text: str) -> str:
     """Argument type: an `output_file` that ends as a picture does."""
-    if not text.endswith((".png", ".svg", ".pdf")):
-        raise argparse.ArgumentTypeError(f"{text!r} must end in .png, .svg or .pdf")
-    return output_file(text)
+    return _ending(text, ".png", ".svg", ".pdf")
 
 
 def keras_file(text: str) -> str:
     """Argument type: an `output_file` that ends in .keras."""
-    if not text.endswith(".keras"):
-        raise argparse.ArgumentTypeError(f"{text!r} must end in .keras")
+    return _ending(text, ".keras")
+
+
+def library_file(text: str) -> str:
+    """Argument type: an `output_file` for embeddings."""
+    return _ending(text, ".parquet", ".npy")
+
+
+def _ending(text: str, *endings: str) -> str:
+    if not text.endswith(endings):
+        *others, last = endings
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {listed}")
     return output_file(text)
+
+
+def model_name(text: str) -> str:
+    """Argument type: a model file that exists, or the name of a pretrained model."""
+    from tagger.weights.pretrained import PRETRAINED
+
+    if text in PRETRAINED:
+        return text
+    if os.path.isfile(text):
+        endings = (".keras", ".hdf5", ".h5", ".onnx")
+        if not text.endswith(endings):
+            raise argparse.ArgumentTypeError(
+                f"cannot tell what {text!r} is: model files end in {', '.join(endings)}"
+            )
+        return text
+    hint = suggest_names(text, PRETRAINED)
+    raise argparse.ArgumentTypeError(
+        f"there is no model file or pretrained model {text!r}. {hint}"
+    )
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Adds --force, which `check_outputs` reads."""
+    parser.add_argument("--force", action="store_true", help="overwrite existing files")
+
+
+def check_outputs(args: argparse.Namespace, *names: str) -> None:
+    """Refuses to overwrite what exists, unless --force is given.
+
+    Args:
+        args: The parsed arguments.
+        names: Those that name an output; None and "-" (standard output) are passed.
+
+    Raises:
+        FileExistsError: one exists.
+    """
+    for name in names:
+        path = getattr(args, name)
+        if path in (None, "-") or args.force or not os.path.exists(path):
+            continue
+        if os.path.isdir(path) and not os.listdir(path):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        raise FileExistsError(
+            f"{path} exists. Add --force to overwrite it, or choose another {flag}."
+        )

@@ -1,138 +1,270 @@
 """build, verify, demo: audio and annotations -> shards."""
 
 import argparse
+import dataclasses
 import inspect
 import sys
 from pathlib import Path
 
-from tagger.cli.arguments import (
-    add_options_of,
-    argument_docs,
-    arguments_of,
-    at_least_one,
-)
+from tqdm import tqdm
+
+from tagger import storage
+from tagger.cli.arguments import arguments_of, at_least_one
 from tagger.cli.process import load_tensorflow
+from tagger.data import building, verification
+from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
+from tagger.data.records import SAMPLE_RATE, SEGMENT_SAMPLES
+from tagger.datasets import DATASETS, Dataset, magnatagatune, million_song, mtg_jamendo
+from tagger.datasets import demo as demo_music
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Adds this module's commands."""
-    _add_build(commands)
-    _add_verify(commands)
-    _add_demo(commands)
-
-
-def build(short_name: str, description: str) -> int:
-    """The script that builds one dataset."""
-    parser = argparse.ArgumentParser(description=description)
-    _add_build_arguments(parser, short_name)
-    return _build(parser.parse_args())
-
-
-def _add_build(commands: argparse._SubParsersAction) -> None:
-    from tagger.datasets import DATASETS
-
-    parser = commands.add_parser("build", help="audio and annotations -> shards")
+def add_build(parser: argparse.ArgumentParser) -> None:
+    """Adds a subcommand per dataset."""
     names = parser.add_subparsers(metavar="DATASET", required=True)
     for dataset in DATASETS.values():
-        module = sys.modules[dataset.load_annotations.__module__]
-        title, _, _ = module.__doc__.partition("\n")
+        documentation = sys.modules[dataset.load_annotations.__module__].__doc__
+        title, _, _ = documentation.partition("\n")
         one = names.add_parser(
             dataset.short_name,
-            help=title,
-            description=module.__doc__.replace("%", "%%"),
+            help=title.replace("%", "%%"),
+            description=documentation.replace("%", "%%"),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        _add_build_arguments(one, dataset.short_name)
-        one.set_defaults(call=_build)
+        add_build_of(one, dataset.short_name)
 
 
-def _add_build_arguments(parser: argparse.ArgumentParser, short_name: str) -> None:
-    from tagger.data import building
-    from tagger.datasets import DATASETS
-
+def add_build_of(parser: argparse.ArgumentParser, short_name: str) -> None:
+    """Adds the arguments that build one dataset."""
     (dataset,) = (d for d in DATASETS.values() if d.short_name == short_name)
-    first = next(iter(inspect.signature(dataset.load_annotations).parameters))
-    text = argument_docs(dataset.load_annotations)[first]
-    if first == "data_dir":
-        parser.add_argument(
-            "--data-dir", default="./dataset", help=f"{text} (default: ./dataset)"
+    add = parser.add_argument
+    if short_name == "csv":
+        add(
+            "source",
+            metavar="SOURCE",
+            help="tracks.csv (comma, semicolon or tab), or a folder of folders",
         )
     else:
-        parser.add_argument(first, metavar=first.upper(), help=text)
-    parser.add_argument(
+        add(
+            "--data-dir",
+            default="./dataset",
+            help="folder of the annotations and the audio (default: ./dataset)",
+        )
+    add(
         "--output-dir",
         metavar="DIR",
         help="folder of the shards, or a URL (gs://…); default: tfrecord beside the"
         " annotations",
     )
-    parser.add_argument(
-        "--audio-dir", metavar="DIR", help="where the audio is, if elsewhere"
+    add("--audio-dir", metavar="DIR", help="folder of the audio, if it is elsewhere")
+    annotations = parser.add_argument_group("annotations")
+    _ANNOTATION_OPTIONS.get(short_name, lambda group: None)(annotations)
+    _add_shard_options(parser.add_argument_group("shards"), dataset)
+    parser.set_defaults(dataset=dataset)
+
+
+def _add_mtt_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--variant",
+        choices=tuple(magnatagatune.VARIANTS),
+        default="resemul",
+        help="whose reading of the annotations; the other options change parts of it"
+        " (default: resemul)",
     )
-    group = parser.add_argument_group("annotations")
-    add_options_of(group, dataset.load_annotations)
-    group = parser.add_argument_group("shards")
-    add_options_of(
-        group,
-        building.build,
-        flags={"segment_samples": "--num-samples"},
-        defaults={"max_missing": dataset.max_missing},
+    add(
+        "--num-tags",
+        type=at_least_one,
+        default=magnatagatune.NUM_TAGS,
+        metavar="N",
+        help="take the most frequent tags (default: %(default)s)",
     )
-    parser.set_defaults(
-        load_annotations=dataset.load_annotations, source_argument=first
+    add(
+        "--split",
+        choices=tuple(magnatagatune.SPLIT_RULES),
+        help="directory (0-b, c, d-f), lists (Lee's *_list_pub.cP in the folder) or"
+        " random (13:1:3; artists leak from train into test)",
+    )
+    _add_flag(group, "--merge-synonyms", "merge 29 groups of synonyms before counting")
+    _add_flag(group, "--keep-untagged", "keep clips that have none of the tags")
+    add(
+        "--tag-order",
+        choices=("ascending", "descending"),
+        help="order of the tags by frequency",
+    )
+    _add_seed(group, "seed of the random split")
+
+
+def _add_msd_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--split",
+        choices=tuple(million_song.SPLIT_RULES),
+        default="classic",
+        help="classic (241,889 tracks) or cals (749,562, two thirds unlabelled)"
+        " (default: classic)",
+    )
+    group.add_argument(
+        "--labelled-only",
+        action="store_true",
+        help="leave out the unlabelled tracks of cals",
     )
 
 
-def _build(args: argparse.Namespace) -> int:
-    import dataclasses
+def _add_jamendo_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--subset",
+        choices=tuple(mtg_jamendo.PUBLISHED_COUNTS),
+        default="top50tags",
+        help="which tags (default: top50tags)",
+    )
+    add(
+        "--split",
+        type=int,
+        choices=range(5),
+        default=0,
+        help="which of the published random splits (default: 0)",
+    )
+    add(
+        "--low",
+        action="store_true",
+        help="read the mono version of lower bit rate (.low.mp3)",
+    )
 
-    from tagger.data import building, records
 
-    annotations = args.load_annotations(**arguments_of(args.load_annotations, args))
+def _add_csv_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--tags",
+        metavar="FILE",
+        help="take only the tags in this file, in its order (a line each, or a JSON"
+        " list); default: all, in alphabetical order",
+    )
+    add("--num-tags", type=at_least_one, metavar="N", help="take the N most frequent")
+    add(
+        "--tag-separator",
+        default=";",
+        metavar="TEXT",
+        help="what separates the tags in the column tags (default: ;)",
+    )
+    _add_seed(group, "seed of the split, if the csv has none")
+
+
+_ANNOTATION_OPTIONS = {
+    "mtt": _add_mtt_options,
+    "msd": _add_msd_options,
+    "jamendo": _add_jamendo_options,
+    "csv": _add_csv_options,
+}
+
+
+def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None:
+    add = group.add_argument
+    add(
+        "--sample-rate",
+        type=at_least_one,
+        metavar="HZ",
+        help=f"rate of the waveforms (default: that of --features, or {SAMPLE_RATE})",
+    )
+    add(
+        "--num-samples",
+        dest="segment_samples",
+        type=at_least_one,
+        default=SEGMENT_SAMPLES,
+        metavar="N",
+        help="length of a segment (default: %(default)s)",
+    )
+    add(
+        "--num-audios-per-shard",
+        type=at_least_one,
+        default=100,
+        metavar="N",
+        help="clips per shard (default: %(default)s)",
+    )
+    add(
+        "--features",
+        metavar="PRESET",
+        help="write log-mel spectrograms of this preset (won2020, won2021 …) instead of"
+        " waveforms",
+    )
+    add(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of log-mel spectrograms (default: float16)",
+    )
+    add(
+        "--num-workers",
+        type=at_least_one,
+        metavar="N",
+        help="processes of this machine (default: one per core)",
+    )
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a Dask scheduler whose workers build the shards; they must see audio"
+        " and output folder under the same paths",
+    )
+    for what, default in (("skipped", 0.01), ("missing", dataset.max_missing)):
+        add(
+            f"--max-{what}",
+            type=float,
+            default=default,
+            metavar="X",
+            help=f"largest share of clips that may be {what} (default: {default:g})",
+        )
+
+
+def _add_flag(group: argparse._ArgumentGroup, flag: str, text: str) -> None:
+    group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+
+
+def _add_seed(group: argparse._ArgumentGroup, text: str) -> None:
+    group.add_argument("--seed", type=int, default=0, metavar="N", help=text)
+
+
+def build(args: argparse.Namespace) -> None:
+    """Builds the shards of a dataset."""
+    load = args.dataset.load_annotations
+    first = next(iter(inspect.signature(load).parameters))
+    source = Path(getattr(args, first))
+    annotations = load(**arguments_of(load, args))
     if args.audio_dir:
         annotations = dataclasses.replace(annotations, audio_dir=Path(args.audio_dir))
-    source = Path(getattr(args, args.source_argument))
     folder = source if source.is_dir() else source.parent
-    args.output_dir = args.output_dir or folder / records.SHARD_FOLDER
+    args.output_dir = args.output_dir or folder / SHARD_FOLDER
     args.annotations = annotations
     if args.features:
         load_tensorflow()
     manifest = building.build(**arguments_of(building.build, args))
     print(building.summary(manifest, args.output_dir))
-    return 0
 
 
-def _add_verify(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "verify", help="check every checksum and record of a folder of shards"
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of verify."""
+    parser.add_argument(
+        "directory", metavar="DIR", help="folder of the shards, or its parent"
     )
-    parser.add_argument("directory", metavar="DIR", help="of the shards, or its parent")
-    parser.set_defaults(call=_verify)
 
 
-def _verify(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from tagger import storage
-    from tagger.data import records
-
+def verify(args: argparse.Namespace) -> int:
+    """Checks a folder of shards; exit code 2 if something is wrong."""
     directory = storage.location(args.directory)
-    if not (directory / records.MANIFEST_NAME).exists():
-        directory = directory / records.SHARD_FOLDER
-    if not (directory / records.MANIFEST_NAME).exists():
+    if not (directory / MANIFEST_NAME).exists():
+        directory = directory / SHARD_FOLDER
+    if not (directory / MANIFEST_NAME).exists():
         raise FileNotFoundError(
-            f"There is no {records.MANIFEST_NAME} in {args.directory!r} or its"
-            f" {records.SHARD_FOLDER}/. Give the folder that a build command wrote."
+            f"There is no {MANIFEST_NAME} in {args.directory!r} or its"
+            f" {SHARD_FOLDER}/. Give the folder that a build command wrote."
         )
-    manifest = records.Manifest.load(directory)
-    bad = []
-    shards = records.verify(directory, manifest)
+    manifest, bad = Manifest.load(directory), []
     total = len(manifest.shards)
+    shards = verification.verify(directory, manifest)
     for name, faults in tqdm(shards, "Verifying", total, unit="shard", disable=None):
         for fault in faults:
             tqdm.write(f"{directory / name}: {fault}")
         bad += [name] * bool(faults)
     if not manifest.complete:
-        print(f"The build in {directory} is unfinished; the build command goes on.")
+        print(f"The build in {directory} is unfinished. The build command resumes it.")
     num_clips = sum(manifest.num_clips(split) for split in manifest.splits)
     print(f"{total} shards, {num_clips:,} clips, {len(bad)} files with faults")
     if bad:
@@ -140,18 +272,15 @@ def _verify(args: argparse.Namespace) -> int:
     return 2 if bad or not manifest.complete else 0
 
 
-def _add_demo(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("demo", help="synthesise a small corpus in MTT layout")
+def add_demo(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of demo."""
     add = parser.add_argument
     add("--data-dir", default="./demo", help="folder to make (default: ./demo)")
-    add("--num-clips", type=at_least_one, default=320)
-    add("--seed", type=int, default=0)
-    parser.set_defaults(call=_demo)
+    add("--num-clips", type=at_least_one, default=320, help="default: %(default)s")
+    add("--seed", type=int, default=0, help="seed of the music")
 
 
-def _demo(args: argparse.Namespace) -> int:
-    from tagger.datasets import demo
-
-    demo.synthesize(args.data_dir, args.num_clips, args.seed)
+def demo(args: argparse.Namespace) -> None:
+    """Synthesises the demo clips."""
+    demo_music.synthesize(args.data_dir, args.num_clips, args.seed)
     print(f"{args.num_clips} demo clips are in {args.data_dir}")
-    return 0

@@ -6,43 +6,46 @@ import importlib.metadata
 import importlib.util
 from pathlib import Path
 
-from tagger.cli.arguments import above_zero, arguments_of, at_least_one, port
+from tqdm import tqdm
+
+from tagger import audio
+from tagger.cli.arguments import (
+    above_zero,
+    add_force,
+    arguments_of,
+    at_least_one,
+    check_outputs,
+    port,
+)
 from tagger.cli.process import load_tensorflow
 from tagger.cli.tagging import add_tagger, load_tagger
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Adds this module's commands."""
-    _add_explain(commands)
-    _add_serve(commands)
-    _add_augment(commands)
-
-
-def _add_explain(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "explain", help="pictures, sounds and a page of why a file is tagged so"
-    )
+def add_explain(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of explain."""
     add = parser.add_argument
     add("file", metavar="FILE", help="audio of any length and format")
     add_tagger(parser)
     add(
         "--tags",
         metavar="A,B",
-        help="what to explain, a tag with a comma in quotes; default: the 3 highest",
+        help="tags to explain, one with a comma in quotes (default: the 3 highest)",
     )
-    add("--with", dest="second", metavar="FILE", help="a second clip beside the first")
+    add("--second-file", metavar="FILE", help="a second clip beside the first")
     add(
         "--start",
         type=float,
         metavar="SECONDS",
-        help="of the window to explain; default: where the tags score highest",
+        help="start of the segment to explain (default: where the tags score highest)",
     )
-    add("--hop", type=float, metavar="SECONDS", help="of the scores over time")
+    add("--hop", type=float, metavar="SECONDS", help="from one segment to the next")
     add("--output", metavar="DIR", default="explained", help="default: ./explained")
-    parser.set_defaults(call=_explain)
+    add_force(parser)
 
 
-def _explain(args: argparse.Namespace) -> int:
+def explain(args: argparse.Namespace) -> None:
+    """Writes the pictures, sounds and the page."""
+    check_outputs(args, "output")
     load_tensorflow()
     from tagger.interpretation import report
 
@@ -54,35 +57,32 @@ def _explain(args: argparse.Namespace) -> int:
         args.file,
         args.output,
         tags,
-        args.second,
+        args.second_file,
         args.start,
         args.hop,
     ):
         print(path)
-    return 0
 
 
-def _add_augment(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "augment", help="write what --augment does to a file, to listen to"
-    )
+def add_augment(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of augment."""
     add = parser.add_argument
     add("file", metavar="FILE", help="audio of any format")
     add("--output", metavar="DIR", default="augmented", help="default: ./augmented")
     add("--sample-rate", type=at_least_one, default=22050, help="default: 22050")
-    add("--seconds", type=float, default=10.0, help="of the crop (default: 10)")
-    add("--seed", type=int, default=0, help="of all that is drawn")
-    parser.set_defaults(call=_augment)
+    add("--seconds", type=float, default=10.0, help="length of the crop (default: 10)")
+    add("--seed", type=int, default=0, help="seed of everything drawn")
+    add_force(parser)
 
 
-def _augment(args: argparse.Namespace) -> int:
+def augment(args: argparse.Namespace) -> None:
+    """Writes each transform and the chain as wav, and a plot of their spectrograms."""
     num_samples = int(args.seconds * args.sample_rate)
     if num_samples < args.sample_rate // 10:
         raise ValueError(f"--seconds must be at least 0.1, not {args.seconds:g}.")
+    check_outputs(args, "output")
     load_tensorflow()
-    from tqdm import tqdm
-
-    from tagger import audio, augmentations, plotting
+    from tagger import augmentations, plotting
 
     waveform = audio.load_audio(args.file, args.sample_rate)
     made = augmentations.examples(waveform, args.sample_rate, num_samples, args.seed)
@@ -95,16 +95,13 @@ def _augment(args: argparse.Namespace) -> int:
     figure = plotting.plot_spectrograms(made, args.sample_rate)
     plotting.save(figure, folder / "spectrograms.png")
     print(folder / "spectrograms.png")
-    return 0
 
 
-def _add_serve(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "serve", help="a page on this machine that tags, plays and explains songs"
-    )
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of serve."""
     add_tagger(parser)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="default: %(default)s, this machine alone")
+    add("--host", default="127.0.0.1", help="default: %(default)s, only this machine")
     add("--port", type=port, default=7860, help="default: %(default)s")
     add(
         "--max-minutes",
@@ -120,18 +117,17 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         metavar="X",
         help="larger files are refused (default: %(default)g)",
     )
-    parser.set_defaults(call=_serve)
 
 
-def _serve(args: argparse.Namespace) -> int:
+def serve(args: argparse.Namespace) -> None:
+    """Serves the page until it is interrupted."""
     found = importlib.util.find_spec("gradio") and importlib.metadata.version("gradio")
     if not found or int(found.split(".")[0]) < 6:
         raise ImportError(
-            f"The page needs Gradio 6 or newer, and there is {found or 'none'}: pip"
+            f"The page needs Gradio 6 or newer; installed: {found or 'none'}. pip"
             " install 'gradio>=6'."
         )
     load_tensorflow()
     from tagger.web import page
 
     page.serve(load_tagger(args), **arguments_of(page.serve, args))
-    return 0

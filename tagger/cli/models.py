@@ -1,62 +1,55 @@
-"""models, pretrained, convert, export: what there is, and how it gets here."""
+"""models, pretrained, convert, export: what there is, and how to get it."""
 
 import argparse
 from pathlib import Path
 
-from tagger.cli.arguments import OptionGroup, at_least_one, keras_file
+from tagger.cli.arguments import (
+    OptionGroup,
+    add_force,
+    at_least_one,
+    check_outputs,
+    keras_file,
+    model_name,
+)
 from tagger.cli.process import load_tensorflow
+from tagger.models import registry
+from tagger.models.metadata import EXPORT_FORMATS, check_export_path
+from tagger.weights import pretrained as weights
+
+_DATASETS = {"magnatagatune": "MTT", "million_song": "MSD", "mtg_jamendo": "Jamendo"}
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Adds this module's commands."""
-    _add_pretrained(commands)
-    _add_models(commands)
-    _add_convert(commands)
-    _add_export(commands)
-
-
-def _add_models(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("models", help="list the models, or describe one")
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of models."""
     parser.add_argument("name", nargs="?", help="one model: its options and scores")
-    parser.set_defaults(call=_models)
 
 
-def _models(args: argparse.Namespace) -> int:
-    load_tensorflow()
-    from tagger import models
-    from tagger.weights import pretrained
-
+def models(args: argparse.Namespace) -> None:
+    """Lists the models, or describes one."""
     if args.name:
-        options = models.default_options(args.name)
-        facts = _facts(args.name, models.entry(args.name), options)
-        for name, found in pretrained.PRETRAINED.items():
-            if found.model == args.name:
-                facts.append(["pretrained", f"{name}, licence {found.licence}"])
-        print(_columns(facts))
+        print(_columns(_description(registry.entry(args.name))))
     else:
-        print(_columns(_model_rows(models.MODELS)))
+        print(_columns(_model_rows()))
         print(
-            "Published test ROC-AUC and PR-AUC of the best configuration; splits differ"
-            " between papers.\nOne model's options: python -m tagger models NAME"
+            "Published test ROC-AUC and PR-AUC of the best configuration; the splits"
+            " differ between papers.\nOptions of one model: tagger models NAME"
         )
-    return 0
 
 
-def _model_rows(table: dict) -> list[list[str]]:
-    datasets = {"magnatagatune": "MTT", "million_song": "MSD", "mtg_jamendo": "Jamendo"}
-    heading = ["model", "Hz", "window", "frontend", "parameters", *datasets.values()]
+def _model_rows() -> list[list[str]]:
+    heading = ["model", "Hz", "segment", "frontend", "parameters", *_DATASETS.values()]
     rows = [[*heading, "recipe", "paper"]]
-    for name, entry in table.items():
-        best = dict.fromkeys(datasets, "–")
+    for name, entry in registry.MODELS.items():
+        best, facts = dict.fromkeys(_DATASETS, "–"), entry.facts
         for published in sorted(entry.published, key=lambda scores: scores.roc_auc):
             best[published.dataset] = _scores(published.roc_auc, published.pr_auc)
         rows.append(
             [
                 name,
-                str(entry.sample_rate),
-                f"{entry.num_samples / entry.sample_rate:.2f} s",
-                entry.frontend,
-                f"{entry.num_parameters:,}",
+                str(facts.sample_rate),
+                f"{facts.num_samples / facts.sample_rate:.2f} s",
+                facts.frontend,
+                f"{facts.num_parameters:,}",
                 *best.values(),
                 entry.recipe,
                 entry.paper.split(", http")[0],
@@ -65,22 +58,26 @@ def _model_rows(table: dict) -> list[list[str]]:
     return rows
 
 
-def _facts(name: str, entry, options: dict) -> list[list[str]]:
-    facts = [
-        [name, entry.paper],
-        ["input", f"{entry.num_samples} samples at {entry.sample_rate} Hz"],
-        ["frontend", entry.frontend],
-        ["parameters", f"{entry.num_parameters:,} (trainable, with 50 tags)"],
+def _description(entry: registry.ModelEntry) -> list[list[str]]:
+    facts = entry.facts
+    rows = [
+        [entry.name, entry.paper],
+        ["input", f"{facts.num_samples} samples at {facts.sample_rate} Hz"],
+        ["frontend", facts.frontend],
+        ["parameters", f"{facts.num_parameters:,} (trainable, with 50 tags)"],
         ["recipe", entry.recipe],
     ]
     for published in entry.published:
         configuration = [f"{key} {value}" for key, value in published.options.items()]
         scores = _scores(published.roc_auc, published.pr_auc)
         words = [published.dataset, scores, *configuration, published.source]
-        facts.append(["published", ", ".join(words)])
-    for key, value in options.items():
-        facts.append(["option", f"{key} = {value}"])
-    return facts
+        rows.append(["published", ", ".join(words)])
+    for key, value in registry.default_options(entry.name).items():
+        rows.append(["option", f"{key} = {value}"])
+    for found in weights.PRETRAINED.values():
+        if found.model == entry.name:
+            rows.append(["pretrained", f"{found.name}, licence {found.licence}"])
+    return rows
 
 
 def _scores(roc_auc: float, pr_auc: float | None) -> str:
@@ -94,105 +91,111 @@ def _columns(rows: list[list[str]]) -> str:
     )
 
 
-def _add_convert(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "convert",
-        help="convert an original's weights",
-        argument_default=argparse.SUPPRESS,
+def add_pretrained(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of pretrained."""
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="download it, to work offline"
     )
+
+
+def pretrained(args: argparse.Namespace) -> None:
+    """Lists the pretrained models, or downloads one."""
+    if not args.name:
+        print(weights.listing())
+        return
+    weights.entry(args.name)
+    load_tensorflow()
+    print(weights.ensure_cached(args.name))
+
+
+def add_convert(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of convert."""
+    parser.argument_default = argparse.SUPPRESS
     parser.add_argument(
         "source",
         metavar="SOURCE",
         help=".pth, .ckpt, .hdf5, .npz, or the folder of a TensorFlow 1 checkpoint",
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="NAME", help="see python -m tagger models")
-    add("--output", required=True, type=keras_file, metavar="FILE.keras")
-    add("--tags", default=None, metavar="FILE", help="a tag a line, or a JSON list")
-    options = OptionGroup(
-        parser.add_argument_group(
-            "model", "what names and shapes of the weights do not tell, or shall not"
-        )
+    add(
+        "--model",
+        required=True,
+        metavar="NAME",
+        choices=tuple(registry.MODELS),
+        help="see tagger models",
     )
+    add("--output", required=True, type=keras_file, metavar="FILE.keras")
+    add("--tags", default=None, metavar="FILE", help="a tag per line, or a JSON list")
+    parser.add_argument("--force", action="store_true", default=False,
+                        help="overwrite existing files")  # fmt: skip
+    group = parser.add_argument_group(
+        "model", "what the names and shapes of the weights do not tell"
+    )
+    options = OptionGroup(group)
     options.add("--front-end", choices=["pons", "lee"], help="self_attention's")
     options.add("--back-end", choices=["attention", "cnn"], help="self_attention's")
-    options.add("--num-heads", type=at_least_one, help="of the attention (default: 8)")
-    parser.set_defaults(call=_convert, options=options)
+    options.add("--num-heads", type=at_least_one, help="attention heads (default: 8)")
+    parser.set_defaults(options=options)
 
 
-def _convert(args: argparse.Namespace) -> int:
+def convert(args: argparse.Namespace) -> None:
+    """Converts the weights of an original project."""
+    check_outputs(args, "output")
     load_tensorflow()
-    from tagger import models
     from tagger.datasets.annotations import read_tags
+    from tagger.models import serialization
     from tagger.weights import conversion
 
-    factory = models.entry(args.model).factory
-    options = args.options.for_function(factory, args, f"model {args.model}")
+    known = list(registry.default_options(args.model))
+    options = args.options.values(known, args, f"model {args.model}")
     if args.tags:
         options["tags"] = read_tags(args.tags)
     model = conversion.convert(
         conversion.read_weights(args.source), args.model, **options
     )
-    models.save_model(model, args.output)
-    info = models.model_info(model)
+    serialization.save_model(model, args.output)
+    info = serialization.model_info(model)
     names = f"named by {args.tags}" if args.tags else "without names"
     print(
         f"{args.output}: {args.model}, {model.count_params():,} weights,"
         f" {info.num_tags} tags {names}, {info.sample_rate} Hz"
     )
-    return 0
 
 
-def _add_pretrained(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "pretrained", help="list trained models to be had, or fetch one"
-    )
-    parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="fetch it, for work offline"
-    )
-    parser.set_defaults(call=_pretrained)
-
-
-def _pretrained(args: argparse.Namespace) -> int:
-    load_tensorflow()
-    from tagger.weights import pretrained
-
-    if args.name:
-        print(pretrained.prepare(args.name))
-        return 0
-    print(pretrained.listing())
-    return 0
-
-
-def _add_export(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "export", help="write a model for other runtimes: SavedModel, LiteRT, ONNX"
-    )
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of export."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help=".keras, .hdf5, or a name of `pretrained`")
-    add("--to", required=True, choices=("saved-model", "litert", "onnx"))
+    add(
+        "model",
+        metavar="MODEL",
+        type=model_name,
+        help="file (.keras, .hdf5) or name of a pretrained model",
+    )
+    add("--to", required=True, choices=tuple(EXPORT_FORMATS))
     add(
         "--output",
         metavar="PATH",
-        help="default: the model's name, ending as the format does, in this folder",
+        help="default: the model's name with the ending of the format, in this folder",
     )
-    parser.set_defaults(call=_export)
+    add_force(parser)
 
 
-def _export(args: argparse.Namespace) -> int:
+def export(args: argparse.Namespace) -> None:
+    """Exports a model."""
+    ending = EXPORT_FORMATS[args.to]
+    if args.output is None:
+        args.output = Path(args.model).stem + (ending or "_saved_model")
+    check_export_path(args.output, args.to)
+    check_outputs(args, "output")
     load_tensorflow()
-    from tagger import models
-    from tagger.inference import export
-    from tagger.weights import pretrained
+    from tagger.inference import export as exporter
+    from tagger.models import serialization
 
-    stem = Path(args.model).stem
-    ending = export.FORMATS[args.to] or "_saved_model"
-    model = pretrained.load(args.model)
-    path = export.export(model, args.output or stem + ending, args.to)
-    info = models.model_info(model)
+    model = weights.load(args.model)
+    path = exporter.export(model, args.output, args.to, args.force)
+    info = serialization.model_info(model)
     batch = 1 if args.to == "litert" else "batch"
     print(
-        f"{path}: waveforms [{batch}, {info.window.num_samples}] at"
+        f"{path}: waveforms [{batch}, {info.segmentation.num_samples}] at"
         f" {info.sample_rate} Hz -> scores [{batch}, {info.num_tags}]"
     )
-    return 0

@@ -1,4 +1,4 @@
-"""How a command begins and ends."""
+"""How a command starts and ends."""
 
 import importlib.util
 import os
@@ -13,37 +13,38 @@ from tagger import storage
 SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
 
 
-def run(main: Callable[[], int | None], if_interrupted: str = "") -> None:
-    """Calls a script's main; what is wrong ends in one sentence and exit code 2.
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a sentence that says how to continue; an empty one: exit code 0."""
 
-    Args:
-        main: Returns the exit code, None for 0.
-        if_interrupted: What to tell who pressed Ctrl-C.
-    """
+
+def run(main: Callable[[], None]) -> None:
+    """Calls a command's main; an error ends in one line and exit code 2."""
     name = os.path.basename(sys.argv[0]).replace("__main__.py", "python -m tagger")
     warnings.showwarning = lambda message, *_, **__: print(
         f"Note: {message}", file=sys.stderr
     )
-    # Names of files need not be UTF-8; they are printed as the bytes they are.
+    # File names need not be UTF-8; they are printed as the bytes they are.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.reconfigure(errors="surrogateescape")
     try:
-        sys.exit(main())
+        main()
     except (ValueError, OSError, ImportError) as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         if os.environ.get(SUPERVISED):
-            os._exit(2)  # in good order JAX would wait for the other hosts, and crash
+            os._exit(2)  # a normal exit of JAX would wait for the others, and crash
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\n{name}: interrupted. {if_interrupted}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if isinstance(error, Interrupted) and not str(error):
+            sys.exit(0)
+        print(f"\n{name}: interrupted. {error}".rstrip(), file=sys.stderr)
         sys.exit(130)
 
 
 def supervise() -> None:
     """Runs this same command in a child process and ends as it does.
 
-    JAX aborts a process whose coordinator is gone, with pages of C++; the parent lives
-    to say what that means.
+    JAX aborts a process whose coordinator is gone, with pages of C++; the parent
+    survives and says what that means.
     """
     if os.environ.get(SUPERVISED):
         return
@@ -55,19 +56,19 @@ def supervise() -> None:
             code = child.wait()
             break
         except KeyboardInterrupt:
-            pass  # the child got it too, and says so
+            pass  # the child receives it too, and reports it
     if code == -signal.SIGTERM:
-        raise OSError("Training was asked to end. The same command goes on.")
+        raise OSError("Training was asked to end. The same command resumes it.")
     if code < 0:
         raise OSError(
-            f"Training on this host was ended by {signal.Signals(-code).name}, most"
-            " likely because another host was lost. Start the same command again on"
-            " every host; it goes on from the last checkpoint."
+            f"This training process was ended by {signal.Signals(-code).name}, most"
+            " likely because another process was lost. Start the same command again on"
+            " every host; it resumes from the last checkpoint."
         )
     sys.exit(code)
 
 
 def load_tensorflow() -> None:
-    """After parsing, before our heavy modules; models need none on other backends."""
+    """Imports TensorFlow quietly, before our modules do; other backends need none."""
     if importlib.util.find_spec("tensorflow"):
         storage.tensorflow()

@@ -1,28 +1,39 @@
-"""tag, embed: files in, tags or vectors out."""
+"""tag, embed: files in, tags or embeddings out."""
 
 import argparse
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 
-from tagger.cli.arguments import at_least_one, figure_file, output_file
+from tqdm import tqdm
+
+from tagger import audio
+from tagger.cli.arguments import (
+    add_force,
+    at_least_one,
+    check_outputs,
+    figure_file,
+    library_file,
+    model_name,
+    output_file,
+)
 from tagger.cli.process import load_tensorflow
-from tagger.models.metadata import DEFAULT_MODEL
+from tagger.inference import engines, streaming, writers
+from tagger.inference.tagger import AGGREGATES, Tagger, tag_files
+from tagger.models.metadata import DEFAULT_MODEL, ModelInfo
 
-
-def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Adds this module's commands."""
-    _add_tag(commands)
-    _add_embed(commands)
+HELD = "held"  # --threshold without X
 
 
 def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
-    """Adds --model, which `pretrained.load` takes; `others` says what else may come."""
+    """Adds --model; `others` names further kinds of files."""
     parser.add_argument(
         "--model",
+        type=model_name,
         default=DEFAULT_MODEL,
-        help=f".keras, {others}a legacy .hdf5 of the original project, or a name that"
-        " python -m tagger pretrained lists (default: %(default)s, fetched once)",
+        help=f"file (.keras, {others}or resemul's .hdf5), or the name of a pretrained"
+        " model, see tagger pretrained (default: %(default)s, downloaded once)",
     )
 
 
@@ -42,79 +53,72 @@ def add_files(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
         "files",
         nargs=nargs,
         metavar="FILE",
-        help="audio of any length and format, folders of it, or - for a list on"
-        " standard input",
+        help="audio of any length and format, a folder of it, or - for a list on"
+        " standard input (a path per line; # starts a comment)",
     )
 
 
 def list_files(names: list[str]) -> list[str]:
-    """The audio files that names, folders and the list on standard input mean."""
-    from tagger.inference import tagger as tagging
-
+    """Returns the audio files that names, folders and standard input stand for."""
     listed = []
     for name in names:
-        listed += sys.stdin.read().split("\n") if name == "-" else [name]
-    return tagging.audio_files(name for name in listed if name)
+        listed += _paths_in(sys.stdin) if name == "-" else [name]
+    return audio.list_audio(listed)
 
 
-def load_tagger(args: argparse.Namespace):
-    """The Tagger of --model, its tags named by --data-dir if need be."""
-    from tagger import models
+def _paths_in(lines: Iterable[str]) -> list[str]:
+    paths = (line.strip() for line in lines)
+    return [path for path in paths if path and not path.startswith("#")]
+
+
+def load_tagger(args: argparse.Namespace) -> Tagger:
+    """Returns the Tagger of --model, its tags named by --data-dir if need be."""
+    if args.model.endswith(".onnx"):
+        model = engines.OnnxModel(args.model)
+        return Tagger(model, _tags_of(model.info, args))
+    load_tensorflow()
+    from tagger.models import serialization
     from tagger.weights import pretrained
 
     model = pretrained.load(args.model)
-    return _named(model, models.model_info(model), args)
+    return Tagger(model, _tags_of(serialization.model_info(model), args))
 
 
-def _load_onnx_tagger(args: argparse.Namespace):
-    """The same of an exported --model, without Keras."""
-    from tagger.inference import engines
+def _tags_of(info: ModelInfo, args: argparse.Namespace) -> tuple[str, ...] | None:
+    if info.tags:
+        return None
+    from tagger.data import pipeline  # loads TensorFlow
 
-    model = engines.OnnxModel(args.model)
-    return _named(model, model.info, args)
-
-
-def _named(model, info, args: argparse.Namespace):
-    from tagger.inference import tagger as tagging
-
-    tags = None
-    if not info.tags:
-        from tagger.data import pipeline  # imports TensorFlow
-
-        tags = pipeline.open_shards(args.data_dir).manifest.tags
-        warnings.warn(
-            f"{args.model} holds no tag names; they are those of {args.data_dir}.",
-            stacklevel=1,
-        )
-    return tagging.Tagger(model, tags)
-
-
-def _add_tag(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("tag", help="tag audio files with a trained model")
-    add_files(parser)
-    add_tagger(parser, ".onnx that `export` wrote (on the CPU, without TensorFlow), ")
-    add = parser.add_argument
-    add(
-        "--top",
-        type=at_least_one,
-        default=10,
-        help="tags shown in the table (default: 10)",
+    warnings.warn(
+        f"{args.model} holds no tag names; they are those of {args.data_dir}.",
+        stacklevel=1,
     )
+    return pipeline.open_shards(args.data_dir).manifest.tags
+
+
+# --- tag ------------------------------------------------------------------------------
+
+
+def add_tag(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of tag."""
+    add_files(parser)
+    add_tagger(parser, ".onnx of `export` (on the CPU, without TensorFlow), ")
+    add = parser.add_argument
+    add("--top", type=at_least_one, default=10, help="tags per file (default: 10)")
     add(
         "--threshold",
         nargs="?",
         type=_threshold,
-        const="held",
+        const=HELD,
         metavar="X",
-        help="only tags that score X and more; without X by the thresholds that the"
-        " model holds",
+        help="only tags that score X or more; without X, the model's own thresholds",
     )
-    add("--hop", type=float, metavar="SECONDS", help="from one window to the next")
+    add("--hop", type=float, metavar="SECONDS", help="from one segment to the next")
     add(
         "--aggregate",
-        choices=("mean", "max"),
+        choices=AGGREGATES,
         default="mean",
-        help="of a file's windows (default: mean)",
+        help="over the segments of a file (default: mean)",
     )
     add(
         "--taggram",
@@ -122,24 +126,28 @@ def _add_tag(commands: argparse._SubParsersAction) -> None:
         metavar="PICTURE",
         help="draw the scores over time of the one file given",
     )
-    add("--json", action="store_true", help="print a line of JSON per file, all tags")
+    add(
+        "--json",
+        action="store_true",
+        help="print a line of JSON per file, with all tags (or those of --threshold)",
+    )
     add(
         "--output",
-        type=_results_place,
-        metavar="PLACE",
-        help="also write there: lines of JSON (.jsonl), a table (.csv), or a JAMS file"
-        " per audio file (a folder, FOLDER/)",
+        type=_results_path,
+        metavar="FILE_OR_DIR",
+        help="also write lines of JSON (.jsonl), a table (.csv), or a JAMS file per"
+        " audio file (a folder, DIR/)",
     )
     add(
         "--resume",
         action="store_true",
-        help="go on with --output: files that have tags there are not tagged again",
+        help="skip files that --output holds tags of, and add the others",
     )
-    parser.set_defaults(call=_tag)
+    add_force(parser)
 
 
 def _threshold(text: str) -> float | str:
-    if text == "held":
+    if text == HELD:
         return text
     try:
         number = float(text)
@@ -148,11 +156,11 @@ def _threshold(text: str) -> float | str:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(
-        f"{text!r} is not between 0 and 1 (files go before --threshold without X)"
+        f"{text!r} is not between 0 and 1 (without X, put --threshold after the files)"
     )
 
 
-def _results_place(text: str) -> str:
+def _results_path(text: str) -> str:
     if text.endswith((".jsonl", ".json", ".csv")):
         return output_file(text)
     if not text.endswith("/") and not os.path.isdir(text):
@@ -162,39 +170,44 @@ def _results_place(text: str) -> str:
     return text
 
 
-def _tag(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
+def if_tag_interrupted(args: argparse.Namespace) -> str:
+    """What to tell the user after Ctrl-C."""
+    if not args.output:
+        return "Run the same command again."
+    resume = "" if args.resume else " with --resume"
+    return f"The same command{resume} continues {args.output}."
 
-    from tagger.inference import streaming, writers
-    from tagger.inference import tagger as tagging
 
+def tag(args: argparse.Namespace) -> int:
+    """Tags files; exit code 2 if one cannot be decoded."""
     paths = list_files(args.files)
     if args.taggram and len(paths) != 1:
-        raise ValueError(f"--taggram draws one file, and {len(paths)} were given.")
+        raise ValueError(f"--taggram draws one file, but {len(paths)} were given.")
     if args.resume and not args.output:
-        raise ValueError("--resume goes on with results: give their --output too.")
-    if args.model.endswith(".onnx"):
-        tagger = _load_onnx_tagger(args)
-    else:
-        load_tensorflow()
-        tagger = load_tagger(args)
-    results = thresholds = None
+        raise ValueError("--resume needs --output: the results to continue.")
+    if args.resume and args.force:
+        raise ValueError("Give --resume or --force, not both.")
+    check_outputs(args, "taggram")
+    writers.check_output(args.output, args.resume or args.force)
+    tagger = load_tagger(args)
+    thresholds = results = None
     if args.threshold is not None:
-        held = args.threshold == "held"
-        thresholds = tagger.thresholds(None if held else args.threshold)
+        is_held = args.threshold == HELD
+        thresholds = tagger.thresholds(None if is_held else args.threshold)
     if args.output:
-        results = writers.open_results(args.output, paths, tagger.tags, args.model)
-        if not results.is_new and not args.resume:
-            raise ValueError(
-                f"{args.output} holds results. --resume goes on with them; else choose"
-                " another --output."
-            )
+        settings = {
+            "hop": args.hop,
+            "aggregate": args.aggregate,
+            "threshold": args.threshold,
+        }
+        source = writers.Source(args.model, tagger.tags, settings)
+        results = writers.open_results(args.output, paths, source, args.force)
         paths = [path for path in paths if path not in results.done]
         if not paths:
-            print(f"All files have tags in {args.output}.", file=sys.stderr)
+            print(f"{args.output} holds the tags of all files.", file=sys.stderr)
     has_error = False
     with streaming.progress(len(paths), "Tagging") as bar:
-        for result, taggram in tagging.tag_files(
+        for result, taggram in tag_files(
             tagger, paths, args.hop, args.aggregate, thresholds, bar
         ):
             result = {"path": result["path"], "model": args.model, **result}
@@ -210,17 +223,17 @@ def _tag(args: argparse.Namespace) -> int:
     return 2 if has_error else 0
 
 
-def _draw(tagger, taggram, args: argparse.Namespace, name: str) -> None:
-    """Draws the taggram of a file to --taggram."""
+def _draw(tagger: Tagger, taggram, args: argparse.Namespace, name: str) -> None:
+    """Draws the scores over time of a file to --taggram."""
     from tagger import plotting
 
-    # The tags of the table; those that a threshold keeps from it tell something, too.
+    # The tags of the table; one below the threshold says something, too.
     tags = list(tagger.named(taggram.aggregated(args.aggregate)))[: args.top]
     figure = plotting.plot_taggram(
         taggram.scores[:, tagger.tag_numbers(tags)],
         tags,
         taggram.seconds,
-        taggram.window_seconds,
+        taggram.segment_seconds,
         f"{name}: taggram",
     )
     plotting.save(figure, args.taggram)
@@ -240,10 +253,11 @@ def _table(row: dict, top: int) -> str:
     )
 
 
-def _add_embed(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "embed", help="audio files -> vectors of what a model hears; which are alike"
-    )
+# --- embed ----------------------------------------------------------------------------
+
+
+def add_embed(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of embed."""
     add_files(parser, "*")
     add_model(parser)
     add = parser.add_argument
@@ -251,52 +265,45 @@ def _add_embed(commands: argparse._SubParsersAction) -> None:
         "--layer",
         default="penultimate",
         metavar="NAME",
-        help="whose output it is (default: what the last layer makes scores of)",
+        help="layer whose output is the embedding (default: the input of the last)",
     )
     add(
         "--library",
-        type=_library_file,
+        type=library_file,
         metavar="FILE",
-        help="keep the vectors there: .parquet, or .npy with a .json beside it; one"
-        " that is there is gone on with",
+        help="store the embeddings in .parquet, or .npy with a .json beside it; files"
+        " that it already holds are skipped",
     )
-    add("--similar-to", metavar="SONG", help="list the files that are most like it")
-    add("--top", type=at_least_one, default=10, help="of them (default: 10)")
-    parser.set_defaults(call=_embed)
+    add("--similar-to", metavar="SONG", help="list the files most similar to a song")
+    add("--top", type=at_least_one, default=10, help="how many (default: 10)")
 
 
-def _library_file(text: str) -> str:
-    if not text.endswith((".parquet", ".npy")):
-        raise argparse.ArgumentTypeError(f"{text!r} must end in .parquet or .npy")
-    return output_file(text)
-
-
-def _embed(args: argparse.Namespace) -> int:
+def embed(args: argparse.Namespace) -> int:
+    """Embeds files, and lists similar ones; exit code 2 if one cannot be decoded."""
     exists = args.library and os.path.exists(args.library)
     if not args.files and not exists:
         raise ValueError("Give audio files, or a --library that holds some.")
     if not args.library and not args.similar_to:
         raise ValueError(
-            "Say what for: --library FILE keeps the vectors, --similar-to"
-            " SONG lists the files most like a song."
+            "Give --library FILE to store, or --similar-to SONG to search."
         )
+    paths = list_files(args.files) if args.files else []
     load_tensorflow()
-    from tagger.inference import embeddings, streaming
+    from tagger.inference import embeddings
     from tagger.weights import pretrained
 
-    paths = list_files(args.files) if args.files else []
     library = embeddings.Library(args.model, args.layer)
     if exists:
         library = embeddings.Library.load(args.library)
         if (library.model, library.layer) != (args.model, args.layer):
             raise ValueError(
-                f"{args.library} holds vectors of {library.model}, layer"
+                f"{args.library} holds embeddings of {library.model}, layer"
                 f" {library.layer}. Give those, or another --library."
             )
     embedder = embeddings.Embedder(pretrained.load(args.model), args.layer)
     song = args.similar_to
     if song:
-        vector = library.vectors.get(song)
+        vector = library.vector_of(song)
         if vector is None:
             vector = embedder.embed(song)
     with streaming.progress(len(paths), "Embedding") as bar:
@@ -304,9 +311,11 @@ def _embed(args: argparse.Namespace) -> int:
     for path, error in errors.items():
         print(f"{path}\n  {error}", file=sys.stderr)
     if song and library.vectors:
-        nearest = library.nearest(vector, args.top + 1).drop(song, errors="ignore")
-        for path, similarity in nearest[: args.top].items():
+        nearest = library.nearest(vector, args.top + 1)
+        real = os.path.realpath(song)
+        itself = [path for path in nearest.index if os.path.realpath(path) == real]
+        for path, similarity in nearest.drop(itself)[: args.top].items():
             print(f"{similarity:.3f}  {path}")
     elif library.vectors:
-        print(f"{args.library}: {len(library.vectors):,} vectors")
+        print(f"{args.library}: {len(library.vectors):,} embeddings")
     return 2 if errors else 0

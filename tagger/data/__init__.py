@@ -1,0 +1,1 @@
+"""Clips on their way: records, shards, builds, and shards as tf.data."""

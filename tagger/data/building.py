@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -24,10 +23,12 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from tagger import storage
+from tagger import segmentation, storage
 from tagger.audio import AudioDecodeError, stream_audio
-from tagger.data import records, workers
+from tagger.data import records, tfds, workers
+from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard
 from tagger.datasets.annotations import Annotations
+from tagger.segmentation import INT16_SCALE, to_int16
 
 MANIFEST_SECONDS = 1.0  # a kill loses at most the shards of the last second
 MISSING_NAME = "missing.txt"
@@ -47,7 +48,7 @@ def build(
     scheduler: str | None = None,
     max_skipped: float = 0.01,
     max_missing: float = 0.01,
-) -> records.Manifest:
+) -> Manifest:
     """Decodes, resamples and segments every clip and writes the shards of all splits.
 
     Args:
@@ -97,15 +98,15 @@ def build(
             f" {str(audio_dir / annotations.paths[0])!r}. Another folder is given with"
             " --audio-dir."
         )
-    with storage.only_writer(output_dir, "--output-dir") as check_lock:
+    with storage.writer_lock(output_dir, "--output-dir"):
         tasks = _plan_tasks(annotations, manifest, output_dir)
-        missing = _take_over(manifest, output_dir, tasks)
+        missing = _adopt_finished_shards(manifest, output_dir, tasks)
         tasks = [task for task in tasks if task.name not in manifest.shards]
         num_workers = num_workers or os.cpu_count()
-        _run(tasks, manifest, missing, output_dir, num_workers, scheduler, check_lock)
+        _run(tasks, manifest, missing, output_dir, num_workers, scheduler)
         _write_missing(output_dir, missing)
         manifest.complete = True
-        for name, content in records.tfds_metadata(manifest).items():
+        for name, content in tfds.metadata(manifest).items():
             storage.write_text_atomically(
                 output_dir / name, json.dumps(content, indent=1) + "\n"
             )
@@ -114,7 +115,7 @@ def build(
     return manifest
 
 
-def summary(manifest: records.Manifest, output_dir: str | os.PathLike) -> str:
+def summary(manifest: Manifest, output_dir: str | os.PathLike) -> str:
     """What a build made, in a few lines for people."""
     content = f"{manifest.segment_samples} samples"
     if manifest.features:
@@ -136,9 +137,9 @@ def summary(manifest: records.Manifest, output_dir: str | os.PathLike) -> str:
     skipped = f"  {len(manifest.skipped)} clips skipped"
     if manifest.skipped:
         first = ", ".join(skip["path"] for skip in manifest.skipped[:3])
-        skipped += f" (reasons in {records.MANIFEST_NAME}): {first}"
+        skipped += f" (reasons in {MANIFEST_NAME}): {first}"
     lines.append(skipped + (" …" if len(manifest.skipped) > 3 else ""))
-    lines.append(f"Shards and {records.MANIFEST_NAME} are in {output_dir}")
+    lines.append(f"Shards and {MANIFEST_NAME} are in {output_dir}")
     return "\n".join(lines)
 
 
@@ -170,7 +171,7 @@ def _plan_manifest(
     num_audios_per_shard: int,
     features: str | None,
     dtype: str,
-) -> records.Manifest:
+) -> Manifest:
     """The manifest of a build before its first shard."""
     versions = {name: metadata.version(name) for name in ("av", "numpy")}
     shape = (segment_samples,)
@@ -194,7 +195,7 @@ def _plan_manifest(
         for name in ("keras", "tensorflow"):
             with contextlib.suppress(metadata.PackageNotFoundError):  # tensorflow-cpu
                 versions[name] = metadata.version(name)
-    return records.Manifest(
+    return Manifest(
         dataset=annotations.dataset,
         split_rule=annotations.split_rule,
         tags=annotations.tags,
@@ -213,7 +214,7 @@ def _plan_manifest(
 
 def _plan_tasks(
     annotations: Annotations,
-    manifest: records.Manifest,
+    manifest: Manifest,
     output_dir: Path | storage.Remote,
 ) -> list[_Task]:
     local = isinstance(output_dir, Path)
@@ -261,7 +262,7 @@ def _plan_shards(
 # --- One shard: what a worker process does --------------------------------------------
 
 
-def _build_shard(task: _Task) -> tuple[records.Shard, list[dict], list[str]]:
+def _build_shard(task: _Task) -> tuple[Shard, list[dict], list[str]]:
     """Writes a shard; returns it, the clips skipped and the paths of those missing."""
     skipped, missing, num_segments = [], [], 0
     with records.ShardWriter(task.output_dir / task.name) as writer:
@@ -287,13 +288,13 @@ def _build_shard(task: _Task) -> tuple[records.Shard, list[dict], list[str]]:
                     }
                 )
                 continue
-            segments = records.cut(waveform, task.segment_samples)
+            segments = segmentation.cut(waveform, task.segment_samples)
             if task.features:
                 segments = _log_mel(segments, task.features).astype(task.dtype)
             labels = None if task.labels is None else task.labels[row]
             writer.write(records.encode(clip_id, segments, len(waveform), labels))
             num_segments += len(waveform) // task.segment_samples
-    shard = records.Shard(
+    shard = Shard(
         split=task.split,
         num_clips=writer.num_records,
         num_segments=num_segments,
@@ -323,7 +324,7 @@ def _audio_bytes(path: Path) -> int | None:
 
 def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray:
     """Decodes to int16 block by block; float32 would take twice the memory."""
-    blocks = [records.to_int16(block) for block in stream_audio(path, sample_rate)]
+    blocks = [to_int16(block) for block in stream_audio(path, sample_rate)]
     waveform = np.concatenate(blocks)
     if len(waveform) < segment_samples:
         seconds, needed = len(waveform) / sample_rate, segment_samples / sample_rate
@@ -358,7 +359,7 @@ SEGMENTS_AT_ONCE = 16  # through the frontend; bounds the memory of a long file
 def _log_mel(segments: np.ndarray, preset: str) -> np.ndarray:
     """int16 [num_segments, num_samples] -> float32 [the same, num_frames, n_mels]."""
     frontend = _frontend(preset)
-    waveforms = segments.astype(np.float32) / records.INT16_SCALE
+    waveforms = segments.astype(np.float32) / INT16_SCALE
     return np.concatenate(
         [
             np.asarray(frontend(waveforms[at : at + SEGMENTS_AT_ONCE]))
@@ -386,8 +387,8 @@ def _frontend(preset: str):
 # --- All shards -----------------------------------------------------------------------
 
 
-def _take_over(
-    manifest: records.Manifest, output_dir: Path | storage.Remote, tasks: list[_Task]
+def _adopt_finished_shards(
+    manifest: Manifest, output_dir: Path | storage.Remote, tasks: list[_Task]
 ) -> list[str]:
     """Adopts the shards of an earlier, perhaps interrupted run of the same build.
 
@@ -397,9 +398,9 @@ def _take_over(
     """
     for leftover in output_dir.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
-    if not (output_dir / records.MANIFEST_NAME).exists():
+    if not (output_dir / MANIFEST_NAME).exists():
         return []
-    earlier = records.Manifest.load(output_dir)
+    earlier = Manifest.load(output_dir)
     for field in (
         "dataset", "split_rule", "sample_rate", "segment_samples", "features",
         "segment_dtype", "num_audios_per_shard", "tags", "planned",
@@ -445,12 +446,11 @@ def _take_over(
 
 def _run(
     tasks: list[_Task],
-    manifest: records.Manifest,
+    manifest: Manifest,
     missing: list[str],
     output_dir: Path | storage.Remote,
     num_workers: int,
     scheduler: str | None,
-    check_lock: Callable[[], None],
 ) -> None:
     """Makes the shards and enters each into the manifest as it comes."""
     if not tasks:
@@ -466,11 +466,10 @@ def _run(
         disable=None,
     )
 
-    def enter(task: _Task, made: tuple[records.Shard, list[dict], list[str]]) -> None:
+    def on_result(task: _Task, made: tuple[Shard, list[dict], list[str]]) -> None:
         nonlocal next_save
         if task.name in manifest.shards:
             return
-        check_lock()
         manifest.shards[task.name], skipped, absent = made
         manifest.skipped += skipped
         missing.extend(absent)
@@ -482,13 +481,16 @@ def _run(
             seconds = time.monotonic() - started
             next_save = time.monotonic() + max(MANIFEST_SECONDS, 20 * seconds)
 
+    def make(tasks: list[_Task]) -> None:
+        workers.run(_build_shard, tasks, on_result, num_workers, scheduler)
+
     try:
         with progress:
             # Long shards first, so that the workers end together.
             tasks = sorted(tasks, key=lambda task: -len(task.paths))
             while tasks:
                 try:
-                    workers.run(_build_shard, tasks, enter, num_workers, scheduler)
+                    make(tasks)
                 except workers.WorkersDied:
                     # One of those that come first is what they died of.
                     tasks = [t for t in tasks if t.name not in manifest.shards]
@@ -496,10 +498,10 @@ def _run(
                         dataclasses.replace(task, is_suspect=True)
                         for task in tasks[: 2 * num_workers]
                     ]
-                    workers.run(_build_shard, suspects, enter, num_workers, scheduler)
+                    make(suspects)
                 tasks = [t for t in tasks if t.name not in manifest.shards]
     except OSError as error:
-        if error.errno is not None:  # a full disk, which only_writer explains
+        if error.errno is not None:  # a full disk, which writer_lock explains
             raise
         absent = [task.name for task in tasks if task.name not in manifest.shards]
         raise OSError(
@@ -509,7 +511,6 @@ def _run(
     finally:
         # On a full disk the error on its way is the one to show.
         with contextlib.suppress(OSError):
-            check_lock()
             _write_missing(output_dir, missing)
             manifest.save(output_dir)
 
@@ -534,7 +535,7 @@ def _read_missing(output_dir: Path | storage.Remote) -> set[str]:
 
 
 def _check_share(
-    manifest: records.Manifest,
+    manifest: Manifest,
     output_dir: Path | storage.Remote,
     max_skipped: float,
     max_missing: float,
@@ -554,5 +555,5 @@ def _check_share(
             f"{len(manifest.skipped)} of {planned - missing} clips were skipped, more"
             f" than --max-skipped {max_skipped:g} allows; the first is"
             f" {first['path']!r}: {first['reason']}. All are listed in"
-            f" {output_dir / records.MANIFEST_NAME}; {rest}"
+            f" {output_dir / MANIFEST_NAME}; {rest}"
         )

@@ -1,7 +1,7 @@
 """Shards -> tf.data: shuffled segments to train on, whole clips to evaluate.
 
 Segments leave here as they lie in the records (int16, half the bytes to move); the
-model makes them float on its device, see `models.fed_with`.
+model makes them float on its device, see `models.with_record_inputs`.
 """
 
 import contextlib
@@ -9,18 +9,17 @@ import ctypes
 import dataclasses
 import functools
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from tagger import storage
-from tagger.data import records
-from tagger.data.records import INT16_SCALE
+from tagger.data import records, resemul, verification
+from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
+from tagger.segmentation import INT16_SCALE, Segmentation, crop_tensor, cut_tensor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 UNLABELLED = -1.0  # in the labels of a batch: nobody said whether the tag applies
@@ -43,7 +42,7 @@ class Shards:
     """
 
     directory: Path | storage.Remote
-    manifest: records.Manifest
+    manifest: Manifest
     names_tags: bool
     parse: Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
@@ -77,6 +76,14 @@ class Shards:
                     " Run the build again: it makes only what is missing."
                 )
         return [str(path) for path in paths]
+
+    def read(self, path: tf.Tensor) -> tf.data.Dataset:
+        """Serialized clips of one shard, each what `parse` takes."""
+        return tf.data.TFRecordDataset(path)
+
+    def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
+        """Labels of each segment of a parsed clip: float32 [num_segments, num_tags]."""
+        return _repeat(tf.cast(clip["labels"], tf.float32), num_segments)
 
     def check_counts(
         self, num_audios_per_shard: int | None, num_segments_per_audio: int | None
@@ -118,7 +125,7 @@ def open_shards(
 
     Args:
         path: Folder or URL (gs://…).
-        verify: Check every checksum and record first (see `records.verify`).
+        verify: Check every checksum and record first (see `verification.verify`).
 
     Raises:
         FileNotFoundError: there are no shards.
@@ -126,10 +133,10 @@ def open_shards(
             what was written.
     """
     path = storage.location(path)
-    folders = [path, path / records.SHARD_FOLDER]
+    folders = [path, path / SHARD_FOLDER]
     for folder in folders:
-        if (folder / records.MANIFEST_NAME).is_file():
-            manifest = records.Manifest.load(folder)
+        if (folder / MANIFEST_NAME).is_file():
+            manifest = Manifest.load(folder)
             if not manifest.complete:
                 raise ValueError(
                     f"The build in {folder} is unfinished ({len(manifest.shards)}"
@@ -140,17 +147,17 @@ def open_shards(
                 _verify(folder, manifest)
             return Shards(folder, manifest, True, _parser(manifest))
     for folder in folders:
-        if isinstance(folder, Path) and any(folder.glob(RESEMUL_PATTERN)):
-            return _open_resemul_shards(folder)
+        if isinstance(folder, Path) and resemul.has_shards(folder):
+            return Shards(folder, resemul.read_manifest(folder), False, resemul.parse)
     raise FileNotFoundError(
         f"There are no shards in {str(path)!r}. Build them (python build_mtt.py), or"
         " give their folder or its parent with --data-dir."
     )
 
 
-def _verify(folder: Path | storage.Remote, manifest: records.Manifest) -> None:
+def _verify(folder: Path | storage.Remote, manifest: Manifest) -> None:
     shards = tqdm(
-        records.verify(folder, manifest),
+        verification.verify(folder, manifest),
         "Verifying",
         total=len(manifest.shards),
         unit="shard",
@@ -166,122 +173,84 @@ def _verify(folder: Path | storage.Remote, manifest: records.Manifest) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How training reads its shards.
+
+    Attributes:
+        seed: Seed of the order and the crops.
+        crops_per_clip: 0: an epoch sees every whole segment of every clip. Otherwise
+            this many segments per clip and epoch, which begin anywhere in it.
+        num_read_threads: Shards read at once.
+        process_id: Number of this process, from 0. Each process reads its own shards,
+            dealt out again in every epoch.
+        num_processes: Processes that train together.
+    """
+
+    seed: int = 0
+    crops_per_clip: int = 0
+    num_read_threads: int = 8
+    process_id: int = 0
+    num_processes: int = 1
+
+
 def training_segments(
     shards: Shards,
     split: str,
-    window: records.Window,
+    segmentation: Segmentation,
     batch_size: int,
-    seed: int = 0,
+    options: ReadOptions = ReadOptions(),
     first_epoch: int = 0,
-    crops_per_clip: int = 0,
-    host: int = 0,
-    num_hosts: int = 1,
-    num_read_threads: int = 8,
     shuffled_samples: int = SHUFFLED_SAMPLES,
-    scores_dir: Path | None = None,
 ) -> tf.data.Dataset:
     """Endless batches of shuffled segments, epoch after epoch.
 
-    The order is a function of seed and epoch alone: a run that starts at epoch 3 reads
-    what an uninterrupted one reads there.
+    The order depends on seed and epoch alone: a run that starts at epoch 3 reads what
+    an uninterrupted one reads there.
 
     Args:
         shards: Where to read.
         split: Usually "train"; "student" is unlabelled.
-        window: How clips are cut; what is left of one is dropped in any case.
-        batch_size: Segments per batch; an incomplete last batch of an epoch is dropped.
-        seed: Of the order and the crops.
+        segmentation: How clips are cut. Incomplete segments are always dropped.
+        batch_size: Segments per batch of this process; an incomplete last batch of an
+            epoch is dropped.
+        options: How to read. Every process's epoch has the same number of batches: a
+            process with fewer segments than others sees some twice, and some segments
+            of one with more wait for another epoch.
         first_epoch: Epoch to begin with.
-        crops_per_clip: 0: an epoch sees every whole segment of every clip. Else so many
-            segments that begin anywhere in the clip, drawn anew in every epoch.
-        host: Number of this machine. Each reads shards of its own, dealt anew in every
-            epoch.
-        num_hosts: Machines that train together. Every one's epoch has the same number
-            of batches, so in one with a smaller share of shards some segments come
-            twice, and some of a larger share wait for another epoch.
-        num_read_threads: Shards read at once.
-        shuffled_samples: Size of the shuffle buffer, in segments that hold so many.
-        scores_dir: Folder with a teacher's scores of every whole segment, a file per
-            shard (see `noisy_student.write_scores`); they stand behind the labels.
+        shuffled_samples: Size of the shuffle buffer, in samples.
 
     Returns:
         Dataset of (segments `shards.dtype` [batch_size, *shape], labels float32
-        [batch_size, num_tags], UNLABELLED in the student split); with `scores_dir`
-        labels are [batch_size, num_tags + the teacher's]. `batches_per_epoch` of them
-        are an epoch.
+        [batch_size, num_tags], UNLABELLED in the student split). `batches_per_epoch`
+        of them are an epoch.
 
     Raises:
-        ValueError: the records do not hold such segments, the split has no clip, there
-            are fewer shards than hosts, or crops of stored scores are asked for.
+        ValueError: the records do not hold such segments, the split has no clip, or
+            there are fewer shards than processes.
     """
-    _check_window(shards, window, crops_per_clip)
+    _check_segmentation(shards, segmentation, options.crops_per_clip)
     paths = shards.paths(split)
-    if scores_dir and crops_per_clip:
-        raise ValueError(
-            "A teacher's scores are stored for whole segments, not for random crops."
-            " Add --crops-per-clip 0, or let the teacher score live (without"
-            " --cache-scores)."
-        )
-    score_paths = [str((scores_dir or Path()) / Path(path).name) for path in paths]
-    if len(paths) < num_hosts:
+    if len(paths) < options.num_processes:
         raise ValueError(
             f"{shards.directory} has {len(paths)} {split} shards, too few for"
-            f" {num_hosts} hosts. Build with a smaller --num-audios-per-shard."
+            f" {options.num_processes} processes. Build with a smaller"
+            " --num-audios-per-shard."
         )
     _keep_freed_memory()
-    window = dataclasses.replace(window, remainder="drop")
-    num_shuffled = max(1, shuffled_samples // window.num_samples)
     num_batches = None
-    if num_hosts > 1:
+    if options.num_processes > 1:
         num_batches = batches_per_epoch(
-            shards, split, window, batch_size, crops_per_clip, num_hosts
+            shards, split, segmentation, batch_size, options
         )
-
-    def records_of(path, score_path):
-        clips = tf.data.TFRecordDataset(path)
-        if not scores_dir:
-            return clips
-        return tf.data.Dataset.zip((clips, tf.data.TFRecordDataset(score_path)))
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        # The seed of this function's graph alone: without it the order would also hang
-        # on the program's global seed, and a global 0 beside a tensor is refused by
-        # tf.data.
-        tf.random.set_seed(1)
-        files = tf.data.Dataset.from_tensor_slices((paths, score_paths))
-        # Once: an epoch that a host repeats (below) is of the same shards.
-        files = files.shuffle(len(paths), seed + epoch, reshuffle_each_iteration=False)
-        files = files.shard(num_hosts, host)
-        # One record of each shard in turn, then segments shuffled: neighbours in a
-        # batch are of different clips.
-        clips = files.interleave(
-            records_of,
-            cycle_length=num_read_threads,
-            num_parallel_calls=num_read_threads,
-            deterministic=True,
+        segments = _shuffled_clips(shards, paths, options, epoch).map(
+            _segmenter(shards, split, segmentation, options, epoch), tf.data.AUTOTUNE
         )
-
-        def segments_of(index, example):
-            example, scores = example if scores_dir else (example, None)
-            clip = shards.parse(example)
-            labels = tf.cast(clip["labels"], tf.float32)
-            if split == "student":
-                labels = tf.fill([len(shards.manifest.tags)], UNLABELLED)
-            if crops_per_clip:
-                clip_seed = tf.stack([seed + epoch, index])
-                segments = _crop(clip, window, crops_per_clip, clip_seed)
-            else:
-                segments = _cut(clip, window)
-            labels = _for_each(labels, segments)
-            if scores_dir:
-                scores = tf.io.decode_raw(scores, tf.float32)
-                scores = tf.reshape(scores, [tf.shape(segments)[0], -1])
-                labels = tf.concat([labels, scores], axis=1)
-            return segments, labels
-
-        segments = clips.enumerate().map(segments_of, tf.data.AUTOTUNE).unbatch()
-        segments = segments.shuffle(num_shuffled, seed=seed + epoch)
-        if num_batches:  # a host with a smaller share sees some segments twice
+        num_shuffled = max(1, shuffled_samples // segmentation.num_samples)
+        segments = segments.unbatch().shuffle(num_shuffled, seed=options.seed + epoch)
+        if num_batches:  # a process with fewer segments sees some of them twice
             segments = segments.repeat()
         batches = segments.batch(
             batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE
@@ -292,21 +261,68 @@ def training_segments(
     return epochs.flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
 
 
+def _shuffled_clips(
+    shards: Shards, paths: list[str], options: ReadOptions, epoch: tf.Tensor
+) -> tf.data.Dataset:
+    """(number in the epoch, serialized clip) of this process's shards in an epoch."""
+    # The seed of this function's graph alone: otherwise the order would also depend on
+    # the program's global seed, and tf.data refuses a global 0 beside a tensor.
+    tf.random.set_seed(1)
+    files = tf.data.Dataset.from_tensor_slices(paths)
+    # Shuffled once: an epoch that a process repeats is of the same shards.
+    files = files.shuffle(
+        len(paths), options.seed + epoch, reshuffle_each_iteration=False
+    )
+    files = files.shard(options.num_processes, options.process_id)
+    # One record of each shard in turn, then segments shuffled: neighbours in a batch
+    # are of different clips.
+    clips = files.interleave(
+        shards.read,
+        cycle_length=options.num_read_threads,
+        num_parallel_calls=options.num_read_threads,
+        deterministic=True,
+    )
+    return clips.enumerate()
+
+
+def _segmenter(
+    shards: Shards,
+    split: str,
+    segmentation: Segmentation,
+    options: ReadOptions,
+    epoch: tf.Tensor,
+) -> Callable:
+    """Function of (number, serialized clip) -> its segments and their labels."""
+
+    def segments_of(number, *example):
+        clip = shards.parse(*example)
+        if split == "student":
+            clip |= {"labels": tf.fill([len(shards.manifest.tags)], UNLABELLED)}
+        if options.crops_per_clip:
+            seed = tf.stack([options.seed + epoch, number])
+            segments = crop_tensor(
+                clip["content"], segmentation, options.crops_per_clip, seed
+            )
+        else:
+            segments = _cut(clip, segmentation.dropping())
+        return segments, shards.labels_of(clip, tf.shape(segments)[0])
+
+    return segments_of
+
+
 def batches_per_epoch(
     shards: Shards,
     split: str,
-    window: records.Window,
+    segmentation: Segmentation,
     batch_size: int,
-    crops_per_clip: int = 0,
-    num_hosts: int = 1,
+    options: ReadOptions = ReadOptions(),
 ) -> int:
-    """Batches of `training_segments` (see there) in an epoch of each host."""
-    if crops_per_clip:
-        num_examples = crops_per_clip * shards.manifest.num_clips(split)
+    """Batches of `training_segments` (see there) in an epoch of each process."""
+    if options.crops_per_clip:
+        num_examples = options.crops_per_clip * shards.manifest.num_clips(split)
     else:
-        window = dataclasses.replace(window, remainder="drop")
-        num_examples = num_segments(shards, split, window)
-    return num_examples // (batch_size * num_hosts)
+        num_examples = num_segments(shards, split, segmentation.dropping())
+    return num_examples // (batch_size * options.num_processes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,28 +342,23 @@ class Source:
 
 def mixed_segments(
     sources: Sequence[Source],
-    window: records.Window,
+    segmentation: Segmentation,
     batch_size: int,
-    seed: int = 0,
+    options: ReadOptions = ReadOptions(),
     first_batch: int = 0,
-    crops_per_clip: int = 0,
-    num_hosts: int = 1,
-    **options,
 ) -> tf.data.Dataset:
-    """Endless batches in which each source has its share, the first source's first.
+    """Endless batches in which each source has its share, in the order of the sources.
 
-    Labelled and unlabelled music, for the noisy student; or datasets of the same tags.
+    Mixes labelled and unlabelled music for the noisy student, or datasets with the same
+    tags.
 
     Args:
         sources: What to mix.
-        window: How clips are cut.
+        segmentation: How clips are cut.
         batch_size: Segments per batch, of all sources together.
-        seed: Of order and crops; each source has an order of its own.
-        first_batch: Batches to leave out; sources whose epochs differ in length come
-            to different places of them.
-        crops_per_clip: See `training_segments`.
-        num_hosts: See `training_segments`.
-        **options: Others of `training_segments`, the same for all sources.
+        options: How to read; each source derives its own seed from options.seed.
+        first_batch: Number of the first batch. Sources whose epochs differ in length
+            are at different places of their epochs there.
 
     Returns:
         Dataset of (segments [batch_size, *shape], labels float32 [batch_size,
@@ -370,30 +381,24 @@ def mixed_segments(
                     f"{first.shards.directory} and {source.shards.directory} do not"
                     f" mix: their {field} are {one} and {other}."
                 )
-    places = shares([source.weight for source in sources], batch_size)
+    places = split_batch([source.weight for source in sources], batch_size)
     parts = []
     for n, (source, share) in enumerate(zip(sources, places, strict=True)):
-        part = source.shards, source.split, window, share
-        epoch = batches_per_epoch(*part, crops_per_clip, num_hosts)
+        own = dataclasses.replace(options, seed=options.seed + 7919 * n)
+        part = source.shards, source.split, segmentation, share, own
+        epoch = batches_per_epoch(*part)
         if not epoch:
             raise ValueError(
                 f"{source.shards.directory} holds fewer {source.split} segments than"
                 f" the {share} of one batch. Choose a smaller --batch-size."
             )
-        segments = training_segments(
-            *part,
-            seed=seed + 7919 * n,
-            first_epoch=first_batch // epoch,
-            crops_per_clip=crops_per_clip,
-            num_hosts=num_hosts,
-            **options,
-        )
+        segments = training_segments(*part, first_epoch=first_batch // epoch)
         parts.append(segments.skip(first_batch % epoch))
 
     def join(*batches):
         segments, labels = map(list, zip(*batches, strict=True))
         for n, source in enumerate(sources):
-            if source.split == "student":  # perhaps built beside other tags
+            if source.split == "student":  # its build may have had other tags
                 scores = labels[n][:, len(source.shards.manifest.tags) :]
                 unlabelled = tf.fill([places[n], num_tags], UNLABELLED)
                 labels[n] = tf.concat([unlabelled, scores], axis=1)
@@ -403,8 +408,8 @@ def mixed_segments(
     return mixed.prefetch(tf.data.AUTOTUNE)
 
 
-def shares(weights: list[float], batch_size: int) -> list[int]:
-    """Deals the places of a batch: largest remainders get what rounding left.
+def split_batch(weights: list[float], batch_size: int) -> list[int]:
+    """Splits a batch by weights; the largest remainders are rounded up.
 
     Raises:
         ValueError: a weight is not positive, or a source gets no place.
@@ -422,19 +427,19 @@ def shares(weights: list[float], batch_size: int) -> list[int]:
     return dealt.tolist()
 
 
-def num_segments(shards: Shards, split: str, window: records.Window) -> int:
-    """Segments in a split: what one evaluation sees (an epoch: with "drop")."""
-    if window == records.Window(shards.manifest.segment_samples):
+def num_segments(shards: Shards, split: str, segmentation: Segmentation) -> int:
+    """Number of segments in a split; incomplete ones count if they are padded."""
+    if segmentation == Segmentation(shards.manifest.segment_samples):
         return shards.manifest.num_segments(split)
     # The manifest counts whole segments of its own length alone.
     lengths = _clips(shards, split).map(lambda clip: clip["num_samples"])
-    return sum(map(window.num_segments, lengths.as_numpy_iterator()))
+    return sum(map(segmentation.num_segments, lengths.as_numpy_iterator()))
 
 
 def evaluation_segments(
     shards: Shards,
     split: str,
-    window: records.Window,
+    segmentation: Segmentation,
     batch_size: int,
     modify: Modify | None = None,
 ) -> tf.data.Dataset:
@@ -443,7 +448,7 @@ def evaluation_segments(
     Args:
         shards: Where to read.
         split: "train", "val" or "test".
-        window: How clips are cut.
+        segmentation: How clips are cut.
         batch_size: Segments per batch; the last batch may be smaller.
         modify: Changes every clip's waveform before it is cut.
 
@@ -455,19 +460,20 @@ def evaluation_segments(
     Raises:
         ValueError: the records do not hold such segments, or the split has no clip.
     """
-    _check_window(shards, window)
+    _check_segmentation(shards, segmentation)
 
     _keep_freed_memory()
 
     def cut(index, clip):
         if modify:
             clip |= {"content": _modified(clip["content"], modify)}
-        segments = _cut(clip, window)
+        segments = _cut(clip, segmentation)
+        num_segments = tf.shape(segments)[0]
         return {
             "segments": segments,
-            "labels": _for_each(clip["labels"], segments),
-            "clip_index": _for_each(index, segments),
-            "clip_id": _for_each(clip["clip_id"], segments),
+            "labels": _repeat(clip["labels"], num_segments),
+            "clip_index": _repeat(index, num_segments),
+            "clip_id": _repeat(clip["clip_id"], num_segments),
         }
 
     clips = _clips(shards, split).enumerate()
@@ -477,12 +483,12 @@ def evaluation_segments(
 
 
 def shard_segments(
-    shards: Shards, path: str, window: records.Window
+    shards: Shards, path: str, segmentation: Segmentation
 ) -> Iterator[np.ndarray]:
     """Whole segments [num_segments, *shape] of each clip of one shard."""
-    window = dataclasses.replace(window, remainder="drop")
+    segmentation = segmentation.dropping()
     clips = tf.data.TFRecordDataset(path).map(shards.parse)
-    yield from clips.map(lambda clip: _cut(clip, window)).as_numpy_iterator()
+    yield from clips.map(lambda clip: _cut(clip, segmentation)).as_numpy_iterator()
 
 
 def _modified(waveform: tf.Tensor, modify: Modify) -> tf.Tensor:
@@ -501,7 +507,7 @@ def _modified(waveform: tf.Tensor, modify: Modify) -> tf.Tensor:
 def export_arrays(
     shards: Shards,
     split: str,
-    window: records.Window,
+    segmentation: Segmentation,
     directory: str | os.PathLike,
     max_segments: int | None = None,
 ) -> tuple[Path, Path]:
@@ -510,7 +516,7 @@ def export_arrays(
     Args:
         shards: Where to read.
         split: "train", "val" or "test".
-        window: How clips are cut.
+        segmentation: How clips are cut.
         directory: Where `<split>_segments.npy` and `<split>_labels.npy` go.
         max_segments: Stop there.
 
@@ -521,7 +527,7 @@ def export_arrays(
     Raises:
         ValueError: as `evaluation_segments`.
     """
-    dropped = dataclasses.replace(window, remainder="drop")
+    dropped = segmentation.dropping()
     total = num_segments(shards, split, dropped)
     total = min(total, max_segments or total)
     directory = Path(directory)
@@ -560,9 +566,9 @@ def naming_corrupt_records(shards: Shards) -> Iterator[None]:
         raise
 
 
-def _for_each(value: tf.Tensor, segments: tf.Tensor) -> tf.Tensor:
-    """Repeats what is said of a clip for each of its segments."""
-    return tf.repeat(value[None], tf.shape(segments)[0], axis=0)
+def _repeat(value: tf.Tensor, num_segments: tf.Tensor) -> tf.Tensor:
+    """Repeats what belongs to a clip for each of its segments."""
+    return tf.repeat(value[None], num_segments, axis=0)
 
 
 @functools.cache
@@ -590,76 +596,42 @@ def _clips(shards: Shards, split: str) -> tf.data.Dataset:
 # --- Cutting --------------------------------------------------------------------------
 
 
-def _check_window(
-    shards: Shards, window: records.Window, crops_per_clip: int = 0
+def _check_segmentation(
+    shards: Shards, segmentation: Segmentation, crops_per_clip: int = 0
 ) -> None:
-    """Log-mel records hold segments of one length, which cannot be cut anew."""
-    manifest = shards.manifest
+    """Checks that records hold what a model takes; log-mel cannot be cut again."""
+    manifest, num_samples = shards.manifest, segmentation.num_samples
     if manifest.features is None:
         return
-    if not window.is_plain or window.num_samples != manifest.segment_samples:
+    held = (
+        f"{shards.directory} holds log-mel spectrograms of {manifest.segment_samples}"
+        " samples each"
+    )
+    if not segmentation.is_consecutive:
         raise ValueError(
-            f"{shards.directory} holds the log-mel spectrograms of"
-            f" {manifest.segment_samples} samples each; the model takes"
-            f" {window.num_samples}{'' if window.is_plain else ' that overlap'}. Build"
-            + (
-                f" with --num-samples {window.num_samples}."
-                if window.is_plain
-                else " waveforms (without --features) for it."
-            )
+            f"{held}, but the model takes overlapping segments. Build waveforms"
+            " (without --features)."
+        )
+    if num_samples != manifest.segment_samples:
+        raise ValueError(
+            f"{held}, but the model takes {num_samples}. Build with --num-samples"
+            f" {num_samples}."
         )
     if crops_per_clip:
         raise ValueError(
-            f"{shards.directory} holds log-mel spectrograms of whole segments, so"
-            " nothing can be cropped at random. Build waveforms (without --features),"
-            " or train on whole segments (--crops-per-clip 0)."
+            f"{held}, so random crops are not possible. Build waveforms (without"
+            " --features), or train on whole segments (--crops-per-clip 0)."
         )
 
 
-def _cut(clip: dict[str, tf.Tensor], window: records.Window) -> tf.Tensor:
+def _cut(clip: dict[str, tf.Tensor], segmentation: Segmentation) -> tf.Tensor:
     """A parsed clip -> segments [num_segments, *shape]."""
     content = clip["content"]
-    if content.shape.rank != 1:  # log-mel, cut by the builder; the last one is padded
-        whole = clip["num_samples"] // window.num_samples
-        return content if window.remainder == "pad" else content[:whole]
-    waveform = _fill(content, window)
-    if not window.is_plain:
-        edges = [[window.edge_samples, window.edge_samples]]
-        waveform = tf.pad(waveform, edges, "REFLECT")
-        return tf.signal.frame(waveform, window.num_samples, window.hop_samples)
-    rest = tf.size(waveform) % window.num_samples
-    if window.remainder == "pad":
-        waveform = tf.pad(waveform, [[0, -rest % window.num_samples]])
-    else:
-        waveform = waveform[: tf.size(waveform) - rest]
-    return tf.reshape(waveform, [-1, window.num_samples])
-
-
-def _crop(
-    clip: dict[str, tf.Tensor], window: records.Window, num_crops: int, seed: tf.Tensor
-) -> tf.Tensor:
-    """A parsed clip -> segments [num_crops, num_samples] that begin anywhere in it."""
-    waveform = _fill(clip["content"], window)
-    if window.edge_samples:
-        edges = [[window.edge_samples, window.edge_samples]]
-        waveform = tf.pad(waveform, edges, "REFLECT")
-    end = tf.size(waveform) - window.num_samples + 1
-    starts = tf.random.stateless_uniform([num_crops], seed, 0, end, tf.int32)
-    crops = [
-        waveform[start : start + window.num_samples] for start in tf.unstack(starts)
-    ]
-    return tf.ensure_shape(tf.stack(crops), [num_crops, window.num_samples])
-
-
-def _fill(waveform: tf.Tensor, window: records.Window) -> tf.Tensor:
-    """Repeats a waveform that is shorter than one segment."""
-    shortest = window.num_samples - 2 * window.edge_samples
-    repeats = -(-shortest // tf.maximum(tf.size(waveform), 1))
-    return tf.cond(
-        repeats > 1,
-        lambda: tf.tile(waveform, [repeats])[:shortest],
-        lambda: waveform,  # no copy
-    )
+    if content.shape.rank == 1:
+        return cut_tensor(content, segmentation)
+    # Log-mel spectrograms were cut by the builder, which padded the last segment.
+    whole = clip["num_samples"] // segmentation.num_samples
+    return content if segmentation.remainder == "pad" else content[:whole]
 
 
 # --- Our records ----------------------------------------------------------------------
@@ -673,7 +645,7 @@ _SPEC = {
 }
 
 
-def _parser(manifest: records.Manifest) -> Callable[[tf.Tensor], dict]:
+def _parser(manifest: Manifest) -> Callable[[tf.Tensor], dict]:
     def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.io.parse_single_example(example, _SPEC)
         content = tf.io.decode_raw(values["segments"], manifest.segment_dtype)
@@ -689,78 +661,3 @@ def _parser(manifest: records.Manifest) -> Callable[[tf.Tensor], dict]:
         }
 
     return parse
-
-
-# --- Shards of the original resemul project -------------------------------------------
-# train and val: an Example per segment; test: a SequenceExample per clip.
-
-RESEMUL_PATTERN = "*-????-of-????.*tfrecord"  # .tfrecord and .seq.tfrecord
-
-
-def _open_resemul_shards(folder: Path) -> Shards:
-    manifest = records.Manifest(
-        dataset="magnatagatune",
-        split_rule="as built by resemul",
-        tags=(),
-        sample_rate=22050,
-        segment_samples=0,
-        num_audios_per_shard=0,
-        segment_dtype="float32",
-        complete=True,
-    )
-    for path in sorted(folder.glob(RESEMUL_PATTERN)):
-        example = next(records.read_shard(path), None)
-        if example is None:
-            continue
-        try:
-            content = tf.train.SequenceExample.FromString(example)
-            context, sequence = content.context.feature, content.feature_lists
-            segments = sequence.feature_list["raw_segments"].feature
-            segments = segments or [context["raw_segment"]]
-            num_tags = len(context["raw_labels"].bytes_list.value[0])
-            manifest.segment_samples = len(segments[0].bytes_list.value[0]) // 4
-        except (IndexError, DecodeError) as error:
-            raise ValueError(
-                f"{path} is a shard of neither this project nor resemul. Build again"
-                " (python build_mtt.py), or give another --data-dir."
-            ) from error
-        num_clips = records.count_records(path)
-        manifest.shards[path.name] = records.Shard(
-            split=path.name.split("-")[0],
-            num_clips=num_clips,
-            num_segments=num_clips * len(segments),
-            num_bytes=path.stat().st_size,
-            sha256="",
-        )
-    if not manifest.shards:
-        raise ValueError(f"The shards in {folder} are empty.")
-    manifest.tags = tuple(f"tag {number}" for number in range(1, num_tags + 1))
-    warnings.warn(
-        f"{folder} was built by resemul: it holds no tag names, only their order.",
-        stacklevel=2,
-    )
-    return Shards(folder, manifest, False, _parse_resemul)
-
-
-def _parse_resemul(example: tf.Tensor) -> dict[str, tf.Tensor]:
-    # An Example read as a SequenceExample is all context.
-    context, sequence = tf.io.parse_single_sequence_example(
-        example,
-        {
-            "raw_labels": tf.io.FixedLenFeature([], tf.string),
-            "raw_segment": tf.io.FixedLenFeature([], tf.string, b""),
-        },
-        {
-            "raw_segments": tf.io.FixedLenSequenceFeature(
-                [], tf.string, allow_missing=True
-            )
-        },
-    )
-    segments = context["raw_segment"] + tf.strings.reduce_join(sequence["raw_segments"])
-    waveform = tf.io.decode_raw(segments, tf.float32)
-    return {
-        "content": waveform,
-        "num_samples": tf.size(waveform),
-        "labels": tf.io.decode_raw(context["raw_labels"], tf.uint8),
-        "clip_id": tf.constant(""),
-    }

@@ -28,7 +28,7 @@ MAX_FRUITLESS = 3  # rounds in a row in which workers died and no task was done
 def run(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
-    enter: Callable[[Task, Result], None],
+    on_result: Callable[[Task, Result], None],
     num_workers: int,
     scheduler: str | None = None,
 ) -> None:
@@ -37,8 +37,9 @@ def run(
     Args:
         function: Importable by the workers.
         tasks: Its arguments, which can be pickled.
-        enter: Called here with each task and its result as it comes; when something
-            stops the run, also with those that ended meanwhile.
+        on_result: Called in this process with each task and its result, in the order
+            in which they finish; if the run is stopped, also with those that finished
+            meanwhile.
         num_workers: Processes of this machine; a cluster has its own.
         scheduler: Address of a Dask scheduler, `tcp://host:8786`; None: this machine.
 
@@ -51,7 +52,7 @@ def run(
     waiting, fruitless = list(tasks), 0
     while waiting:
         with _executor(scheduler, min(num_workers, len(waiting))) as (pool, deaths):
-            done, death = _run_round(pool, deaths, function, waiting, enter)
+            done, death = _run_round(pool, deaths, function, waiting, on_result)
         waiting = [task for number, task in enumerate(waiting) if number not in done]
         fruitless = 0 if done else fruitless + 1
         if waiting and fruitless == MAX_FRUITLESS:
@@ -66,13 +67,13 @@ def _run_round(
     deaths: tuple[type[Exception], ...],
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
-    enter: Callable[[Task, Result], None],
+    on_result: Callable[[Task, Result], None],
 ) -> tuple[set[int], Exception | None]:
     """Returns the numbers of the tasks done, and the death of a worker if there was."""
     done, death = set(), None
 
     def take(number: int, future: concurrent.futures.Future) -> None:
-        enter(tasks[number], future.result())
+        on_result(tasks[number], future.result())
         done.add(number)
 
     futures = {}

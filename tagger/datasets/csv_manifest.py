@@ -17,13 +17,22 @@ tag is unlabelled music, for the split student, unless `split` says otherwise.
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from tagger.datasets.annotations import Annotations, read_table, read_tags, top_tags
+from tagger.audio import AUDIO_EXTENSIONS, audio_files_in
+from tagger.datasets.annotations import (
+    Annotations,
+    as_table,
+    read_table,
+    read_tags,
+    top_tags,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FACTS = ("path", "tags", "clip_id", "split", "artist")  # columns that are no tags
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -33,10 +42,6 @@ SPLIT_NAMES = {  # as people write them
     "test": "test", "testing": "test",
     "student": "student", "unlabelled": "student", "unlabeled": "student",
 }  # fmt: skip
-AUDIO_ENDINGS = (
-    ".aac", ".aif", ".aiff", ".au", ".flac", ".m4a", ".mp2", ".mp3", ".mp4", ".oga",
-    ".ogg", ".opus", ".wav", ".webm", ".wma",
-)  # fmt: skip
 
 
 def load_annotations(
@@ -98,7 +103,7 @@ def load_annotations(
 # --- Rows: columns path, clip_id, tags (a list per row), perhaps split and artist -----
 
 
-def _read_rows(path: Path) -> pd.DataFrame:
+def _read_rows(path: Path) -> "pd.DataFrame":
     try:
         with open(path, encoding="utf-8-sig") as file:
             head = file.readline()
@@ -135,7 +140,7 @@ def _fact_or_tag(column: str) -> str:
     return name.lower() if name.lower() in FACTS else name
 
 
-def _tags_of_columns(table: pd.DataFrame, path: Path) -> list[list[str]]:
+def _tags_of_columns(table: "pd.DataFrame", path: Path) -> list[list[str]]:
     tags = [column for column in table if column not in FACTS]
     if not tags:
         raise ValueError(
@@ -154,11 +159,11 @@ def _tags_of_columns(table: pd.DataFrame, path: Path) -> list[list[str]]:
     return [[tags[column] for column in np.flatnonzero(row == "1")] for row in cells]
 
 
-def _walk(folder: Path) -> pd.DataFrame:
+def _walk(folder: Path) -> "pd.DataFrame":
     """Audio files under the folder's folders; the outermost folder is the tag."""
-    found, root = [], os.path.realpath(folder)
+    found = []
     for tag in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for path in _audio_files(tag, root, set()):
+        for path in audio_files_in(tag, root=folder):
             name = path.relative_to(folder).as_posix()
             # A name that is not UTF-8 makes an id all the same.
             clip_id = os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -166,34 +171,16 @@ def _walk(folder: Path) -> pd.DataFrame:
     if not found:
         raise ValueError(
             f"There is no audio in the folders of {str(folder)!r}. Each folder in it is"
-            f" a tag and holds files like {', '.join(AUDIO_ENDINGS[:6])} …"
+            f" a tag and holds files like {', '.join(AUDIO_EXTENSIONS[:6])} …"
         )
-    return pd.DataFrame(found)
-
-
-def _audio_files(folder: Path, root: str, seen: set[str]) -> Iterator[Path]:
-    """Follows links to folders elsewhere, each once.
-
-    A link back into the root would give its files another folder's tag, or go in a
-    circle.
-    """
-    real = os.path.realpath(folder)
-    leads_back = folder.is_symlink() and f"{real}/".startswith(f"{root}/")
-    if leads_back or real in seen:
-        return
-    seen.add(real)
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _audio_files(path, root, seen)
-        elif path.suffix.lower() in AUDIO_ENDINGS:
-            yield path
+    return as_table(found)
 
 
 # --- Labels and splits ----------------------------------------------------------------
 
 
 def _labels(
-    tags_of_rows: pd.Series, wanted: tuple[str, ...] | None, source: Path
+    tags_of_rows: "pd.Series", wanted: tuple[str, ...] | None, source: Path
 ) -> tuple[list[str], np.ndarray]:
     found = {tag for tags in tags_of_rows for tag in tags}
     names = list(wanted) if wanted else sorted(found)
@@ -213,7 +200,7 @@ def _labels(
 
 
 def _splits(
-    rows: pd.DataFrame, labels: np.ndarray, source: Path, seed: int
+    rows: "pd.DataFrame", labels: np.ndarray, source: Path, seed: int
 ) -> tuple[np.ndarray, str]:
     """Split of each row ("": it is left out) and the rule in words."""
     if "split" in rows:
@@ -243,7 +230,7 @@ def _splits(
     return splits, f"{'artists' if by_artist else 'files'} 8:1:1, seed {seed}"
 
 
-def _given_splits(rows: pd.DataFrame, source: Path) -> np.ndarray:
+def _given_splits(rows: "pd.DataFrame", source: Path) -> np.ndarray:
     names = rows["split"].str.strip().str.lower()
     unknown = sorted(set(names) - set(SPLIT_NAMES))
     if unknown:
@@ -253,7 +240,7 @@ def _given_splits(rows: pd.DataFrame, source: Path) -> np.ndarray:
         )
     splits = names.map(SPLIT_NAMES).to_numpy(str)
     if "artist" in rows:
-        counts = pd.Series(splits).groupby(rows["artist"].to_numpy()).nunique()
+        counts = rows.assign(split=splits).groupby("artist")["split"].nunique()
         shared = sorted(counts.index[(counts > 1) & (counts.index != "")])
         if shared:
             warnings.warn(

@@ -13,18 +13,20 @@ Download: https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset
 import dataclasses
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 
 from tagger.datasets import pickles
 from tagger.datasets.annotations import (
     Annotations,
-    note_difference,
     read_table,
     top_tags,
+    warn_unless_published,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ANNOTATIONS_NAME = "annotations_final.csv"
 AUDIO_FOLDER = "mp3"
@@ -221,11 +223,11 @@ def load_annotations(
         splits=splits[listed],
         published=rules.counts if is_published and is_real else {},
     )
-    note_difference(annotations, path)
+    warn_unless_published(annotations, path)
     return annotations
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path) -> "pd.DataFrame":
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"There is no folder {str(path.parent)!r}. Give the folder that holds"
@@ -249,7 +251,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table
 
 
-def _read_labels(path: Path, columns: pd.DataFrame) -> np.ndarray:
+def _read_labels(path: Path, columns: "pd.DataFrame") -> np.ndarray:
     labels = columns.to_numpy()
     wrong = np.argwhere((labels != "0") & (labels != "1"))
     if len(wrong):

@@ -19,13 +19,15 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 
 from tagger.datasets import pickles
-from tagger.datasets.annotations import Annotations, note_difference, read_table
+from tagger.datasets.annotations import Annotations, read_table, warn_unless_published
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AUDIO_FOLDER = "audio"
 TRACK_ID = re.compile(r"TR[A-Z]{5}[0-9A-F]{11}")
@@ -123,7 +125,7 @@ def load_annotations(
         splits=splits,
         published=published,
     )
-    note_difference(annotations, folder)
+    warn_unless_published(annotations, folder)
     return annotations
 
 
@@ -206,7 +208,7 @@ def _labels_of(track_ids: np.ndarray, folder: Path) -> np.ndarray:
     return np.stack([rows[track_id] for track_id in track_ids.tolist()])
 
 
-def _ids_of(table: pd.DataFrame, path: Path) -> dict[str, np.ndarray]:
+def _ids_of(table: "pd.DataFrame", path: Path) -> dict[str, np.ndarray]:
     """CALS' name of a split -> its ids; "none" is left out."""
     first = table.iloc[0] if len(table) else dict.fromkeys(table, "")
     known = {*CALS_SPLITS, "none", ""}
@@ -219,7 +221,7 @@ def _ids_of(table: pd.DataFrame, path: Path) -> dict[str, np.ndarray]:
             f" {', '.join(map(repr, table))}."
         )
     splits = table[split_columns[0]].str.lower()
-    table.index = pd.Index(table[id_columns[0]])
+    table = table.set_index(id_columns[0])
     return {
         name: table.index[(splits == name).to_numpy()].to_numpy(str)
         for name in CALS_SPLITS

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from tagger.datasets.annotations import Annotations, note_difference
+from tagger.datasets.annotations import Annotations, warn_unless_published
 
 AUDIO_FOLDER = "audio"
 COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
@@ -103,7 +103,7 @@ def load_annotations(
         splits=np.array(splits),
         published=PUBLISHED_COUNTS[subset] if split == 0 else {},
     )
-    note_difference(annotations, folder)
+    warn_unless_published(annotations, folder)
     return annotations
 
 

@@ -1,0 +1,1 @@
+"""Audio files in; tags, embeddings and exported models out."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tagger import models
 from tagger.inference.streaming import stream_files
-from tagger.models.metadata import nearest_names
+from tagger.models.metadata import suggest_names
 from tagger.storage import temporary, write_text_atomically
 
 PENULTIMATE = "penultimate"
@@ -68,7 +68,7 @@ class Embedder:
         self.network = keras.Model(model.input, output, name=f"{model.name}_embedding")
 
     def embed(self, path: str | os.PathLike) -> np.ndarray:
-        """The mean of a file's windows, float32 [channels].
+        """The mean of a file's segments, float32 [channels].
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
@@ -82,13 +82,13 @@ class Embedder:
         """Yields each path with its vector [channels] and None, or None and an error.
 
         Args:
-            paths: Audio of any length; memory is bounded by a batch of windows.
+            paths: Audio of any length; memory is bounded by a batch of segments.
             bar: From `streaming.progress`.
         """
         for file in stream_files(
             self.network.predict_on_batch,
             paths,
-            self.info.window,
+            self.info.segmentation,
             self.info.sample_rate,
             bar,
         ):
@@ -164,8 +164,16 @@ class Library:
             about["paths"] = list(self.vectors)
             write_text_atomically(_beside(path), json.dumps(about))
 
+    def vector_of(self, path: str | os.PathLike) -> np.ndarray | None:
+        """Returns the embedding of a file, however its path is spelt, or None."""
+        real = os.path.realpath(path)
+        for held, vector in self.vectors.items():
+            if os.path.realpath(held) == real:
+                return vector
+        return None
+
     def nearest(self, vector: np.ndarray, number: int) -> pd.Series:
-        """The files whose vectors point most alike: cosine similarity by path."""
+        """Returns the most similar files: cosine similarity of embeddings, by path."""
         neighbors = NearestNeighbors(metric="cosine")
         neighbors.fit(np.stack(list(self.vectors.values())))
         distances, places = neighbors.kneighbors(
@@ -197,7 +205,8 @@ def extend(
         Why files are not in it, by path.
     """
     errors, num_new = {}, 0
-    new = [path for path in dict.fromkeys(paths) if path not in library.vectors]
+    held = {os.path.realpath(path) for path in library.vectors}
+    new = [path for path in dict.fromkeys(paths) if os.path.realpath(path) not in held]
     try:
         for path, vector, error in embedder.embed_files(new, bar):
             if error:
@@ -223,5 +232,5 @@ def _layer(model: keras.Model, name: str) -> keras.Layer:
         return model.get_layer(name)
     raise ValueError(
         f"Model {model.name} has no layer {name!r}."
-        f" {nearest_names(name, [PENULTIMATE, *names])}"
+        f" {suggest_names(name, [PENULTIMATE, *names])}"
     )

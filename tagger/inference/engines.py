@@ -67,8 +67,8 @@ class OnnxModel:
             self.info = ModelInfo.from_dict(fields)
         except KeyError as error:
             raise ValueError(
-                f"{str(path)!r} does not say its rate, window and tags. Use a file made"
-                " by python -m tagger export MODEL --to onnx."
+                f"{str(path)!r} does not hold its sample rate, segmentation and tags."
+                " Use a file made by python -m tagger export MODEL --to onnx."
             ) from error
 
     def predict_on_batch(self, waveforms: np.ndarray) -> np.ndarray:

@@ -23,42 +23,34 @@ import keras
 import numpy as np
 
 from tagger import models
+from tagger.models.metadata import check_export_path
 
-FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # endings
 
-
-def export(model: keras.Model, path: str | os.PathLike, to: str) -> Path:
+def export(
+    model: keras.Model, path: str | os.PathLike, to: str, force: bool = False
+) -> Path:
     """Writes a model in another format, all or nothing.
 
     Args:
         model: From `models.load_model`, `pretrained.load` or `conversion.load_model`;
             mixed precision becomes float32.
-        path: A file that ends as its format does; a new folder for "saved-model".
-        to: Key of FORMATS.
+        path: A file with the ending of its format; a folder for "saved-model".
+        to: Key of `metadata.EXPORT_FORMATS`.
+        force: Overwrite what exists.
 
     Returns:
         Where it was written.
 
     Raises:
-        ValueError: the format is unknown, or the file ends otherwise.
-        FileExistsError: the folder is there already.
+        ValueError: the format is unknown, or the path has another ending.
+        FileExistsError: the path exists.
         FileNotFoundError: the folder to write to is missing.
         ImportError: a package is missing, or Keras runs on another backend.
     """
     path = Path(path)
-    if to not in FORMATS:
-        raise ValueError(f"Unknown format {to!r}. Choose one of: {', '.join(FORMATS)}.")
-    others = [ending for ending in FORMATS.values() if ending]
-    if FORMATS[to] and path.suffix != FORMATS[to]:
-        raise ValueError(
-            f"The output for {to} must end in {FORMATS[to]}, not {path.name!r}."
-        )
-    if not FORMATS[to] and path.suffix in others:
-        raise ValueError(f"The output for {to} is a folder, not {path.name!r}.")
-    if not FORMATS[to] and path.exists():
-        raise FileExistsError(f"{path} exists. Choose another folder.")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(path.parent)!r}. Make it.")
+    check_export_path(path, to)
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists. Choose another path.")
     if keras.backend.backend() != "tensorflow":
         raise ImportError(
             "Models are exported by TensorFlow, and Keras runs on"
@@ -68,8 +60,10 @@ def export(model: keras.Model, path: str | os.PathLike, to: str) -> Path:
     write = {"saved-model": _saved_model, "litert": _litert, "onnx": _onnx}[to]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         made = Path(folder) / path.name
-        with contextlib.redirect_stdout(io.StringIO()):  # converters chat
+        with contextlib.redirect_stdout(io.StringIO()):  # the converters' messages
             write(_in_float32(model), made, described)
+        if path.is_dir():
+            path.rename(Path(folder) / "replaced")
         made.replace(path)
     return path
 

@@ -1,6 +1,6 @@
-"""Audio files -> windows -> what a model makes of each, in bounded memory.
+"""Audio files -> segments -> what a model makes of each, in bounded memory.
 
-    paths ──thread──▶ windows ──batches of many files──▶ rows of each file, in order
+    paths ──thread──▶ segments ──batches of many files──▶ rows of each file, in order
 
 A thread decodes at most a few batches ahead of the model; only a file's rows are kept.
 """
@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tagger.audio import AudioDecodeError, rough_seconds, stream_audio
-from tagger.data.records import Window
+from tagger.segmentation import Segmentation, stream
 
-BATCH_SIZE = 16  # windows the model takes at once
+BATCH_SIZE = 16  # segments the model takes at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Streamed:
 
     Attributes:
         path: As given.
-        rows: One per window [num_windows, ...]; empty where there is an error.
-        seconds: Where each window begins [num_windows]; before 0 where a model hears
+        rows: One per segment [num_segments, ...]; empty where there is an error.
+        seconds: Where each segment begins [num_segments]; before 0 where a model hears
             mirrored music before the file's own.
         length_seconds: Of the file.
         error: Why it cannot be decoded, or None.
@@ -45,16 +45,16 @@ class Streamed:
 def stream_files(
     predict: Callable[[np.ndarray], np.ndarray],
     paths: Iterable[str | os.PathLike],
-    window: Window,
+    segmentation: Segmentation,
     sample_rate: int,
     bar: tqdm | None = None,
 ) -> Iterator[Streamed]:
-    """Puts windows of many files through a model, those of several in one batch.
+    """Puts segments of many files through a model, those of several in one batch.
 
     Args:
         predict: float32 [batch, num_samples] -> [batch, ...].
         paths: Audio of any length and format.
-        window: How a file is cut. One shorter than a window is repeated to fill it.
+        segmentation: How files are cut.
         sample_rate: In Hz.
         bar: From `progress`; moves on with every batch.
 
@@ -65,16 +65,18 @@ def stream_files(
 
     def flush() -> None:
         if batch:
-            _predict(predict, batch, window)
+            _predict(predict, batch, segmentation)
             batch.clear()
 
     def finished(file: "_File") -> Streamed:
         nonlocal num_done
         num_done += 1
         _move(bar, num_done)
-        return file.streamed(window, sample_rate)
+        return file.streamed(segmentation, sample_rate)
 
-    with contextlib.closing(_ahead(_decoded(paths, window, sample_rate))) as pieces:
+    with contextlib.closing(
+        _prefetched(_decoded(paths, segmentation, sample_rate))
+    ) as pieces:
         for path, piece in pieces:
             if is_new:
                 files.append(_File(path))
@@ -87,7 +89,7 @@ def stream_files(
             if len(batch) == BATCH_SIZE:
                 flush()
                 if bar is not None and not bar.disable:
-                    _move(bar, num_done + files[0].share(window, sample_rate))
+                    _move(bar, num_done + files[0].share(segmentation, sample_rate))
             while files and files[0].is_done:
                 yield finished(files.popleft())
     flush()
@@ -107,28 +109,9 @@ def progress(num_files: int, what: str) -> tqdm:
     )
 
 
-def with_hop(window: Window, hop_seconds: float | None, sample_rate: int) -> Window:
-    """The window, moved on by a hop; None leaves it as the model has it.
-
-    Raises:
-        ValueError: the hop is shorter than a sample or longer than a window.
-    """
-    if hop_seconds is None:
-        return window
-    longest = window.num_samples / sample_rate
-    if not 1 / sample_rate <= hop_seconds <= longest:
-        raise ValueError(
-            f"A hop of {hop_seconds:g} s is not between a sample and a window. Choose"
-            f" one up to {longest:.2f} s."
-        )
-    hop_samples = round(hop_seconds * sample_rate)
-    # Overlapping windows leave no rest worth filling up.
-    return dataclasses.replace(window, hop_samples=hop_samples, remainder="drop")
-
-
 @dataclasses.dataclass(frozen=True)
 class _End:
-    """A file has no more windows."""
+    """A file has no more segments."""
 
     length_seconds: float
     error: AudioDecodeError | None
@@ -147,17 +130,20 @@ class _File:
     def is_done(self) -> bool:
         return self.end is not None and not self.num_waiting
 
-    def share(self, window: Window, sample_rate: int) -> float:
+    def share(self, segmentation: Segmentation, sample_rate: int) -> float:
         """About how much of it is through, 0 to 1."""
         if self._rough_seconds is None:
             self._rough_seconds = rough_seconds(self.path)
-        seconds = len(self.rows) * window.hop_samples / sample_rate
+        seconds = len(self.rows) * segmentation.hop_samples / sample_rate
         return min(seconds / self._rough_seconds, 1) if self._rough_seconds else 0.0
 
-    def streamed(self, window: Window, sample_rate: int) -> Streamed:
+    def streamed(self, segmentation: Segmentation, sample_rate: int) -> Streamed:
         if self.end.error:
             self.rows = []
-        begins = np.arange(len(self.rows)) * window.hop_samples - window.edge_samples
+        begins = (
+            np.arange(len(self.rows)) * segmentation.hop_samples
+            - segmentation.edge_samples
+        )
         return Streamed(
             self.path,
             np.stack(self.rows) if self.rows else np.zeros((0, 0), np.float32),
@@ -172,18 +158,20 @@ def _move(bar: tqdm | None, place: float) -> None:
         bar.update(max(place - bar.n, 0))
 
 
-def _predict(predict: Callable, batch: list[tuple], window: Window) -> None:
+def _predict(predict: Callable, batch: list[tuple], segmentation: Segmentation) -> None:
     # A power of two: few shapes, so the model is compiled few times.
     size = 1 << (len(batch) - 1).bit_length()
-    padded = np.zeros((size, window.num_samples), np.float32)
+    padded = np.zeros((size, segmentation.num_samples), np.float32)
     padded[: len(batch)] = [piece for _, piece in batch]
     for (file, _), row in zip(batch, np.asarray(predict(padded)), strict=False):
         file.rows.append(row)
         file.num_waiting -= 1
 
 
-def _decoded(paths: Iterable, window: Window, sample_rate: int) -> Iterator[tuple]:
-    """Yields each path with every window of it, then with its end."""
+def _decoded(
+    paths: Iterable, segmentation: Segmentation, sample_rate: int
+) -> Iterator[tuple]:
+    """Yields each path with every segment of it, then with its end."""
     for path in paths:
         num_samples, error = 0, None
 
@@ -194,57 +182,15 @@ def _decoded(paths: Iterable, window: Window, sample_rate: int) -> Iterator[tupl
                 yield block
 
         try:
-            for piece in windows(blocks(), window):
+            for piece in stream(blocks(), segmentation):
                 yield path, piece
         except AudioDecodeError as caught:
             error = caught
         yield path, _End(num_samples / sample_rate, error)
 
 
-def windows(blocks: Iterator[np.ndarray], window: Window) -> Iterator[np.ndarray]:
-    """Cuts a stream of blocks [any length] into windows [num_samples]."""
-    blocks = _filled(blocks, window.num_samples - 2 * window.edge_samples)
-    rest = np.zeros(0, np.float32)
-    for block in _mirrored(blocks, window.edge_samples):
-        rest = np.concatenate([rest, block])
-        while len(rest) >= window.num_samples:
-            yield rest[: window.num_samples]
-            rest = rest[window.hop_samples :]
-    if len(rest) and window.remainder == "pad":
-        yield np.pad(rest, (0, window.num_samples - len(rest)))
-
-
-def _filled(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
-    """Repeats a stream that is shorter than so many samples to fill them."""
-    start = np.zeros(0, np.float32)
-    for block in blocks:
-        start = np.concatenate([start, block])
-        if len(start) >= num_samples:
-            yield start
-            yield from blocks
-            return
-    if len(start):
-        yield np.resize(start, num_samples)  # np.resize repeats
-
-
-def _mirrored(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
-    """Puts a stream's first and last samples, mirrored, before and behind it."""
-    if not num_samples:
-        yield from blocks
-        return
-    end = None
-    for block in blocks:
-        if end is None:
-            yield block[num_samples:0:-1]
-            end = block[:0]
-        yield block
-        end = np.concatenate([end, block])[-num_samples - 1 :]
-    if end is not None:
-        yield end[-2::-1]
-
-
-def _ahead(items: Iterator) -> Iterator:
-    """The same items, made by a thread that is at most some batches ahead."""
+def _prefetched(items: Iterator) -> Iterator:
+    """Yields the same items, which a thread makes a few batches ahead."""
     made = queue.Queue(4 * BATCH_SIZE)
     is_closed = threading.Event()
 

@@ -1,30 +1,27 @@
 """Audio files in, scores over tags out, for files of any length and format.
 
-path -> windows as the model wants them -> scores [num_tags], the mean over the windows.
+path -> segments of the model -> scores [num_tags], the mean over the segments.
 """
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
+from tagger import models
 from tagger.audio import AudioDecodeError, stream_audio
 from tagger.inference.engines import OnnxModel
-from tagger.inference.streaming import progress, stream_files, with_hop
-from tagger.models.metadata import DEFAULT_MODEL, nearest_names
+from tagger.inference.streaming import progress, stream_files
+from tagger.models.metadata import DEFAULT_MODEL, suggest_names
+from tagger.weights import pretrained
 
 if TYPE_CHECKING:
     import keras
 
 AGGREGATES = ("mean", "max")
-AUDIO_ENDINGS = (
-    ".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus",
-    ".wav", ".wma",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +29,20 @@ class Taggram:
     """Scores over time.
 
     Attributes:
-        seconds: Where each window begins [num_windows]; before 0 where a model hears
+        seconds: Where each segment begins [num_segments]; before 0 where a model hears
             mirrored music before the file's own.
-        window_seconds: Length of a window.
-        scores: float32 [num_windows, num_tags].
+        segment_seconds: Length of a segment.
+        scores: float32 [num_segments, num_tags].
         length_seconds: Of the file.
     """
 
     seconds: np.ndarray
-    window_seconds: float
+    segment_seconds: float
     scores: np.ndarray
     length_seconds: float
 
     def aggregated(self, aggregate: str = "mean") -> np.ndarray:
-        """Scores of the whole file, float32 [num_tags]: "mean" or "max" over windows.
+        """Scores of the whole file, float32 [num_tags]: "mean" or "max" over segments.
 
         Raises:
             ValueError: it is neither.
@@ -91,12 +88,8 @@ class Tagger:
     def __init__(
         self, model: "keras.Model | OnnxModel", tags: tuple[str, ...] | None = None
     ):
-        if isinstance(model, OnnxModel):
-            self.info = model.info
-        else:
-            from tagger import models  # imports Keras, which this model has done
-
-            self.info = models.model_info(model)
+        has_info = isinstance(model, OnnxModel)
+        self.info = model.info if has_info else models.model_info(model)
         self.tags = self.info.tags or tags
         if not self.tags:
             raise ValueError(
@@ -118,15 +111,14 @@ class Tagger:
         Raises:
             ValueError, OSError, ImportError: see `pretrained.prepare`.
         """
-        from tagger.weights import pretrained  # imports Keras
-
         return cls(pretrained.load(name))
 
     def scores(self, path: str | os.PathLike) -> np.ndarray:
-        """Scores of a file: float32 [num_tags], the mean over its windows.
+        """Scores of a file: float32 [num_tags], the mean over its segments.
 
-        The file is resampled to the model's rate. One shorter than a window is repeated
-        to fill it; a longer one's incomplete last window goes as the model says.
+        The file is resampled to the model's rate. A file shorter than a segment is
+        repeated until it fills one; the model says whether a longer file's incomplete
+        last segment is dropped or padded.
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
@@ -173,7 +165,7 @@ class Tagger:
             if name not in self.tags:
                 raise ValueError(
                     f"Model {self.info.name} knows no tag {name!r}."
-                    f" {nearest_names(name, self.tags)}"
+                    f" {suggest_names(name, self.tags)}"
                 )
             numbers.append(self.tags.index(name))
         return numbers
@@ -184,12 +176,12 @@ class Tagger:
         """Scores over time.
 
         Args:
-            path: Audio of any length; memory is bounded by a batch of windows.
-            hop_seconds: From one window to the next; None: as the model scores files.
+            path: Audio of any length; memory is bounded by a batch of segments.
+            hop_seconds: From one segment to the next; None: as the model scores files.
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
-            ValueError: the hop is shorter than a sample or longer than a window.
+            ValueError: the hop is shorter than a sample or longer than a segment.
         """
         with progress(1, f"Scoring {os.path.basename(path)}") as bar:
             ((_, found),) = self.taggrams([path], hop_seconds, bar)
@@ -203,7 +195,7 @@ class Tagger:
         hop_seconds: float | None = None,
         bar: tqdm | None = None,
     ) -> Iterator[tuple[str | os.PathLike, Taggram | AudioDecodeError]]:
-        """Scores many files; windows of several share a batch.
+        """Scores many files; segments of several share a batch.
 
         Args:
             paths: Audio of any length.
@@ -214,44 +206,44 @@ class Tagger:
             Each path in order with its taggram, or with why it cannot be decoded.
 
         Raises:
-            ValueError: the hop is shorter than a sample or longer than a window.
+            ValueError: the hop is shorter than a sample or longer than a segment.
         """
         rate = self.info.sample_rate
-        window = with_hop(self.info.window, hop_seconds, rate)
+        segmentation = self.info.segmentation.with_hop(hop_seconds, rate)
         predict = self.model.predict_on_batch
-        for file in stream_files(predict, paths, window, rate, bar):
+        for file in stream_files(predict, paths, segmentation, rate, bar):
             yield (
                 file.path,
                 file.error
                 or Taggram(
-                    file.seconds, self.window_seconds, file.rows, file.length_seconds
+                    file.seconds, self.segment_seconds, file.rows, file.length_seconds
                 ),
             )
 
     @property
-    def window_seconds(self) -> float:
+    def segment_seconds(self) -> float:
         """Length of what the model scores at once."""
-        return self.info.window.num_samples / self.info.sample_rate
+        return self.info.segmentation.num_samples / self.info.sample_rate
 
-    def window(
+    def segment(
         self, path: str | os.PathLike, start_seconds: float = 0.0
     ) -> tuple[np.ndarray, float]:
-        """Reads one window of a file, and no more into memory.
+        """Reads one segment of a file, and no more into memory.
 
         Args:
             path: Audio of any length.
-            start_seconds: Where the window begins.
+            start_seconds: Where the segment begins.
 
         Returns:
             float32 [num_samples], and how many seconds of it are the file's own: a file
-            shorter than the window is repeated; behind a file's end are zeros.
+            shorter than the segment is repeated; behind a file's end are zeros.
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
-            ValueError: the window begins behind the file's end, or before 0.
+            ValueError: the segment begins behind the file's end, or before 0.
         """
         start = round(start_seconds * self.info.sample_rate)
-        num_samples, num_seen, pieces = self.info.window.num_samples, 0, []
+        num_samples, num_seen, pieces = self.info.segmentation.num_samples, 0, []
         for block in stream_audio(path, self.info.sample_rate):
             first = max(start - num_seen, 0)
             last = start + num_samples - num_seen
@@ -264,7 +256,7 @@ class Tagger:
         if start < 0 or not len(piece):
             length = num_seen / self.info.sample_rate
             raise ValueError(
-                f"No window begins at {start_seconds:g} s of {str(path)!r}, which is"
+                f"No segment begins at {start_seconds:g} s of {str(path)!r}, which is"
                 f" {length:.1f} s long."
             )
         own_seconds = len(piece) / self.info.sample_rate
@@ -287,7 +279,7 @@ def tag_files(
         tagger: The model.
         paths: Audio of any length.
         hop_seconds: See `Tagger.taggram`.
-        aggregate: "mean" or "max" of a file's windows.
+        aggregate: "mean" or "max" of a file's segments.
         thresholds: Tags below theirs are left out.
         bar: From `streaming.progress`.
 
@@ -304,38 +296,3 @@ def tag_files(
         tags = {tag: score for tag, score in named if score >= thresholds.get(tag, 0)}
         seconds = round(found.length_seconds, 3)
         yield {"path": path, "seconds": seconds, "tags": tags}, found
-
-
-def audio_files(names: Iterable[str]) -> list[str]:
-    """Files named, and those in folders named, by their endings, in order of name.
-
-    A folder without audio, and one that cannot be read, is noted; each file is listed
-    once, hidden ones are not.
-
-    Raises:
-        ValueError: there is no file at all.
-    """
-    paths, endings = [], ", ".join(AUDIO_ENDINGS)
-    for name in names:
-        if not os.path.isdir(name):
-            paths.append(name)
-            continue
-        found = sorted(
-            os.path.join(folder, file)
-            for folder, _, files in os.walk(name, onerror=_note)
-            for file in files
-            if file.lower().endswith(AUDIO_ENDINGS) and not file.startswith(".")
-        )
-        if not found:
-            _note(f"Folder {name!r} holds no audio: no file ends in one of {endings}.")
-        paths += found
-    if not paths:
-        raise ValueError(
-            "There are no files to work on. Give audio files, or folders with files"
-            f" that end in one of {endings}."
-        )
-    return list(dict.fromkeys(paths))
-
-
-def _note(what: str | OSError) -> None:
-    warnings.warn(str(what), stacklevel=3)

@@ -1,14 +1,13 @@
-"""What `tag` leaves on disk: lines of JSON, a CSV table, or a JAMS file per audio file.
+"""Results of `tag` on disk: lines of JSON, a CSV table, or a JAMS file per song.
 
-    {"path", "model", "seconds", "tags": {name: score}}  or  {"path", "model", "error"}
-
-is a result. Each is on disk before the next file is tagged, so that an interrupted run
-is gone on with: files that have tags there are left out, those with an error are tried
-again (their later result counts). Whoever goes on keeps to the same hop, aggregate and
-threshold.
+A result is {"path", "model", "seconds", "tags": {name: score}} or {"path", "model",
+"error"}. Each is on disk before the next file is tagged, so an interrupted run resumes:
+files that have tags are skipped, those with an error are tried again (the later result
+counts). Only the same model with the same settings may add to results.
 """
 
 import csv
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -17,49 +16,110 @@ from pathlib import Path
 from tagger.storage import write_text_atomically
 
 
-def open_results(
-    place: str | os.PathLike, paths: Sequence[str], tags: Sequence[str], model: str
-) -> "JsonLines | CsvTable | JamsFolder":
-    """The results at a place, to write more of them. Nothing there is changed yet.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where results come from.
 
-    Args:
-        place: A file that ends in .jsonl, .json or .csv; anything else is a folder.
-        paths: The files that are to be tagged.
-        tags: Every tag of the model.
-        model: Its name.
+    Attributes:
+        model: Name of the model.
+        tags: All its tags.
+        settings: hop, aggregate and threshold; results of others do not compare.
+    """
 
-    Returns:
-        An object with `is_new` (nothing is there), `done` (paths that have tags there),
-        `write(result)` and `close()`.
+    model: str
+    tags: Sequence[str]
+    settings: dict
+
+    def check(self, path: Path, model: str, settings: dict | None) -> None:
+        """Refuses results of another model or other settings.
+
+        Args:
+            path: Where they are.
+            model: Their model.
+            settings: Their settings; None: they do not say.
+
+        Raises:
+            ValueError: naming the difference.
+        """
+        if model != self.model:
+            raise ValueError(
+                f"{str(path)!r} holds results of {model}, not {self.model}. Choose"
+                " another --output, or --force to replace it."
+            )
+        for name, value in (settings or {}).items():
+            if value != self.settings.get(name):
+                raise ValueError(
+                    f"{str(path)!r} holds results with {name} {value}, not"
+                    f" {self.settings.get(name)}. Choose another --output, or --force"
+                    " to replace it."
+                )
+
+
+def check_output(path: str | None, is_allowed: bool) -> None:
+    """Refuses an output that exists, unless it is to be continued or replaced.
 
     Raises:
-        ValueError: the place holds something else, or another model's results.
+        FileExistsError: it exists and is not empty.
+    """
+    if path is None or is_allowed or not os.path.exists(path):
+        return
+    if os.path.isdir(path):
+        is_empty = not any(Path(path).rglob("*.jams"))
+    else:
+        is_empty = not os.path.getsize(path)
+    if not is_empty:
+        raise FileExistsError(
+            f"{path} exists. Add --resume to continue it, --force to overwrite it, or"
+            " choose another --output."
+        )
+
+
+def open_results(
+    path: str | os.PathLike, paths: Sequence[str], source: Source, force: bool = False
+) -> "JsonLines | CsvTable | JamsFolder":
+    """Opens results to add to them. Nothing there is changed yet.
+
+    Args:
+        path: A file that ends in .jsonl, .json or .csv; anything else is a folder.
+        paths: The files that are to be tagged.
+        source: Where the results come from.
+        force: Replace what is there.
+
+    Returns:
+        An object with `done` (paths that have tags there), `write(result)` and
+        `close()`.
+
+    Raises:
+        ValueError: there is something else, or results of another source.
         ImportError: JAMS files without the package jams.
     """
-    place = Path(place)
-    if place.suffix in (".jsonl", ".json"):
-        return JsonLines(place, model)
-    if place.suffix == ".csv":
-        return CsvTable(place, tags, model)
-    return JamsFolder(place, paths, model)
+    path = Path(path)
+    is_file = path.suffix in (".jsonl", ".json", ".csv")
+    if force and is_file:
+        path.unlink(missing_ok=True)
+    elif force and path.exists():
+        for jam in path.rglob("*.jams"):
+            jam.unlink()
+    if not is_file:
+        return JamsFolder(path, paths, source)
+    return (CsvTable if path.suffix == ".csv" else JsonLines)(path, source)
 
 
 class _File:
-    """A file that is appended to, behind its last whole line."""
+    """A file that is appended to after its last complete line."""
 
-    def __init__(self, place: Path):
-        self._place, self._file = place, None
-        text = place.read_text("utf-8", "surrogateescape") if place.exists() else ""
-        self.is_new = not text
+    def __init__(self, path: Path):
+        self._path, self._file = path, None
+        text = path.read_text("utf-8", "surrogateescape") if path.exists() else ""
         *self.lines, self.half = text.split("\n")
 
     def write(self, text: str) -> None:
         if self._file is None:
             if self.half:  # a killed run left it
                 num_bytes = len(self.half.encode("utf-8", "surrogateescape"))
-                os.truncate(self._place, self._place.stat().st_size - num_bytes)
+                os.truncate(self._path, self._path.stat().st_size - num_bytes)
             self._file = open(
-                self._place, "a", encoding="utf-8", errors="surrogateescape", newline=""
+                self._path, "a", encoding="utf-8", errors="surrogateescape", newline=""
             )
         self._file.write(text)
         self._file.flush()
@@ -70,47 +130,53 @@ class _File:
 
 
 class JsonLines:
-    """A result a line."""
+    """A result per line."""
 
-    def __init__(self, place: Path, model: str):
-        self._file = _File(place)
-        self.is_new, half = self._file.is_new, self._file.half
+    def __init__(self, path: Path, source: Source):
+        self._file, self._settings = _File(path), source.settings
+        half = self._file.half
         try:
             rows = [json.loads(line) for line in self._file.lines]
             self.done = {row["path"] for row in rows if row["path"] and "tags" in row}
-            models = {row["model"] for row in rows}
+            held = [(row["model"], row.get("settings")) for row in rows]
             if half and not half.startswith('{"path": '[: len(half)]):
                 raise ValueError(half)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{str(place)!r} holds no lines of JSON of `tag`. Choose another"
+                f"{str(path)!r} does not hold lines of JSON of `tag`. Choose another"
                 " --output."
             ) from error
-        _check_model(place, models, model)
+        for model, settings in held:
+            source.check(path, model, settings)
 
     def write(self, result: dict) -> None:
         """Appends a result."""
-        self._file.write(as_line(result) + "\n")
+        self._file.write(as_line(result | {"settings": self._settings}) + "\n")
 
     def close(self) -> None:
-        """No more come."""
+        """Closes the file."""
         self._file.close()
 
 
 class CsvTable:
-    """A row a file: path, model, a column per tag (empty below a threshold), error."""
+    """A row per file: path, model, settings, seconds, a column per tag, error.
 
-    def __init__(self, place: Path, tags: Sequence[str], model: str):
-        self._header = ["path", "model", *tags, "error"]
-        self._file = _File(place)
-        self.is_new = self._file.is_new
+    The cell of a tag below its threshold is empty.
+    """
+
+    def __init__(self, path: Path, source: Source):
+        fixed = ["path", "model", "settings", "seconds"]
+        self._header = [*fixed, *source.tags, "error"]
+        self._settings = json.dumps(source.settings)
+        self._file = _File(path)
         rows = list(csv.reader(line + "\n" for line in self._file.lines))
-        if not self.is_new and rows[:1] != [self._header]:
+        if rows and rows[0] != self._header:
             raise ValueError(
-                f"{str(place)!r} is no table of `tag` with this model's tags. Choose"
+                f"{str(path)!r} is not a table of `tag` with this model's tags. Choose"
                 " another --output."
             )
-        _check_model(place, {row[1] for row in rows[1:]}, model)
+        for row in rows[1:]:
+            source.check(path, row[1], json.loads(row[2]))
         self.done = {row[0] for row in rows[1:] if not row[-1]}
         self._rows = csv.DictWriter(self._file, self._header, lineterminator="\n")
 
@@ -119,39 +185,37 @@ class CsvTable:
         if not self._file.lines:
             self._file.lines.append("")
             self._rows.writeheader()
-        row = {**result, **result.get("tags", {})}
+        row = {**result, **result.get("tags", {}), "settings": self._settings}
         self._rows.writerow({name: row.get(name, "") for name in self._header})
 
     def close(self) -> None:
-        """No more come."""
+        """Closes the file."""
         self._file.close()
 
 
 class JamsFolder:
-    """A .jams file per audio file: namespace tag_open, confidence the score.
+    """A .jams file per audio file: namespace tag_open, the score as confidence.
 
     Files keep their place below the working folder, others below the root.
     """
 
-    def __init__(self, place: Path, paths: Sequence[str], model: str):
+    def __init__(self, path: Path, paths: Sequence[str], source: Source):
         try:
             import jams
         except ImportError as error:
             raise ImportError(
                 "JAMS files need the package jams: pip install jams."
             ) from error
-        self._jams, self._model, self._place = jams, model, place
-        self.is_new, self.done, models = True, set(), set()
-        for path in paths:
-            target = self._target(path)
+        self._jams, self._source, self._path = jams, source, path
+        self.done = set()
+        for audio_path in paths:
+            target = self._target(audio_path)
             if target.exists():
-                self.is_new = False
-                self.done.add(path)
-                models.add(_model_of(target))
-        _check_model(place, models, model)
+                self.done.add(audio_path)
+                source.check(path, *_annotator_of(target))
 
     def write(self, result: dict) -> None:
-        """Writes a result's own file; one with an error has none."""
+        """Writes the file of a result; an error has none."""
         if "error" in result:
             return
         jams, seconds = self._jams, result["seconds"]
@@ -160,7 +224,10 @@ class JamsFolder:
             time=0,
             duration=seconds,
             annotation_metadata=jams.AnnotationMetadata(
-                annotator={"model": self._model},
+                annotator={
+                    "model": self._source.model,
+                    "settings": self._source.settings,
+                },
                 annotation_tools="tagger",
                 data_source="program",
             ),
@@ -176,34 +243,27 @@ class JamsFolder:
         write_text_atomically(target, jam.dumps(indent=2))
 
     def close(self) -> None:
-        """No more come."""
+        """Does nothing: every file is complete."""
 
     def _target(self, path: str) -> Path:
         full = Path(os.path.abspath(path))
         here = Path.cwd()
         below = here if full.is_relative_to(here) else full.anchor
         relative = full.relative_to(below)
-        return self._place / relative.with_name(f"{relative.name}.jams")
+        return self._path / relative.with_name(f"{relative.name}.jams")
 
 
 def as_line(result: dict) -> str:
-    """A result as a line of JSON."""
+    """Returns a result as a line of JSON."""
     return json.dumps(result, ensure_ascii=False)
 
 
-def _model_of(jam: Path) -> str:
+def _annotator_of(jam: Path) -> tuple[str, dict | None]:
     try:
         (annotation,) = json.loads(jam.read_text("utf-8"))["annotations"]
-        return annotation["annotation_metadata"]["annotator"]["model"]
+        annotator = annotation["annotation_metadata"]["annotator"]
+        return annotator["model"], annotator.get("settings")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{str(jam)!r} is no JAMS file of `tag`. Choose another --output."
+            f"{str(jam)!r} is not a JAMS file of `tag`. Choose another --output."
         ) from error
-
-
-def _check_model(place: Path, models: set[str], model: str) -> None:
-    if models - {model}:
-        raise ValueError(
-            f"{str(place)!r} holds results of {', '.join(sorted(models - {model}))},"
-            f" not {model}. Choose another --output."
-        )

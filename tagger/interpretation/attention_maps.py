@@ -80,7 +80,7 @@ def attention(model: keras.Model, waveform: np.ndarray) -> Attention:
 
     Args:
         model: `self_attention`, `cnn_self_attention` or `music_tagging_transformer`.
-        waveform: float32 [num_samples] at the model's rate, as long as its window; a
+        waveform: float32 [num_samples] at the model's rate, as long as its segment; a
             loaded model that takes any length takes any here.
 
     Raises:
@@ -222,7 +222,7 @@ def as_batch(model: keras.Model, waveform: np.ndarray) -> np.ndarray:
     if expected not in (None, len(waveform)):
         raise ValueError(
             f"Model {info.name} takes a waveform of {expected} samples"
-            f" ({info.window.num_samples / info.sample_rate:.2f} s at"
+            f" ({info.segmentation.num_samples / info.sample_rate:.2f} s at"
             f" {info.sample_rate} Hz) here. Received: {np.shape(waveform)}"
         )
     return np.asarray(waveform, np.float32)[None]

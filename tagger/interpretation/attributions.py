@@ -1,18 +1,17 @@
 """Which times and frequencies raised a tag's score: integrated gradients.
 
 Sundararajan, Taly and Yan, ICML 2017, https://arxiv.org/abs/1703.01365. From silence to
-the music the score's gradient is summed up along a straight line; what every cell of
-the spectrogram gets adds up to the score's whole rise (completeness). SmoothGrad lacks
-that: what it adds up to is no score (`tests/interpretation/test_attributions.py` compares the two).
+the music, the gradient of the score is summed along a straight line. The values of all
+cells of the spectrogram add up to the whole rise of the score (completeness); those of
+SmoothGrad do not (`tests/interpretation/test_attributions.py` compares the two).
 
 waveform [num_samples], tag -> attribution [num_frames, num_bands]
 
-- A model that hears a log-mel spectrogram: the line runs through log-mel spectrograms,
-  from that of silence.
-- One that hears the waveform: the line runs through waveforms, the music fading in, and
-  what its samples get is shared out among the bins of its Fourier transform.
-- Harmonics are decibels of the waveform: the music fades in by decibels, from 100 of
-  them below.
+- For a model of log-mel spectrograms, the line starts at the spectrogram of silence.
+- For a model of waveforms, the music fades in linearly; the values of the samples are
+  distributed over the bins of their Fourier transform.
+- For harmonic_cnn, whose input is decibels of the waveform, the music fades in by
+  decibels, starting 100 dB lower.
 """
 
 import dataclasses
@@ -79,7 +78,7 @@ def attribute(
 
     Args:
         model: Any of ours.
-        waveform: float32 [num_samples] at the model's rate, as long as its window; a
+        waveform: float32 [num_samples] at the model's rate, as long as its segment; a
             loaded model that takes any length takes any here.
         tags: Numbers of the tags.
         num_steps: Parts of the line at first. They are halved until the attribution

@@ -18,9 +18,9 @@ from scipy.spatial.distance import pdist, squareform
 
 from tagger import models, plotting
 from tagger.data import pipeline
-from tagger.data.records import INT16_SCALE, Window
 from tagger.evaluation import scoring
 from tagger.models.layers import SqueezeExcitation
+from tagger.segmentation import INT16_SCALE, Segmentation
 
 
 def excitations(
@@ -52,9 +52,9 @@ def excitations(
             " excitations. Train one with --block se or --block rese."
         )
     info = models.model_info(model)
-    scoring.check_match(info, shards)
+    scoring.check_rate(info, shards)
     tags = scoring.tag_names(info, shards)
-    probe = models.fed_with(
+    probe = models.with_record_inputs(
         keras.Model(model.input, [gate.output for gate in gates], name=model.name),
         shards.dtype,
         shards.manifest.features,
@@ -63,7 +63,7 @@ def excitations(
         lambda segments: [gate[:, 0] for gate in probe.predict_on_batch(segments)],
         shards,
         split,
-        info.window,
+        info.segmentation,
         batch_size,
         "Extracting",
     )
@@ -104,7 +104,7 @@ def clip_loudness(shards: pipeline.Shards, split: str = "test") -> pd.Series:
         mean_square,
         shards,
         split,
-        Window(shards.manifest.segment_samples),
+        Segmentation(shards.manifest.segment_samples),
         scoring.BATCH_SIZE,
         "Measuring loudness",
     )

@@ -61,13 +61,13 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Excerpt:
-    """The window of a recording that is explained.
+    """The segment of a recording that is explained.
 
     Attributes:
         name: Of the file.
         waveform: float32 [num_samples].
         start_seconds: Where it begins in the file.
-        own_seconds: How much of it is the file's own, see `Tagger.window`.
+        own_seconds: How much of it is the file's own, see `Tagger.segment`.
         taggram: Of the whole file.
     """
 
@@ -93,14 +93,14 @@ def explain(
 
     Args:
         tagger: The model.
-        path: Audio of any length; memory is bounded. A window of it is explained.
+        path: Audio of any length; memory is bounded. A segment of it is explained.
         output_dir: Folder to write to; made if need be.
         tags: What is explained; None: the `num_tags` highest of each file.
-        second_path: Other audio, whose window follows the first one's, half of each:
+        second_path: Other audio, whose segment follows the first one's, half of each:
             the contributions of two clips beside each other.
-        start_seconds: Where the window begins; None: where the explained tags score
+        start_seconds: Where the segment begins; None: where the explained tags score
             highest.
-        hop_seconds: From one window of the taggram to the next; None: as the model
+        hop_seconds: From one segment of the taggram to the next; None: as the model
             scores files.
         num_tags: See tags.
         taggram: Of the first file, where it is known already.
@@ -119,7 +119,7 @@ def explain(
     if second_path is not None:
         attention_maps.attention_layers(tagger.model)
     if start_seconds is not None:
-        tagger.window(path, start_seconds)  # what is wrong shows before the work
+        tagger.segment(path, start_seconds)  # what is wrong shows before the work
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(
@@ -150,7 +150,7 @@ def explain(
         "explained": np.array([tagger.tags[number] for number in numbers]),
         "sample_rate": np.array(tagger.info.sample_rate),
         "start_seconds": np.array(first.start_seconds),
-        "window_seconds": np.array(tagger.window_seconds),
+        "segment_seconds": np.array(tagger.segment_seconds),
     }
     for maker in tqdm(makers, "Explaining", unit="picture", disable=None):
         made, more_arrays, more_sounds = maker(tagger, first, numbers)
@@ -198,7 +198,7 @@ def _excerpt(
     if start_seconds is None:
         highest = taggram.scores[:, numbers].sum(axis=1).argmax()
         start_seconds = max(float(taggram.seconds[highest]), 0.0)
-    waveform, own_seconds = tagger.window(path, start_seconds)
+    waveform, own_seconds = tagger.segment(path, start_seconds)
     if np.abs(waveform).max() < SILENCE:
         warnings.warn(
             f"{path} is silent from {start_seconds:.1f} s on: the pictures show what"
@@ -228,13 +228,13 @@ def _taggram(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     picture = Picture(
         "taggram",
         "Scores over time",
-        "Every column is a window of the file, every row a tag, the highest on top.",
+        "Every column is a segment of the file, every row a tag, the highest on top.",
         "Pons and Serra 2019, musicnn, https://arxiv.org/abs/1909.06654",
         plotting.plot_taggram(
             taggram.scores[:, shown],
             [tagger.tags[number] for number in shown],
             taggram.seconds,
-            taggram.window_seconds,
+            taggram.segment_seconds,
             f"{excerpt.name}: taggram",
         ),
     )
@@ -333,7 +333,7 @@ def _two_clips(second: Excerpt):
         names = [
             f"{one.name}, from {one.start_seconds:.1f} s" for one in (first, second)
         ]
-        junction = (tagger.window_seconds / 2, *names)
+        junction = (tagger.segment_seconds / 2, *names)
         return _contributed(tagger, both, numbers, "contribution_of_two", junction)
 
     return make
@@ -357,7 +357,7 @@ def _contributed(
         "What each moment alone would score"
         + (", of two clips beside each other" if junction else ""),
         "The tag's score if the last layer attended to this moment alone, for every"
-        " moment; beside the name the score of the whole window."
+        " moment; beside the name the score of the whole segment."
         + (" The first half is of one clip, the second of another." * bool(junction)),
         "tag-wise contribution, Won, Chun and Serra 2019,"
         " https://arxiv.org/abs/1911.04385",
@@ -415,7 +415,7 @@ def _page(
     return environment.get_template("report.html.jinja").render(
         excerpt=excerpt,
         model=tagger.info.name,
-        window_seconds=tagger.window_seconds,
+        segment_seconds=tagger.segment_seconds,
         scores=[(tagger.tags[n], float(means[n])) for n in shown],
         sounds=[
             (name, _mp3(waveform, tagger.info.sample_rate))

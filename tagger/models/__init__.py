@@ -11,13 +11,13 @@ _MODULE_OF = {
     "build_model": "registry",
     "default_options": "registry",
     "entry": "registry",
-    "feature_network": "registry",
-    "fed_with": "registry",
-    "load_model": "registry",
-    "model_info": "registry",
+    "feature_network": "serialization",
+    "load_model": "serialization",
+    "model_info": "serialization",
     "ModelInfo": "metadata",
-    "save_model": "registry",
-    "set_thresholds": "registry",
+    "save_model": "serialization",
+    "set_thresholds": "serialization",
+    "with_record_inputs": "serialization",
 }
 __all__ = list(_MODULE_OF)
 

@@ -9,17 +9,10 @@ a class token -> scores [batch, 50]. There are no positions.
 import keras
 from keras import layers
 
+from tagger.models.blocks import bert_encoder, normed_image, residual_block, torch_dense
 from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import (
-    AudioWindow,
-    ClassToken,
-    FirstPosition,
-    TagScores,
-    bert_encoder,
-    normed_image,
-    residual_block,
-    torch_dense,
-)
+from tagger.models.layers import AudioInput, ClassToken, FirstPosition, TagScores
+from tagger.segmentation import Segmentation
 
 WIDTHS = (1, 1, 2, 2, 2, 2, 2)  # of the blocks, times num_filters
 STRIDES = (*3 * ((2, 2),), *4 * ((1, 2),))  # (time, mel); 128 bands become one
@@ -61,12 +54,11 @@ def cnn_self_attention(
     """
     definition = preset(log_mel)
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(
+    x = AudioInput(
         definition.sample_rate,
-        num_samples,
-        "pad",
+        Segmentation(num_samples, "pad"),
         min_samples=definition.n_fft,
-        name="window",
+        name="audio_input",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = normed_image(x)

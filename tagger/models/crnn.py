@@ -12,8 +12,10 @@ import math
 import keras
 from keras import layers
 
+from tagger.models.blocks import convolution_block, normed_image
 from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioWindow, TagScores, convolution_block, normed_image
+from tagger.models.layers import AudioInput, TagScores
+from tagger.segmentation import Segmentation
 
 POOL_SIZES = ((2, 2), (3, 3), (4, 4), (4, 4))  # (time, mel); 96 bands become one
 
@@ -49,12 +51,11 @@ def crnn(
     definition = preset(log_mel)
     min_frames = math.prod(num_frames for num_frames, _ in POOL_SIZES)
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(
+    x = AudioInput(
         definition.sample_rate,
-        num_samples,
-        "pad",
+        Segmentation(num_samples, "pad"),
         min_samples=(min_frames - 1) * definition.hop_length,
-        name="window",
+        name="audio_input",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = normed_image(x)

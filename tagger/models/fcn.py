@@ -10,8 +10,10 @@ poolings leave one cell.
 import keras
 from keras import layers
 
+from tagger.models.blocks import convolution_block, normed_image
 from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioWindow, TagScores, convolution_block, normed_image
+from tagger.models.layers import AudioInput, TagScores
+from tagger.segmentation import Segmentation
 
 POOL_SIZES = ((4, 2), (4, 2), (4, 2), (5, 3), (4, 4))  # (time, mel)
 
@@ -43,7 +45,9 @@ def fcn(
     """
     definition = preset(log_mel)
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(definition.sample_rate, num_samples, "pad", name="window")(waveform)
+    x = AudioInput(
+        definition.sample_rate, Segmentation(num_samples, "pad"), name="audio_input"
+    )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = normed_image(x)
     for i, (width, pool_size) in enumerate(zip(filters, POOL_SIZES, strict=True), 1):

@@ -90,7 +90,7 @@ UNITS = {  # of what they give
 
 PRESETS = {
     # Pons and Serra 2019 (package musicnn). Its code computes one spectrogram over the
-    # whole file; a window brings its own context instead, see layers.AudioWindow.
+    # whole file; a window brings its own context instead, see layers.AudioInput.
     "pons2019": LogMel(
         16000, 512, 256, 96, "slaney", "slaney", "log10(10000x+1)", pad_mode=None
     ),

@@ -10,15 +10,15 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tagger.models.frontends import power_spectrogram
-from tagger.models.layers import (
-    AudioWindow,
-    TagScores,
+from tagger.models.blocks import (
     convolution_block,
     dense_head,
     residual_block,
     torch_norm,
 )
+from tagger.models.frontends import power_spectrogram
+from tagger.models.layers import AudioInput, TagScores
+from tagger.segmentation import Segmentation
 
 N_FFT, HOP_LENGTH = 512, 256
 MIN_SAMPLES = (2**5 * 3**2 - 1) * HOP_LENGTH  # what seven poolings reduce to one step
@@ -56,8 +56,11 @@ def harmonic_cnn(
         `head_dense`, `head_scores`.
     """
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(
-        sample_rate, num_samples, "pad", min_samples=MIN_SAMPLES, name="window"
+    x = AudioInput(
+        sample_rate,
+        Segmentation(num_samples, "pad"),
+        min_samples=MIN_SAMPLES,
+        name="audio_input",
     )(waveform)
     x = HarmonicSpectrogram(
         sample_rate, num_harmonics, bands_per_semitone, name="frontend"

@@ -1,62 +1,48 @@
-"""Keras layers that our models share; they run on every Keras backend.
+"""Keras layers that our models share; they run on every Keras backend."""
 
-First the layers, then stretches of layers (convolution blocks, encoders) that the
-papers' models repeat: functions that add named layers to a functional graph.
-"""
+import dataclasses
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from tagger.segmentation import Segmentation
 
-@keras.saving.register_keras_serializable("tagger")
-class AudioWindow(layers.Layer):
-    """Says how music is cut for a model; passes its input through.
 
-    Being a layer, it is saved inside the model's file, whoever saves it: a loaded model
-    knows its rate and its window without the code that trained it.
+def torch_uniform() -> keras.initializers.Initializer:
+    """PyTorch's own draw for kernels: U(-b, b) with b = 1 / sqrt(inputs of a unit)."""
+    return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
+# Its name in files is older than the glossary, where a window belongs to a transform.
+@keras.saving.register_keras_serializable("tagger", name="AudioWindow")
+class AudioInput(layers.Layer):
+    """Says what audio a model takes; passes its input through.
+
+    As a layer it is saved inside the model's file, whoever saves it: a loaded model
+    knows its sample rate and its segmentation without the code that trained it.
 
     waveform [batch, num_samples] -> the same.
 
     Args:
         sample_rate: Rate of the waveform in Hz.
-        num_samples: Length of a window.
-        remainder: What becomes of a clip's last, incomplete window: "drop" (clips are
-            scored on whole windows) or "pad" (zeros fill it up).
-        hop_samples: From one window to the next; None: windows do not overlap.
-        edge_samples: Samples mirrored at both ends of a clip before it is cut. A model
-            whose log-mel has no padding of its own thus sees the frames of one log-mel
-            over the whole clip.
-        min_samples: The model takes waveforms of any length from this one on; None: it
-            takes windows alone.
+        segmentation: How clips are cut for the model.
+        min_samples: Shortest waveform of a model that takes any length; None: the model
+            takes segments of exactly one length.
 
     Raises:
-        ValueError: a waveform is shorter than that. (TensorFlow's `predict` hides the
-            length after calls of several lengths; then one of its own errors comes.)
+        ValueError: a waveform is shorter than that. (After calls of several lengths
+            TensorFlow's `predict` hides the length; then TensorFlow raises an error of
+            its own.)
     """
 
     def __init__(
-        self,
-        sample_rate,
-        num_samples,
-        remainder="drop",
-        hop_samples=None,
-        edge_samples=0,
-        min_samples=None,
-        dtype="float32",
-        **kwargs,
+        self, sample_rate, segmentation, min_samples=None, dtype="float32", **kwargs
     ):
-        # Half precision would take what a frontend needs: 8 or 11 of 16 bits.
+        # Half precision would leave 8 or 11 of the 16 bits to the frontend.
         super().__init__(dtype=dtype, **kwargs)
-        if remainder not in ("drop", "pad"):
-            raise ValueError(
-                f"remainder must be 'drop' or 'pad'. Received: {remainder!r}"
-            )
         self.sample_rate = sample_rate
-        self.num_samples = num_samples
-        self.remainder = remainder
-        self.hop_samples = hop_samples or num_samples
-        self.edge_samples = edge_samples
+        self.segmentation = segmentation
         self.min_samples = min_samples
 
     def call(self, waveform):
@@ -74,12 +60,18 @@ class AudioWindow(layers.Layer):
     def get_config(self):
         return super().get_config() | {
             "sample_rate": self.sample_rate,
-            "num_samples": self.num_samples,
-            "remainder": self.remainder,
-            "hop_samples": self.hop_samples,
-            "edge_samples": self.edge_samples,
             "min_samples": self.min_samples,
+            **dataclasses.asdict(self.segmentation),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        fields = {
+            field.name: config.pop(field.name)
+            for field in dataclasses.fields(Segmentation)
+        }
+        return cls(segmentation=Segmentation(**fields), **config)
 
 
 @keras.saving.register_keras_serializable("tagger")
@@ -219,7 +211,7 @@ class LearnedPositions(layers.Layer):
         max_length: Positions there are; a longer sequence is refused.
 
     Raises:
-        ValueError: the sequence is longer than `max_length`; see AudioWindow on when
+        ValueError: the sequence is longer than `max_length`; see AudioInput on when
             that is known.
     """
 
@@ -434,182 +426,3 @@ class VerticalConv2D(layers.Conv2D):
         shape = (-1, places, length - num_frames + 1, self.filters)
         outputs = ops.transpose(ops.reshape(outputs, shape), (0, 2, 1, 3))
         return self.activation(outputs + self.bias)
-
-
-# --- Stretches of layers that several papers share ------------------------------------
-# Spectrogram features are [batch, time, mel, channels], waveform features [batch, time,
-# channels]. The originals are PyTorch models: batch norm with epsilon 1e-5 and momentum
-# .9 (PyTorch counts it .1), and padding alike on both sides.
-
-
-def torch_uniform() -> keras.initializers.Initializer:
-    """PyTorch's own draw for kernels: U(-b, b) with b = 1 / sqrt(inputs of a unit)."""
-    return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-
-
-def torch_norm(x, name: str):
-    """Batch normalisation with PyTorch's epsilon and momentum."""
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
-
-
-def convolution(
-    x, filters: int, kernel_size: tuple[int, ...], name: str, strides=1, norm=True
-):
-    """Convolution and batch norm: layers `{name}_conv`, `{name}_norm`.
-
-    Args:
-        x: Features; the number of their axes says whether the convolution is 1-D or
-            2-D.
-        filters: Output channels.
-        kernel_size: Odd lengths, one per axis.
-        name: Of the stretch.
-        strides: One, or one per axis.
-        norm: False leaves the batch norm out.
-    """
-    strides = np.broadcast_to(strides, len(kernel_size))
-    is_2d = len(kernel_size) == 2
-    padding = "same"
-    if (strides > 1).any():
-        # Keras' "same" would pad a strided convolution at the end more than before.
-        around = [(size // 2, size // 2) for size in kernel_size]
-        pad = layers.ZeroPadding2D if is_2d else layers.ZeroPadding1D
-        x = pad(around if is_2d else around[0], name=f"{name}_zeros")(x)
-        padding = "valid"
-    convolve = layers.Conv2D if is_2d else layers.Conv1D
-    x = convolve(
-        filters,
-        kernel_size,
-        strides=tuple(map(int, strides)),
-        padding=padding,
-        kernel_initializer=torch_uniform(),
-        name=f"{name}_conv",
-    )(x)
-    return torch_norm(x, f"{name}_norm") if norm else x
-
-
-def convolution_block(
-    x, filters: int, kernel_size: tuple[int, ...], name: str, pool_size=None, strides=1
-):
-    """Convolution, batch norm, ReLU and, where `pool_size` is given, max-pooling."""
-    x = convolution(x, filters, kernel_size, name, strides)
-    x = layers.Activation("relu", name=f"{name}_relu")(x)
-    if pool_size is None:
-        return x
-    pool = layers.MaxPooling2D if len(kernel_size) == 2 else layers.MaxPooling1D
-    return pool(pool_size, name=f"{name}_pool")(x)
-
-
-def residual_block(x, filters: int, name: str, strides=1, pool_size=None):
-    """Two 3x3 convolutions beside a shortcut, ReLU, then max-pooling if asked for.
-
-    The shortcut is a 3x3 convolution (`{name}_shortcut_conv`) where strides or channels
-    change, else the input itself.
-
-    Reference:
-        Won, Ferraro, Bogdanov and Serra, SMC 2020, https://arxiv.org/abs/2006.00751.
-    """
-    shortcut = x
-    if np.any(np.array(strides) > 1) or x.shape[-1] != filters:
-        shortcut = convolution(x, filters, (3, 3), f"{name}_shortcut", strides)
-    x = convolution_block(x, filters, (3, 3), f"{name}_1", strides=strides)
-    x = convolution(x, filters, (3, 3), f"{name}_2")
-    x = layers.Add(name=f"{name}_add")([shortcut, x])
-    x = layers.Activation("relu", name=f"{name}_relu")(x)
-    if pool_size is None:
-        return x
-    return layers.MaxPooling2D(pool_size, name=f"{name}_pool")(x)
-
-
-def vertical_convolution(x, filters: int, kernel_size: tuple[int, int], name: str):
-    """Timbre filters: kernel over time and mel, then the maximum over mel.
-
-    log-mel [batch, time, mel, 1] -> [batch, time, filters].
-
-    Reference:
-        Pons et al., ISMIR 2018, https://arxiv.org/abs/1711.02520, section 2.2.
-    """
-    num_frames = kernel_size[0] // 2
-    x = layers.ZeroPadding2D(((num_frames, num_frames), (0, 0)), name=f"{name}_zeros")(
-        x
-    )
-    x = VerticalConv2D(
-        filters, kernel_size, kernel_initializer=torch_uniform(), name=f"{name}_conv"
-    )(x)
-    x = torch_norm(x, f"{name}_norm")
-    x = layers.Activation("relu", name=f"{name}_relu")(x)
-    x = layers.MaxPooling2D((1, x.shape[2]), name=f"{name}_max")(x)
-    return layers.Reshape((-1, filters), name=f"{name}_squeeze")(x)
-
-
-def horizontal_convolution(x, filters: int, kernel_size: int, name: str):
-    """Rhythm filters: the mean over mel, then a long kernel over time.
-
-    log-mel [batch, time, mel, 1] -> [batch, time, filters].
-
-    Reference:
-        Pons et al., ISMIR 2018, section 2.2.
-    """
-    x = layers.AveragePooling2D((1, x.shape[2]), name=f"{name}_mean")(x)
-    x = layers.Reshape((-1, 1), name=f"{name}_squeeze")(x)
-    return convolution_block(x, filters, (kernel_size,), name)
-
-
-def torch_dense(x, units: int, name: str, activation: str | None = None):
-    """Dense layer with PyTorch's draw of the first weights."""
-    return layers.Dense(
-        units, activation=activation, kernel_initializer=torch_uniform(), name=name
-    )(x)
-
-
-def normed_image(x):
-    """Features [batch, time, mel] -> [batch, time, mel, 1], batch-normed."""
-    x = layers.Reshape((-1, x.shape[-1], 1), name="input_channel")(x)
-    return torch_norm(x, "input_norm")
-
-
-def max_and_mean(x):
-    """Features [batch, time, channels] -> their maxima, then their means over time."""
-    return layers.Concatenate(name="pooled")(
-        [
-            layers.GlobalMaxPooling1D(name="pooled_max")(x),
-            layers.GlobalAveragePooling1D(name="pooled_mean")(x),
-        ]
-    )
-
-
-def dense_head(x, units: int, dropout_rate: float):
-    """Dense layer, batch norm, ReLU and dropout: what stands before the scores."""
-    x = torch_dense(x, units, "head_dense")
-    x = torch_norm(x, "head_norm")
-    x = layers.Activation("relu", name="head_relu")(x)
-    return layers.Dropout(dropout_rate, name="head_dropout")(x)
-
-
-def bert_encoder(x, num_heads: int, dropout_rates: tuple[float, float], name: str):
-    """Encoder layer with the norm after each sum (post-norm), exact GELU, 4x wide.
-
-    sequence [batch, length, channels] -> the same shape. Layers `{name}_attention`,
-    `{name}_attention_norm`, `{name}_hidden`, `{name}_output`, `{name}_norm`.
-
-    Args:
-        x: Sequence.
-        num_heads: Attention heads.
-        dropout_rates: On the attention's probabilities, and before each sum.
-        name: Of the stretch.
-
-    Reference:
-        Devlin et al. 2019, https://arxiv.org/abs/1810.04805, as Won et al. 2019 use it.
-    """
-    attention_rate, hidden_rate = dropout_rates
-    channels = x.shape[-1]
-    attended = SelfAttention(
-        num_heads, dropout_rate=attention_rate, name=f"{name}_attention"
-    )(x)
-    attended = layers.Dropout(hidden_rate, name=f"{name}_attention_dropout")(attended)
-    x = layers.Add(name=f"{name}_attention_add")([x, attended])
-    x = layers.LayerNormalization(epsilon=1e-12, name=f"{name}_attention_norm")(x)
-    hidden = torch_dense(x, 4 * channels, f"{name}_hidden", "gelu")
-    hidden = torch_dense(hidden, channels, f"{name}_output")
-    hidden = layers.Dropout(hidden_rate, name=f"{name}_dropout")(hidden)
-    x = layers.Add(name=f"{name}_add")([x, hidden])
-    return layers.LayerNormalization(epsilon=1e-12, name=f"{name}_norm")(x)

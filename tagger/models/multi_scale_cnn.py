@@ -11,7 +11,8 @@ import keras
 from keras import layers
 
 from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioWindow, TagScores
+from tagger.models.layers import AudioInput, TagScores
+from tagger.segmentation import Segmentation
 
 
 def multi_scale_cnn(
@@ -59,7 +60,9 @@ def multi_scale_cnn(
         return layers.MaxPooling2D(pool_size, name=f"{name}_pool")(x)
 
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(definition.sample_rate, num_samples, name="window")(waveform)
+    x = AudioInput(
+        definition.sample_rate, Segmentation(num_samples), name="audio_input"
+    )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
 

@@ -10,18 +10,17 @@ distillation): 64.
 import keras
 from keras import layers
 
+from tagger.models.blocks import normed_image, residual_block, torch_dense
 from tagger.models.frontends import LogMelSpectrogram, preset
 from tagger.models.layers import (
-    AudioWindow,
+    AudioInput,
     ClassToken,
     FirstPosition,
     LearnedPositions,
     SelfAttention,
     TagScores,
-    normed_image,
-    residual_block,
-    torch_dense,
 )
+from tagger.segmentation import Segmentation
 
 POOL_SIZES = ((2, 2), (2, 2), (1, 2))  # (time, mel)
 CHANNELS = {"teacher": 256, "student": 64}
@@ -72,11 +71,11 @@ def music_tagging_transformer(
     channels = channels or CHANNELS[size]
 
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(
+    x = AudioInput(
         definition.sample_rate,
-        num_samples,
+        Segmentation(num_samples),
         min_samples=3 * definition.hop_length,
-        name="window",
+        name="audio_input",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = normed_image(x)

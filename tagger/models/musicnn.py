@@ -10,10 +10,7 @@ waveform [batch, 48000] -> log-mel [batch, 188, 96] -> scores [batch, 50]. The p
 import keras
 from keras import layers
 
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import (
-    AudioWindow,
-    TagScores,
+from tagger.models.blocks import (
     convolution_block,
     dense_head,
     horizontal_convolution,
@@ -21,6 +18,9 @@ from tagger.models.layers import (
     normed_image,
     vertical_convolution,
 )
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import AudioInput, TagScores
+from tagger.segmentation import Segmentation
 
 VERTICAL_SHARES = (0.7, 0.4)  # of the mel bands that a filter spans
 NUM_VERTICAL_FRAMES = 7
@@ -61,12 +61,11 @@ def musicnn(
     """
     definition = preset(log_mel)
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(
+    x = AudioInput(
         definition.sample_rate,
-        num_samples,
-        "pad",
+        Segmentation(num_samples, "pad"),
         min_samples=definition.n_fft,
-        name="window",
+        name="audio_input",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = normed_image(x)

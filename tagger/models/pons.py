@@ -11,8 +11,10 @@ Batch norm comes after ReLU.
 import keras
 from keras import layers
 
+from tagger.models.blocks import max_and_mean
 from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioWindow, TagScores, VerticalConv2D, max_and_mean
+from tagger.models.layers import AudioInput, TagScores, VerticalConv2D
+from tagger.segmentation import Segmentation
 
 VERTICAL_SHARES = (0.4, 0.7)  # of the mel bands that a filter spans
 NUM_VERTICAL_FRAMES = 7
@@ -152,13 +154,13 @@ def _patch(log_mel, num_frames, is_any_length=False):
     hop_samples = num_frames * definition.hop_length
     num_samples = hop_samples - definition.hop_length + definition.n_fft
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(
+    x = AudioInput(
         definition.sample_rate,
-        num_samples,
-        hop_samples=hop_samples,
-        edge_samples=definition.n_fft // 2,
+        Segmentation(
+            num_samples, hop_samples=hop_samples, edge_samples=definition.n_fft // 2
+        ),
         min_samples=definition.n_fft if is_any_length else None,
-        name="window",
+        name="audio_input",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)

@@ -7,7 +7,8 @@ nine poolings by 3 leave one frame.
 import keras
 from keras import layers
 
-from tagger.models.layers import AudioWindow, SqueezeExcitation, TagScores
+from tagger.models.layers import AudioInput, SqueezeExcitation, TagScores
+from tagger.segmentation import Segmentation
 
 BLOCKS = ("se", "rese", "res", "basic")
 NUM_BLOCKS = 9
@@ -63,7 +64,7 @@ def sample_cnn(
     alpha = alpha if block in ("se", "rese") else None
 
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(sample_rate, num_samples, name="window")(waveform)
+    x = AudioInput(sample_rate, Segmentation(num_samples), name="audio_input")(waveform)
     x = layers.Reshape((num_samples, 1), name="stem_reshape")(x)
     # Valid padding; a stride of 3 reads every sample once: [batch, 19683, 128].
     x = _convolution(

@@ -10,7 +10,9 @@ et al. 2020's SampleCNN (https://arxiv.org/abs/2006.00751; the default) and Won 
 import keras
 from keras import layers
 
-from tagger.models.layers import AudioWindow, TagScores, convolution_block
+from tagger.models.blocks import convolution_block
+from tagger.models.layers import AudioInput, TagScores
+from tagger.segmentation import Segmentation
 
 
 def sample_cnn_lee(
@@ -39,7 +41,9 @@ def sample_cnn_lee(
     """
     stem, *widths = filters
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(sample_rate, num_samples, "pad", name="window")(waveform)
+    x = AudioInput(sample_rate, Segmentation(num_samples, "pad"), name="audio_input")(
+        waveform
+    )
     x = layers.Reshape((-1, 1), name="stem_reshape")(x)
     x = convolution_block(x, stem, (3,), "stem", strides=3)  # [batch, 19683, 128]
     for i, width in enumerate(widths[:-1], 1):

@@ -8,14 +8,9 @@ waveform [batch, 59049] -> scores [batch, 50].
 import keras
 from keras import layers
 
-from tagger.models.layers import (
-    AudioWindow,
-    SqueezeExcitation,
-    TagScores,
-    convolution,
-    convolution_block,
-    dense_head,
-)
+from tagger.models.blocks import convolution, convolution_block, dense_head
+from tagger.models.layers import AudioInput, SqueezeExcitation, TagScores
+from tagger.segmentation import Segmentation
 
 
 def sample_cnn_se_won2020(
@@ -42,7 +37,9 @@ def sample_cnn_se_won2020(
         channels]), `head_dense`, `head_scores`.
     """
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(sample_rate, num_samples, "pad", name="window")(waveform)
+    x = AudioInput(sample_rate, Segmentation(num_samples, "pad"), name="audio_input")(
+        waveform
+    )
     x = layers.Reshape((-1, 1), name="stem_reshape")(x)
     x = _block(x, filters[0], 3, "block1", strides=3)  # [batch, 19683, 128]
     for i, width in enumerate(filters[1:-1], 2):

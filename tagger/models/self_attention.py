@@ -10,14 +10,7 @@ scores [batch, 50]. Lee's front end with neither back end is `sample_cnn_lee.py`
 import keras
 from keras import layers
 
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import (
-    AudioWindow,
-    ClassToken,
-    FirstPosition,
-    LearnedPositions,
-    SinusoidPositions,
-    TagScores,
+from tagger.models.blocks import (
     bert_encoder,
     convolution_block,
     horizontal_convolution,
@@ -26,6 +19,16 @@ from tagger.models.layers import (
     torch_norm,
     vertical_convolution,
 )
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import (
+    AudioInput,
+    ClassToken,
+    FirstPosition,
+    LearnedPositions,
+    SinusoidPositions,
+    TagScores,
+)
+from tagger.segmentation import Segmentation
 
 FRONT_ENDS = ("pons", "lee")
 BACK_ENDS = ("attention", "cnn")
@@ -104,7 +107,9 @@ def self_attention(
     num_filters = num_filters or NUM_FILTERS[front_end]
 
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(definition.sample_rate, num_samples, name="window")(waveform)
+    x = AudioInput(
+        definition.sample_rate, Segmentation(num_samples), name="audio_input"
+    )(waveform)
     if front_end == "pons":
         x = LogMelSpectrogram(definition, name="frontend")(x)
         x = _pons_front_end(x, num_filters)

@@ -9,15 +9,15 @@ halvings leave one band; the maximum is taken over what is left of time.
 import keras
 from keras import layers
 
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import (
-    AudioWindow,
-    TagScores,
+from tagger.models.blocks import (
     convolution_block,
     dense_head,
     normed_image,
     residual_block,
 )
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import AudioInput, TagScores
+from tagger.segmentation import Segmentation
 
 WIDTHS = (1, 1, 2, 2, 2, 2, 4)  # of the blocks, times num_filters
 
@@ -109,12 +109,11 @@ def _short_chunk(
 ):
     definition = preset(log_mel)
     waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioWindow(
+    x = AudioInput(
         definition.sample_rate,
-        num_samples,
-        "pad",
+        Segmentation(num_samples, "pad"),
         min_samples=max((min_frames - 1) * definition.hop_length, definition.n_fft),
-        name="window",
+        name="audio_input",
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = normed_image(x)

@@ -1,19 +1,10 @@
-"""What a stage of training keeps on disk: its best epoch, and all it needs to go on.
+"""What happens at the end of an epoch: validate, keep the best, make it resumable.
 
-Every file is written under another name first and then renamed: whenever a run is
-killed, what it left is whole.
+`fit` calls them in this order. Each adds to the epoch's logs what the next one reads.
 """
 
-import contextlib
-import csv
-import errno
-import io
-import json
-import os
-import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -22,14 +13,23 @@ import tensorflow as tf
 
 from tagger import models
 from tagger.data import pipeline
-from tagger.evaluation import scoring
-from tagger.storage import write_text_atomically
+from tagger.evaluation import metrics, scoring
 from tagger.training.distribution import Devices
-from tagger.training.recipes import MAXIMIZED, Stage
+from tagger.training.recipes import Stage
+from tagger.training.runs import StageFolder, StageState, badness
 
 
-class Keeper:
-    """The model as it is saved and scored: float32, on one device of this machine."""
+class ScoringModel:
+    """The float32 copy of the model that is scored and saved, on one device.
+
+    Args:
+        build: Builds the model.
+        shards: What it is scored on.
+        devices: Where training runs.
+
+    Attributes:
+        model: The copy.
+    """
 
     def __init__(
         self,
@@ -38,242 +38,259 @@ class Keeper:
         devices: Devices,
     ):
         self._shards, self._devices = shards, devices
-        with devices.alone():
+        with devices.one_local_device():
             self.model = build()
         self._predict = None
 
     def load(self, path: Path) -> list[np.ndarray]:
-        """Takes the weights of a checkpoint; returns them."""
-        with self._devices.alone():
+        """Loads the weights of a checkpoint and returns them."""
+        with self._devices.one_local_device():
             self.model.load_weights(path)
             return self.model.get_weights()
 
-    def take(self, weights: list[np.ndarray]) -> None:
-        """Takes the weights of the model in training."""
-        with self._devices.alone():
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        """Sets the weights, in the order of `keras.Model.get_weights`."""
+        with self._devices.one_local_device():
             self.model.set_weights(weights)
 
-    def has(self, split: str) -> bool:
+    def can_score(self, split: str) -> bool:
         """Whether the data has clips of a split."""
         return self._shards.manifest.num_clips(split) > 0
 
-    def score(self, split: str) -> scoring.Evaluation:
+    def score(self, split: str) -> metrics.Evaluation:
         """Scores the clips of a split."""
-        with self._devices.alone():
+        with self._devices.one_local_device():
             if self._predict is None:
                 self._predict = scoring.predictor(self.model, self._shards)
             info = models.model_info(self.model)
             return scoring.evaluate(self._predict, self._shards, info, split)
 
     def save(self, path: Path) -> None:
-        """Writes the .keras file."""
-        with self._devices.alone():
+        """Writes a .keras file."""
+        with self._devices.one_local_device():
             models.save_model(self.model, path)
 
 
-def best_checkpoint(*folders: Path) -> Path | None:
-    """The checkpoint with the best monitored value (in its name); None if none."""
-    found = [path for folder in folders for path in folder.glob("ckpt-e*=*.keras")]
-    return min(found, key=_badness, default=None)
+def synchronized_model(callback: keras.callbacks.Callback) -> keras.Model:
+    """Returns the model that `fit` trains, with up-to-date variables.
+
+    On JAX, `fit` trains copies of the variables; the property `Callback.model` writes
+    them back.
+    """
+    return callback.model
 
 
-def _checkpoint_name(epoch: int, monitor: str, value: float) -> str:
-    return f"ckpt-e{epoch:03d}-{monitor}={value:.9g}.keras"  # nine tell float32 apart
+class Validate(keras.callbacks.Callback):
+    """Adds the loss and the macro scores of the val split to the epoch's logs.
 
-
-def _badness(path: Path) -> float:
-    """What its name says it reached; lower is better."""
-    _, monitor, value = re.fullmatch(
-        r"ckpt-e(\d+)-(\w+)=(.+)\.keras", path.name
-    ).groups()
-    return -float(value) if monitor in MAXIMIZED else float(value)
-
-
-def stage_dirs(train_dir: Path, end: int, first: int = 0) -> list[Path]:
-    """Folders of the stages from `first` to before `end`."""
-    return [train_dir / str(stage) for stage in range(first, end)]
-
-
-def tidy(stage_dir: Path) -> None:
-    """Deletes what a finished stage needs no more, and what a kill left unfinished."""
-    for pattern in ("resume*", "unfinished*"):
-        for path in stage_dir.glob(pattern):
-            path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yields a path to write to; a block that ends well renames it, else it goes."""
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-class Progress(keras.callbacks.Callback):
-    """Validates, keeps the best epoch, makes the stage resumable, and ends it."""
+    Args:
+        trained: The model in training, which shares its layers with the one in `fit`.
+        scoring_model: Scores its weights.
+        monitor: The value that must be defined.
+        stage_dir: The folder of the stage; its `validation` gets ROC-AUC per tag for
+            TensorBoard.
+        devices: Where training runs.
+    """
 
     def __init__(
         self,
         trained: keras.Model,
-        keeper: Keeper,
-        stage: Stage,
+        scoring_model: ScoringModel,
         monitor: str,
         stage_dir: Path,
         devices: Devices,
-        checkpoint_minutes: float,
     ):
         super().__init__()
-        self._trained, self._keeper = trained, keeper
-        self._stage, self._monitor, self._dir = stage, monitor, stage_dir
-        self._devices = devices
-        self._checkpoint_seconds = 60 * checkpoint_minutes
-        self._saved_at = time.monotonic()
+        self._trained, self._scoring_model = trained, scoring_model
+        self._monitor, self._devices = monitor, devices
         self._per_tag = None
         if devices.is_chief:
             folder = str(stage_dir / "validation")
             self._per_tag = tf.summary.create_file_writer(folder)
-        self._epochs_without_gain = 0
-        self._history = []
-        self._metrics = None
-        self.epoch = self.step = 0  # the next to be trained
 
-    @property
-    def _state_path(self) -> Path:
-        return self._dir / "resume.npz"
+    def on_epoch_end(self, epoch, logs=None):
+        synchronized_model(self)
+        self._scoring_model.set_weights(self._trained.get_weights())
+        scored = self._scoring_model.score("val")
+        found = {"val_loss": scored.loss, "val_roc_auc": np.nan, "val_pr_auc": np.nan}
+        if np.isfinite(scored.loss):  # otherwise the model has diverged
+            found |= {f"val_{name}": value for name, value in scored.macro().items()}
+            self._check(found)
+            self._write_per_tag(scored, epoch)
+        values = [np.float32(value) for value in found.values()]
+        values = self._devices.broadcast(lambda: values, values)
+        logs |= dict(zip(found, map(float, values), strict=True))
+
+    def _check(self, found: dict[str, float]) -> None:
+        if np.isnan(found[self._monitor]):
+            raise ValueError(
+                f"{self._monitor} is undefined: no tag has both clips with it and clips"
+                " without it in the val split. Choose --monitor val_loss."
+            )
+
+    def _write_per_tag(self, scored: metrics.Evaluation, epoch: int) -> None:
+        if self._per_tag is None:
+            return
+        with self._per_tag.as_default():
+            for tag, value in scored.per_tag()["roc_auc"].dropna().items():
+                tf.summary.scalar(f"roc_auc/{tag}", value, step=epoch)
+        self._per_tag.flush()
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Saves an epoch that is better than all before it, and counts those that are not.
+
+    Args:
+        scoring_model: Holds the weights that `Validate` scored.
+        monitor: The value that decides.
+        folder: The folder of the stage.
+        state: Its epochs_without_gain are counted here.
+        devices: Where training runs.
+    """
+
+    def __init__(
+        self,
+        scoring_model: ScoringModel,
+        monitor: str,
+        folder: StageFolder,
+        state: StageState,
+        devices: Devices,
+    ):
+        super().__init__()
+        self._scoring_model, self._monitor = scoring_model, monitor
+        self._folder, self._state, self._devices = folder, state, devices
+
+    def on_epoch_end(self, epoch, logs=None):
+        is_best = self._devices.is_chief and self._save_if_best(epoch, logs)
+        is_best = self._devices.broadcast_flag(is_best)
+        self._state.epochs_without_gain += 1
+        if is_best:
+            self._state.epochs_without_gain = 0
+
+    def _save_if_best(self, epoch: int, logs: dict[str, float]) -> bool:
+        value = logs[self._monitor]
+        if not np.isfinite([logs["val_loss"], value]).all():
+            return False
+        path = self._folder.checkpoint_path(epoch, self._monitor, value)
+        best = min(self._folder.checkpoints(), key=badness, default=None)
+        # An epoch that a kill made run twice finds its own checkpoint.
+        if best not in (None, path) and badness(path) >= badness(best):
+            return False
+        self._folder.check_space(4 * self._scoring_model.model.count_params())
+        self._scoring_model.save(path)
+        self._folder.keep_only(path)
+        return True
+
+
+class Resume(keras.callbacks.Callback):
+    """Saves the state of a stage, restores it, and stops the stage when it is over.
+
+    Args:
+        stage: Says when it is over.
+        folder: The folder of the stage.
+        state: Where the stage stands; `restore` replaces its content.
+        devices: Where training runs.
+        checkpoint_minutes: Time between two saves within an epoch.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        folder: StageFolder,
+        state: StageState,
+        devices: Devices,
+        checkpoint_minutes: float,
+    ):
+        super().__init__()
+        self._stage, self._folder, self._state = stage, folder, state
+        self._devices = devices
+        self._checkpoint_seconds = 60 * checkpoint_minutes
+        self._saved_at = time.monotonic()
+        self._metrics = {}
 
     def is_over(self) -> bool:
-        """Whether the stage ends before this epoch."""
+        """Whether the stage ends before the next epoch."""
         return (
-            self._epochs_without_gain >= self._stage.patience
-            or self.epoch >= self._stage.max_epochs
+            self._state.epochs_without_gain >= self._stage.patience
+            or self._state.epoch >= self._stage.max_epochs
         )
 
-    # --- resume.npz
-
-    def restore(self, fed: keras.Model) -> None:
-        """Takes up the state of an interrupted stage, if there is one."""
-        variables = [*fed.variables, *fed.optimizer.variables, *fed.metrics_variables]
-        like = [np.array(v) for v in variables] + [np.zeros(4, np.float32)]
-        if not self._devices.agree(self._state_path.exists()):
+    def restore(self, model: keras.Model) -> None:
+        """Restores the state of an interrupted stage into a compiled model."""
+        if not self._devices.broadcast_flag(self._folder.state_path.exists()):
             return
+        variables = _variables_of(model)
+        names, like = list(variables), [np.array(v) for v in variables.values()]
+        numbers = ("epoch", "step", "epochs_without_gain")
+        like += [np.zeros(len(numbers), np.float32)]
 
         def load():
-            with np.load(self._state_path) as state:
-                self._history = json.loads(str(state["history"]))
-                return [state[str(n)] for n in range(len(like))]
+            state, arrays = StageState.load(
+                self._folder.state_path, dict(zip(names, like, strict=False))
+            )
+            self._state.history[:] = state.history
+            counts = [getattr(state, number) for number in numbers]
+            return [*arrays.values(), np.array(counts, np.float32)]
 
-        *values, counts = self._devices.from_chief(load, like)
-        self.epoch, self.step, self._epochs_without_gain, num_metrics = (
-            int(number) for number in counts
-        )
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        self._metrics = values[-num_metrics:] if num_metrics else []
-
-    def _save_state(self) -> None:
-        if not self._devices.is_chief:
-            return
-        model = self.model
-        variables = [*model.variables, *model.optimizer.variables]
-        variables += model.metrics_variables
-        numbers = self.epoch, self.step, self._epochs_without_gain
-        numbers += (len(model.metrics_variables),)
-        arrays = [np.array(v) for v in variables] + [np.array(numbers, np.float32)]
-        self._check_space(sum(array.nbytes for array in arrays))
-        with _replacing(self._state_path) as unfinished:
-            with unfinished.open("wb") as file:
-                np.savez(
-                    file,
-                    history=json.dumps(self._history),
-                    **{str(n): array for n, array in enumerate(arrays)},
-                )
-                file.flush()
-                os.fsync(file.fileno())
-        self._saved_at = time.monotonic()
-
-    def _check_space(self, num_bytes: int) -> None:
-        """Asks before writing: HDF5 crashes the program on a full disk."""
-        num_bytes = 2 * num_bytes + (1 << 20)
-        if shutil.disk_usage(self._dir).free < num_bytes:
-            reason = f"a checkpoint needs {num_bytes / 1e6:.0f} MB, the disk has less"
-            raise OSError(errno.ENOSPC, reason)
-
-    # --- called by fit
+        *arrays, counts = self._devices.broadcast(load, like)
+        for number, count in zip(numbers, counts, strict=True):
+            setattr(self._state, number, int(count))
+        for variable, array in zip(variables.values(), arrays, strict=True):
+            variable.assign(array)
+        self._metrics = {
+            name: array
+            for name, array in zip(names, arrays, strict=True)
+            if name.startswith("metric")
+        }
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.step and self._metrics:  # fit has just reset them
-            for variable, value in zip(
-                self.model.metrics_variables, self._metrics, strict=True
-            ):
-                variable.assign(value)
+        if self._state.step:  # `fit` has just reset the metrics of the resumed epoch
+            for name, variable in _variables_of(self.model).items():
+                if name in self._metrics:
+                    variable.assign(self._metrics[name])
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 0:
-            self._first_step = self.step
+            self._first_step = self._state.step
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step = self._first_step + batch + 1
+        self._state.step = self._first_step + batch + 1
         is_last = batch + 1 == self.params["steps"]  # on_epoch_end saves
         waited = time.monotonic() - self._saved_at
         if waited > self._checkpoint_seconds and not is_last:
-            self._save_state()
+            self._save()
 
     def on_epoch_end(self, epoch, logs=None):
-        logs |= self._validate(epoch)
-        gained = self._devices.is_chief and self._keep_if_best(epoch, logs)
-        gained = self._devices.agree(gained)
-        self._epochs_without_gain = 0 if gained else self._epochs_without_gain + 1
-        self._history.append({"epoch": epoch} | logs)
-        self.epoch, self.step = epoch + 1, 0
-        self._write_history()
-        self._save_state()
+        self._state.history.append({"epoch": epoch} | logs)
+        self._state.epoch, self._state.step = epoch + 1, 0
+        if self._devices.is_chief:
+            self._folder.write_history(self._state.history)
+        self._save()
         if self.is_over():
             self.model.stop_training = True
 
-    def _validate(self, epoch: int) -> dict[str, float]:
-        assert self.model  # on JAX, asking for it brings the variables up to date
-        self._keeper.take(self._trained.get_weights())
-        scored = self._keeper.score("val")
-        logs = {"val_loss": scored.loss, "val_roc_auc": np.nan, "val_pr_auc": np.nan}
-        if np.isfinite(scored.loss):  # else the model has diverged
-            logs |= {f"val_{name}": value for name, value in scored.macro().items()}
-            if np.isnan(logs[self._monitor]):
-                raise ValueError(
-                    f"{self._monitor} is undefined: no tag has clips with it and"
-                    " without it in the val split. Choose --monitor val_loss."
-                )
-        if self._per_tag and np.isfinite(scored.loss):
-            with self._per_tag.as_default():
-                for tag, value in scored.per_tag()["roc_auc"].dropna().items():
-                    tf.summary.scalar(f"roc_auc/{tag}", value, step=epoch)
-            self._per_tag.flush()
-        values = [np.float32(value) for value in logs.values()]
-        values = self._devices.from_chief(lambda: values, values)
-        return dict(zip(logs, map(float, values), strict=True))
-
-    def _keep_if_best(self, epoch: int, logs: dict[str, float]) -> bool:
-        if not np.isfinite([logs["val_loss"], logs[self._monitor]]).all():
-            return False
-        path = self._dir / _checkpoint_name(epoch, self._monitor, logs[self._monitor])
-        best = best_checkpoint(self._dir)
-        # An epoch that a kill made run twice gains when it made the checkpoint.
-        if best not in (None, path) and _badness(path) >= _badness(best):
-            return False
-        self._check_space(4 * self._keeper.model.count_params())
-        self._keeper.save(path)
-        for other in self._dir.glob("ckpt-*.keras"):
-            if other != path:
-                other.unlink()
-        return True
-
-    def _write_history(self) -> None:
+    def _save(self) -> None:
         if not self._devices.is_chief:
             return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._history[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._history)
-        write_text_atomically(self._dir / "training.csv", text.getvalue())
+        variables = _variables_of(synchronized_model(self))
+        arrays = {name: np.array(value) for name, value in variables.items()}
+        self._folder.check_space(sum(array.nbytes for array in arrays.values()))
+        self._state.save(self._folder.state_path, arrays)
+        self._saved_at = time.monotonic()
+
+
+def _variables_of(model: keras.Model) -> dict[str, keras.Variable]:
+    """Everything that training changes, by names that do not depend on the process.
+
+    (Keras' own paths do: it numbers layers over the lifetime of a process.)
+    """
+    kinds = {
+        "weight": model.variables,
+        "optimizer": model.optimizer.variables,
+        "metric": model.metrics_variables,
+    }
+    return {
+        f"{kind} {number}": variable
+        for kind, variables in kinds.items()
+        for number, variable in enumerate(variables)
+    }

@@ -1,4 +1,4 @@
-"""Where a model trains: one device, several of one machine, several machines.
+"""Where a model trains: one device, several of one machine, or several machines.
 
 | `--strategy` | TensorFlow | JAX |
 |---|---|---|
@@ -7,9 +7,10 @@
 | tpu | `tf.distribute.TPUStrategy` | the same, over the TPU's cores |
 | multiworker | refused: Keras 3 cannot | the same, over the devices of all machines |
 
-Every device takes its share of each batch; gradients and the statistics of batch
-normalisation are those of the whole batch, so the weights are one device's but for
-rounding. (TensorFlow's devices draw the same dropout and noise, each for its own part.)
+Every device takes its share of each batch. Gradients and the statistics of batch
+normalisation are those of the whole batch, so the weights equal those of one device
+except for rounding. (TensorFlow's devices all draw the same dropout and noise, each for
+its own share.)
 """
 
 import contextlib
@@ -18,12 +19,13 @@ from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
+import tensorflow as tf  # on every backend: tf.data reads the shards
 
 from tagger.training.recipes import STRATEGIES
 
 
-class HostLostError(OSError):
-    """Another machine is gone; the ones left cannot go on, nor end in good order."""
+class ProcessLostError(OSError):
+    """Another process is gone; the remaining ones can neither continue nor shut down."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,34 +33,32 @@ class Devices:
     """What `choose` found.
 
     Attributes:
-        names: Of the devices, for the user.
-        num_replicas: Devices that share a batch, those of all hosts.
-        host: Number of this machine; 0 writes the files.
-        num_hosts: Machines that train together.
+        names: Names of the devices, for the user.
+        num_replicas: Devices that share a batch, over all processes.
+        process_id: Number of this process, from 0.
+        num_processes: Processes that train together.
         strategy: TensorFlow's strategy, JAX's distribution, or None.
     """
 
     names: tuple[str, ...]
     num_replicas: int = 1
-    host: int = 0
-    num_hosts: int = 1
+    process_id: int = 0
+    num_processes: int = 1
     strategy: object = None
 
     @property
     def is_chief(self) -> bool:
-        """Whether this machine writes the files."""
-        return self.host == 0
+        """Whether this process, the first, writes the files."""
+        return self.process_id == 0
 
     def scope(self) -> contextlib.AbstractContextManager:
-        """Models made and trained within are shared among the devices."""
+        """Context in which models are built and trained on all devices."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Models made and used within run on the first device of this machine."""
+    def one_local_device(self) -> Iterator[None]:
+        """Context in which models run on the first device of this process."""
         if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
             tpus = tf.config.list_logical_devices("TPU") if self.strategy else []
             with tf.device(tpus[0].name) if tpus else contextlib.nullcontext():
                 yield
@@ -71,10 +71,10 @@ class Devices:
             keras.distribution.set_distribution(shared)
 
     def check_batch(self, batch_size: int) -> None:
-        """Refuses a batch that does not divide among the devices.
+        """Checks that a batch divides evenly among the devices.
 
         Raises:
-            ValueError: naming the nearest sizes that do.
+            ValueError: it does not; the message names the nearest sizes that do.
         """
         rest = batch_size % self.num_replicas
         if rest:
@@ -85,33 +85,30 @@ class Devices:
             )
 
     def share_statistics(self, model: keras.Model) -> None:
-        """Lets batch normalisation see the whole batch; JAX does so by itself."""
+        """Makes batch normalisation use the whole batch; on JAX it does anyway."""
         if self.strategy and keras.backend.backend() == "tensorflow":
             for layer in model.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.synchronized = True
 
-    def agree(self, answer: bool) -> bool:
-        """The first machine's answer, on every machine."""
-        answers = [np.float32(answer)]
-        return bool(self.from_chief(lambda: answers, answers)[0])
+    def broadcast_flag(self, flag: bool) -> bool:
+        """Returns the first process's flag on every process."""
+        flags = [np.float32(flag)]
+        return bool(self.broadcast(lambda: flags, flags)[0])
 
-    def from_chief(self, make: Callable[[], list], like: list) -> list[np.ndarray]:
-        """Arrays that the first machine makes, on every machine.
+    def broadcast(self, make: Callable[[], list], like: list) -> list[np.ndarray]:
+        """Returns arrays that the first process makes, on every process.
 
         Args:
-            make: Called on the first machine.
-            like: Arrays of the same shapes and dtypes, for the other ones.
-
-        Returns:
-            What `make` returned.
+            make: Called on the first process only.
+            like: Arrays of the same shapes and dtypes, for the others.
         """
-        if self.num_hosts == 1:
+        if self.num_processes == 1:
             return make()
         from jax.experimental import multihost_utils
 
         arrays = make() if self.is_chief else like
-        with self.alone():
+        with self.one_local_device():
             arrays = multihost_utils.broadcast_one_to_all(list(map(np.asarray, arrays)))
         return [np.asarray(array) for array in arrays]
 
@@ -119,28 +116,28 @@ class Devices:
 def choose(
     strategy: str = "none",
     hosts: str | None = None,
-    host: int | None = None,
+    process_id: int | None = None,
 ) -> Devices:
-    """Finds the devices to train on; call it before anything touches them.
+    """Finds the devices to train on. Call it before anything uses them.
 
     Args:
         strategy: One of STRATEGIES.
-        hosts: For "multiworker": address:port of every machine, comma-separated, the
+        hosts: For "multiworker": address:port of every process, comma-separated, the
             same list on each. The first one's port must be free.
-        host: For "multiworker": this machine's place in the list, from 0.
+        process_id: For "multiworker": place of this process in that list, from 0.
 
     Raises:
-        ValueError: the strategy is unknown, the backend does not have it, or
-            `hosts` and `host` do not fit.
-        OSError: there is no such device, or the other machines do not answer.
+        ValueError: the strategy is unknown or the backend does not support it, or
+            `hosts` and `process_id` do not match.
+        OSError: there is no such device, or the other processes do not answer.
     """
     backend = keras.backend.backend()
     if strategy not in STRATEGIES:
         raise ValueError(
             f"Unknown strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}."
         )
-    if strategy != "multiworker" and (hosts is not None or host is not None):
-        raise ValueError("--hosts and --host belong to --strategy multiworker.")
+    if strategy != "multiworker" and (hosts is not None or process_id is not None):
+        raise ValueError("--hosts and --process-id need --strategy multiworker.")
     if strategy == "none":
         if backend == "tensorflow":
             _make_repeatable()
@@ -153,21 +150,19 @@ def choose(
             f" {backend}."
         )
     if strategy == "multiworker":
-        return _join_hosts(backend, hosts, host)
+        return _join_processes(backend, hosts, process_id)
     return (
         _tensorflow(strategy) if backend == "tensorflow" else _data_parallel(strategy)
     )
 
 
 def _make_repeatable() -> None:
-    """Makes TensorFlow's arithmetic on CPUs the same to the last bit, run after run.
+    """Makes TensorFlow's results on CPUs identical to the last bit, run after run.
 
-    Deterministic operations are not enough: gradients that arrive in another order are
-    added in another order. One operation at a time costs a Transformer 10 % on 2 cores.
+    Deterministic operations are not enough: gradients are added in the order in which
+    they arrive. Running one operation at a time costs a Transformer 10 % on 2 cores.
     """
-    import tensorflow as tf
-
-    # Unlike `list_logical_devices`, this leaves the threads to be chosen still.
+    # Unlike `list_logical_devices`, this does not fix the number of threads yet.
     if {device.device_type for device in tf.config.list_physical_devices()} != {"CPU"}:
         return
     tf.config.experimental.enable_op_determinism()
@@ -176,8 +171,6 @@ def _make_repeatable() -> None:
 
 
 def _tensorflow(strategy: str) -> Devices:
-    import tensorflow as tf
-
     if strategy == "tpu":
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver("")
@@ -207,49 +200,49 @@ def _shared_by_jax(names: tuple[str, ...]) -> Devices:
 
     shared = keras.distribution.DataParallel(
         devices=list(names),
-        auto_shard_dataset=False,  # `inputs` deals the shards
+        auto_shard_dataset=False,  # `data.pipeline` distributes the shards
     )
     return Devices(names, len(names), jax.process_index(), jax.process_count(), shared)
 
 
 def _no_tpu(install: str) -> str:
     return (
-        "There is no TPU on this machine. In Colab choose a TPU runtime and"
-        f" {install}; else train with --strategy none or mirrored."
+        "There is no TPU on this machine. In Colab, choose a TPU runtime and"
+        f" {install}. Elsewhere use --strategy none or mirrored."
     )
 
 
-def _join_hosts(backend: str, hosts: str | None, host: int | None) -> Devices:
+def _join_processes(backend: str, hosts: str | None, process_id: int | None) -> Devices:
     if backend != "jax":
         raise ValueError(
-            "On TensorFlow, Keras 3 trains on one machine only: set KERAS_BACKEND=jax"
+            "On TensorFlow, Keras 3 trains on one machine only. Set KERAS_BACKEND=jax"
             " for --strategy multiworker, or use --strategy mirrored."
         )
     addresses = hosts.split(",") if hosts else []
     if len(addresses) < 2 or not all(":" in address for address in addresses):
         raise ValueError(
             "--strategy multiworker needs --hosts with the address:port of every"
-            f" machine, comma-separated, not {hosts!r}."
+            f" process, comma-separated, not {hosts!r}."
         )
-    if host is None or not 0 <= host < len(addresses):
+    if process_id is None or not 0 <= process_id < len(addresses):
         raise ValueError(
-            f"--host must be this machine's place in --hosts, 0 to"
-            f" {len(addresses) - 1}, not {host}."
+            "--process-id must be the place of this process in --hosts, 0 to"
+            f" {len(addresses) - 1}, not {process_id}."
         )
     try:
-        keras.distribution.initialize(hosts, len(addresses), host)
+        keras.distribution.initialize(hosts, len(addresses), process_id)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise OSError(
-            f"The {len(addresses)} hosts {hosts} did not come together ({reason})."
-            " Start the same command on each within 5 minutes, the first with --host 0."
+            f"The {len(addresses)} processes {hosts} did not connect ({reason}). Start"
+            " the same command on each within 5 minutes, the first with --process-id 0."
         ) from error
     return _shared_by_jax(tuple(keras.distribution.list_devices()))
 
 
 @contextlib.contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """Layers made within compute in this dtype policy; weights stay float32."""
+    """Context in which new layers compute in a dtype policy; weights stay float32."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

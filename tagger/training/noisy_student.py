@@ -21,10 +21,11 @@ from tqdm import tqdm
 from tagger import models
 from tagger.augmentations import Augmentation
 from tagger.data import pipeline
-from tagger.data.records import INT16_SCALE, ShardWriter, Window
+from tagger.data.records import ShardWriter
 from tagger.evaluation import scoring
-from tagger.training.recipes import TrainingRecipe
+from tagger.segmentation import INT16_SCALE, Segmentation
 from tagger.training import trainer
+from tagger.training.recipes import TrainingRecipe
 from tagger.weights import conversion
 
 STUDENTS = ("expansion", "distillation")
@@ -65,7 +66,7 @@ def labelled_loss(labels, scores, teacher_scores, kind: str = "bce"):
 
 
 class _Teacher(keras.layers.Layer):
-    """A model as it scores, also while the one around it trains: no dropout."""
+    """A model that scores without dropout even while the model around it trains."""
 
     def __init__(self, model: keras.Model, **kwargs):
         super().__init__(trainable=False, **kwargs)
@@ -77,37 +78,113 @@ class _Teacher(keras.layers.Layer):
 
 
 @dataclasses.dataclass(frozen=True)
-class NoisyStudent(trainer.Objective):
-    """Tags of labelled music and a teacher's scores of unlabelled music.
+class StudentData:
+    """What a student learns from.
 
     Attributes:
-        unlabelled: Data whose student split has no labels that count.
-        teacher_path: A model file of ours, or resemul's.
-        kind: Of the labelled loss, one of LABELLED_LOSSES.
-        labelled_share: Part of every batch that is labelled.
-        scores_dir: Where `write_scores` has put the teacher's; None: it scores live.
-
-    Raises:
-        ValueError: a choice is unknown, or there is no unlabelled clip.
+        labelled: Data with a train and a val split.
+        unlabelled: Data with a student split, whose labels are ignored.
+        teacher: Path of the teacher, a `.keras` file or resemul's `.hdf5`.
     """
 
+    labelled: pipeline.Shards
     unlabelled: pipeline.Shards
-    teacher_path: str | os.PathLike
-    kind: str = "bce"
+    teacher: str | os.PathLike
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentOptions:
+    """How students learn from their teachers.
+
+    Attributes:
+        student: "expansion" keeps the size of the network, "distillation" shrinks it.
+        labelled_loss: One of LABELLED_LOSSES, see the function of this name.
+        labelled_share: Share of every batch that is labelled.
+        rounds: Number of students; each is the teacher of the next.
+        cache_scores: Each teacher scores every whole segment once, into the folder of
+            the run, instead of every batch. Does not work with random crops.
+
+    Raises:
+        ValueError: a choice is unknown or the share is not between 0 and 1.
+    """
+
+    student: str = "expansion"
+    labelled_loss: str = "bce"
     labelled_share: float = 0.5
-    scores_dir: Path | None = None
+    rounds: int = 1
+    cache_scores: bool = False
 
     def __post_init__(self):
-        if self.kind not in LABELLED_LOSSES:
-            raise ValueError(
-                f"Unknown labelled loss {self.kind!r}. Choose one of:"
-                f" {', '.join(LABELLED_LOSSES)}."
-            )
+        for kind, value, choices in (
+            ("student", self.student, STUDENTS),
+            ("labelled loss", self.labelled_loss, LABELLED_LOSSES),
+        ):
+            if value not in choices:
+                raise ValueError(
+                    f"Unknown {kind} {value!r}. Choose one of: {', '.join(choices)}."
+                )
         if not 0 < self.labelled_share < 1:
             raise ValueError(
                 "--labelled-share must be between 0 and 1, not"
                 f" {self.labelled_share:g}."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredShards(pipeline.Shards):
+    """Shards whose labels are followed by a teacher's stored scores.
+
+    Attributes:
+        scores_dir: Folder with a file of scores per shard, see `write_scores`.
+    """
+
+    scores_dir: Path = Path()
+
+    @classmethod
+    def of(cls, shards: pipeline.Shards, scores_dir: Path) -> "ScoredShards":
+        """Adds the scores of a folder to shards."""
+
+        def parse(example, scores):
+            return shards.parse(example) | {"scores": scores}
+
+        fields = vars(shards) | {"parse": parse, "scores_dir": scores_dir}
+        return cls(**fields)
+
+    def read(self, path: tf.Tensor) -> tf.data.Dataset:
+        """Serialized clips of one shard, each with its serialized scores."""
+        name = tf.strings.regex_replace(path, r".*[/\\]", "")
+        scores = tf.strings.join([str(self.scores_dir), name], os.sep)
+        return tf.data.Dataset.zip(
+            (super().read(path), tf.data.TFRecordDataset(scores))
+        )
+
+    def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
+        """Labels, then scores: float32 [num_segments, num_tags + num_scores]."""
+        scores = tf.io.decode_raw(clip["scores"], tf.float32)
+        scores = tf.reshape(scores, [num_segments, -1])
+        return tf.concat([super().labels_of(clip, num_segments), scores], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyStudentTask(trainer.SupervisedTask):
+    """Tags of labelled music, and a teacher's scores of unlabelled music.
+
+    Attributes:
+        unlabelled: Data with a student split.
+        teacher_path: Path of the teacher.
+        options: See StudentOptions.
+        scores_dir: Folder of the teacher's stored scores; None: it scores every batch.
+
+    Raises:
+        ValueError: there is no unlabelled clip.
+    """
+
+    unlabelled: pipeline.Shards
+    teacher_path: str | os.PathLike
+    options: StudentOptions = StudentOptions()
+    scores_dir: Path | None = None
+
+    def __post_init__(self):
         self.unlabelled.paths("student")
 
     @property
@@ -115,42 +192,46 @@ class NoisyStudent(trainer.Objective):
         """All data that is read."""
         return self.shards, self.unlabelled
 
-    def _places(self, batch_size: int) -> list[int]:
-        """Labelled and unlabelled segments of a batch."""
-        weights = [self.labelled_share, 1 - self.labelled_share]
-        return pipeline.shares(weights, batch_size)
+    @property
+    def _weights(self) -> list[float]:
+        return [self.options.labelled_share, 1 - self.options.labelled_share]
 
-    def num_batches(self, window: Window, recipe: TrainingRecipe, num_hosts: int):
-        """Batches in which every labelled segment comes once."""
-        share, _ = self._places(recipe.batch_size // num_hosts)
-        return pipeline.batches_per_epoch(
-            self.shards, "train", window, share, recipe.crops_per_clip, num_hosts
-        )
+    def num_batches(self, plan: trainer.BatchPlan) -> int:
+        """Returns the number of batches in which every labelled segment comes once."""
+        num_labelled, _ = pipeline.split_batch(self._weights, plan.batch_size)
+        return super().num_batches(dataclasses.replace(plan, batch_size=num_labelled))
 
     def batches(
-        self,
-        window: Window,
-        batch_size: int,
-        num_batches: int,
-        epoch: int,
-        step: int,
-        **order,
+        self, plan: trainer.BatchPlan, epoch: int, step: int
     ) -> tf.data.Dataset:
-        """Endless batches ((segments, 1 where unlabelled), labels, weights).
+        """Returns endless batches ((segments, 1 where unlabelled), labels, weights).
 
-        The mean of the weighted losses is the sum of the means of both parts.
+        The weights make the mean loss of a batch the sum of the means of both parts.
+
+        Raises:
+            ValueError: random crops of stored scores are asked for.
         """
-        weights = [batch_size / places for places in self._places(batch_size)]
+        if self.scores_dir and plan.options.crops_per_clip:
+            raise ValueError(
+                "A teacher's scores are stored for whole segments, not for random crops."
+                " Add --crops-per-clip 0, or remove --cache-scores."
+            )
+        places = pipeline.split_batch(self._weights, plan.batch_size)
+        weights = [plan.batch_size / share for share in places]
+        sources = self.sources
+        if self.scores_dir:
+            sources = [ScoredShards.of(shards, self.scores_dir) for shards in sources]
         mixed = pipeline.mixed_segments(
             [
-                pipeline.Source(self.shards, "train", self.labelled_share),
-                pipeline.Source(self.unlabelled, "student", 1 - self.labelled_share),
+                pipeline.Source(shards, split, weight)
+                for shards, split, weight in zip(
+                    sources, ("train", "student"), self._weights, strict=True
+                )
             ],
-            window,
-            batch_size,
-            first_batch=epoch * num_batches + step,
-            scores_dir=self.scores_dir,
-            **order,
+            plan.segmentation,
+            plan.batch_size,
+            plan.options,
+            first_batch=epoch * self.num_batches(plan) + step,
         )
 
         def mark(segments, labels):
@@ -160,11 +241,14 @@ class NoisyStudent(trainer.Objective):
 
         return mixed.map(mark, tf.data.AUTOTUNE)
 
-    def trainable(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
-        """(segments, unlabelled) -> the student's scores, beside a live teacher's."""
+    def training_model(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
+        """Returns a model of (segments, unlabelled): the student's scores.
+
+        The scores of a live teacher follow them.
+        """
         if self.shards.manifest.features:
             raise ValueError(
-                "A noisy student needs waveforms, and these records hold log-mel"
+                "A noisy student needs waveforms, but these records hold log-mel"
                 " spectrograms. Build without --features."
             )
         teacher = conversion.load_model(self.teacher_path)
@@ -188,7 +272,7 @@ class NoisyStudent(trainer.Objective):
         return keras.Model([segments, unlabelled], scores)
 
     def loss(self, labels, scores):
-        """Labelled loss, or the cross-entropy of the teacher's scores, [batch]."""
+        """Loss of labels, or cross-entropy with the teacher's scores, [batch]."""
         if self.scores_dir:
             labels, teacher_scores = ops.split(labels, 2, axis=-1)
         else:
@@ -196,18 +280,19 @@ class NoisyStudent(trainer.Objective):
             teacher_scores = ops.stop_gradient(teacher_scores)
         unlabelled = ops.cast(labels[:, 0] == pipeline.UNLABELLED, scores.dtype)
         given = ops.maximum(labels, 0.0)
-        of_labelled = labelled_loss(given, scores, teacher_scores, self.kind)
-        of_others = labelled_loss(teacher_scores, scores, teacher_scores)
-        return (1 - unlabelled) * of_labelled + unlabelled * of_others
+        kind = self.options.labelled_loss
+        of_labelled = labelled_loss(given, scores, teacher_scores, kind)
+        of_unlabelled = labelled_loss(teacher_scores, scores, teacher_scores)
+        return (1 - unlabelled) * of_labelled + unlabelled * of_unlabelled
 
     def describe(self) -> dict:
-        """What run.json says of it; a restart must say the same."""
+        """Returns what run.json says of the task; a resumed run must say the same."""
         return super().describe() | {
             "unlabelled": self.unlabelled.manifest.identity(),
             "teacher": _checksum(self.teacher_path),
             "noisy_student": {
-                "labelled_loss": self.kind,
-                "labelled_share": self.labelled_share,
+                "labelled_loss": self.options.labelled_loss,
+                "labelled_share": self.options.labelled_share,
             },
         }
 
@@ -218,7 +303,7 @@ class NoisyStudent(trainer.Objective):
             raise ValueError(
                 f"The teacher {info.name} takes {teacher.input_shape[1]} samples, the"
                 f" student {model.name} {length}. Choose a student of that length, or a"
-                " teacher that takes any."
+                " teacher that takes any length."
             )
 
 
@@ -226,20 +311,20 @@ def write_scores(
     teacher_path: str | os.PathLike,
     shards: pipeline.Shards,
     split: str,
-    window: Window,
+    segmentation: Segmentation,
     folder: Path,
 ) -> None:
     """Stores a teacher's scores of every whole segment, a file of records per shard.
 
-    A record is a clip's: float32 little-endian bytes [num_segments, num_tags]. What is
-    there already is kept.
+    A record belongs to a clip: float32 little-endian bytes [num_segments, num_tags].
+    Files that exist are kept.
 
     Args:
-        teacher_path: A model file of ours, or resemul's.
+        teacher_path: Path of the teacher.
         shards: What to score.
         split: "train" or "student".
-        window: How the student cuts clips.
-        folder: Where the files go, named as the shards.
+        segmentation: How the student cuts clips.
+        folder: Where the files go; they have the names of the shards.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = shards.paths(split)
@@ -249,7 +334,7 @@ def write_scores(
     predict = scoring.predictor(conversion.load_model(teacher_path), shards)
     for path in tqdm(missing, f"Scoring {split}", unit="shard", disable=None):
         with ShardWriter(folder / Path(path).name) as writer:
-            for segments in pipeline.shard_segments(shards, path, window):
+            for segments in pipeline.shard_segments(shards, path, segmentation):
                 writer.write(np.asarray(predict(segments), "<f4").tobytes())
 
 
@@ -257,83 +342,66 @@ def train(
     name: str,
     options: dict,
     recipe: TrainingRecipe,
-    shards: pipeline.Shards,
-    unlabelled: pipeline.Shards,
-    teacher: str | os.PathLike,
+    data: StudentData,
     train_dir: str | os.PathLike,
-    student: str = "expansion",
-    labelled_loss: str = "bce",
-    labelled_share: float = 0.5,
-    rounds: int = 1,
-    cache_scores: bool = False,
-    **run,
+    student: StudentOptions = StudentOptions(),
+    run: trainer.RunOptions = trainer.RunOptions(),
 ) -> Path:
     """Trains a student, then perhaps students of students.
 
     Args:
         name: Key of `models.MODELS`.
-        options: For the student's factory.
+        options: Options of the student's factory.
         recipe: How each student is trained.
-        shards: Labelled data.
-        unlabelled: Data with a student split.
-        teacher: Model file of the first teacher.
-        train_dir: Folder of the run; with several rounds `round1`, `round2` … in it.
-        student: "expansion" keeps the options, "distillation" shrinks the network.
-        labelled_loss: One of LABELLED_LOSSES, see the function.
-        labelled_share: Part of every batch that is labelled.
-        rounds: Students, each the next one's teacher.
-        cache_scores: Let each teacher score every whole segment once, into the folder
-            of the run, instead of every batch. Random crops need a live teacher.
-        **run: Others of `trainer.train`.
+        data: What it learns from.
+        train_dir: Folder of the run; with several rounds it holds `round1`, `round2` …
+        student: How it learns.
+        run: See `trainer.train`.
 
     Returns:
         Path of the last student.
 
     Raises:
-        ValueError: this model has no smaller size of its own, or as `trainer.train`.
+        ValueError: this model has no smaller size, or as `trainer.train`.
         OSError: as `trainer.train`.
     """
-    if student not in STUDENTS:
-        raise ValueError(
-            f"Unknown student {student!r}. Choose one of: {', '.join(STUDENTS)}."
-        )
-    if student == "distillation":
+    if student.student == "distillation":
         if name not in DISTILLED and not options:
             raise ValueError(
-                f"{name} has no smaller size of its own; give it by its options"
-                f" (python -m tagger models {name}), or choose among"
-                f" {', '.join(DISTILLED)}."
+                f"{name} has no predefined smaller size. Set its options (python -m"
+                f" tagger models {name}), or choose one of: {', '.join(DISTILLED)}."
             )
         options = DISTILLED.get(name, {}) | options
-    for number in range(1, rounds + 1):
-        folder = Path(train_dir) / f"round{number}" if rounds > 1 else train_dir
-        objective = NoisyStudent(
-            shards, unlabelled, teacher, labelled_loss, labelled_share
-        )
-        if cache_scores:
-            objective = _with_scores(objective, name, options, recipe, Path(folder))
-        teacher = trainer.train(name, options, recipe, objective, folder, **run)
+    teacher = data.teacher
+    for number in range(1, student.rounds + 1):
+        rounds = Path(train_dir)
+        folder = rounds / f"round{number}" if student.rounds > 1 else rounds
+        task = NoisyStudentTask(data.labelled, data.unlabelled, teacher, student)
+        if student.cache_scores:
+            model = models.build_model(
+                name, num_tags=len(data.labelled.manifest.tags), **options
+            )
+            task = _with_stored_scores(task, model, recipe, folder)
+        teacher = trainer.train(name, options, recipe, task, folder, run)
     return teacher
 
 
-def _with_scores(
-    objective: NoisyStudent,
-    name: str,
-    options: dict,
+def _with_stored_scores(
+    task: NoisyStudentTask,
+    student: keras.Model,
     recipe: TrainingRecipe,
     folder: Path,
-) -> NoisyStudent:
-    tags = objective.shards.manifest.tags
-    student = models.build_model(name, num_tags=len(tags), **options)
-    objective.trainable(student, recipe)  # what does not fit shows before the work
-    window = models.model_info(student).window
-    scores_dir = folder / f"scores-{_checksum(objective.teacher_path)[:16]}"
-    objective = dataclasses.replace(objective, scores_dir=scores_dir)
-    objective.batches(window, recipe.batch_size, 1, 0, 0,
-                      crops_per_clip=recipe.crops_per_clip)  # fmt: skip
-    for shards, split in zip(objective.sources, ("train", "student"), strict=True):
-        write_scores(objective.teacher_path, shards, split, window, scores_dir)
-    return objective
+) -> NoisyStudentTask:
+    """Lets the teacher score all data once; errors in the arguments come before."""
+    task.training_model(student, recipe)
+    scores_dir = folder / f"scores-{_checksum(task.teacher_path)[:16]}"
+    task = dataclasses.replace(task, scores_dir=scores_dir)
+    segmentation = models.model_info(student).segmentation
+    options = pipeline.ReadOptions(crops_per_clip=recipe.crops_per_clip)
+    task.batches(trainer.BatchPlan(segmentation, recipe.batch_size, options), 0, 0)
+    for shards, split in zip(task.sources, ("train", "student"), strict=True):
+        write_scores(task.teacher_path, shards, split, segmentation, scores_dir)
+    return task
 
 
 def _checksum(path: str | os.PathLike) -> str:

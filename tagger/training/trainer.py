@@ -1,19 +1,8 @@
-"""Staged training: a recipe's stages, each from the best checkpoint before it.
+"""Staged training: the stages of a recipe, each from the best checkpoint before it.
 
-    log
-    ├── run.json          recipe, model, data, versions, seed: what made these weights
-    ├── 0 … 4             one folder per stage
-    │   ├── ckpt-e007-val_loss=0.143210.keras   the stage's best epoch
-    │   ├── resume.npz                  all that is needed to go on within an epoch
-    │   ├── training.csv                losses and validation scores per epoch
-    │   ├── train, validation           the same for TensorBoard, and ROC-AUC per tag
-    │   └── result.json                 validation and test scores; it ends the stage
-    └── model.keras       the best checkpoint of all stages, with thresholds per tag
-
-Every file is written under another name first and then renamed: whenever a run is
-killed, what it left is whole. The same command goes on where `resume.npz` was written,
-and a seeded run on CPUs ends with the weights of one that nobody killed: the order of
-the examples, dropout and augmentation are functions of seed, stage, epoch and step.
+`runs` shows what a run leaves on disk. The same command resumes an interrupted run, and
+a seeded run on CPUs ends with the weights of one that was never interrupted: the order
+of the examples, dropout and augmentation are functions of seed, stage, epoch and step.
 """
 
 import contextlib
@@ -22,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -33,31 +22,33 @@ from keras import ops
 from tagger import models
 from tagger.augmentations import Augmentation
 from tagger.data import pipeline
-from tagger.data.records import Window
-from tagger.evaluation import scoring
-from tagger.storage import only_writer, write_text_atomically
-from tagger.training.callbacks import (
-    Keeper,
-    Progress,
-    best_checkpoint,
-    stage_dirs,
-    tidy,
-)
-from tagger.training.distribution import Devices, HostLostError, precision
-from tagger.training.distribution import choose as choose_devices
-from tagger.training.recipes import RECIPES, Stage, TrainingRecipe
-
-__all__ = ["RECIPES", "Objective", "TrainingRecipe", "best_checkpoint", "train"]
-
-MODEL_NAME = "model.keras"
-RUN_NAME = "run.json"
+from tagger.evaluation import metrics, scoring
+from tagger.segmentation import Segmentation
+from tagger.storage import writer_lock
+from tagger.training import distribution
+from tagger.training.callbacks import KeepBest, Resume, ScoringModel, Validate
+from tagger.training.recipes import Stage, TrainingRecipe
+from tagger.training.runs import RunFolder, StageFolder, StageState
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
-    """What is learnt: the examples, and the model that takes them with its loss.
+class BatchPlan:
+    """Which batches this process trains on.
 
-    This one is plain supervision: the tags of the train split, binary cross-entropy.
+    Attributes:
+        segmentation: How clips are cut.
+        batch_size: Segments per batch of this process.
+        options: How the shards are read.
+    """
+
+    segmentation: Segmentation
+    batch_size: int
+    options: pipeline.ReadOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedTask:
+    """What is learnt: examples with their tags, by binary cross-entropy.
 
     Attributes:
         shards: Data with a train and a val split; a test split is scored after each
@@ -71,38 +62,21 @@ class Objective:
         """All data that is read."""
         return (self.shards,)
 
-    def num_batches(self, window: Window, recipe: TrainingRecipe, num_hosts: int):
-        """Batches of an epoch on each host."""
+    def num_batches(self, plan: BatchPlan) -> int:
+        """Returns the number of batches in an epoch of each process."""
         return pipeline.batches_per_epoch(
-            self.shards,
-            "train",
-            window,
-            recipe.batch_size // num_hosts,
-            recipe.crops_per_clip,
-            num_hosts,
+            self.shards, "train", plan.segmentation, plan.batch_size, plan.options
         )
 
-    def batches(
-        self,
-        window: Window,
-        batch_size: int,
-        num_batches: int,
-        epoch: int,
-        step: int,
-        **order,
-    ) -> tf.data.Dataset:
-        """Endless batches from a step of an epoch on.
-
-        Args:
-            window: How clips are cut.
-            batch_size: Segments per batch of this host.
-            num_batches: Of an epoch.
-            epoch: To begin with.
-            step: Batches of that epoch to leave out.
-            **order: For `pipeline.training_segments`.
-        """
+    def batches(self, plan: BatchPlan, epoch: int, step: int) -> tf.data.Dataset:
+        """Returns endless batches (segments, labels) from a step of an epoch on."""
         batches = pipeline.training_segments(
-            self.shards, "train", window, batch_size, first_epoch=epoch, **order
+            self.shards,
+            "train",
+            plan.segmentation,
+            plan.batch_size,
+            plan.options,
+            first_epoch=epoch,
         )
         return batches.skip(step)
 
@@ -110,285 +84,346 @@ class Objective:
         """Binary cross-entropy [batch]."""
         return keras.losses.binary_crossentropy(labels, scores)
 
-    def trainable(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
-        """The model that takes a batch, sharing the given one's layers."""
+    def training_model(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
+        """Returns a model that takes a batch and shares the layers of `model`."""
         manifest = self.shards.manifest
         augmentation = None
         if recipe.augment:
             augmentation = Augmentation(manifest.sample_rate, name="augmentation")
-        return models.fed_with(
+        return models.with_record_inputs(
             model, self.shards.dtype, manifest.features, augmentation
         )
 
     def check(self, model: keras.Model) -> None:
-        """Refuses a model that the data does not fit; raises ValueError."""
+        """Raises ValueError if the model does not match the data."""
         scoring.check_match(models.model_info(model), self.shards)
 
     def describe(self) -> dict:
-        """What run.json says of it; a restart must say the same."""
+        """Returns what run.json says of the task; a resumed run must say the same."""
         return {"data": self.shards.manifest.identity()}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; the recipe says what it does.
+
+    Attributes:
+        seed: Seed of the first weights, dropout, augmentation and order.
+        initial_stage: Earlier stages are skipped.
+        num_read_threads: Shards read at once.
+        checkpoint_minutes: A killed run loses no more training time than this.
+        devices: From `distribution.choose`; None: the first device.
+    """
+
+    seed: int = 0
+    initial_stage: int = 0
+    num_read_threads: int = 8
+    checkpoint_minutes: float = 10.0
+    devices: distribution.Devices | None = None
 
 
 def train(
     name: str,
     options: dict,
     recipe: TrainingRecipe,
-    objective: Objective | pipeline.Shards,
+    task: SupervisedTask,
     train_dir: str | os.PathLike,
-    initial_stage: int = 0,
-    seed: int = 0,
-    num_read_threads: int = 8,
-    devices: Devices | None = None,
-    checkpoint_minutes: float = 10.0,
+    run: RunOptions = RunOptions(),
 ) -> Path:
-    """Builds a model and trains it; called again on the same folder, it goes on.
+    """Builds a model and trains it; called again on the same folder, it resumes.
 
     Args:
         name: Key of `models.MODELS`.
-        options: For the model's factory; number and names of the tags are the shards'.
-        recipe: What to do.
-        objective: What to learn; shards alone are plain supervision.
-        train_dir: Folder of the run, see the module's docstring.
-        initial_stage: Stages before it are passed over.
-        seed: Of the first weights, dropout, augmentation and the order of the examples.
-        num_read_threads: Shards read at once.
-        devices: Where to train, from `distribution.choose`; None: the first device.
-        checkpoint_minutes: A run that is killed loses no more training than these.
+        options: Options of the model's factory, without the tags.
+        recipe: How to train.
+        task: What to learn.
+        train_dir: Folder of the run, see `runs`.
+        run: How to carry it out.
 
     Returns:
         Path of the best model of all stages.
 
     Raises:
-        ValueError: model and shards disagree, the folder holds a run of another model,
-            recipe, data or seed, or the loss is no longer finite.
+        ValueError: model and data do not match, the folder holds another run, or the
+            loss is no longer finite.
         OSError: the folder cannot be written, is in use, the disk is full, or another
-            host was lost.
+            process was lost.
     """
-    if isinstance(objective, pipeline.Shards):
-        objective = Objective(objective)
-    devices = devices or choose_devices()
-    shards = objective.shards
-    options = models.default_options(name) | options
-
-    def build() -> keras.Model:
-        return models.build_model(
-            name,
-            num_tags=len(shards.manifest.tags),
-            tags=shards.manifest.tags if shards.names_tags else None,
-            **options,
-        )
-
-    keeper = Keeper(build, shards, devices)
-    objective.check(keeper.model)
-    if not 0 <= initial_stage < len(recipe.stages):
-        raise ValueError(
-            f"--initial-stage {initial_stage} is none of the {len(recipe.stages)}"
-            f" stages, 0 to {len(recipe.stages) - 1}."
-        )
-    for split in ("train", "val", *shards.manifest.splits):
-        shards.paths(split)  # what is missing shows before hours of work
-    devices.check_batch(recipe.batch_size)
-    window = models.model_info(keeper.model).window
-    if not checkpoint_minutes >= 0:
-        raise ValueError(
-            f"--checkpoint-minutes cannot be {checkpoint_minutes:g}; 0 is every step."
-        )
-    with _naming_corrupt_records(objective):
-        num_batches = objective.num_batches(window, recipe, devices.num_hosts)
-    if not num_batches:
-        raise ValueError(
-            f"{shards.directory} holds fewer train segments than one batch of"
-            f" {recipe.batch_size}. Choose a smaller --batch-size, or more"
-            " --crops-per-clip."
-        )
-    # What does not fit shows before run.json is written, which would refuse a mended
-    # command.
-    order = {"seed": seed, "num_read_threads": num_read_threads}
-    order |= {"crops_per_clip": recipe.crops_per_clip}
-    with devices.alone():
-        objective.trainable(keeper.model, recipe)
-    objective.batches(window, recipe.batch_size, num_batches, 0, 0, **order)
-    # A broken CUDA install trains on the CPU without a word of TensorFlow's.
+    devices = run.devices or distribution.choose()
+    folder = RunFolder(train_dir)
+    runner = _Runner(
+        name, options, recipe, task, dataclasses.replace(run, devices=devices)
+    )
+    runner.check()
+    # Without a word, TensorFlow trains on the CPU if its CUDA libraries are broken.
     print(f"Training on {', '.join(devices.names)}")
-    train_dir = Path(train_dir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_naming_lost_hosts(devices))
+        stack.enter_context(_naming_lost_processes(devices))
         if devices.is_chief:
-            stack.enter_context(only_writer(train_dir, "--train-dir"))
-            _enter(
-                train_dir, _describe_run(keeper.model, options, recipe, objective, seed)
-            )
-        if initial_stage and not _best(train_dir, initial_stage, devices):
-            raise ValueError(
-                f"--initial-stage {initial_stage} starts from an earlier stage's best"
-                f" checkpoint, and {train_dir} holds none. Start with stage 0."
-            )
-        for number, stage in enumerate(recipe.stages):
-            stage_dir = train_dir / str(number)
-            finished = devices.agree((stage_dir / "result.json").exists())
-            if finished and devices.is_chief:
-                tidy(stage_dir)
-            if number < initial_stage or finished:
-                continue
-            # An epoch adds to its seed; stages do not repeat each other's order.
-            order["seed"] = seed + 1000 * number
-            run = _StageRun(keeper, build, stage, recipe, objective, devices)
-            run(stage_dir, num_batches, checkpoint_minutes, **order)
-            if not _best(train_dir, number + 1, devices, first=number):
-                raise ValueError(
-                    f"Training diverged: no epoch of stage {number} had a finite"
-                    " validation loss. Choose a smaller --lr and another --train-dir"
-                    f" than {train_dir}."
-                )
-            if devices.is_chief:
-                result = _score_stage(keeper, stage_dir)
-                rate = f"learning rate {stage.learning_rate:g}"
-                print(f"Stage {number} ({rate}): {result}")
-                tidy(stage_dir)
-        if devices.is_chief and not (train_dir / MODEL_NAME).exists():
-            _finish(keeper, train_dir, len(recipe.stages))
-        devices.agree(True)  # the others wait: JAX ends a host whose partners left
-    return train_dir / MODEL_NAME
+            stack.enter_context(writer_lock(folder.path, "--train-dir"))
+            folder.describe(runner.describe())
+        runner.check_initial_stage(folder)
+        for number in range(len(recipe.stages)):
+            stage = folder.stage(number)
+            is_finished = devices.broadcast_flag(stage.is_finished)
+            if number >= run.initial_stage and not is_finished:
+                runner.train_stage(folder, number)
+            if devices.is_chief and stage.is_finished:
+                stage.tidy()
+        if devices.is_chief and not folder.model_path.exists():
+            runner.save_best(folder)
+        devices.broadcast_flag(True)  # wait: JAX ends a process whose partners left
+    return folder.model_path
 
 
-def _finish(keeper: Keeper, train_dir: Path, num_stages: int) -> None:
-    """Writes the best checkpoint of all with the thresholds that suit validation."""
-    keeper.load(best_checkpoint(*stage_dirs(train_dir, num_stages)))
-    thresholds = scoring.best_thresholds(keeper.score("val"))
-    models.set_thresholds(keeper.model, thresholds)
-    keeper.save(train_dir / MODEL_NAME)
+class _Runner:
+    """Carries out a recipe; holds what all its stages share."""
 
-
-def _best(train_dir: Path, end: int, devices: Devices, first: int = 0) -> bool:
-    """Whether one of the stages before `end` has a checkpoint, on the first host."""
-    best = best_checkpoint(*stage_dirs(train_dir, end, first))
-    return devices.agree(best is not None)
-
-
-# --- A stage --------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _StageRun:
-    """Carries out one stage, from its start or from where it was interrupted."""
-
-    keeper: Keeper
-    build: Callable[[], keras.Model]
-    stage: Stage
-    recipe: TrainingRecipe
-    objective: Objective
-    devices: Devices
-
-    def __call__(
+    def __init__(
         self,
-        stage_dir: Path,
-        num_batches: int,
-        checkpoint_minutes: float,
-        seed: int,
-        **order,
-    ) -> None:
-        devices = self.devices
-        if devices.is_chief:
-            stage_dir.mkdir(exist_ok=True)
-        # From here on all that is drawn hangs on the stage alone, not on what was
-        # drawn before it: a restart skips that.
-        keras.utils.set_random_seed(seed)
-        with devices.scope(), precision(self.recipe.precision):
-            model = self.build()
-            fed = self.objective.trainable(model, self.recipe)
-            devices.share_statistics(model)
-            fed.compile(
-                self._optimizer(),
-                loss=self.objective.loss,
-                jit_compile=self.recipe.xla or keras.backend.backend() == "jax",
+        name: str,
+        options: dict,
+        recipe: TrainingRecipe,
+        task: SupervisedTask,
+        run: RunOptions,
+    ):
+        self._name, self._options = name, models.default_options(name) | options
+        self._recipe, self._task, self._run = recipe, task, run
+        self._devices = run.devices
+        self._scoring_model = ScoringModel(self._build, task.shards, self._devices)
+
+    def _build(self) -> keras.Model:
+        manifest = self._task.shards.manifest
+        return models.build_model(
+            self._name,
+            num_tags=len(manifest.tags),
+            tags=manifest.tags if self._task.shards.names_tags else None,
+            **self._options,
+        )
+
+    def _plan(self, stage_number: int) -> BatchPlan:
+        devices = self._devices
+        return BatchPlan(
+            models.model_info(self._scoring_model.model).segmentation,
+            self._recipe.batch_size // devices.num_processes,
+            pipeline.ReadOptions(
+                # An epoch adds to its seed; stages do not repeat each other's order.
+                self._run.seed + 1000 * stage_number,
+                self._recipe.crops_per_clip,
+                self._run.num_read_threads,
+                devices.process_id,
+                devices.num_processes,
+            ),
+        )
+
+    def check(self) -> None:
+        """Raises errors in the arguments before run.json would refuse their repair."""
+        shards, stages = self._task.shards, self._recipe.stages
+        self._task.check(self._scoring_model.model)
+        if not 0 <= self._run.initial_stage < len(stages):
+            raise ValueError(
+                f"--initial-stage must be 0 to {len(stages) - 1}, not"
+                f" {self._run.initial_stage}: the recipe has {len(stages)} stages."
             )
-            fed.optimizer.build(fed.trainable_variables)
-        self._load_best(model, stage_dir)
-        progress = Progress(
-            model, self.keeper, self.stage, self.recipe.monitor, stage_dir, devices,
-            checkpoint_minutes,
-        )  # fmt: skip
-        progress.restore(fed)
-        order |= {"host": devices.host, "num_hosts": devices.num_hosts}
+        for split in ("train", "val", *shards.manifest.splits):
+            shards.paths(split)  # names missing shards before hours of work
+        self._devices.check_batch(self._recipe.batch_size)
+        if not self._run.checkpoint_minutes >= 0:
+            raise ValueError(
+                "--checkpoint-minutes must be at least 0 (every step), not"
+                f" {self._run.checkpoint_minutes:g}."
+            )
+        plan = self._plan(0)
+        with _naming_corrupt_records(self._task):
+            num_batches = self._task.num_batches(plan)
+        if not num_batches:
+            raise ValueError(
+                f"{shards.directory} holds fewer train segments than one batch of"
+                f" {self._recipe.batch_size}. Choose a smaller --batch-size, or more"
+                " --crops-per-clip."
+            )
+        with self._devices.one_local_device():
+            self._task.training_model(self._scoring_model.model, self._recipe)
+        self._task.batches(plan, 0, 0)
+
+    def check_initial_stage(self, folder: RunFolder) -> None:
+        """Checks that a skipped stage left a checkpoint to start from."""
+        first = self._run.initial_stage
+        if first and not self._has_checkpoint(folder, first):
+            raise ValueError(
+                f"--initial-stage {first} starts from the best checkpoint of an earlier"
+                f" stage, but {folder.path} holds none. Start with stage 0."
+            )
+
+    def _has_checkpoint(self, folder: RunFolder, end: int, first: int = 0) -> bool:
+        best = folder.best_checkpoint(end, first)
+        return self._devices.broadcast_flag(best is not None)
+
+    def train_stage(self, folder: RunFolder, number: int) -> None:
+        """Trains and scores one stage, from its start or from where it stopped."""
+        stage_folder, stage = folder.stage(number), self._recipe.stages[number]
+        if self._devices.is_chief:
+            stage_folder.path.mkdir(exist_ok=True)
+        # From here on everything drawn depends on the stage alone, not on what was
+        # drawn before it, which a restart skips.
+        keras.utils.set_random_seed(self._plan(number).options.seed)
+        model, fitted = self._compiled(stage)
+        self._load_best(model, folder, number)
+        self._fit(model, fitted, stage_folder, number)
+        if not self._has_checkpoint(folder, number + 1, number):
+            raise ValueError(
+                f"Training diverged: no epoch of stage {number} had a finite validation"
+                " loss. Choose a smaller --lr and another --train-dir than"
+                f" {folder.path}."
+            )
+        if self._devices.is_chief:
+            rate = f"learning rate {stage.learning_rate:g}"
+            print(f"Stage {number} ({rate}): {self._score(folder, number)}")
+
+    def _compiled(self, stage: Stage) -> tuple[keras.Model, keras.Model]:
+        """The model to train, and the compiled one that takes batches."""
+        with self._devices.scope(), distribution.precision(self._recipe.precision):
+            model = self._build()
+            fitted = self._task.training_model(model, self._recipe)
+            self._devices.share_statistics(model)
+            fitted.compile(
+                make_optimizer(stage, self._recipe),
+                loss=self._task.loss,
+                jit_compile=self._recipe.xla or keras.backend.backend() == "jax",
+            )
+            fitted.optimizer.build(fitted.trainable_variables)
+        return model, fitted
+
+    def _load_best(self, model: keras.Model, folder: RunFolder, number: int) -> None:
+        """Starts a stage from the best checkpoint of the stages before it."""
+        if self._has_checkpoint(folder, number):
+            weights = self._devices.broadcast(
+                lambda: self._scoring_model.load(folder.best_checkpoint(number)),
+                self._scoring_model.model.get_weights(),
+            )
+            model.set_weights(weights)
+
+    def _fit(
+        self,
+        model: keras.Model,
+        fitted: keras.Model,
+        folder: StageFolder,
+        number: int,
+    ) -> None:
+        stage, plan, state = (
+            self._recipe.stages[number],
+            self._plan(number),
+            StageState(),
+        )
+        run, monitor, devices = self._run, self._recipe.monitor, self._devices
+        scored = self._scoring_model
+        resume = Resume(stage, folder, state, devices, run.checkpoint_minutes)
+        callbacks = [
+            Validate(model, scored, monitor, folder.path, devices),
+            KeepBest(scored, monitor, folder, state, devices),
+            resume,
+        ]
+        if devices.is_chief:
+            callbacks.append(
+                keras.callbacks.TensorBoard(folder.path, write_graph=False)
+            )
+        resume.restore(fitted)
+        num_batches = self._task.num_batches(plan)
+        is_jax = keras.backend.backend() == "jax"
         with (
-            _naming_corrupt_records(self.objective),
-            devices.scope()
-            if keras.backend.backend() == "jax"
-            else contextlib.nullcontext(),
+            _naming_corrupt_records(self._task),
+            devices.scope() if is_jax else contextlib.nullcontext(),
         ):
-            while not progress.is_over():
-                batches = self.objective.batches(
-                    models.model_info(model).window,
-                    self.recipe.batch_size // devices.num_hosts,
-                    num_batches,
-                    progress.epoch,
-                    progress.step,
-                    seed=seed,
-                    **order,
-                )
-                fed.fit(
-                    batches,
-                    steps_per_epoch=num_batches - progress.step,
+            while not resume.is_over():
+                fitted.fit(
+                    self._task.batches(plan, state.epoch, state.step),
+                    steps_per_epoch=num_batches - state.step,
                     shuffle=False,  # the dataset does
-                    initial_epoch=progress.epoch,
-                    # What is left of an interrupted epoch is a fit of its own.
-                    epochs=progress.epoch + 1
-                    if progress.step
-                    else self.stage.max_epochs,
+                    initial_epoch=state.epoch,
+                    # The rest of an interrupted epoch is a fit of its own.
+                    epochs=state.epoch + 1 if state.step else stage.max_epochs,
                     verbose=_verbosity(devices),
-                    callbacks=[progress, *_writers(stage_dir, devices)],
+                    callbacks=callbacks,
                 )
 
-    def _optimizer(self) -> keras.optimizers.Optimizer:
-        # Keras 2's `decay`, which the original resemul used.
-        rate = keras.optimizers.schedules.InverseTimeDecay(
-            self.stage.learning_rate, decay_steps=1, decay_rate=self.stage.step_decay
-        )
-        optimizer = decayed_optimizer(
-            self.stage,
-            rate,
-            global_clipnorm=self.recipe.clip_norm,
-            # Keras calls one batch a step by None alone.
-            gradient_accumulation_steps=self.recipe.accumulation_steps
-            if (self.recipe.accumulation_steps or 1) > 1
-            else None,
-        )
-        if self.recipe.precision == "mixed_float16":
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        return optimizer
+    def _score(self, folder: RunFolder, number: int) -> str:
+        """Scores the best checkpoint of a stage; its result.json ends the stage."""
+        checkpoint = folder.best_checkpoint(number + 1, number)
+        self._scoring_model.load(checkpoint)
+        result, lines = {"checkpoint": checkpoint.name}, []
+        for split in ("val", "test"):
+            if self._scoring_model.can_score(split):
+                scored = self._scoring_model.score(split)
+                result[split] = json.loads(scored.as_json())  # null for NaN
+                lines.append(scored.macro_line())
+        folder.stage(number).write_result(result)
+        return "; ".join(lines)
 
-    def _load_best(self, model: keras.Model, stage_dir: Path) -> None:
-        number = int(stage_dir.name)
-        if not _best(stage_dir.parent, number, self.devices):
-            return
+    def save_best(self, folder: RunFolder) -> None:
+        """Writes the best checkpoint of all, with the thresholds of best F1 on val."""
+        best = folder.best_checkpoint(len(self._recipe.stages))
+        self._scoring_model.load(best)
+        thresholds = metrics.best_thresholds(self._scoring_model.score("val"))
+        models.set_thresholds(self._scoring_model.model, thresholds)
+        self._scoring_model.save(folder.model_path)
 
-        def load():
-            best = best_checkpoint(*stage_dirs(stage_dir.parent, number))
-            return self.keeper.load(best)
+    def describe(self) -> dict:
+        """Returns the content of run.json."""
+        backend = keras.backend.backend()
+        model = self._scoring_model.model
+        return {
+            "model": {
+                "name": model.name,
+                **self._options,
+                "num_parameters": model.count_params(),
+            },
+            "recipe": dataclasses.asdict(self._recipe),
+            **self._task.describe(),
+            "seed": self._run.seed,
+            "versions": {
+                "python": sys.version.split()[0],
+                "keras": keras.__version__,
+                "backend": backend,
+                "numpy": np.__version__,
+                "tensorflow": tf.__version__,
+                backend: sys.modules[backend].__version__,
+            },
+            "git": _git_state(),
+        }
 
-        weights = self.devices.from_chief(load, self.keeper.model.get_weights())
-        model.set_weights(weights)
 
-
-def _verbosity(devices: Devices) -> int:
+def _verbosity(devices: distribution.Devices) -> int:
     if not devices.is_chief:
         return 0
     return 1 if sys.stdout.isatty() else 2
 
 
-def _writers(stage_dir: Path, devices: Devices) -> list[keras.callbacks.Callback]:
-    if not devices.is_chief:
-        return []
-    return [keras.callbacks.TensorBoard(stage_dir, write_graph=False)]
+def make_optimizer(stage: Stage, recipe: TrainingRecipe) -> keras.optimizers.Optimizer:
+    """Makes a stage's optimiser, with loss scaling where the precision needs it."""
+    # Keras 2's `decay`, which the original resemul used.
+    rate = keras.optimizers.schedules.InverseTimeDecay(
+        stage.learning_rate, decay_steps=1, decay_rate=stage.step_decay
+    )
+    num_accumulated = recipe.accumulation_steps or 1
+    optimizer = decayed_optimizer(
+        stage,
+        rate,
+        global_clipnorm=recipe.clip_norm,
+        # In Keras only None means one batch per step.
+        gradient_accumulation_steps=num_accumulated if num_accumulated > 1 else None,
+    )
+    if recipe.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 def decayed_optimizer(stage: Stage, rate, **options) -> keras.optimizers.Optimizer:
-    """A stage's optimiser with PyTorch's weight decay.
+    """Makes a stage's optimiser with PyTorch's weight decay.
 
     Args:
-        stage: Says which, and the decay.
+        stage: Names the optimiser and the decay.
         rate: Learning rate or schedule.
-        **options: Others of `keras.optimizers.Optimizer`.
+        **options: Other arguments of `keras.optimizers.Optimizer`.
     """
     kind = getattr(keras.optimizers, stage.optimizer)
 
@@ -403,104 +438,32 @@ def decayed_optimizer(stage: Stage, rate, **options) -> keras.optimizers.Optimiz
 
 
 @contextlib.contextmanager
-def _naming_corrupt_records(objective: Objective) -> Iterator[None]:
+def _naming_corrupt_records(task: SupervisedTask) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for shards in objective.sources:
+        for shards in task.sources:
             stack.enter_context(pipeline.naming_corrupt_records(shards))
         yield
 
 
 @contextlib.contextmanager
-def _naming_lost_hosts(devices: Devices) -> Iterator[None]:
-    """Turns the error of an operation that all hosts share into ours."""
+def _naming_lost_processes(devices: distribution.Devices) -> Iterator[None]:
+    """Turns the error of an operation that all processes share into ours."""
     try:
         yield
     except Exception as error:
         # JAX raises what Gloo says as its own error or as ValueError.
         is_shared = type(error).__name__ == "JaxRuntimeError" or "Gloo" in str(error)
-        own = "RESOURCE_EXHAUSTED" in str(error)  # memory, above all
-        if devices.num_hosts == 1 or not is_shared or own:
+        is_own = "RESOURCE_EXHAUSTED" in str(error)  # memory, above all
+        if devices.num_processes == 1 or not is_shared or is_own:
             raise
-        raise HostLostError(
-            "Another host was lost. Start the same command again on every host; it"
-            " goes on from the last checkpoint."
+        raise distribution.ProcessLostError(
+            "Another process was lost. Start the same command again on every host; it"
+            " resumes from the last checkpoint."
         ) from error
-
-
-def _score_stage(keeper: Keeper, stage_dir: Path) -> str:
-    """Scores the best checkpoint on validation and test; the result ends the stage."""
-    checkpoint = best_checkpoint(stage_dir)
-    keeper.load(checkpoint)
-    result = {"checkpoint": checkpoint.name}
-    lines = []
-    for split in ("val", "test"):
-        if keeper.has(split):
-            scored = keeper.score(split)
-            # JSON has no NaN: a split where no tag has both kinds of clips scores null.
-            result[split] = json.loads(scored.as_json())
-            lines.append(scored.macro_line())
-    write_text_atomically(
-        stage_dir / "result.json", json.dumps(result, indent=1) + "\n"
-    )
-    return "; ".join(lines)
-
-
-# --- A run ----------------------------------------------------------------------------
-
-
-def _describe_run(
-    model: keras.Model,
-    options: dict,
-    recipe: TrainingRecipe,
-    objective: Objective,
-    seed: int,
-) -> dict:
-    backend = keras.backend.backend()
-    return {
-        "model": {
-            "name": model.name,
-            **options,
-            "num_parameters": model.count_params(),
-        },
-        "recipe": dataclasses.asdict(recipe),
-        **objective.describe(),
-        "seed": seed,
-        "versions": {
-            "python": sys.version.split()[0],
-            "keras": keras.__version__,
-            "backend": backend,
-            "numpy": np.__version__,
-            "tensorflow": tf.__version__,
-            backend: sys.modules[backend].__version__,
-        },
-        "git": _git_state(),
-    }
-
-
-def _enter(train_dir: Path, run: dict) -> None:
-    """Writes run.json, or checks that the run the folder holds is this one."""
-    path = train_dir / RUN_NAME
-    if not path.exists():
-        write_text_atomically(path, json.dumps(run, indent=1) + "\n")
-        return
-    run = json.loads(json.dumps(run))  # through JSON, as the earlier one went
-    try:
-        earlier = json.loads(path.read_text())
-        parts = [part for part in run if part not in ("versions", "git")]
-        differing = [part for part in parts if earlier[part] != run[part]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} describes no run of ours ({error!r}). Choose another --train-dir."
-        ) from error
-    if differing:
-        raise ValueError(
-            f"{train_dir} holds a run with another {differing[0]} (see {path}). Choose"
-            " another --train-dir, or delete that folder."
-        )
 
 
 def _git_state() -> str | None:
-    """Commit of the code, with -dirty if changed since; None outside a checkout."""
+    """Commit of the code, with -dirty if it was changed; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
         folder = Path(__file__).parent

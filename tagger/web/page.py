@@ -79,7 +79,7 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
         song = gr.State()
         gr.Markdown(
             f"# What is in this song?\n`{info.name}` scores {len(tagger.tags)} tags in"
-            f" windows of {tagger.window_seconds:.1f} s. Files of up to"
+            f" segments of {tagger.segment_seconds:.1f} s. Files of up to"
             f" {max_minutes:g} minutes stay on the machine that serves this page."
         )
         with gr.Row():

@@ -130,12 +130,12 @@ def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
     """The taggram of some tags, with a cursor."""
     taggram = song.taggram
     seconds = (np.arange(NUM_COLUMNS) + 0.5) / NUM_COLUMNS * taggram.length_seconds
-    windows = np.searchsorted(taggram.seconds, seconds, side="right") - 1
-    scores = taggram.scores[np.maximum(windows, 0)][:, tagger.tag_numbers(tags)].T
+    segments = np.searchsorted(taggram.seconds, seconds, side="right") - 1
+    scores = taggram.scores[np.maximum(segments, 0)][:, tagger.tag_numbers(tags)].T
     highest = max(scores.max(), 0.01)
     colours = colormaps["magma"](scores / highest)
-    # What stands behind the last window was not scored.
-    colours[:, seconds > taggram.seconds[-1] + taggram.window_seconds, 3] = 0
+    # What stands behind the last segment was not scored.
+    colours[:, seconds > taggram.seconds[-1] + taggram.segment_seconds, 3] = 0
     means = taggram.aggregated()
     rows = [
         (tag, means[tagger.tags.index(tag)], _png(colour[None]))
@@ -152,8 +152,8 @@ def json_file(tagger: Tagger, song: Song) -> str:
         "model": tagger.info.name,
         "seconds": round(taggram.length_seconds, 3),
         "tags": tagger.named(taggram.aggregated()),
-        "window_seconds": taggram.window_seconds,
-        "window_starts": taggram.seconds.round(3).tolist(),
+        "segment_seconds": taggram.segment_seconds,
+        "segment_starts": taggram.seconds.round(3).tolist(),
         "scores": {
             tag: taggram.scores[:, number].round(5).tolist()
             for number, tag in enumerate(tagger.tags)

@@ -1,0 +1,1 @@
+"""Trained weights: those of the originals, converted, and those to download."""

@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, build_corpus
 
-from tagger import audio, storage
-from tagger.data import building, pipeline, records, workers
+from tagger import audio, segmentation, storage
+from tagger.data import building, pipeline, records, verification, workers
+from tagger.data.manifest import Manifest
 from tagger.datasets import magnatagatune
 from tagger.datasets.annotations import Annotations
+from tagger.segmentation import to_int16
 
 
 def shards_of(folder):
@@ -39,7 +41,7 @@ def test_records_hold_the_decoded_clips_and_their_labels(corpus, built):
             row = rows[values["clip_id"]]
             waveform = audio.load_audio(corpus / "mp3" / annotations.paths[row], 22050)
             held = values["segments"][: values["num_samples"]]
-            np.testing.assert_array_equal(held, records.to_int16(waveform))
+            np.testing.assert_array_equal(held, to_int16(waveform))
             np.testing.assert_array_equal(values["labels"], annotations.labels[row])
             assert path.name.startswith(f"{annotations.splits[row]}-")
             num_seen += 1
@@ -132,11 +134,11 @@ def test_kill_9_loses_no_listed_shard_and_the_same_bytes_come_out(
 ):
     process, command = start_build()
     state = corpus / "tfrecord"
-    while not records.Manifest.load(state).shards and process.poll() is None:
+    while not Manifest.load(state).shards and process.poll() is None:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    listed = records.Manifest.load(state)
+    listed = Manifest.load(state)
     assert listed.shards and not listed.complete, "the build was not caught at work"
     modified = {name: (state / name).stat().st_mtime_ns for name in listed.shards}
     build_corpus(corpus)
@@ -145,7 +147,7 @@ def test_kill_9_loses_no_listed_shard_and_the_same_bytes_come_out(
             "a listed shard was rebuilt"
         )
     assert shards_of(state) == shards_of(built)
-    assert records.Manifest.load(state) == records.Manifest.load(built)
+    assert Manifest.load(state) == Manifest.load(built)
     assert not list(state.glob(".*.tmp"))
 
 
@@ -155,7 +157,7 @@ def test_ctrl_c_keeps_every_finished_shard_and_says_how_to_go_on(corpus, start_b
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Run the same command to go on" in said
     assert "Traceback" not in said
-    manifest = records.Manifest.load(corpus / "tfrecord")
+    manifest = Manifest.load(corpus / "tfrecord")
     assert set(manifest.shards) == set(shards_of(corpus / "tfrecord"))
     assert not manifest.complete
 
@@ -219,7 +221,7 @@ def test_too_many_skipped_fail_at_the_end_with_everything_good_written(corpus):
         build_corpus(corpus, max_skipped=1)
     with pytest.raises(ValueError, match="5 of 31 clips were skipped, more than --max"):
         build_corpus(corpus, max_missing=1)
-    manifest = records.Manifest.load(corpus / "tfrecord")
+    manifest = Manifest.load(corpus / "tfrecord")
     assert manifest.complete and len(manifest.skipped) == 5
 
 
@@ -283,7 +285,7 @@ def test_another_build_in_the_folder_is_refused(corpus, options, difference):
 
 def test_a_second_builder_is_kept_out(corpus):
     pytest.importorskip("fcntl")
-    with storage.only_writer(corpus / "tfrecord", "--output-dir"):
+    with storage.writer_lock(corpus / "tfrecord", "--output-dir"):
         with pytest.raises(OSError, match="Another run is writing to .*--output-dir"):
             build_corpus(corpus)
 
@@ -313,7 +315,7 @@ def test_a_full_disk_stops_cleanly(corpus, tmp_path):
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
             build_corpus(corpus, full)
         assert "run the same command again" in str(caught.value)
-        manifest = records.Manifest.load(full)
+        manifest = Manifest.load(full)
         assert not manifest.complete
         held = shards_of(full)
         assert set(manifest.shards) <= set(held)
@@ -338,7 +340,7 @@ def test_a_worker_that_dies_is_replaced_and_the_same_bytes_come_out(
     for child in children.split():
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
             os.kill(int(child), signal.SIGKILL)
-    listed = records.Manifest.load(corpus / "tfrecord")
+    listed = Manifest.load(corpus / "tfrecord")
     assert not listed.complete, "the build was not caught at work"
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
@@ -371,7 +373,7 @@ def test_a_file_that_crashes_the_decoder_is_skipped(corpus, run_script, tmp_path
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
     )
     assert done.returncode == 0, done.stderr
-    manifest = records.Manifest.load(corpus / "tfrecord")
+    manifest = Manifest.load(corpus / "tfrecord")
     (skip,) = manifest.skipped
     assert skip["path"].endswith(clip.name)
     assert skip["reason"] == "it crashes the decoder (SIGSEGV)"
@@ -406,7 +408,7 @@ def test_a_cluster_whose_worker_dies_makes_the_same_bytes(corpus, built, cluster
     killer.join()
     assert at_death[0] < len(manifest.shards), "the build was not caught at work"
     assert shards_of(output_dir) == shards_of(built)
-    assert manifest == records.Manifest.load(built)
+    assert manifest == Manifest.load(built)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -441,7 +443,7 @@ def test_shards_behind_a_url_are_the_same_and_are_gone_on_with(
     folder = tmp_path / "bucket/shards"
     manifest = build_corpus(corpus, f"file://{folder}")
     assert shards_of(folder) == shards_of(built)
-    assert manifest == records.Manifest.load(f"file://{folder}")
+    assert manifest == Manifest.load(f"file://{folder}")
     assert not (folder / ".lock").exists()
     lost = folder / manifest.shard_names("train")[1]
     modified = {
@@ -459,14 +461,14 @@ def test_shards_behind_a_url_are_the_same_and_are_gone_on_with(
 
 def test_a_second_builder_behind_a_url_is_kept_out(corpus, tmp_path, quick_lock):
     url = f"file://{tmp_path}/shards"
-    with storage.only_writer(storage.location(url), "--output-dir"):
+    with storage.writer_lock(storage.location(url), "--output-dir"):
         with pytest.raises(OSError, match="Another run is writing to .*--output-dir"):
             build_corpus(corpus, url)
 
 
 def test_a_builder_that_was_taken_for_dead_stops(tmp_path, quick_lock):
     folder = storage.location(f"file://{tmp_path}/shards")
-    with storage.only_writer(folder, "--output-dir") as check_lock:
+    with storage.writer_lock(folder, "--output-dir") as check_lock:
         check_lock()
         (folder / ".lock").write_text("another one")
         time.sleep(0.5)
@@ -517,10 +519,10 @@ def test_log_mel_records_hold_what_the_models_frontend_makes(
         num_workers=1,
     )
     assert manifest.sample_rate == rate and manifest.segment_dtype == dtype
-    assert not any(faults for _, faults in records.verify(tmp_path, manifest))
+    assert not any(faults for _, faults in verification.verify(tmp_path, manifest))
     row = list(annotations.splits).index("val")
     waveform = audio.load_audio(corpus / "mp3" / annotations.paths[row], rate)
-    segments = records.cut(waveform, 48000).astype(np.float32) / 32768
+    segments = segmentation.cut(waveform, 48000).astype(np.float32) / 32768
     expected = np.asarray(frontend(segments))
     (shard,) = manifest.shard_names("val")
     (held,) = [
@@ -657,7 +659,7 @@ def test_odd_files_are_read_or_skipped_with_the_reason(odd_files, tmp_path):
     assert abs(len(seen["192 kHz.wav"]) - 3 * 22050) <= 1
     for name in ("ä ñ 音楽.wav", "line\nbreak.wav"):
         np.testing.assert_array_equal(seen[name], (tone * 30000).astype(np.int16))
-    assert not any(faults for _, faults in records.verify(tmp_path, manifest))
+    assert not any(faults for _, faults in verification.verify(tmp_path, manifest))
 
 
 def test_a_file_that_may_not_be_read_is_skipped(odd_files, tmp_path):
@@ -680,7 +682,7 @@ def test_two_hours_are_one_clip(tmp_path):
     assert manifest.skipped == []
     assert manifest.num_segments("train") == 2 * 3600 * 22050 // 59049
     assert not any(
-        faults for _, faults in records.verify(tmp_path / "shards", manifest)
+        faults for _, faults in verification.verify(tmp_path / "shards", manifest)
     )
 
 
@@ -736,7 +738,7 @@ def test_verify_sees_what_checksums_cannot(corpus):
     manifest.shards[name] = dataclasses.replace(
         manifest.shards[name], num_bytes=writer.num_bytes, sha256=writer.sha256
     )
-    faults = dict(records.verify(corpus / "tfrecord", manifest))
+    faults = dict(verification.verify(corpus / "tfrecord", manifest))
     assert sum(map(bool, faults.values())) == 1
     for fault, words in zip(
         faults[name],

@@ -10,8 +10,10 @@ from conftest import build_corpus
 
 from tagger import models
 from tagger.data import building, pipeline, records
+from tagger.data.manifest import Manifest
 from tagger.datasets import magnatagatune
 from tagger.evaluation import scoring
+from tagger.segmentation import Segmentation
 from tagger.training import recipes, trainer
 
 tf = pytest.importorskip("tensorflow")
@@ -19,7 +21,7 @@ tf = pytest.importorskip("tensorflow")
 
 def segments_of(built, split, num_samples=59049):
     """Every whole segment of a split, read without TensorFlow."""
-    manifest = records.Manifest.load(built)
+    manifest = Manifest.load(built)
     for name in manifest.shard_names(split):
         for example in records.read_shard(built / name):
             values = records.decode(example)
@@ -34,19 +36,19 @@ def epoch(built, batch_size=8, first_epoch=0, seed=0, **options):
     dataset = pipeline.training_segments(
         shards,
         "train",
-        records.Window(59049),
+        Segmentation(59049),
         batch_size,
         seed=seed,
         first_epoch=first_epoch,
         **options,
     )
-    steps = pipeline.num_segments(shards, "train", records.Window(59049)) // batch_size
+    steps = pipeline.num_segments(shards, "train", Segmentation(59049)) // batch_size
     return list(dataset.take(steps).as_numpy_iterator())
 
 
-def cut_clip(waveform, window):
+def cut_clip(waveform, segmentation):
     return pipeline._cut(
-        {"content": waveform, "num_samples": tf.size(waveform)}, window
+        {"content": waveform, "num_samples": tf.size(waveform)}, segmentation
     )
 
 
@@ -66,7 +68,7 @@ def test_an_epoch_sees_every_training_segment_once(built):
 
 def test_batches_are_int16_and_static(built):
     dataset = pipeline.training_segments(
-        pipeline.open_shards(built), "train", records.Window(59049), 7
+        pipeline.open_shards(built), "train", Segmentation(59049), 7
     )
     assert dataset.element_spec[0] == tf.TensorSpec((7, 59049), tf.int16)
     assert dataset.element_spec[1].dtype == tf.float32
@@ -83,7 +85,7 @@ def test_order_hangs_on_seed_and_epoch_alone(built, global_seed):
     assert order(seed=1) != first
     assert order(first_epoch=1) != first
     shards = pipeline.open_shards(built)
-    endless = pipeline.training_segments(shards, "train", records.Window(59049), 8)
+    endless = pipeline.training_segments(shards, "train", Segmentation(59049), 8)
     second = [
         key(s) for x, _ in endless.skip(15).take(15).as_numpy_iterator() for s in x
     ]
@@ -103,7 +105,7 @@ def test_evaluation_yields_every_segment_with_its_clip(built):
     shards = pipeline.open_shards(built)
     batches = list(
         pipeline.evaluation_segments(
-            shards, "test", records.Window(59049), 7
+            shards, "test", Segmentation(59049), 7
         ).as_numpy_iterator()
     )
     segments = np.concatenate([batch["segments"] for batch in batches])
@@ -118,25 +120,27 @@ def test_evaluation_yields_every_segment_with_its_clip(built):
 @pytest.mark.parametrize("length", [3, 30, 31, 100])
 def test_overlapping_windows_see_the_mirrored_clip(length):
     """As many frames as one spectrogram over the clip, padded by reflection, has."""
-    window = records.Window(10, hop_samples=6, edge_samples=2)  # frames of 4, hop 1
+    segmentation = Segmentation(10, hop_samples=6, edge_samples=2)  # frames of 4, hop 1
     clip = np.arange(1, length + 1)
-    cut = cut_clip(tf.constant(clip), window).numpy()
+    cut = cut_clip(tf.constant(clip), segmentation).numpy()
     padded = np.pad(np.resize(clip, max(length, 6)), 2, mode="reflect")
     starts = range(0, len(padded) - 9, 6)
     np.testing.assert_array_equal(cut, [padded[at : at + 10] for at in starts])
-    assert len(cut) == window.num_segments(length)
+    assert len(cut) == segmentation.num_segments(length)
 
 
 @pytest.mark.parametrize("remainder", ["drop", "pad"])
 @pytest.mark.parametrize("length", [3, 10, 11, 19, 20, 29])
 def test_segments_are_as_many_as_were_counted(length, remainder):
-    window = records.Window(10, remainder)
-    assert len(cut_clip(tf.range(length), window)) == window.num_segments(length)
+    segmentation = Segmentation(10, remainder)
+    assert len(cut_clip(tf.range(length), segmentation)) == segmentation.num_segments(
+        length
+    )
 
 
 def test_overlapping_windows_cannot_be_padded():
     with pytest.raises(ValueError, match="can only drop their remainder"):
-        records.Window(10, "pad", hop_samples=6)
+        Segmentation(10, "pad", hop_samples=6)
 
 
 # --- Crops, hosts, mixtures -----------------------------------------------------------
@@ -167,14 +171,14 @@ def starts_of(built, crops):
 
 
 def test_crops_begin_anywhere_and_every_clip_has_its_share(built):
-    window, num_crops = records.Window(40000), 3
+    segmentation, num_crops = Segmentation(40000), 3
     shards = pipeline.open_shards(built)
-    steps = pipeline.batches_per_epoch(shards, "train", window, 8, num_crops)
+    steps = pipeline.batches_per_epoch(shards, "train", segmentation, 8, num_crops)
     assert steps == 24 * num_crops // 8
 
     def crops(first_epoch=0, seed=0):
         dataset = pipeline.training_segments(
-            shards, "train", window, 8, seed, first_epoch, num_crops
+            shards, "train", segmentation, 8, seed, first_epoch, num_crops
         )
         return np.concatenate([x for x, _ in dataset.take(steps).as_numpy_iterator()])
 
@@ -193,19 +197,19 @@ def test_crops_begin_anywhere_and_every_clip_has_its_share(built):
 
 def test_a_crop_of_a_short_clip_is_the_repeated_clip():
     clip = {"content": tf.range(1, 8)}
-    crops = pipeline._crop(clip, records.Window(10), 4, tf.constant([0, 1], tf.int64))
+    crops = pipeline._crop(clip, Segmentation(10), 4, tf.constant([0, 1], tf.int64))
     assert crops.numpy().tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 3]] * 4
 
 
 def test_hosts_share_the_shards_of_an_epoch(built):
-    window = records.Window(59049)
+    segmentation = Segmentation(59049)
     shards = pipeline.open_shards(built)
-    steps = pipeline.batches_per_epoch(shards, "train", window, 8, num_hosts=2)
+    steps = pipeline.batches_per_epoch(shards, "train", segmentation, 8, num_hosts=2)
     assert steps == 120 // 16
 
     def of_host(host, first_epoch=0):
         dataset = pipeline.training_segments(
-            shards, "train", window, 8, 0, first_epoch, host=host, num_hosts=2
+            shards, "train", segmentation, 8, 0, first_epoch, host=host, num_hosts=2
         )
         return [key(s) for x, _ in dataset.take(steps).as_numpy_iterator() for s in x]
 
@@ -214,7 +218,7 @@ def test_hosts_share_the_shards_of_an_epoch(built):
     assert len(set(both[0])) == len(both[0]) == 8 * steps
     assert set(of_host(0, first_epoch=1)) != set(both[0])
     with pytest.raises(ValueError, match="6 train shards, too few for 7 hosts"):
-        pipeline.training_segments(shards, "train", window, 8, num_hosts=7)
+        pipeline.training_segments(shards, "train", segmentation, 8, num_hosts=7)
 
 
 @pytest.fixture
@@ -234,11 +238,11 @@ def test_a_batch_mixes_labelled_and_unlabelled_by_weight(built, unlabelled):
     sources = [
         pipeline.Source(shards, "train", 2.0), pipeline.Source(unlabelled, "student", 1.0)
     ]  # fmt: skip
-    mixed = pipeline.mixed_segments(sources, records.Window(59049), 9, seed=3)
+    mixed = pipeline.mixed_segments(sources, Segmentation(59049), 9, seed=3)
     assert mixed.element_spec[0] == tf.TensorSpec((9, 59049), tf.int16)
     batches = list(mixed.take(25).as_numpy_iterator())
     again = list(
-        pipeline.mixed_segments(sources, records.Window(59049), 9, seed=3)
+        pipeline.mixed_segments(sources, Segmentation(59049), 9, seed=3)
         .take(25)
         .as_numpy_iterator()
     )
@@ -251,12 +255,12 @@ def test_a_batch_mixes_labelled_and_unlabelled_by_weight(built, unlabelled):
 
 
 def test_sources_that_do_not_mix_are_refused(built, built_at, unlabelled):
-    window = records.Window(59049)
+    segmentation = Segmentation(59049)
     shards = pipeline.open_shards(built)
 
     def mix(*sources, batch_size=4):
         pipeline.mixed_segments(
-            [pipeline.Source(*s) for s in sources], window, batch_size
+            [pipeline.Source(*s) for s in sources], segmentation, batch_size
         )
 
     slow = pipeline.open_shards(built_at(16000))
@@ -326,9 +330,11 @@ def test_shards_behind_a_url_are_read(built):
         pipeline.open_shards(built),
         pipeline.open_shards(f"file://{built}", True),
     )
-    window = records.Window(59049)
+    segmentation = Segmentation(59049)
     batches = [
-        next(pipeline.training_segments(s, "train", window, 4).as_numpy_iterator())
+        next(
+            pipeline.training_segments(s, "train", segmentation, 4).as_numpy_iterator()
+        )
         for s in (near, far)
     ]
     np.testing.assert_array_equal(batches[0][0], batches[1][0])
@@ -338,29 +344,29 @@ def test_shards_behind_a_url_are_read(built):
 
 def test_clips_are_cut_anew_to_another_length(built):
     shards = pipeline.open_shards(built)
-    assert pipeline.num_segments(shards, "test", records.Window(70000)) == 6 * (
+    assert pipeline.num_segments(shards, "test", Segmentation(70000)) == 6 * (
         297675 // 70000
     )
     batches = pipeline.evaluation_segments(
-        shards, "test", records.Window(70000), 64
+        shards, "test", Segmentation(70000), 64
     ).as_numpy_iterator()
     expected = [segment for segment, _, _ in segments_of(built, "test", 70000)]
     np.testing.assert_array_equal(next(batches)["segments"], expected)
 
 
-def test_padding_keeps_the_last_window_and_short_clips_are_repeated():
+def test_padding_keeps_the_last_segment_and_short_clips_are_repeated():
     waveform = tf.range(1, 8)
-    assert cut_clip(waveform, records.Window(3)).numpy().tolist() == [
+    assert cut_clip(waveform, Segmentation(3)).numpy().tolist() == [
         [1, 2, 3],
         [4, 5, 6],
     ]
-    assert cut_clip(waveform, records.Window(3, "pad")).numpy().tolist()[-1] == [
+    assert cut_clip(waveform, Segmentation(3, "pad")).numpy().tolist()[-1] == [
         7,
         0,
         0,
     ]
     for remainder in ("drop", "pad"):
-        cut = cut_clip(tf.range(1, 4), records.Window(7, remainder)).numpy().tolist()
+        cut = cut_clip(tf.range(1, 4), Segmentation(7, remainder)).numpy().tolist()
         assert cut == [[1, 2, 3, 1, 2, 3, 1]]
 
 
@@ -406,9 +412,7 @@ def test_a_corrupted_record_is_named(corpus):
     shards = pipeline.open_shards(corpus)
     with pytest.raises(records.CorruptShardError, match="Record [12] of .*train-00002"):
         with pipeline.naming_corrupt_records(shards):
-            list(
-                pipeline.evaluation_segments(shards, "train", records.Window(59049), 8)
-            )
+            list(pipeline.evaluation_segments(shards, "train", Segmentation(59049), 8))
 
 
 def test_a_shard_cut_at_a_record_is_named(corpus):
@@ -487,7 +491,7 @@ def test_shards_of_resemul_are_read(tmp_path):
     assert [shards.manifest.num_clips(s) for s in ("train", "val", "test")] == [6, 6, 3]
     batches = list(
         pipeline.evaluation_segments(
-            shards, "test", records.Window(59049), 4
+            shards, "test", Segmentation(59049), 4
         ).as_numpy_iterator()
     )
     segments = np.concatenate([batch["segments"] for batch in batches])
@@ -503,7 +507,7 @@ def test_shards_of_resemul_are_read(tmp_path):
         2,
     ]
     (x, y), *_ = pipeline.training_segments(
-        shards, "train", records.Window(59049), 6
+        shards, "train", Segmentation(59049), 6
     ).take(1)
     expected = {key(s): y for both, y in held["train"] for s in both}
     for segment, labels in zip(x.numpy(), y.numpy(), strict=True):
@@ -512,12 +516,14 @@ def test_shards_of_resemul_are_read(tmp_path):
 
 def test_exported_arrays_are_the_evaluations_segments(built, tmp_path):
     shards = pipeline.open_shards(built)
-    window = records.Window(59049, "drop")
-    paths = pipeline.export_arrays(shards, "test", window, tmp_path, max_segments=7)
+    segmentation = Segmentation(59049, "drop")
+    paths = pipeline.export_arrays(
+        shards, "test", segmentation, tmp_path, max_segments=7
+    )
     segments, labels = map(np.load, paths)
-    (batch,) = pipeline.evaluation_segments(shards, "test", window, 7).take(1)
+    (batch,) = pipeline.evaluation_segments(shards, "test", segmentation, 7).take(1)
     np.testing.assert_array_equal(segments, batch["segments"])
     np.testing.assert_array_equal(labels, batch["labels"])
     assert segments.dtype == np.int16 and labels.dtype == np.uint8
-    whole, _ = pipeline.export_arrays(shards, "test", window, tmp_path)
-    assert len(np.load(whole)) == pipeline.num_segments(shards, "test", window)
+    whole, _ = pipeline.export_arrays(shards, "test", segmentation, tmp_path)
+    assert len(np.load(whole)) == pipeline.num_segments(shards, "test", segmentation)

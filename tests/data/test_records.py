@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from conftest import build_corpus
 
+from tagger import segmentation
 from tagger.data import records
+from tagger.data.manifest import Manifest
+from tagger.segmentation import to_int16
 
 tf = pytest.importorskip("tensorflow")
 
@@ -15,7 +18,7 @@ LABELS = np.array([0, 1, 1], np.uint8)
 
 
 def encode(clip_id, waveform, labels, segment_samples):
-    segments = records.cut(waveform, segment_samples)
+    segments = segmentation.cut(waveform, segment_samples)
     return records.encode(clip_id, segments, len(waveform), labels)
 
 
@@ -38,7 +41,7 @@ def test_tensorflow_parses_what_encode_writes():
 def test_decode_inverts_encode(labels):
     values = records.decode(encode("7", WAVEFORM, labels, 1000))
     assert values["clip_id"] == "7" and values["num_samples"] == 2500
-    np.testing.assert_array_equal(values["segments"][:2500], records.to_int16(WAVEFORM))
+    np.testing.assert_array_equal(values["segments"][:2500], to_int16(WAVEFORM))
     if labels is None:
         assert "labels" not in values
     else:
@@ -116,9 +119,9 @@ def test_a_corrupted_shard_is_named_with_the_number_of_its_record(tmp_path, dama
 
 
 def test_manifest_comes_back(tmp_path, built):
-    manifest = records.Manifest.load(built)
+    manifest = Manifest.load(built)
     manifest.save(tmp_path)
-    assert records.Manifest.load(tmp_path) == manifest
+    assert Manifest.load(tmp_path) == manifest
     assert (tmp_path / "manifest.json").read_bytes() == (
         built / "manifest.json"
     ).read_bytes()
@@ -129,13 +132,13 @@ def test_manifest_comes_back(tmp_path, built):
 def test_a_file_that_is_no_manifest_says_so(tmp_path):
     (tmp_path / "manifest.json").write_text('{"tags": 7}')
     with pytest.raises(ValueError, match="is not a manifest of this project"):
-        records.Manifest.load(tmp_path)
+        Manifest.load(tmp_path)
 
 
 def test_tfds_reads_a_build(built):
     tfds = pytest.importorskip("tensorflow_datasets")
     builder = tfds.builder_from_directory(str(built))
-    manifest = records.Manifest.load(built)
+    manifest = Manifest.load(built)
     assert {s: i.num_examples for s, i in builder.info.splits.items()} == {
         split: manifest.num_clips(split) for split in manifest.splits
     }

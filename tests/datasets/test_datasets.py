@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tagger import audio, cli
-from tagger.data import building, records
+from tagger.data import building, records, verification
 from tagger.datasets import (
     DATASETS,
     csv_manifest,
@@ -655,7 +655,7 @@ def test_shards_of_every_dataset_are_whole_and_name_their_split(
     options = {"sample_rate": 8000, "segment_samples": 2000, "num_workers": 1}
     manifest = building.build(example, tmp_path / "shards", **options)
     assert not any(
-        faults for _, faults in records.verify(tmp_path / "shards", manifest)
+        faults for _, faults in verification.verify(tmp_path / "shards", manifest)
     )
     assert manifest.planned == example.counts()
     said = building.summary(manifest, tmp_path / "shards")

@@ -10,15 +10,16 @@ from conftest import build_corpus
 
 from tagger import models, plotting
 from tagger.data import pipeline, records
-from tagger.evaluation import scoring
+from tagger.evaluation import bootstrap, metrics, published, scoring
 from tagger.models import ModelInfo
+from tagger.segmentation import Segmentation
 
 
 def scored(labels, scores, tags=None):
     labels = np.array(labels, np.uint8)
     tags = tags or tuple(f"tag{i}" for i in range(labels.shape[1]))
     ids = np.arange(len(labels)).astype(str)
-    return scoring.Evaluation(
+    return metrics.Evaluation(
         "demo", "test", "by hand", tags, ids, labels, np.array(scores), 0.0
     )
 
@@ -59,7 +60,7 @@ def test_no_defined_tag_at_all_is_no_crash():
 
 def info_of(shards, **changes):
     manifest = shards.manifest
-    fields = dict(name="oracle", sample_rate=22050, window=records.Window(59049),
+    fields = dict(name="oracle", sample_rate=22050, segmentation=Segmentation(59049),
                   num_tags=len(manifest.tags), tags=manifest.tags)  # fmt: skip
     return ModelInfo(**fields | changes)
 
@@ -162,7 +163,7 @@ def many(num_clips=200, seed=0):
 def test_bootstrap_of_auc_agrees_with_the_formula_of_hanley_and_mcneil():
     one = many()
     one = scored(one.labels[:, :1], one.scores[:, :1])
-    interval = scoring.bootstrap(one, 1000)["roc_auc"]
+    interval = bootstrap.bootstrap(one, 1000)["roc_auc"]
     auc, positives = one.macro()["roc_auc"], one.labels.sum()
     negatives = len(one.labels) - positives
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
@@ -178,39 +179,39 @@ def test_a_paired_comparison_draws_the_same_clips_for_both():
     noise = np.random.default_rng(1).normal(0, 1, one.scores.shape)
     worse = dataclasses.replace(one, scores=one.scores + noise)
     slightly = dataclasses.replace(one, scores=one.scores + 0.01 * noise)
-    same = scoring.bootstrap(one, 20, one)["roc_auc"]
+    same = bootstrap.bootstrap(one, 20, one)["roc_auc"]
     assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    far = scoring.bootstrap(one, 110, worse)["roc_auc"]
+    far = bootstrap.bootstrap(one, 110, worse)["roc_auc"]
     assert far.value > 0.1 and far.low > 0 and far.p_value < 0.02
-    near = scoring.bootstrap(one, 110, slightly)["roc_auc"]
-    alone = scoring.bootstrap(one, 110)["roc_auc"]
+    near = bootstrap.bootstrap(one, 110, slightly)["roc_auc"]
+    alone = bootstrap.bootstrap(one, 110)["roc_auc"]
     # Pairing takes away what both models share.
     assert near.high - near.low < 0.2 * (alone.high - alone.low)
     others = dataclasses.replace(one, clip_ids=one.clip_ids[::-1])
     with pytest.raises(ValueError, match="not scored on the same clips"):
-        scoring.bootstrap(one, 10, others)
+        bootstrap.bootstrap(one, 10, others)
 
 
 def test_thresholds_have_the_best_f1_of_all():
     one = many(60)
-    thresholds = scoring.best_thresholds(one)
+    thresholds = metrics.best_thresholds(one)
     best = one.at_thresholds(thresholds)
     for tag in range(4):
         for candidate in one.scores[:, tag]:
             tried = [*thresholds[:tag], candidate, *thresholds[tag + 1 :]]
             assert one.at_thresholds(tried) <= best + 1e-12
     never = scored(np.zeros((3, 1)), np.full((3, 1), 0.5))
-    assert scoring.best_thresholds(never) == [1.0]
+    assert metrics.best_thresholds(never) == [1.0]
 
 
 def test_published_scores_stand_beside_ours_and_the_split_is_named():
     one = dataclasses.replace(many(), dataset="mtg_jamendo")
-    text = scoring.compare_published(one, "mine")
+    text = published.compare(one, "mine")
     best = text.splitlines()[1]
     assert "mine" in text and "this model, test split" in text and "by hand" in text
     assert "0.8324" in text and "Won et al. 2020" in best + text
     with pytest.raises(ValueError, match="Nothing was published on demo, only on"):
-        scoring.compare_published(many(), "mine")
+        published.compare(many(), "mine")
 
 
 def test_loss_is_keras_cross_entropy(trained, built):
@@ -218,8 +219,8 @@ def test_loss_is_keras_cross_entropy(trained, built):
     model = models.load_model(trained / "model.keras")
     info = models.model_info(model)
     predict = scoring.predictor(model, shards)
-    window = info.window
-    (batch,) = pipeline.evaluation_segments(shards, "test", window, 1000)
+    segmentation = info.segmentation
+    (batch,) = pipeline.evaluation_segments(shards, "test", segmentation, 1000)
     scores = predict(batch["segments"].numpy())
     labels = batch["labels"].numpy().astype("float32")
     expected = np.mean(keras.losses.binary_crossentropy(labels, scores))

@@ -23,8 +23,8 @@ def test_scores_are_made_of_the_penultimate_vector(model, embedder, tmp_path):
     audio.write_audio(tmp_path / "a.wav", waveform, 22050)
     kernel, bias = model.layers[-1].get_weights()
     logits = embedder.embed(tmp_path / "a.wav") @ kernel + bias
-    window = audio.load_audio(tmp_path / "a.wav", 22050)
-    scores = model.predict(window[None], verbose=0)[0]
+    segmentation = audio.load_audio(tmp_path / "a.wav", 22050)
+    scores = model.predict(segmentation[None], verbose=0)[0]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores, atol=1e-6)
 
 

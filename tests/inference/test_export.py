@@ -20,38 +20,38 @@ from tagger.weights import conversion
 TAGS = ("guitar", "techno", "female voice", "slow", "strings")
 
 
-def saved_model(path, windows):
+def saved_model(path, segments):
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
-    (scores,) = serve(tf.constant(windows)).values()
+    (scores,) = serve(tf.constant(segments)).values()
     return scores.numpy(), json.loads((path / "assets.extra/tagger.json").read_text())
 
 
-def litert(path, windows):
+def litert(path, segments):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(
         str(path)
     )
     run, scores = interpreter.get_signature_runner(), []
-    for window in windows:
-        scores += run(waveform=window[None]).values()
+    for segmentation in segments:
+        scores += run(waveform=segmentation[None]).values()
     with zipfile.ZipFile(path) as archive:
         described = json.loads(archive.read("tagger.json"))
         assert archive.read("labels.txt").decode().split("\n")[:-1] == described["tags"]
     return np.concatenate(scores), described
 
 
-def onnx(path, windows):
+def onnx(path, segments):
     session = pytest.importorskip("onnxruntime").InferenceSession(path)
-    (scores,) = session.run(["scores"], {"waveform": windows})
+    (scores,) = session.run(["scores"], {"waveform": segments})
     held = session.get_modelmeta().custom_metadata_map
     return scores, {key: json.loads(value) for key, value in held.items()}
 
 
 def real_audio(info):
-    """Two windows of a recording [2, num_samples]."""
+    """Two segments of a recording [2, num_samples]."""
     samples = audio.load_audio(REFERENCES / "stereo.mp3", info.sample_rate)
-    return np.resize(samples, (2, info.window.num_samples))
+    return np.resize(samples, (2, info.segmentation.num_samples))
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path)
         pytest.skip("Keras writes LiteRT from 3.13 on")
     path = tmp_path / f"model{export.FORMATS[to]}"
     assert export.export(model, path, to) == path
-    windows = real_audio(models.model_info(model))
-    scores, described = run(path, windows)
+    segments = real_audio(models.model_info(model))
+    scores, described = run(path, segments)
     # float32 in another order
-    np.testing.assert_allclose(scores, model.predict_on_batch(windows), atol=5e-6)
+    np.testing.assert_allclose(scores, model.predict_on_batch(segments), atol=5e-6)
     assert described["tags"] == list(TAGS)
     assert ModelInfo.from_dict(described) == models.model_info(model)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
@@ -98,11 +98,11 @@ def test_mixed_precision_is_exported_in_float32(tmp_path):
     finally:
         keras.config.set_dtype_policy("float32")
     export.export(model, tmp_path / "x.onnx", "onnx")
-    windows = real_audio(models.model_info(model))
-    scores, _ = onnx(tmp_path / "x.onnx", windows)
+    segments = real_audio(models.model_info(model))
+    scores, _ = onnx(tmp_path / "x.onnx", segments)
     exact = models.build_model("sample_cnn", num_tags=5, tags=TAGS, num_filters=4)
     exact.set_weights(model.get_weights())
-    np.testing.assert_allclose(scores, exact.predict_on_batch(windows), atol=5e-6)
+    np.testing.assert_allclose(scores, exact.predict_on_batch(segments), atol=5e-6)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,9 @@ def test_onnx_files_that_do_not_serve_are_named(exported, tmp_path):
     assert OnnxModel(tmp_path / "signed.onnx").info == OnnxModel(exported[1]).info
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(ValueError, match="does not say its rate, window and tags"):
+    with pytest.raises(
+        ValueError, match="does not say its rate, segmentation and tags"
+    ):
         OnnxModel(tmp_path / "foreign.onnx")
 
 

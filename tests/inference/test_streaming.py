@@ -1,29 +1,29 @@
-"""Streams of any length: windows, and a thread that decodes ahead."""
+"""Streams of any length: segments, and a thread that decodes ahead."""
 
 import numpy as np
 import pytest
 
-from tagger.data import records
 from tagger.inference import streaming
+from tagger.segmentation import Segmentation, stream
 
 
 def cut(length, num_samples, remainder, block=1000):
     waveform = np.arange(1, length + 1, dtype=np.float32)
     blocks = (waveform[at : at + block] for at in range(0, length, block))
-    return list(streaming.windows(blocks, records.Window(num_samples, remainder)))
+    return list(stream(blocks, Segmentation(num_samples, remainder)))
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
 def test_windows_are_consecutive_for_any_block_length(block):
-    windows = cut(25, 10, "drop", block)
-    np.testing.assert_array_equal(windows, np.arange(1, 21).reshape(2, 10))
+    segments = cut(25, 10, "drop", block)
+    np.testing.assert_array_equal(segments, np.arange(1, 21).reshape(2, 10))
     padded = cut(25, 10, "pad", block)
     np.testing.assert_array_equal(padded[2], [21, 22, 23, 24, 25, 0, 0, 0, 0, 0])
     assert len(cut(20, 10, "pad", block)) == 2
 
 
 @pytest.mark.parametrize("remainder", ["drop", "pad"])
-def test_a_short_file_is_repeated_to_fill_the_window(remainder):
+def test_a_short_file_is_repeated_to_fill_the_segment(remainder):
     assert cut(3, 7, remainder)[0].tolist() == [1, 2, 3, 1, 2, 3, 1]
 
 
@@ -31,12 +31,12 @@ def test_a_short_file_is_repeated_to_fill_the_window(remainder):
 @pytest.mark.parametrize("block", [7, 1000])
 def test_overlapping_windows_see_the_mirrored_clip(length, block):
     """Streaming and tf.data cut alike (see test_inputs.py)."""
-    window = records.Window(10, hop_samples=6, edge_samples=2)
+    segmentation = Segmentation(10, hop_samples=6, edge_samples=2)
     clip = np.arange(1, length + 1, dtype=np.float32)
     blocks = (clip[at : at + block] for at in range(0, length, block))
     padded = np.pad(np.resize(clip, max(length, 6)), 2, mode="reflect")
     expected = [padded[at : at + 10] for at in range(0, len(padded) - 9, 6)]
-    np.testing.assert_array_equal(list(streaming.windows(blocks, window)), expected)
+    np.testing.assert_array_equal(list(stream(blocks, segmentation)), expected)
 
 
 def test_an_errand_ahead_is_ended_with_its_consumer():

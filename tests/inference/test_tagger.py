@@ -1,4 +1,4 @@
-"""Files in, tags out: windows, batches and bad files."""
+"""Files in, tags out: segments, batches and bad files."""
 
 import json
 
@@ -17,15 +17,15 @@ def tagger(trained):
 
 
 @pytest.mark.parametrize("seconds", [1, 3, 47, 130])
-def test_scores_are_the_mean_over_the_files_windows(tagger, tmp_path, seconds):
+def test_scores_are_the_mean_over_the_files_segments(tagger, tmp_path, seconds):
     random = np.random.RandomState(seconds)
     waveform = random.uniform(-0.3, 0.3, 22050 * seconds).astype(np.float32)
     waveform *= np.linspace(0, 1, len(waveform), dtype=np.float32)
     audio.write_audio(tmp_path / "a.wav", waveform, 22050)
     held = audio.load_audio(tmp_path / "a.wav", 22050)
-    num_windows = max(1, len(held) // 59049)
-    windows = np.resize(held, (num_windows, 59049))
-    expected = tagger.model.predict(windows, verbose=0).mean(axis=0)
+    num_segments = max(1, len(held) // 59049)
+    segments = np.resize(held, (num_segments, 59049))
+    expected = tagger.model.predict(segments, verbose=0).mean(axis=0)
     # float32 sums by batch
     np.testing.assert_allclose(tagger.scores(tmp_path / "a.wav"), expected, atol=1e-6)
 
@@ -117,7 +117,7 @@ def test_windows_of_many_files_share_batches_in_order(tagger, tmp_path, monkeypa
     for path, taggram in found:
         if path in alone:  # float32 sums by batch
             np.testing.assert_allclose(taggram.aggregated(), alone[path], atol=1e-6)
-    # 1 + 14 + 1 + 48 + 1 + 22 windows
+    # 1 + 14 + 1 + 48 + 1 + 22 segments
     assert sizes == [16, 16, 16, 16, 16, 8]
     highest = found[1][1].aggregated("max")
     np.testing.assert_array_equal(highest, found[1][1].scores.max(axis=0))

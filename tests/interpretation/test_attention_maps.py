@@ -26,7 +26,7 @@ def attentive(request):
         # As drawn they all attend to everything alike.
         layer.query.kernel.assign(8 * layer.query.kernel)
     info = models.model_info(model)
-    return model, draw_music(info.window.num_samples, info.sample_rate)[0]
+    return model, draw_music(info.segmentation.num_samples, info.sample_rate)[0]
 
 
 def test_every_query_shares_out_its_attention(attentive):

@@ -14,12 +14,13 @@ from tagger import audio, interpretation, models
 from tagger.interpretation import attributions
 from tagger.interpretation.spectrograms import FourierBands
 from tagger.models.frontends import LogMelSpectrogram
-from tagger.models.layers import AudioWindow, TagScores
+from tagger.models.layers import AudioInput, TagScores
+from tagger.segmentation import Segmentation
 
 
 def music_for(model, number=0):
     info = models.model_info(model)
-    return draw_music(info.window.num_samples, info.sample_rate)[number]
+    return draw_music(info.segmentation.num_samples, info.sample_rate)[number]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_values_add_up_to_the_scores_rise_from_silence(name):
 def linear_model(weights):
     """A score that is a weighted sum of log-mel cells, through the sigmoid."""
     waveform = keras.Input((4096,))
-    x = AudioWindow(16000, 4096, name="window")(waveform)
+    x = AudioInput(16000, Segmentation(4096), name="audio_input")(waveform)
     x = LogMelSpectrogram("won2020", name="frontend")(x)
     x = keras.layers.Flatten()(x)
     model = keras.Model(waveform, TagScores(1, name="head_scores")(x), name="linear")
@@ -105,7 +106,7 @@ def test_randomised_weights_change_the_map(hears, trained, corpus):
         model = narrow_model("musicnn")
     info = models.model_info(model)
     path = sorted(corpus.rglob("*.mp3"))[0]
-    waveform = audio.load_audio(path, info.sample_rate)[: info.window.num_samples]
+    waveform = audio.load_audio(path, info.sample_rate)[: info.segmentation.num_samples]
     (real,) = interpretation.attribute(model, waveform, [0])
     random = np.random.RandomState(0)
     for weight in model.trainable_weights:

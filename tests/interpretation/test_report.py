@@ -51,7 +51,7 @@ def test_the_command_writes_a_page_that_stands_alone(
     assert set(re.findall(r'(?:src|href)="(\w+):', page)) == {"data"}
     with np.load(tmp_path / "out/arrays.npz") as arrays:
         assert arrays["attribution"].shape[0] == 2
-        assert arrays["taggram"].shape == (5, 10)  # windows of 2.7 s, tags
+        assert arrays["taggram"].shape == (5, 10)  # segments of 2.7 s, tags
         assert len([name for name in arrays if name.startswith("excitations_")]) == 9
     sound = audio.load_audio(tmp_path / "out/attribution1_loud.wav", 22050)
     assert len(sound) == 59049
@@ -83,7 +83,7 @@ def test_attention_contribution_and_two_clips(corpus, tmp_path):
     assert "loud &amp; wild" in page and "loud & wild" not in page
 
 
-def test_the_window_is_the_highest_or_the_one_asked_for(tmp_path):
+def test_the_segment_is_the_highest_or_the_one_asked_for(tmp_path):
     tagger = attentive()
     sample_rate, size = 16000, 16320
     music = draw_music(5 * size, sample_rate)[0]
@@ -99,13 +99,15 @@ def test_the_window_is_the_highest_or_the_one_asked_for(tmp_path):
     np.testing.assert_allclose(
         found.waveform, music[highest * size : (highest + 1) * size], atol=1e-4
     )
-    asked, own_seconds = tagger.window(tmp_path / "x.wav", 2.5)
+    asked, own_seconds = tagger.segment(tmp_path / "x.wav", 2.5)
     np.testing.assert_allclose(asked, music[40000 : 40000 + size], atol=1e-4)
-    assert own_seconds == tagger.window_seconds
-    asked, own_seconds = tagger.window(tmp_path / "x.wav", 5.0)
+    assert own_seconds == tagger.segment_seconds
+    asked, own_seconds = tagger.segment(tmp_path / "x.wav", 5.0)
     assert own_seconds == pytest.approx(0.1) and not asked[1600:].any()
     for start in (9.0, -1.0):
-        with pytest.raises(ValueError, match="No window begins at .* is 5.1 s long"):
+        with pytest.raises(
+            ValueError, match="No segmentation begins at .* is 5.1 s long"
+        ):
             report.explain(
                 tagger, str(tmp_path / "x.wav"), tmp_path / "no", start_seconds=start
             )
@@ -117,10 +119,10 @@ def test_overlapping_windows_of_a_taggram(tmp_path):
     audio.write_audio(tmp_path / "x.wav", music, 16000)
     plain = tagger.taggram(tmp_path / "x.wav")
     dense = tagger.taggram(tmp_path / "x.wav", hop_seconds=0.255)
-    assert len(dense.seconds) == 13 and dense.window_seconds == 1.02
+    assert len(dense.seconds) == 13 and dense.segment_seconds == 1.02
     np.testing.assert_allclose(dense.scores[::4], plain.scores, atol=1e-6)
     for hop in (0, 2.0):
-        with pytest.raises(ValueError, match="not between a sample and a window"):
+        with pytest.raises(ValueError, match="not between a sample and a segmentation"):
             tagger.taggram(tmp_path / "x.wav", hop_seconds=hop)
 
 
@@ -132,7 +134,7 @@ def test_silent_and_short_clips_are_explained(tmp_path):
     assert files[0].exists()
     short = draw_music(3000, 16000)[0]
     audio.write_audio(tmp_path / "short.wav", short, 16000)
-    waveform, own_seconds = attentive().window(tmp_path / "short.wav")
+    waveform, own_seconds = attentive().segment(tmp_path / "short.wav")
     np.testing.assert_allclose(waveform[3000:6000], short, atol=1e-4)
     assert own_seconds == 3000 / 16000
     name = tmp_path / "Ke$ha $_$ & co.wav"

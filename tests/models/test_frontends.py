@@ -69,7 +69,7 @@ def test_filters_are_torchaudios(held, name):
 def test_presets_are_what_the_libraries_compute(held, name, fourier):
     definition = PRESETS[name]
     waveform = music(definition)
-    if definition.pad_mode is None:  # see layers.AudioWindow.edge_samples
+    if definition.pad_mode is None:  # see layers.AudioInput.edge_samples
         margin = definition.n_fft // 2
         waveform = np.pad(waveform, ((0, 0), (margin, margin)), mode="reflect")
     ours = spectrogram(definition, waveform, held.get(f"{name}/filters"), fourier)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+from tagger.models.blocks import convolution
 from tagger.models.layers import (
-    AudioWindow,
     ClassToken,
     FirstPosition,
     LearnedPositions,
@@ -14,8 +14,8 @@ from tagger.models.layers import (
     SinusoidPositions,
     TagScores,
     VerticalConv2D,
-    convolution,
 )
+from tagger.segmentation import Segmentation
 
 
 def sequence(length=6, channels=8, seed=0):
@@ -118,4 +118,4 @@ def test_bad_arguments_say_what_to_choose():
     with pytest.raises(ValueError, match="3 tags need 3 names. Received: 2"):
         TagScores(3, ("a", "b"))
     with pytest.raises(ValueError, match="must be 'drop' or 'pad'"):
-        AudioWindow(16000, 100, "cut")
+        Segmentation(100, "cut")

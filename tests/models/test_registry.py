@@ -60,7 +60,7 @@ def exact(narrow):
 
 def music(model, batch_size=2):
     info = models.model_info(model)
-    x = draw_music(info.window.num_samples, info.sample_rate)
+    x = draw_music(info.segmentation.num_samples, info.sample_rate)
     return np.resize(x, (batch_size, x.shape[1]))
 
 
@@ -76,7 +76,7 @@ def test_scores_are_probabilities_per_tag(exact):
 def test_entry_and_default_model_agree(name):
     model, entry = models.build_model(name), models.MODELS[name]
     info = models.model_info(model)
-    assert (info.sample_rate, info.window.num_samples) == (
+    assert (info.sample_rate, info.segmentation.num_samples) == (
         entry.sample_rate,
         entry.num_samples,
     )
@@ -105,7 +105,7 @@ def test_published_scores_belong_to_models_that_can_be_built(name):
         assert models.build_model(name, **NARROW[name] | published.options)
 
 
-def test_a_saved_model_carries_tags_rate_and_window_and_scores_the_same(
+def test_a_saved_model_carries_tags_rate_and_segment_and_scores_the_same(
     narrow, exact, tmp_path
 ):
     narrow.save(tmp_path / "model.keras")
@@ -197,11 +197,11 @@ def test_int16_feed_scores_as_the_waveform_does(narrow):
         .randint(-32768, 32767, music(narrow).shape)
         .astype(np.int16)
     )
-    fed = models.fed_with(narrow, "int16").predict_on_batch(x)
+    fed = models.with_record_inputs(narrow, "int16").predict_on_batch(x)
     np.testing.assert_allclose(
         fed, narrow.predict_on_batch(x.astype("f") / 32768), atol=1e-6
     )
-    assert models.fed_with(narrow, "float32") is narrow
+    assert models.with_record_inputs(narrow, "float32") is narrow
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def test_a_loaded_model_takes_any_length(name, tmp_path):
     loaded = models.load_model(tmp_path / "model.keras")
     info = models.model_info(loaded)
     assert loaded.input_shape == (None, None)
-    longer = draw_music(3 * info.window.num_samples // 2, info.sample_rate)
+    longer = draw_music(3 * info.segmentation.num_samples // 2, info.sample_rate)
     built = models.build_model(
         name, num_tags=3, **NARROW[name] | any_length(name, longer.shape[1])
     )
@@ -269,11 +269,11 @@ def test_a_loaded_model_takes_any_length(name, tmp_path):
     np.testing.assert_allclose(
         loaded.predict_on_batch(longer), built.predict_on_batch(longer), atol=1e-5
     )
-    window = loaded.get_layer("window")
-    shortest = draw_music(window.min_samples, info.sample_rate)
+    segmentation = loaded.get_layer("audio_input")
+    shortest = draw_music(segmentation.min_samples, info.sample_rate)
     assert np.isfinite(loaded.predict_on_batch(shortest)).all()
     with pytest.raises(
-        ValueError, match=f"takes waveforms of {window.min_samples} sam"
+        ValueError, match=f"takes waveforms of {segmentation.min_samples} sam"
     ):
         loaded(shortest[:, :-1])
     loaded.save(tmp_path / "again.keras")

@@ -141,9 +141,9 @@ import sys, tensorflow as tf, train
 from tagger import cli
 from tagger.data import pipeline
 alone = pipeline.training_segments
-def both(shards, split, window, batch_size, **options):
+def both(shards, split, segmentation, batch_size, **options):
     options.pop("num_hosts", None), options.pop("host", None)
-    half = [alone(shards, split, window, batch_size // 2, host=host, num_hosts=2,
+    half = [alone(shards, split, segmentation, batch_size // 2, host=host, num_hosts=2,
                   **options) for host in range(2)]
     return tf.data.Dataset.zip(*half).map(
         lambda one, other: [tf.concat(pair, 0) for pair in zip(one, other)]

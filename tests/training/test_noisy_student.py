@@ -58,8 +58,8 @@ def test_a_batchs_loss_is_the_sum_of_both_parts_means(half_labelled, teacher):
     objective = noisy_student.NoisyStudent(
         half_labelled, half_labelled, teacher, labelled_share=0.4
     )
-    window = models.model_info(models.load_model(teacher)).window
-    batches = objective.batches(window, 7, num_batches=5, epoch=0, step=0)
+    segmentation = models.model_info(models.load_model(teacher)).segmentation
+    batches = objective.batches(segmentation, 7, num_batches=5, epoch=0, step=0)
     _, labels, weights = next(iter(batches))
     labels = np.array(labels)
     rng = np.random.default_rng(0)
@@ -80,8 +80,8 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
     model = models.build_model("sample_cnn", num_tags=10, **NARROW["sample_cnn"])
     model.load_weights(teacher)  # so that both would say the same of the same
     fed = objective.trainable(model, recipes.resemul(batch_size=8))
-    window = models.model_info(model).window
-    batches = objective.batches(window, 8, num_batches=5, epoch=0, step=0)
+    segmentation = models.model_info(model).segmentation
+    batches = objective.batches(segmentation, 8, num_batches=5, epoch=0, step=0)
     (segments, unlabelled), labels, weights = next(iter(batches))
     np.testing.assert_array_equal(unlabelled, [0] * 4 + [1] * 4)
     np.testing.assert_array_equal(labels[4:], pipeline.UNLABELLED)
@@ -104,14 +104,22 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
 
 
 def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_path):
-    window = models.model_info(models.load_model(teacher)).window
+    segmentation = models.model_info(models.load_model(teacher)).segmentation
     for split in ("train", "student"):
-        noisy_student.write_scores(teacher, half_labelled, split, window, tmp_path)
+        noisy_student.write_scores(
+            teacher, half_labelled, split, segmentation, tmp_path
+        )
     live = noisy_student.NoisyStudent(
         half_labelled, half_labelled, teacher, kind="skeptical"
     )
     stored = dataclasses.replace(live, scores_dir=tmp_path)
-    batch = {"window": window, "batch_size": 8, "num_batches": 5, "epoch": 0, "step": 0}
+    batch = {
+        "segmentation": segmentation,
+        "batch_size": 8,
+        "num_batches": 5,
+        "epoch": 0,
+        "step": 0,
+    }
     (segments, _), labels, _ = next(iter(live.batches(**batch)))
     (same, flags), both, _ = next(iter(stored.batches(**batch)))
     np.testing.assert_array_equal(segments, same)
@@ -136,11 +144,11 @@ def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teach
     objective = noisy_student.NoisyStudent(
         half_labelled, half_labelled, teacher, labelled_share=0.75
     )
-    window = models.model_info(models.load_model(teacher)).window
+    segmentation = models.model_info(models.load_model(teacher)).segmentation
     order = {"seed": 3, "num_read_threads": 2}
-    whole = objective.batches(window, 8, num_batches=4, epoch=0, step=0, **order)
+    whole = objective.batches(segmentation, 8, num_batches=4, epoch=0, step=0, **order)
     whole = list(whole.take(10).as_numpy_iterator())
-    rest = objective.batches(window, 8, num_batches=4, epoch=1, step=3, **order)
+    rest = objective.batches(segmentation, 8, num_batches=4, epoch=1, step=3, **order)
     for one, other in zip(whole[7:], rest.take(3).as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(one[0][0], other[0][0])
         np.testing.assert_array_equal(one[1], other[1])

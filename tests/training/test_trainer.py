@@ -19,7 +19,7 @@ from test_registry import NARROW
 
 from tagger import models, storage
 from tagger.data import pipeline
-from tagger.evaluation import scoring
+from tagger.evaluation import metrics, scoring
 from tagger.training import callbacks, distribution, recipes, trainer
 
 OPTIONS = {"num_filters": 2, "block": "basic", "multi": False}
@@ -92,7 +92,7 @@ def test_the_final_model_is_the_best_checkpoint_and_tells_tags_and_rate(trained,
     assert_same_weights(trained / "model.keras", best)
     info = models.model_info(models.load_model(trained / "model.keras"))
     assert info.tags == pipeline.open_shards(built).manifest.tags
-    assert (info.sample_rate, info.window.num_samples) == (22050, 59049)
+    assert (info.sample_rate, info.segmentation.num_samples) == (22050, 59049)
     assert len(info.thresholds) == len(info.tags)
     assert all(0 < threshold <= 1 for threshold in info.thresholds)
 
@@ -114,7 +114,7 @@ def test_a_stage_starts_from_the_best_checkpoint_before_it(
         np.testing.assert_allclose(a, b, atol=1e-6)  # SGD moved by 1e-12
 
 
-# CPUs compute float16 slowly: where a shorter window does, it must.
+# CPUs compute float16 slowly: where a shorter segmentation does, it must.
 SHORT = {
     "self_attention": {"num_samples": 16320},
     "music_tagging_transformer": {"num_samples": 55125},
@@ -345,7 +345,7 @@ def test_a_diverging_run_says_so_every_time(built, tmp_path):
 def test_patience_counts_on_after_a_restart(built, tmp_path, monkeypatch):
     """A loss that does not fall: the third epoch is without gain, in the second run."""
     losses = iter((0.5, 0.6, 0.5000001))
-    scored = scoring.Evaluation(
+    scored = metrics.Evaluation(
         "demo", "val", "", ("a",), np.array(["1", "2"]), np.array([[0], [1]]),
         np.array([[0.1], [0.9]]), 0.0,
     )  # fmt: skip
@@ -391,7 +391,7 @@ def test_a_run_json_of_others_and_another_seed_are_refused(trained, built, tmp_p
 
 def test_a_second_run_in_the_folder_is_kept_out(built, tmp_path):
     pytest.importorskip("fcntl")
-    with storage.only_writer(tmp_path, "--train-dir"):
+    with storage.writer_lock(tmp_path, "--train-dir"):
         with pytest.raises(OSError, match="Another run is writing to .*--train-dir"):
             train(built, tmp_path)
 

@@ -30,7 +30,7 @@ def main(strategy: str, path: str) -> None:
             "sample_cnn", num_tags=10, num_filters=4, dropout_rate=0.0
         )
         found.share_statistics(model)
-        fed = models.fed_with(model, "int16")
+        fed = models.with_record_inputs(model, "int16")
         fed.compile(
             keras.optimizers.SGD(1e-3), "binary_crossentropy", jit_compile=False
         )

@@ -46,7 +46,7 @@ def test_legacy_hdf5_of_a_class_named_tfrecordmodel_scores_as_it_did():
     np.testing.assert_allclose(model.predict(waveform, verbose=0), scores, atol=1e-5)
     info = models.model_info(model)
     assert (info.sample_rate, info.tags) == (22050, None)
-    assert info.window.num_samples == 59049
+    assert info.segmentation.num_samples == 59049
 
 
 def test_layers_counted_from_later_in_a_session_are_counted_from_one():

@@ -14,7 +14,6 @@ from drawn import draw_features, draw_music, draw_weights
 from keras import ops
 
 from tagger import interpretation, models
-from tagger.inference import streaming
 from tagger.models.layers import SqueezeExcitation
 from tagger.weights import conversion
 
@@ -216,13 +215,15 @@ def test_trained_weights_score_whole_clips_as_the_originals(
     reference, root = load_reference
     model = conversion.convert(reference.load_weights(root / "trained" / folder), name)
     meta = json.loads((root / "trained" / folder / "meta.json").read_text())
-    window = models.model_info(model).window
+    segmentation = models.model_info(model).segmentation
     for clip in ("joram", "trwj"):
         scores = np.load(root / f"trained/{folder}/outputs_{clip}.npy")
         (case,) = (case for case in meta["cases"] if clip in str(case))
         waveform = np.load(root / f"audio/{clip}_16000.npy") / np.float32(32768)
-        windows = list(streaming.windows(iter(np.array_split(waveform, 5)), window))
-        ours = model.predict(np.stack(windows), verbose=0)
+        segments = list(
+            segmentation.stream(iter(np.array_split(waveform, 5)), segmentation)
+        )
+        ours = model.predict(np.stack(segments), verbose=0)
         tolerance = case["suggested_atol_outputs"]
         if name.endswith("_pons"):
             # Its spectrogram was rounded to float16, ours is not.

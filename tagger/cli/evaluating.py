@@ -1,0 +1,186 @@
+"""eval, excitations: a model on a split of a dataset."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tagger.cli.arguments import (
+    add_force,
+    at_least_one,
+    check_outputs,
+    figure_file,
+    keras_file,
+    model_name,
+    output_file,
+)
+from tagger.cli.process import load_tensorflow
+
+MODEL_HELP = "file (.keras, or resemul's .hdf5) or name of a pretrained model"
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", metavar="MODEL", type=model_name, help=MODEL_HELP)
+    add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
+    add("--split", choices=["train", "val", "test"], default="test")
+
+
+def add_eval(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of eval."""
+    _add_data(parser)
+    add, count = parser.add_argument, at_least_one
+    add("--verify", action="store_true", help="check every checksum and record first")
+    add("--batch-size", type=count, help="segments per call of the model (default: 32)")
+    add(
+        "--json",
+        nargs="?",
+        const="-",
+        type=output_file,
+        metavar="FILE",
+        help="write all scores as JSON; without FILE to standard output",
+    )
+    add("--csv", type=output_file, metavar="FILE", help="write the table per tag")
+    add("--plot", type=figure_file, metavar="FILE", help="draw it: .png, .svg or .pdf")
+    add(
+        "--bootstrap",
+        type=count,
+        metavar="N",
+        help="95 %% intervals from N resamples of the clips",
+    )
+    add(
+        "--compare-with",
+        type=model_name,
+        metavar="MODEL2",
+        help="difference to another model on the same clips, with a p-value",
+    )
+    add(
+        "--robustness",
+        type=figure_file,
+        metavar="FILE",
+        help="plot the scores under time stretch, pitch shift, compression and noise",
+    )
+    add(
+        "--tune-thresholds",
+        type=keras_file,
+        metavar="FILE",
+        help="write a .keras copy with the thresholds of best F1 on val",
+    )
+    add(
+        "--compare",
+        choices=["published"],
+        help="show the scores that others published on this dataset",
+    )
+    add_force(parser)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Scores a model on a split and prints what was asked for."""
+    check_outputs(args, "json", "csv", "plot", "robustness", "tune_thresholds")
+    load_tensorflow()
+    from tagger import models, plotting
+    from tagger.data import pipeline
+    from tagger.evaluation import bootstrap, metrics, published, robustness, scoring
+    from tagger.weights import pretrained
+
+    shards = pipeline.open_shards(args.data_dir, args.verify)
+    model = pretrained.load(args.model)
+    predict = scoring.predictor(model, shards)
+    info = models.model_info(model)
+    batch_size = args.batch_size or scoring.BATCH_SIZE
+
+    def score(predict, info, split):
+        return scoring.evaluate(predict, shards, info, split, batch_size)
+
+    # What does not fit is reported before the scoring.
+    if args.compare_with:
+        other = pretrained.load(args.compare_with)
+        scoring.check_rate(models.model_info(other), shards)
+    if args.compare:
+        published.scores_on(shards.manifest.dataset)
+    if args.robustness:
+        robustness.check(shards)
+    if args.tune_thresholds:
+        scoring.check_match(info, shards)
+    scored = score(predict, info, args.split)
+    if args.tune_thresholds:
+        thresholds = metrics.best_thresholds(score(predict, info, "val"))
+        models.set_thresholds(model, thresholds)
+        models.save_model(model, args.tune_thresholds)
+        info = models.model_info(model)
+
+    lines = [scored.report(), f"shards  {shards.directory}", f"model   {args.model}"]
+    if args.csv:
+        scored.per_tag().to_csv(args.csv)
+        lines.append(f"csv     {args.csv}")
+    if args.plot:
+        title = f"{scored.macro_line()}\n{scored.dataset}, {scored.split_rule}"
+        plotting.save(plotting.plot_scores(scored.per_tag(), title), args.plot)
+        lines.append(f"plot    {args.plot}")
+    if args.tune_thresholds:
+        lines.append(f"tuned   {args.tune_thresholds}")
+    if args.compare:
+        lines.append(published.compare(scored, info.name))
+    if info.thresholds:
+        f1 = scored.at_thresholds(info.thresholds)
+        lines.append(f"macro F1 {f1:.4f} at the thresholds in the model")
+    num_resamples = args.bootstrap or 1000
+    if args.bootstrap:
+        lines += bootstrap.describe(bootstrap.bootstrap(scored, num_resamples))
+    if args.compare_with:
+        other_scored = score(
+            scoring.predictor(other, shards), models.model_info(other), args.split
+        )
+        lines.append(f"{args.compare_with}: {other_scored.macro_line()}; difference:")
+        pair = bootstrap.bootstrap(scored, num_resamples, other_scored)
+        lines += bootstrap.describe(pair)
+    if args.robustness:
+        table = robustness.measure(predict, shards, info, args.split)
+        title = f"{args.model}, {scored.dataset}, {scored.split_rule}"
+        macro = scored.macro()["roc_auc"]
+        figure = plotting.plot_robustness(table, "roc_auc", macro, title)
+        plotting.save(figure, args.robustness)
+        lines += [table.to_string(index=False, float_format="{:.4f}".format)]
+        lines.append(f"plot    {args.robustness}")
+    if args.json == "-":
+        print(scored.as_json())
+    elif args.json:
+        Path(args.json).write_text(scored.as_json() + "\n", encoding="utf-8")
+        lines.append(f"json    {args.json}")
+    lines += [f"split   {scored.dataset}, {scored.split_rule}", scored.macro_line()]
+    print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout)
+
+
+def add_excitations(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of excitations."""
+    _add_data(parser)
+    parser.add_argument(
+        "--out",
+        type=output_file,
+        default="./excitations.pkl",
+        help=".pkl or .parquet (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--plot-dir", metavar="DIR", help="also draw the paper's figures there"
+    )
+    add_force(parser)
+
+
+def excitations(args: argparse.Namespace) -> None:
+    """Writes the excitations of every clip and block, and the paper's figures."""
+    check_outputs(args, "out", "plot_dir")
+    load_tensorflow()
+    from tagger import interpretation
+    from tagger.data import pipeline
+    from tagger.weights import pretrained
+
+    shards = pipeline.open_shards(args.data_dir)
+    model = pretrained.load(args.model)
+    table = interpretation.excitations(model, shards, args.split)
+    interpretation.save_excitations(table, args.out)
+    num_blocks = table["depth"].nunique()
+    num_clips = len(table) // num_blocks
+    print(f"Excitations of {num_clips} clips at {num_blocks} blocks: {args.out}")
+    if args.plot_dir:
+        loudness = interpretation.clip_loudness(shards, args.split)
+        for path in interpretation.save_figures(table, loudness, args.plot_dir):
+            print(f"plot    {path}")

@@ -1,0 +1,240 @@
+"""train: a recipe, carried out."""
+
+import argparse
+import dataclasses
+import inspect
+
+from tagger.cli.arguments import OptionGroup, at_least_one, model_name, setting
+from tagger.cli.process import load_tensorflow, supervise
+from tagger.training.recipes import (
+    MONITORS,
+    PRECISIONS,
+    RECIPES,
+    STRATEGIES,
+    TrainingRecipe,
+)
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of train; options of models and recipes only if given."""
+    parser.argument_default = argparse.SUPPRESS
+    add, count = parser.add_argument, at_least_one
+    add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
+    add("--train-dir", default="./log", help="folder of the run (default: ./log)")
+    add("--model", default="sample_cnn", help="default: sample_cnn; see tagger models")
+    add("--initial-stage", type=int, default=0, help="stage to start with (default: 0)")
+    add(
+        "--num-audios-per-shard",
+        type=count,
+        default=None,
+        help="must be that of the build",
+    )
+    add(
+        "--num-segments-per-audio",
+        type=count,
+        default=None,
+        help="must be that of the build",
+    )
+    add("--verify", action="store_true", default=False, help="check all shards first")
+    add(
+        "--num-read-threads",
+        type=count,
+        default=8,
+        help="shards read at once (default: 8)",
+    )
+    add("--seed", type=int, default=0, help="of weights, dropout, noise and order")
+    add(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="a killed run loses no more training time than this (default: 10)",
+    )
+    _add_student(parser)
+    _add_devices(parser)
+    _add_model(parser)
+    _add_recipe(parser)
+
+
+def _add_student(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "noisy student", "also learns a teacher's scores of unlabelled music"
+    )
+    add = group.add_argument
+    add(
+        "--teacher",
+        type=model_name,
+        metavar="MODEL",
+        help="file or pretrained model that scores the unlabelled music",
+    )
+    add("--unlabelled", metavar="DIR", help="shards with a student split")
+    options = OptionGroup(group)
+    options.add(
+        "--student",
+        choices=["expansion", "distillation"],
+        help="expansion keeps the size of the network, distillation shrinks it",
+    )
+    options.add(
+        "--labelled-loss",
+        choices=["bce", "skeptical"],
+        help="loss of labelled clips (default: bce)",
+    )
+    options.add(
+        "--labelled-share",
+        type=float,
+        metavar="X",
+        help="labelled share of a batch (default: 0.5)",
+    )
+    options.add(
+        "--cache-scores", action="store_true", help="the teacher scores only once"
+    )
+    options.add("--rounds", type=at_least_one, help="students; each teaches the next")
+    parser.set_defaults(student_options=options)
+
+
+def _add_devices(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("devices").add_argument
+    add("--strategy", choices=STRATEGIES, help="default: none, the first device")
+    add(
+        "--hosts",
+        metavar="A:P,B:P",
+        help="multiworker: address:port of every process",
+    )
+    add(
+        "--process-id",
+        type=int,
+        metavar="N",
+        help="multiworker: place of this process in --hosts, from 0",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "model", "which model has which options, with defaults: tagger models NAME"
+    )
+    options, count = OptionGroup(group), at_least_one
+    options.add("--block", choices=["se", "rese", "res", "basic"], help="sample_cnn's")
+    options.add(
+        "--no-multi", dest="multi", action="store_false", help="no level aggregation"
+    )
+    options.add("--alpha", type=float, help="amplifying ratio of SE blocks")
+    options.add("--num-filters", type=count, help="width of the convolutions")
+    options.add("--dropout", dest="dropout_rate", type=float, help="dropout rate")
+    options.add("--weight-decay", type=float, help="L2 penalty on the kernels")
+    options.add("--front-end", choices=["pons", "lee"], help="self_attention's")
+    options.add("--back-end", choices=["attention", "cnn"], help="self_attention's")
+    options.add("--size", choices=["teacher", "student"], help="the Transformer's")
+    options.add("--channels", type=count, help="channels of the encoder")
+    options.add("--num-layers", type=count, help="layers of the encoder")
+    options.add("--num-heads", type=count, help="heads of the attention")
+    options.add("--dense-units", type=count, help="units of the layer before the last")
+    group.add_argument(
+        "--set",
+        dest="settings",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other option of the model, e.g. --set vertical_filters=64",
+    )
+    parser.set_defaults(model_options=options)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("recipe", "defaults: those of the model's recipe")
+    options, count = OptionGroup(group), at_least_one
+    options.add("--batch-size", type=count, help="segments per step")
+    options.add(
+        "--crops-per-clip",
+        type=int,
+        help="random crops of a clip per epoch; 0: all whole segments",
+    )
+    options.add("--lr", dest="learning_rate", type=float, help="rate of stage 0")
+    options.add("--max-epochs", type=count, help="most epochs of a stage")
+    options.add("--patience", type=count, help="early-stopping patience in epochs")
+    options.add("--momentum", type=float, help="resemul's Nesterov momentum")
+    options.add("--lr-decay", type=float, help="resemul's factor per stage")
+    options.add(
+        "--num-lr-decays", dest="num_stages", type=count, help="resemul's stages"
+    )
+    parser.set_defaults(recipe_options=options)
+    group = parser.add_argument_group("every recipe")
+    options = OptionGroup(group)
+    options.add(
+        "--monitor",
+        choices=MONITORS,
+        help="what decides which epoch is the best (default: as published)",
+    )
+    options.add("--augment", action="store_true", help="augment the segments")
+    options.add("--precision", choices=PRECISIONS, help="default: float32")
+    options.add("--xla", action="store_true", help="compile with XLA; JAX always does")
+    options.add(
+        "--clip-norm", type=float, metavar="X", help="largest norm of the gradient"
+    )
+    options.add(
+        "--accumulation-steps", type=count, metavar="N", help="batches per step"
+    )
+    parser.set_defaults(common_options=options)
+
+
+def recipe_of(args: argparse.Namespace, name: str) -> TrainingRecipe:
+    """Returns the recipe of a name with the options that were given."""
+    make = RECIPES[name]
+    known = list(inspect.signature(make).parameters)
+    recipe = make(**args.recipe_options.values(known, args, f"recipe {name}"))
+    known = [field.name for field in dataclasses.fields(TrainingRecipe)]
+    common = args.common_options.values(known, args, "training")
+    return dataclasses.replace(recipe, **common)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains a model, or a student of one."""
+    if hasattr(args, "teacher") != hasattr(args, "unlabelled"):
+        raise ValueError("--teacher and --unlabelled need each other: give both.")
+    if not hasattr(args, "teacher"):
+        args.student_options.values([], args, "training without --teacher")
+    if getattr(args, "strategy", "none") == "multiworker":
+        supervise()
+    load_tensorflow()
+    from tagger import models
+    from tagger.data import pipeline
+    from tagger.training import distribution, noisy_student, trainer
+    from tagger.weights import pretrained
+
+    entry = models.entry(args.model)
+    options = args.model_options.values(
+        list(models.default_options(args.model)),
+        args,
+        f"model {args.model}",
+        dict(args.settings),
+    )
+    recipe = recipe_of(args, entry.recipe)
+    choices = ("strategy", "hosts", "process_id")
+    given = {name: getattr(args, name) for name in choices if hasattr(args, name)}
+    run = trainer.RunOptions(
+        args.seed,
+        args.initial_stage,
+        args.num_read_threads,
+        args.checkpoint_minutes,
+        distribution.choose(**given),
+    )
+    shards = pipeline.open_shards(args.data_dir, args.verify)
+    shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
+    arguments = args.model, options, recipe
+    if hasattr(args, "teacher"):
+        unlabelled = pipeline.open_shards(args.unlabelled, args.verify)
+        teacher = pretrained.path_of(args.teacher)
+        fields = dataclasses.fields(noisy_student.StudentOptions)
+        known = [field.name for field in fields]
+        student = args.student_options.values(known, args, "the student")
+        best = noisy_student.train(
+            *arguments,
+            noisy_student.StudentData(shards, unlabelled, teacher),
+            args.train_dir,
+            noisy_student.StudentOptions(**student),
+            run,
+        )
+    else:
+        task = trainer.SupervisedTask(shards)
+        best = trainer.train(*arguments, task, args.train_dir, run)
+    print(f"Best model: {best}")

@@ -1,0 +1,151 @@
+"""The manifest: what a reader must know of a folder of shards, as `manifest.json`."""
+
+import dataclasses
+import hashlib
+import json
+import os
+
+from tagger import storage
+from tagger.datasets.annotations import SPLITS
+
+MANIFEST_NAME = "manifest.json"
+SHARD_FOLDER = "tfrecord"  # inside the folder of a dataset, by default
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """What the manifest knows of one shard."""
+
+    split: str
+    num_clips: int
+    num_segments: int  # whole segments: what training and evaluation see
+    num_bytes: int
+    sha256: str
+    num_missing: int = 0  # clips of its plan whose audio was not there
+
+
+@dataclasses.dataclass
+class Manifest:
+    """What a reader must know of a folder of shards: `manifest.json` beside them.
+
+    Attributes:
+        dataset: Key of `datasets.DATASETS`.
+        split_rule: How clips were given to the splits; stands beside every score.
+        tags: Tag names in the order of the labels.
+        sample_rate: Rate of the waveforms in Hz.
+        segment_samples: Length of a segment.
+        num_audios_per_shard: Clips per shard, before clips were skipped.
+        features: Key of `frontends.PRESETS` if the records hold log-mel spectrograms;
+            None: waveforms.
+        segment_dtype: "int16"; of log-mel spectrograms "float16" or "float32".
+        segment_shape: [segment_samples], or [num_frames, n_mels].
+        annotations_sha256: See `Annotations.sha256`.
+        planned: Clips annotated, per split.
+        published: The same as a paper prints it, if one does.
+        shards: What is whole so far, by file name.
+        skipped: Per clip: clip_id, path, reason, shard, and size of the file in bytes.
+            Clips whose file is missing are counted in their shard instead.
+        complete: The build is done.
+        versions: Of the packages that decide the samples.
+    """
+
+    dataset: str
+    split_rule: str
+    tags: tuple[str, ...]
+    sample_rate: int
+    segment_samples: int
+    num_audios_per_shard: int
+    features: str | None = None
+    segment_dtype: str = "int16"
+    segment_shape: tuple[int, ...] = ()
+    annotations_sha256: str = ""
+    planned: dict[str, int] = dataclasses.field(default_factory=dict)
+    published: dict[str, int] = dataclasses.field(default_factory=dict)
+    shards: dict[str, Shard] = dataclasses.field(default_factory=dict)
+    skipped: list[dict] = dataclasses.field(default_factory=list)
+    complete: bool = False
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        self.segment_shape = self.segment_shape or (self.segment_samples,)
+
+    def num_clips(self, split: str) -> int:
+        return self._sum("num_clips", split)
+
+    def num_segments(self, split: str) -> int:
+        return self._sum("num_segments", split)
+
+    def num_missing(self, split: str) -> int:
+        return self._sum("num_missing", split)
+
+    def _sum(self, count: str, split: str) -> int:
+        shards = self.shards.values()
+        return sum(getattr(shard, count) for shard in shards if shard.split == split)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        held = {shard.split for shard in self.shards.values()}
+        return tuple(split for split in SPLITS if split in held)
+
+    def shard_names(self, split: str) -> list[str]:
+        return sorted(
+            name for name, shard in self.shards.items() if shard.split == split
+        )
+
+    def checksum(self) -> str:
+        """SHA-256 over the shards' checksums: names the data a model was trained on."""
+        lines = "".join(
+            f"{name} {shard.num_bytes} {shard.sha256}\n"
+            for name, shard in sorted(self.shards.items())
+        )
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def identity(self) -> dict[str, str]:
+        """What a run remembers of its data."""
+        return {
+            "dataset": self.dataset,
+            "split_rule": self.split_rule,
+            "checksum": self.checksum(),
+        }
+
+    def save(self, directory: str | os.PathLike | storage.Remote) -> None:
+        content = dataclasses.asdict(self)
+        content["shards"] = dict(sorted(content["shards"].items()))
+        content["skipped"] = sorted(
+            content["skipped"], key=lambda skip: (skip["shard"], skip["clip_id"])
+        )
+        # For people who open the file; a reader adds up the shards.
+        content["counts"] = {
+            split: {
+                "clips": self.num_clips(split),
+                "segments": self.num_segments(split),
+                "missing": self.num_missing(split),
+            }
+            for split in self.splits
+        }
+        path = storage.location(directory) / MANIFEST_NAME
+        storage.write_text_atomically(path, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike | storage.Remote) -> "Manifest":
+        """Reads `manifest.json` of a folder of shards.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: the file is not a manifest.
+        """
+        path = storage.location(directory) / MANIFEST_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content.pop("counts")
+            content["tags"] = tuple(content["tags"])
+            content["segment_shape"] = tuple(content.get("segment_shape", ()))
+            content["shards"] = {
+                name: Shard(**shard) for name, shard in content["shards"].items()
+            }
+            return cls(**content)
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{path} is not a manifest of this project ({error!r}). Delete it and"
+                " build again."
+            ) from error

@@ -1,0 +1,88 @@
+"""Verification: every checksum and every record of a folder of shards."""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from tagger import storage
+from tagger.data.manifest import Manifest, Shard
+from tagger.data.records import CorruptShardError, decode, read_shard
+
+
+def verify(
+    directory: str | os.PathLike | storage.Remote, manifest: Manifest
+) -> Iterator[tuple[str, list[str]]]:
+    """Reads every shard of a folder: checksum, every record, and what they hold.
+
+    Args:
+        directory: The folder.
+        manifest: Its manifest.
+
+    Yields:
+        Name of a file and what is wrong with it, each a clause; nothing for a good one.
+        Shards that the manifest does not list come last.
+    """
+    directory, seen = storage.location(directory), set()
+    for name, shard in sorted(manifest.shards.items()):
+        yield name, list(_faults(directory / name, shard, manifest, seen))
+    for path in sorted(directory.glob("*-of-*.tfrecord")):
+        if path.name not in manifest.shards:
+            yield path.name, ["the manifest does not list it"]
+
+
+def _faults(path, shard: Shard, manifest: Manifest, seen: set[str]) -> Iterator[str]:
+    num_bytes = storage.num_bytes(path)
+    if num_bytes is None:
+        yield "it is missing"
+        return
+    if num_bytes != shard.num_bytes:
+        yield f"it has {num_bytes:,} bytes, {shard.num_bytes:,} were written"
+    elif _sha256(path) != shard.sha256:
+        yield "its checksum differs from the manifest's"
+    number = -1
+    try:
+        for number, example in enumerate(read_shard(path)):
+            fault = _record_fault(example, manifest, shard.split)
+            if fault:
+                yield f"record {number} {fault}"
+                continue
+            clip_id = decode(example, manifest.segment_dtype)["clip_id"]
+            if clip_id in seen:
+                yield f"record {number} repeats clip {clip_id!r}"
+            seen.add(clip_id)
+    except CorruptShardError as error:
+        yield f"record {error.number} is corrupted"
+    else:
+        if number + 1 != shard.num_clips:
+            yield f"it holds {number + 1} clips, {shard.num_clips} were written"
+
+
+def _record_fault(example: bytes, manifest: Manifest, split: str) -> str | None:
+    try:
+        values = decode(example, manifest.segment_dtype)
+        num_samples, segments = values["num_samples"], values["segments"]
+        _ = values["clip_id"]
+    except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+        return f"is no record of ours ({error!r})"
+    num_segments = -(-num_samples // manifest.segment_samples)
+    if len(segments) != num_segments * math.prod(manifest.segment_shape):
+        return f"holds {len(segments)} values for {num_samples} samples"
+    if segments.dtype.kind == "f" and not np.isfinite(segments).all():
+        return "holds values that are not finite"
+    labels = values.get("labels")
+    if split == "student":
+        return None if labels is None else "has labels, in a split without"
+    if labels is None or len(labels) != len(manifest.tags) or labels.max() > 1:
+        return f"does not hold {len(manifest.tags)} labels of 0 or 1"
+    return None
+
+
+def _sha256(path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""The numbers of the field: macro ROC-AUC and PR-AUC, F1 and thresholds.
+
+The metrics are scikit-learn's, because binned ones are wrong in the third digit.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of the clips of a split, and what they are worth.
+
+    Attributes:
+        dataset: Key of `datasets.DATASETS`.
+        split: "train", "val" or "test".
+        split_rule: How the split was made; no score means anything without it.
+        tags: Tag names.
+        clip_ids: str [num_clips].
+        labels: uint8 0/1 [num_clips, num_tags].
+        scores: float32 [num_clips, num_tags], mean over the segments of a clip.
+        loss: Binary cross-entropy, mean over tags, segments and clips.
+        columns: Place of each tag among the model's scores; None: the same.
+        note: What of model and data could not be compared.
+    """
+
+    dataset: str
+    split: str
+    split_rule: str
+    tags: tuple[str, ...]
+    clip_ids: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    loss: float
+    columns: tuple[int, ...] | None = None
+    note: str = ""
+
+    def per_tag(self) -> pd.DataFrame:
+        """Per tag: positives, negatives, roc_auc and pr_auc.
+
+        A tag without a positive or without a negative clip has no AUC: NaN, and it is
+        left out of the macro means.
+        """
+        rows = []
+        for tag, labels, scores in zip(
+            self.tags, self.labels.T, self.scores.T, strict=True
+        ):
+            positives = int(labels.sum())
+            negatives = len(labels) - positives
+            defined = positives > 0 and negatives > 0
+            rows.append(
+                {
+                    "tag": tag,
+                    "positives": positives,
+                    "negatives": negatives,
+                    "roc_auc": roc_auc_score(labels, scores) if defined else np.nan,
+                    "pr_auc": average_precision_score(labels, scores)
+                    if defined
+                    else np.nan,
+                }
+            )
+        return pd.DataFrame(rows).set_index("tag")
+
+    def macro(self) -> dict[str, float]:
+        """Means over tags with a positive and a negative clip; NaN if none has."""
+        means = self.per_tag()[["roc_auc", "pr_auc"]].mean()
+        return {"roc_auc": float(means["roc_auc"]), "pr_auc": float(means["pr_auc"])}
+
+    def macro_line(self) -> str:
+        """`test macro: ROC-AUC 0.9077, PR-AUC 0.4293`."""
+        macro = self.macro()
+        return (
+            f"{self.split} macro: ROC-AUC {macro['roc_auc']:.4f},"
+            f" PR-AUC {macro['pr_auc']:.4f}"
+        )
+
+    def at_thresholds(self, thresholds: Sequence[float]) -> float:
+        """Macro F1 over tags with a positive clip.
+
+        Args:
+            thresholds: Decision threshold of each score of the model.
+        """
+        columns = slice(None) if self.columns is None else list(self.columns)
+        called = self.scores >= np.asarray(thresholds, np.float32)[columns]
+        given = self.labels.any(axis=0)
+        return float(
+            f1_score(
+                self.labels[:, given],
+                called[:, given],
+                average="macro",
+                zero_division=0.0,
+            )  # fmt: skip
+        )
+
+    def resampled(self, clips: np.ndarray) -> "Evaluation":
+        """The same of other clips: indices, perhaps with repetitions."""
+        return dataclasses.replace(
+            self,
+            clip_ids=self.clip_ids[clips],
+            labels=self.labels[clips],
+            scores=self.scores[clips],
+        )
+
+    def as_json(self) -> str:
+        """All but the clips' scores, as one line of JSON (undefined AUCs are null)."""
+        per_tag = self.per_tag()
+        content = {
+            "dataset": self.dataset,
+            "split": self.split,
+            "split_rule": self.split_rule,
+            "num_clips": len(self.labels),
+            "loss": self.loss,
+            **self.macro(),
+            "left_out": list(per_tag.index[per_tag["roc_auc"].isna()]),
+            "tags": per_tag.to_dict("index"),
+        }
+        return json.dumps(_null_for_nan(content), allow_nan=False)
+
+    def report(self) -> str:
+        """The table per tag, headed; below it the tags left out of the means."""
+        per_tag = self.per_tag()
+        table = per_tag[["positives", "roc_auc", "pr_auc"]].to_string(
+            header=["clips", "ROC-AUC", "PR-AUC"],
+            float_format="{:.4f}".format,
+            na_rep="–",
+            index_names=False,
+        )
+        lines = [
+            f"{self.dataset}, {self.split} split ({self.split_rule}):"
+            f" {len(self.labels)} clips",
+            *([self.note] if self.note else []),
+            table,
+        ]
+        left_out = list(per_tag.index[per_tag["roc_auc"].isna()])
+        if left_out:
+            lines.append(
+                f"Left out of the means, having no positive or no negative clip:"
+                f" {', '.join(left_out)}"
+            )
+        return "\n".join(lines)
+
+
+def best_thresholds(scored: Evaluation) -> list[float]:
+    """Returns the decision threshold of each tag that has the highest F1 here.
+
+    A tag without a positive clip gets 1, so that it is never predicted.
+    """
+    thresholds = []
+    for labels, scores in zip(scored.labels.T, scored.scores.T, strict=True):
+        if not labels.any():
+            thresholds.append(1.0)
+            continue
+        precision, recall, candidates = precision_recall_curve(labels, scores)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        thresholds.append(float(candidates[np.argmax(f1[:-1])]))
+    return thresholds
+
+
+def _null_for_nan(content):
+    if isinstance(content, dict):
+        return {key: _null_for_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and np.isnan(content) else content

@@ -1,0 +1,52 @@
+"""A model's scores among those that others published."""
+
+import pandas as pd
+
+from tagger.evaluation.metrics import Evaluation
+from tagger.models.registry import MODELS
+
+NUM_TAGS = 50  # of every published table
+
+
+def scores_on(dataset: str) -> list[tuple]:
+    """Returns model, options, ROC-AUC, PR-AUC and source of each published score.
+
+    Raises:
+        ValueError: nothing was published on this dataset.
+    """
+    rows = [
+        (model, str(row.options or ""), row.roc_auc, row.pr_auc, row.source)
+        for model, entry in MODELS.items()
+        for row in entry.published
+        if row.dataset == dataset
+    ]
+    if not rows:
+        known = {row.dataset for e in MODELS.values() for row in e.published}
+        raise ValueError(
+            f"Nothing was published on {dataset}, only on {', '.join(sorted(known))}."
+        )
+    return rows
+
+
+def compare(scored: Evaluation, name: str) -> str:
+    """Returns a table of the published scores, best first, and this model's."""
+    rows = sorted(scores_on(scored.dataset), key=lambda row: -row[2])
+    macro = scored.macro()
+    ours = f"this model, {scored.split} split"
+    rows.append((name, "", macro["roc_auc"], macro["pr_auc"], ours))
+    is_comparable = len(scored.tags) == NUM_TAGS
+    if is_comparable:
+        rows.sort(key=lambda row: -row[2])
+    else:
+        caveat = (
+            f"This model stands last because it was scored on {len(scored.tags)} tags,"
+            f" the published ones on {NUM_TAGS}: the scores are not comparable.\n"
+        )
+    table = pd.DataFrame(rows, columns=["model", "options", "ROC-AUC", "PR-AUC", "of"])
+    lines = table.to_string(index=False, float_format="{:.4f}".format, na_rep="–")
+    return (
+        f"{lines}\n{'' if is_comparable else caveat}This model's split:"
+        f" {scored.dataset}, {scored.split_rule}. The published splits contain other"
+        " clips; above all they differ in whether untagged clips count, so compare"
+        " PR-AUC with care."
+    )

@@ -1,0 +1,173 @@
+"""Models as files, and what a model says of itself.
+
+`.keras` file -> keras.Model -> `ModelInfo`; also the part of a model behind its
+frontend, and a model that takes segments as the records hold them.
+"""
+
+import os
+import zipfile
+
+import keras
+
+from tagger.models.frontends import preset
+from tagger.models.layers import AudioInput, TagScores
+from tagger.models.metadata import ModelInfo
+from tagger.segmentation import INT16_SCALE
+
+
+def save_model(model: keras.Model, path: str | os.PathLike) -> None:
+    """Writes a `.keras` file, all or nothing."""
+    folder, name = os.path.split(path)
+    unfinished = os.path.join(folder, f"unfinished-{name}")
+    try:
+        model.save(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+
+
+def load_model(path: str | os.PathLike) -> keras.Model:
+    """Reads a `.keras` file made by our training or conversion.
+
+    Where the network allows it, the loaded model takes waveforms of any length.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no Keras model, or not one of ours.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no model file {str(path)!r}.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{str(path)!r} is no .keras model file (a damaged copy, perhaps)."
+        )
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except (
+        Exception
+    ) as error:  # Keras raises many kinds, some of them from h5py or json
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"{str(path)!r} is no model Keras can read: {first}"
+        ) from error
+    model_info(model)
+    return _of_any_length(model)
+
+
+def model_info(model: keras.Model) -> ModelInfo:
+    """Reads what a model says of itself from its first and last layers.
+
+    Raises:
+        ValueError: the model is no Keras model, or has no AudioWindow or no TagScores
+            layer.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"A {type(model).__name__} does nothing but tag. Give the .keras file that"
+            " it was made of."
+        )
+    audio = [layer for layer in model.layers if isinstance(layer, AudioInput)]
+    scores = [layer for layer in model.layers if isinstance(layer, TagScores)]
+    if len(audio) != 1 or len(scores) != 1:
+        raise ValueError(
+            f"Model {model.name!r} was not made by this project: it does not hold its"
+            " sample rate, segmentation and tags. Use a model made by train.py."
+        )
+    audio, scores = audio[0], scores[0]
+    return ModelInfo(
+        name=model.name,
+        sample_rate=audio.sample_rate,
+        segmentation=audio.segmentation,
+        num_tags=scores.units,
+        tags=scores.tags,
+        thresholds=scores.thresholds,
+    )
+
+
+def set_thresholds(model: keras.Model, thresholds) -> None:
+    """Stores the scores [num_tags] from which tags apply; saved with the model."""
+    (scores,) = (layer for layer in model.layers if isinstance(layer, TagScores))
+    scores.thresholds = tuple(float(threshold) for threshold in thresholds)
+
+
+def feature_network(model: keras.Model) -> keras.Model:
+    """The part of a model after its frontend, sharing its layers.
+
+    Returns:
+        Model from log-mel features [batch, num_frames, n_mels] (harmonic_cnn: [batch,
+        num_frames, bands, harmonics]) to scores [batch, num_tags].
+
+    Raises:
+        ValueError: the model has no frontend; it reads the waveform itself.
+    """
+    frontend = [layer for layer in model.layers if layer.name == "frontend"]
+    if not frontend:
+        raise ValueError(
+            f"Model {model.name} reads the waveform itself: it has no frontend and so"
+            " takes no features."
+        )
+    name = f"{model.name}_features"
+    return keras.Model(frontend[0].output, model.output, name=name)
+
+
+def _of_any_length(model: keras.Model) -> keras.Model:
+    """The same layers behind an input without a fixed length, if they allow it."""
+    (audio,) = (layer for layer in model.layers if isinstance(layer, AudioInput))
+    if audio.min_samples is None or model.input_shape[1] is None:
+        return model
+    waveform = keras.Input((None,), name=model.inputs[0].name)
+    free = keras.models.clone_model(model, input_tensors=waveform)
+    free.set_weights(model.get_weights())
+    return free
+
+
+def with_record_inputs(
+    model: keras.Model,
+    dtype: str,
+    features: str | None = None,
+    augmentation: keras.Layer | None = None,
+) -> keras.Model:
+    """Makes a model that takes segments as the records hold them.
+
+    So int16 crosses to the accelerator, half the bytes of float32. Both models share
+    their layers; save the one that was given.
+
+    Args:
+        model: Takes float32 waveforms at ±1.
+        dtype: Of the segments: "int16", or "float32" for the model as it is.
+        features: Key of `frontends.PRESETS` if the records hold log-mel spectrograms
+            (float16 or float32): the frontend is left out.
+        augmentation: Noises the waveforms in training.
+
+    Raises:
+        ValueError: the model has another frontend, or none; or log-mel spectrograms
+            should be augmented.
+    """
+    if features and augmentation:
+        raise ValueError(
+            "Augmentation needs waveforms, and these records hold log-mel spectrograms."
+            " Build without --features, or train without --augment."
+        )
+    if features:
+        frontends = [layer for layer in model.layers if layer.name == "frontend"]
+        made_by = [getattr(layer, "log_mel", None) for layer in frontends]
+        if made_by != [preset(features)]:
+            raise ValueError(
+                f"Model {model.name} does not take log-mel spectrograms of the preset"
+                f" {features}, which these records hold. Build waveforms (without"
+                " --features), or the features that python -m tagger models shows."
+            )
+        network = feature_network(model)
+        spectrogram = keras.Input(network.input_shape[1:], dtype=dtype, name="log_mel")
+        scores = network(keras.ops.cast(spectrogram, "float32"))
+        return keras.Model(spectrogram, scores, name=f"{model.name}_features")
+    if dtype == "float32" and not augmentation:
+        return model
+    segments = keras.Input(model.input_shape[1:], dtype=dtype, name="segments")
+    # float32 in every precision: bfloat16 would keep 8 of the 16 bits.
+    scale = 1.0 if dtype == "float32" else 1 / INT16_SCALE
+    x = keras.layers.Rescaling(scale, dtype="float32", name="to_waveform")(segments)
+    if augmentation:
+        x = augmentation(x)
+    return keras.Model(segments, model(x), name=f"{model.name}_{dtype}")

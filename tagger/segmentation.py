@@ -1,0 +1,210 @@
+"""How a clip is cut into the segments that a model takes.
+
+waveform [num_samples] -> segments [num_segments, segment length]. `cut` and `stream`
+are for arrays, `cut_tensor` and `crop_tensor` for the graphs of tf.data. All of them
+follow one rule, a `Segmentation`.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+INT16_SCALE = 32768  # waveform at ±1 = int16 samples / INT16_SCALE
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """The rule by which a model takes a clip.
+
+    A clip shorter than one segment is repeated until it fills one.
+
+    Attributes:
+        num_samples: Length of a segment.
+        remainder: What happens to the last, incomplete segment: "drop", or "pad" (with
+            zeros).
+        hop_samples: From the start of one segment to the next; None means num_samples.
+        edge_samples: Samples mirrored at both ends of the clip before it is cut. A
+            model whose log-mel spectrogram has no padding thus sees the frames of one
+            spectrogram over the whole clip.
+
+    Raises:
+        ValueError: the remainder is unknown, or overlapping segments are to be padded.
+    """
+
+    num_samples: int
+    remainder: str = "drop"
+    hop_samples: int | None = None
+    edge_samples: int = 0
+
+    def __post_init__(self):
+        if self.remainder not in ("drop", "pad"):
+            raise ValueError(
+                f"remainder must be 'drop' or 'pad'. Received: {self.remainder!r}"
+            )
+        if self.hop_samples is None:
+            object.__setattr__(self, "hop_samples", self.num_samples)
+        if not self.is_consecutive and self.remainder != "drop":
+            raise ValueError("Overlapping segments can only drop their remainder.")
+
+    @property
+    def is_consecutive(self) -> bool:
+        """Whether segments neither overlap nor see mirrored samples."""
+        return self.hop_samples == self.num_samples and self.edge_samples == 0
+
+    @property
+    def shortest_samples(self) -> int:
+        """Shorter clips are repeated to this length."""
+        return self.num_samples - 2 * self.edge_samples
+
+    def dropping(self) -> "Segmentation":
+        """The same rule for training, which never sees an incomplete segment."""
+        return dataclasses.replace(self, remainder="drop")
+
+    def with_hop(self, hop_seconds: float | None, sample_rate: int) -> "Segmentation":
+        """The same segments at another hop; None keeps the model's own.
+
+        Raises:
+            ValueError: the hop is shorter than a sample or longer than a segment.
+        """
+        if hop_seconds is None:
+            return self
+        longest = self.num_samples / sample_rate
+        if not 1 / sample_rate <= hop_seconds <= longest:
+            raise ValueError(
+                f"The hop must be between one sample and one segment ({longest:.2f} s),"
+                f" not {hop_seconds:g} s."
+            )
+        # Overlapping segments leave no remainder worth padding.
+        hop_samples = round(hop_seconds * sample_rate)
+        return dataclasses.replace(self, hop_samples=hop_samples, remainder="drop")
+
+    def num_segments(self, num_samples: int) -> int:
+        """Number of segments of a clip of this length."""
+        rest = int(num_samples) + 2 * self.edge_samples - self.num_samples
+        whole = max(0, rest // self.hop_samples) + 1
+        is_padded = self.remainder == "pad" and rest > 0 and rest % self.hop_samples
+        return whole + bool(is_padded)
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """Rounds a waveform at ±1 to int16 as FFmpeg does; int16 is returned as it is."""
+    if waveform.dtype == np.int16:
+        return waveform
+    steps = np.rint(waveform * INT16_SCALE)
+    return np.clip(steps, -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
+
+
+# --- Arrays ---------------------------------------------------------------------------
+
+
+def cut(waveform: np.ndarray, segmentation: Segmentation) -> np.ndarray:
+    """Cuts a waveform [num_samples] into segments [num_segments, segment length].
+
+    Raises:
+        ValueError: the waveform is empty.
+    """
+    if not len(waveform):
+        raise ValueError("An empty waveform has no segments.")
+    return np.stack(list(stream(iter([waveform]), segmentation)))
+
+
+def stream(
+    blocks: Iterator[np.ndarray], segmentation: Segmentation
+) -> Iterator[np.ndarray]:
+    """Cuts a stream of blocks [any length] into segments; keeps one in memory."""
+    blocks = _repeated(blocks, segmentation.shortest_samples)
+    rest = None
+    for block in _mirrored(blocks, segmentation.edge_samples):
+        rest = block if rest is None else np.concatenate([rest, block])
+        start = 0
+        while len(rest) - start >= segmentation.num_samples:
+            yield rest[start : start + segmentation.num_samples]
+            start += segmentation.hop_samples
+        rest = rest[start:]
+    if rest is not None and len(rest) and segmentation.remainder == "pad":
+        yield np.pad(rest, (0, segmentation.num_samples - len(rest)))
+
+
+def _repeated(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
+    """Repeats a stream that is shorter than this until it is as long."""
+    start = None
+    for block in blocks:
+        start = block if start is None else np.concatenate([start, block])
+        if len(start) >= num_samples:
+            yield start
+            yield from blocks
+            return
+    if start is not None and len(start):
+        yield np.resize(start, num_samples)  # np.resize repeats
+
+
+def _mirrored(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
+    """Puts the first and last samples of a stream, mirrored, before and after it."""
+    if not num_samples:
+        yield from blocks
+        return
+    end = None
+    for block in blocks:
+        if end is None:
+            yield block[num_samples:0:-1]
+            end = block[:0]
+        yield block
+        end = np.concatenate([end, block])[-num_samples - 1 :]
+    if end is not None:
+        yield end[-2::-1]
+
+
+# --- Tensors, in a graph of tf.data ---------------------------------------------------
+
+
+def cut_tensor(waveform, segmentation: Segmentation):
+    """Cuts a TensorFlow waveform [num_samples] into [num_segments, segment length]."""
+    import tensorflow as tf
+
+    waveform = _extended_tensor(waveform, segmentation)
+    num_samples = segmentation.num_samples
+    if not segmentation.is_consecutive:
+        return tf.signal.frame(waveform, num_samples, segmentation.hop_samples)
+    rest = tf.size(waveform) % num_samples
+    if segmentation.remainder == "pad":
+        waveform = tf.pad(waveform, [[0, -rest % num_samples]])
+    else:
+        waveform = waveform[: tf.size(waveform) - rest]
+    return tf.reshape(waveform, [-1, num_samples])
+
+
+def crop_tensor(waveform, segmentation: Segmentation, num_crops: int, seed):
+    """Draws segments [num_crops, segment length] that begin anywhere in a waveform.
+
+    Args:
+        waveform: TensorFlow tensor [num_samples].
+        segmentation: Its length and edges apply, its hop and remainder do not.
+        num_crops: Number of segments.
+        seed: int tensor [2].
+    """
+    import tensorflow as tf
+
+    waveform = _extended_tensor(waveform, segmentation)
+    num_samples = segmentation.num_samples
+    end = tf.size(waveform) - num_samples + 1
+    starts = tf.random.stateless_uniform([num_crops], seed, 0, end, tf.int32)
+    crops = [waveform[start : start + num_samples] for start in tf.unstack(starts)]
+    return tf.ensure_shape(tf.stack(crops), [num_crops, num_samples])
+
+
+def _extended_tensor(waveform, segmentation: Segmentation):
+    """Repeats a waveform that is too short and mirrors its ends."""
+    import tensorflow as tf
+
+    shortest = segmentation.shortest_samples
+    repeats = -(-shortest // tf.maximum(tf.size(waveform), 1))
+    waveform = tf.cond(
+        repeats > 1,
+        lambda: tf.tile(waveform, [repeats])[:shortest],
+        lambda: waveform,  # no copy
+    )
+    if not segmentation.edge_samples:
+        return waveform
+    edges = [[segmentation.edge_samples, segmentation.edge_samples]]
+    return tf.pad(waveform, edges, "REFLECT")

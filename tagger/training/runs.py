@@ -1,0 +1,218 @@
+"""What a training run keeps on disk.
+
+    log
+    ├── run.json          recipe, model, data, versions, seed: what made these weights
+    ├── 0 … 4             a folder per stage
+    │   ├── ckpt-e007-val_loss=0.143210.keras   the best epoch of the stage
+    │   ├── resume.npz                  state from which an interrupted stage resumes
+    │   ├── training.csv                losses and validation scores per epoch
+    │   ├── train, validation           the same for TensorBoard, and ROC-AUC per tag
+    │   └── result.json                 validation and test scores of a finished stage
+    └── model.keras       the best checkpoint of all stages, with a threshold per tag
+
+Every file is written under another name and then renamed, so whatever a killed run
+leaves behind is complete.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tagger.storage import write_text_atomically
+from tagger.training.recipes import MAXIMIZED
+
+
+class RunFolder:
+    """The folder of a run.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.model_path = self.path / "model.keras"
+        self.description_path = self.path / "run.json"
+
+    def stage(self, number: int) -> "StageFolder":
+        """Returns the folder of a stage."""
+        return StageFolder(self.path / str(number))
+
+    def best_checkpoint(self, end: int, first: int = 0) -> Path | None:
+        """Returns the best checkpoint of stages `first` to `end` - 1, or None."""
+        stages = [self.stage(number) for number in range(first, end)]
+        found = [path for stage in stages for path in stage.checkpoints()]
+        return min(found, key=badness, default=None)
+
+    def describe(self, description: dict) -> None:
+        """Writes run.json, or checks that the folder holds this very run.
+
+        Raises:
+            ValueError: it holds another run, or run.json is not one of ours.
+        """
+        path = self.description_path
+        if not path.exists():
+            text = json.dumps(description, indent=1) + "\n"
+            write_text_atomically(path, text)
+            return
+        asked = json.loads(json.dumps(description))  # tuples become lists
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            parts = [part for part in asked if part not in ("versions", "git")]
+            differing = [part for part in parts if held[part] != asked[part]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} does not describe a run of this project ({error!r}). Choose"
+                " another --train-dir."
+            ) from error
+        if differing:
+            raise ValueError(
+                f"{self.path} holds a run with another {differing[0]} (see {path})."
+                " Choose another --train-dir, or delete that folder."
+            )
+
+
+class StageFolder:
+    """The folder of one stage.
+
+    Args:
+        path: The folder; `RunFolder.stage` names it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.state_path = path / "resume.npz"
+        self.result_path = path / "result.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the stage has been scored."""
+        return self.result_path.exists()
+
+    def checkpoints(self) -> list[Path]:
+        """Returns the checkpoints of the stage."""
+        return list(self.path.glob("ckpt-e*=*.keras"))
+
+    def checkpoint_path(self, epoch: int, monitor: str, value: float) -> Path:
+        """Returns the path of a checkpoint; its name holds the monitored value."""
+        # Nine digits distinguish all float32 values.
+        return self.path / f"ckpt-e{epoch:03d}-{monitor}={value:.9g}.keras"
+
+    def keep_only(self, checkpoint: Path) -> None:
+        """Deletes all other checkpoints."""
+        for other in self.checkpoints():
+            if other != checkpoint:
+                other.unlink()
+
+    def write_history(self, history: list[dict]) -> None:
+        """Writes training.csv, a row per epoch."""
+        text = io.StringIO()
+        rows = csv.DictWriter(text, history[0], lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(history)
+        write_text_atomically(self.path / "training.csv", text.getvalue())
+
+    def write_result(self, result: dict) -> None:
+        """Writes result.json, which marks the stage as finished."""
+        write_text_atomically(self.result_path, json.dumps(result, indent=1) + "\n")
+
+    def tidy(self) -> None:
+        """Deletes what a finished stage no longer needs and what a kill left."""
+        for pattern in ("resume*", "unfinished*"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    def check_space(self, num_bytes: int) -> None:
+        """Checks that a checkpoint fits: on a full disk HDF5 crashes the program.
+
+        Raises:
+            OSError: it does not.
+        """
+        num_bytes = 2 * num_bytes + (1 << 20)
+        if shutil.disk_usage(self.path).free < num_bytes:
+            reason = f"a checkpoint needs {num_bytes / 1e6:.0f} MB, the disk has less"
+            raise OSError(errno.ENOSPC, reason)
+
+
+def badness(checkpoint: Path) -> float:
+    """Reads the monitored value from a checkpoint's name; lower is better."""
+    _, monitor, value = re.fullmatch(
+        r"ckpt-e(\d+)-(\w+)=(.+)\.keras", checkpoint.name
+    ).groups()
+    return -float(value) if monitor in MAXIMIZED else float(value)
+
+
+@dataclasses.dataclass
+class StageState:
+    """Where a stage stands; with the variables, all that is needed to resume it.
+
+    Attributes:
+        epoch: The next epoch to train.
+        step: The next step of that epoch.
+        epochs_without_gain: Epochs since the best one.
+        history: Losses and scores of each finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    epochs_without_gain: int = 0
+    history: list[dict] = dataclasses.field(default_factory=list)
+
+    def save(self, path: Path, variables: dict[str, np.ndarray]) -> None:
+        """Writes the state and the variables as named arrays."""
+        named = {f"variable {name}": array for name, array in variables.items()}
+        with _replacing(path) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, state=json.dumps(dataclasses.asdict(self)), **named)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @classmethod
+    def load(
+        cls, path: Path, like: dict[str, np.ndarray]
+    ) -> "tuple[StageState, dict[str, np.ndarray]]":
+        """Reads what `save` wrote.
+
+        Args:
+            path: The file.
+            like: An array of the right shape for each variable.
+
+        Returns:
+            The state, and the arrays of the variables in the order of `like`.
+
+        Raises:
+            ValueError: the file is something else, or holds other variables.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                state = cls(**json.loads(str(file["state"])))
+                arrays = {name: file[f"variable {name}"] for name in like}
+            for name, array in arrays.items():
+                if array.shape != like[name].shape:
+                    raise ValueError(f"{name} has the shape {array.shape}")
+            return state, arrays
+        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+            raise ValueError(
+                f"{path} is not a state from which this stage can resume ({error})."
+                " Delete it: the stage then starts again from its first epoch."
+            ) from error
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yields a path to write to, which replaces `path` if the block succeeds."""
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

