@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
-from test_registry import NARROW
+from narrow import narrow_options
 
 from tagger import models
 
@@ -75,7 +75,7 @@ def test_train_on_colab_tpu_runs_on_a_cpu(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_attention_visualization_runs(corpus, tmp_path, monkeypatch):
     tags = ("quiet", "loud", "slow")
-    options = NARROW["self_attention"] | {"num_samples": 16320}
+    options = narrow_options("self_attention") | {"num_samples": 16320}
     model = models.build_model("self_attention", num_tags=3, tags=tags, **options)
     models.save_model(model, tmp_path / "model.keras")
     first, second, *_ = sorted(corpus.rglob("*.mp3"))

@@ -49,7 +49,10 @@ def supervise() -> None:
     if os.environ.get(SUPERVISED):
         return
     environment = os.environ | {SUPERVISED: "1"}
-    child = subprocess.Popen([sys.executable, *sys.argv], env=environment)
+    is_module = sys.modules["__main__"].__spec__ is not None
+    program = ["-m", "tagger"] if is_module else sys.argv[:1]
+    command = [sys.executable, *program, *sys.argv[1:]]
+    child = subprocess.Popen(command, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
         try:

@@ -23,12 +23,12 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from tagger import segmentation, storage
+from tagger import storage
 from tagger.audio import AudioDecodeError, stream_audio
 from tagger.data import records, tfds, workers
 from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard
 from tagger.datasets.annotations import Annotations
-from tagger.segmentation import INT16_SCALE, to_int16
+from tagger.segmentation import INT16_SCALE, Segmentation, cut, to_int16
 
 MANIFEST_SECONDS = 1.0  # a kill loses at most the shards of the last second
 MISSING_NAME = "missing.txt"
@@ -288,7 +288,8 @@ def _build_shard(task: _Task) -> tuple[Shard, list[dict], list[str]]:
                     }
                 )
                 continue
-            segments = segmentation.cut(waveform, task.segment_samples)
+            rule = Segmentation(task.segment_samples, "pad")
+            segments = cut(waveform, rule)
             if task.features:
                 segments = _log_mel(segments, task.features).astype(task.dtype)
             labels = None if task.labels is None else task.labels[row]

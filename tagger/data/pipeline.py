@@ -294,8 +294,8 @@ def _segmenter(
 ) -> Callable:
     """Function of (number, serialized clip) -> its segments and their labels."""
 
-    def segments_of(number, *example):
-        clip = shards.parse(*example)
+    def segments_of(number, example):
+        clip = shards.parse(example)
         if split == "student":
             clip |= {"labels": tf.fill([len(shards.manifest.tags)], UNLABELLED)}
         if options.crops_per_clip:

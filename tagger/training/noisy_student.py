@@ -144,7 +144,8 @@ class ScoredShards(pipeline.Shards):
     def of(cls, shards: pipeline.Shards, scores_dir: Path) -> "ScoredShards":
         """Adds the scores of a folder to shards."""
 
-        def parse(example, scores):
+        def parse(pair):
+            example, scores = pair
             return shards.parse(example) | {"scores": scores}
 
         fields = vars(shards) | {"parse": parse, "scores_dir": scores_dir}

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, build_corpus
 
-from tagger import audio, segmentation, storage
+from tagger import audio, storage
 from tagger.data import building, pipeline, records, verification, workers
 from tagger.data.manifest import Manifest
 from tagger.datasets import magnatagatune
 from tagger.datasets.annotations import Annotations
-from tagger.segmentation import to_int16
+from tagger.segmentation import Segmentation, cut, to_int16
 
 
 def shards_of(folder):
@@ -96,7 +96,7 @@ def slowly(path, sample_rate):
 building.stream_audio = slowly
 
 if __name__ == "__main__":
-    cli.run(lambda: cli.build("mtt", "slowly"), "Run the same command to go on.")
+    cli.run(cli.main_of("build", "mtt"))
 """
 
 
@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_every_finished_shard_and_says_how_to_go_on(corpus, start_b
     process, _ = start_build()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Run the same command to go on" in said
+    assert process.returncode == 130 and "The same command resumes." in said
     assert "Traceback" not in said
     manifest = Manifest.load(corpus / "tfrecord")
     assert set(manifest.shards) == set(shards_of(corpus / "tfrecord"))
@@ -430,16 +430,8 @@ def test_a_scheduler_that_does_not_answer_is_named(corpus, monkeypatch):
 # file:// goes through tf.io.gfile as gs:// does.
 
 
-@pytest.fixture
-def quick_lock(monkeypatch):
-    monkeypatch.setattr(storage, "LOCK_RENEWAL_SECONDS", 0.1)
-    monkeypatch.setattr(storage, "LOCK_SETTLE_SECONDS", 0.1)
-
-
 @pytest.mark.slow
-def test_shards_behind_a_url_are_the_same_and_are_gone_on_with(
-    corpus, built, tmp_path, quick_lock
-):
+def test_builds_behind_a_url_are_the_same_and_resume(corpus, built, tmp_path):
     folder = tmp_path / "bucket/shards"
     manifest = build_corpus(corpus, f"file://{folder}")
     assert shards_of(folder) == shards_of(built)
@@ -450,31 +442,12 @@ def test_shards_behind_a_url_are_the_same_and_are_gone_on_with(
         path.name: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")
     }
     lost.unlink()
-    (folder / ".lock").write_text("a builder that was killed")
     assert build_corpus(corpus, f"file://{folder}") == manifest
     assert shards_of(folder) == shards_of(built)
     again = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")}
     assert [name for name in again if again[name] != modified[name]] == [lost.name]
     with pytest.raises(ValueError, match="its sample_rate is 22050, this one's 16000"):
         build_corpus(corpus, f"file://{folder}", sample_rate=16000)
-
-
-def test_a_second_builder_behind_a_url_is_kept_out(corpus, tmp_path, quick_lock):
-    url = f"file://{tmp_path}/shards"
-    with storage.writer_lock(storage.location(url), "--output-dir"):
-        with pytest.raises(OSError, match="Another run is writing to .*--output-dir"):
-            build_corpus(corpus, url)
-
-
-def test_a_builder_that_was_taken_for_dead_stops(tmp_path, quick_lock):
-    folder = storage.location(f"file://{tmp_path}/shards")
-    with storage.writer_lock(folder, "--output-dir") as check_lock:
-        check_lock()
-        (folder / ".lock").write_text("another one")
-        time.sleep(0.5)
-        with pytest.raises(OSError, match="Another run has taken .* over"):
-            check_lock()
-    assert (folder / ".lock").read_text() == "another one"
 
 
 def test_what_tensorflow_cannot_open_is_an_error_of_the_system(run_script):
@@ -522,7 +495,7 @@ def test_log_mel_records_hold_what_the_models_frontend_makes(
     assert not any(faults for _, faults in verification.verify(tmp_path, manifest))
     row = list(annotations.splits).index("val")
     waveform = audio.load_audio(corpus / "mp3" / annotations.paths[row], rate)
-    segments = segmentation.cut(waveform, 48000).astype(np.float32) / 32768
+    segments = cut(waveform, Segmentation(48000, "pad")).astype(np.float32) / 32768
     expected = np.asarray(frontend(segments))
     (shard,) = manifest.shard_names("val")
     (held,) = [

@@ -38,18 +38,11 @@ def epoch(built, batch_size=8, first_epoch=0, seed=0, **options):
         "train",
         Segmentation(59049),
         batch_size,
-        seed=seed,
+        pipeline.ReadOptions(seed, **options),
         first_epoch=first_epoch,
-        **options,
     )
     steps = pipeline.num_segments(shards, "train", Segmentation(59049)) // batch_size
     return list(dataset.take(steps).as_numpy_iterator())
-
-
-def cut_clip(waveform, segmentation):
-    return pipeline._cut(
-        {"content": waveform, "num_samples": tf.size(waveform)}, segmentation
-    )
 
 
 def key(segment):
@@ -75,7 +68,7 @@ def test_batches_are_int16_and_static(built):
 
 
 @pytest.mark.parametrize("global_seed", [0, 5])
-def test_order_hangs_on_seed_and_epoch_alone(built, global_seed):
+def test_order_depends_on_seed_and_epoch_alone(built, global_seed):
     def order(**options):
         return [key(segment) for x, _ in epoch(built, **options) for segment in x]
 
@@ -117,33 +110,7 @@ def test_evaluation_yields_every_segment_with_its_clip(built):
     assert index.tolist() == np.repeat(np.arange(6), 5).tolist()
 
 
-@pytest.mark.parametrize("length", [3, 30, 31, 100])
-def test_overlapping_windows_see_the_mirrored_clip(length):
-    """As many frames as one spectrogram over the clip, padded by reflection, has."""
-    segmentation = Segmentation(10, hop_samples=6, edge_samples=2)  # frames of 4, hop 1
-    clip = np.arange(1, length + 1)
-    cut = cut_clip(tf.constant(clip), segmentation).numpy()
-    padded = np.pad(np.resize(clip, max(length, 6)), 2, mode="reflect")
-    starts = range(0, len(padded) - 9, 6)
-    np.testing.assert_array_equal(cut, [padded[at : at + 10] for at in starts])
-    assert len(cut) == segmentation.num_segments(length)
-
-
-@pytest.mark.parametrize("remainder", ["drop", "pad"])
-@pytest.mark.parametrize("length", [3, 10, 11, 19, 20, 29])
-def test_segments_are_as_many_as_were_counted(length, remainder):
-    segmentation = Segmentation(10, remainder)
-    assert len(cut_clip(tf.range(length), segmentation)) == segmentation.num_segments(
-        length
-    )
-
-
-def test_overlapping_windows_cannot_be_padded():
-    with pytest.raises(ValueError, match="can only drop their remainder"):
-        Segmentation(10, "pad", hop_samples=6)
-
-
-# --- Crops, hosts, mixtures -----------------------------------------------------------
+# --- Crops, processes, mixtures -----------------------------------------------------------
 
 
 def starts_of(built, crops):
@@ -173,13 +140,14 @@ def starts_of(built, crops):
 def test_crops_begin_anywhere_and_every_clip_has_its_share(built):
     segmentation, num_crops = Segmentation(40000), 3
     shards = pipeline.open_shards(built)
-    steps = pipeline.batches_per_epoch(shards, "train", segmentation, 8, num_crops)
+    part = shards, "train", segmentation, 8
+    options = pipeline.ReadOptions(crops_per_clip=num_crops)
+    steps = pipeline.batches_per_epoch(*part, options)
     assert steps == 24 * num_crops // 8
 
     def crops(first_epoch=0, seed=0):
-        dataset = pipeline.training_segments(
-            shards, "train", segmentation, 8, seed, first_epoch, num_crops
-        )
+        seeded = dataclasses.replace(options, seed=seed)
+        dataset = pipeline.training_segments(*part, seeded, first_epoch)
         return np.concatenate([x for x, _ in dataset.take(steps).as_numpy_iterator()])
 
     first = crops()
@@ -195,30 +163,25 @@ def test_crops_begin_anywhere_and_every_clip_has_its_share(built):
     assert 0.4 < across < 0.95  # 40000 of 59049: 68 % cross a border of segments
 
 
-def test_a_crop_of_a_short_clip_is_the_repeated_clip():
-    clip = {"content": tf.range(1, 8)}
-    crops = pipeline._crop(clip, Segmentation(10), 4, tf.constant([0, 1], tf.int64))
-    assert crops.numpy().tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 3]] * 4
+def test_processes_share_the_shards_of_an_epoch(built):
+    part = pipeline.open_shards(built), "train", Segmentation(59049), 8
 
+    def options(process_id, num_processes=2):
+        return pipeline.ReadOptions(process_id=process_id, num_processes=num_processes)
 
-def test_hosts_share_the_shards_of_an_epoch(built):
-    segmentation = Segmentation(59049)
-    shards = pipeline.open_shards(built)
-    steps = pipeline.batches_per_epoch(shards, "train", segmentation, 8, num_hosts=2)
+    steps = pipeline.batches_per_epoch(*part, options(0))
     assert steps == 120 // 16
 
-    def of_host(host, first_epoch=0):
-        dataset = pipeline.training_segments(
-            shards, "train", segmentation, 8, 0, first_epoch, host=host, num_hosts=2
-        )
+    def of_process(process_id, first_epoch=0):
+        dataset = pipeline.training_segments(*part, options(process_id), first_epoch)
         return [key(s) for x, _ in dataset.take(steps).as_numpy_iterator() for s in x]
 
-    both = [of_host(host) for host in (0, 1)]
+    both = [of_process(process_id) for process_id in (0, 1)]
     assert not set(both[0]) & set(both[1])
     assert len(set(both[0])) == len(both[0]) == 8 * steps
-    assert set(of_host(0, first_epoch=1)) != set(both[0])
-    with pytest.raises(ValueError, match="6 train shards, too few for 7 hosts"):
-        pipeline.training_segments(shards, "train", segmentation, 8, num_hosts=7)
+    assert set(of_process(0, first_epoch=1)) != set(both[0])
+    with pytest.raises(ValueError, match="6 train shards, too few for 7 processes"):
+        pipeline.training_segments(*part, options(0, 7))
 
 
 @pytest.fixture
@@ -238,11 +201,15 @@ def test_a_batch_mixes_labelled_and_unlabelled_by_weight(built, unlabelled):
     sources = [
         pipeline.Source(shards, "train", 2.0), pipeline.Source(unlabelled, "student", 1.0)
     ]  # fmt: skip
-    mixed = pipeline.mixed_segments(sources, Segmentation(59049), 9, seed=3)
+    mixed = pipeline.mixed_segments(
+        sources, Segmentation(59049), 9, pipeline.ReadOptions(seed=3)
+    )
     assert mixed.element_spec[0] == tf.TensorSpec((9, 59049), tf.int16)
     batches = list(mixed.take(25).as_numpy_iterator())
     again = list(
-        pipeline.mixed_segments(sources, Segmentation(59049), 9, seed=3)
+        pipeline.mixed_segments(
+            sources, Segmentation(59049), 9, pipeline.ReadOptions(seed=3)
+        )
         .take(25)
         .as_numpy_iterator()
     )
@@ -270,8 +237,8 @@ def test_sources_that_do_not_mix_are_refused(built, built_at, unlabelled):
         mix((shards, "train", 1), (unlabelled, "student", 0))
     with pytest.raises(ValueError, match="A batch of 4 has no place for each of the 2"):
         mix((shards, "train", 100), (unlabelled, "student", 1))
-    assert pipeline.shares([1, 1, 1], 8) == [3, 3, 2]
-    assert pipeline.shares([0.5, 0.5], 32) == [16, 16]
+    assert pipeline.split_batch([1, 1, 1], 8) == [3, 3, 2]
+    assert pipeline.split_batch([0.5, 0.5], 32) == [16, 16]
 
 
 # --- Log-mel records, URLs ------------------------------------------------------------
@@ -304,7 +271,9 @@ def test_a_model_scores_log_mel_records_as_it_scores_waveforms(log_mel, built_at
 def test_log_mel_records_train_the_network_behind_the_frontend(log_mel, tmp_path):
     stage = recipes.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
     recipe = recipes.TrainingRecipe(4, (stage,))
-    best = trainer.train("musicnn", {}, recipe, log_mel, tmp_path / "log")
+    best = trainer.train(
+        "musicnn", {}, recipe, trainer.SupervisedTask(log_mel), tmp_path / "log"
+    )
     model = models.load_model(best)
     assert model.predict_on_batch(np.zeros((1, 48000), np.float32)).shape == (1, 10)
     result = json.loads((tmp_path / "log/0/result.json").read_text())
@@ -312,17 +281,17 @@ def test_log_mel_records_train_the_network_behind_the_frontend(log_mel, tmp_path
 
 
 def test_log_mel_records_that_do_not_fit_name_the_build(log_mel, tmp_path):
-    recipe = recipes.won2020(batch_size=4)
+    recipe, task = recipes.won2020(batch_size=4), trainer.SupervisedTask(log_mel)
     for name, words in (
         (
             "fcn",
-            "spectrograms of 48000 samples each; the model takes 464000. Build with",
+            "spectrograms of 48000 samples each, but the model takes 464000. Build w",
         ),
         ("sample_cnn_lee", "does not take log-mel spectrograms of the preset won2020"),
-        ("musicnn", "nothing can be cropped at random"),
+        ("musicnn", "so random crops are not possible"),
     ):
         with pytest.raises(ValueError, match=words):
-            trainer.train(name, {}, recipe, log_mel, tmp_path / name)
+            trainer.train(name, {}, recipe, task, tmp_path / name)
 
 
 def test_shards_behind_a_url_are_read(built):
@@ -352,22 +321,6 @@ def test_clips_are_cut_anew_to_another_length(built):
     ).as_numpy_iterator()
     expected = [segment for segment, _, _ in segments_of(built, "test", 70000)]
     np.testing.assert_array_equal(next(batches)["segments"], expected)
-
-
-def test_padding_keeps_the_last_segment_and_short_clips_are_repeated():
-    waveform = tf.range(1, 8)
-    assert cut_clip(waveform, Segmentation(3)).numpy().tolist() == [
-        [1, 2, 3],
-        [4, 5, 6],
-    ]
-    assert cut_clip(waveform, Segmentation(3, "pad")).numpy().tolist()[-1] == [
-        7,
-        0,
-        0,
-    ]
-    for remainder in ("drop", "pad"):
-        cut = cut_clip(tf.range(1, 4), Segmentation(7, remainder)).numpy().tolist()
-        assert cut == [[1, 2, 3, 1, 2, 3, 1]]
 
 
 def test_folder_or_its_parent_open_and_nothing_is_said_to_be_nothing(corpus, tmp_path):

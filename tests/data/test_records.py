@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from conftest import build_corpus
 
-from tagger import segmentation
 from tagger.data import records
 from tagger.data.manifest import Manifest
-from tagger.segmentation import to_int16
+from tagger.segmentation import Segmentation, cut, to_int16
 
 tf = pytest.importorskip("tensorflow")
 
@@ -18,7 +17,7 @@ LABELS = np.array([0, 1, 1], np.uint8)
 
 
 def encode(clip_id, waveform, labels, segment_samples):
-    segments = segmentation.cut(waveform, segment_samples)
+    segments = cut(to_int16(waveform), Segmentation(segment_samples, "pad"))
     return records.encode(clip_id, segments, len(waveform), labels)
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from drawn import draw_music
-from test_registry import NARROW
+from narrow import narrow_options
 
 from tagger import interpretation, models
 
@@ -20,7 +20,7 @@ def attentive(request):
     """A model with attention, and a waveform for it."""
     keras.utils.set_random_seed(0)
     name = request.param
-    model = models.build_model(name, num_tags=3, **NARROW[name] | SHORT[name])
+    model = models.build_model(name, num_tags=3, **narrow_options(name) | SHORT[name])
     model.get_layer("input_norm").moving_variance.assign([400.0])
     for layer in interpretation.attention_maps.attention_layers(model):
         # As drawn they all attend to everything alike.
@@ -62,7 +62,7 @@ def test_steps_span_the_waveform(attentive):
 def test_a_step_lies_amid_what_it_hears(name, num_samples, at):
     import tensorflow as tf
 
-    options = NARROW[name] | {"num_samples": num_samples}
+    options = narrow_options(name) | {"num_samples": num_samples}
     model = models.build_model(name, num_tags=3, **options)
     waveform = np.zeros(num_samples, np.float32)
     frontend, token = model.get_layer("frontend"), model.get_layer("class_token")
@@ -115,12 +115,14 @@ def test_half_and_half_has_both_starts():
 
 
 def test_what_there_is_not_is_said():
-    model = models.build_model("fcn", num_tags=3, **NARROW["fcn"])
+    model = models.build_model("fcn", num_tags=3, **narrow_options("fcn"))
     have = "This fcn has no attention. Those that have: self_attention .*, cnn_self"
     for function in (interpretation.attention, interpretation.contribution):
         with pytest.raises(ValueError, match=have):
             function(model, np.zeros(16000, np.float32))
-    short = models.build_model("self_attention", num_tags=3, **NARROW["self_attention"])
+    short = models.build_model(
+        "self_attention", num_tags=3, **narrow_options("self_attention")
+    )
     with pytest.raises(ValueError, match=r"takes a waveform of 65280 .*\(16000,\)"):
         interpretation.attention(short, np.zeros(16000, np.float32))
     with pytest.raises(ValueError, match="one axis"):

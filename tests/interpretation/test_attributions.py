@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import XLA_IN_HASTE
 from drawn import draw_music
+from narrow import narrow_model
 from scipy.stats import spearmanr
-from test_registry import narrow_model
 
 from tagger import audio, interpretation, models
 from tagger.interpretation import attributions

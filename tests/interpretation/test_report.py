@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from drawn import draw_music
-from test_registry import NARROW, narrow_model
+from narrow import narrow_model, narrow_options
 from test_scripts import fails
 
 from tagger import audio, models
@@ -21,7 +21,7 @@ def clip(corpus, number=0):
 
 def attentive():
     keras.utils.set_random_seed(0)
-    options = NARROW["self_attention"] | {"num_samples": 16320}
+    options = narrow_options("self_attention") | {"num_samples": 16320}
     tags = ("loud & wild", "quiet", "a/b")
     model = models.build_model("self_attention", num_tags=3, tags=tags, **options)
     return tagging.Tagger(model)

@@ -22,17 +22,17 @@ def test_bad_choices_are_named():
         ValueError, match="On TensorFlow, Keras 3 trains on one machine"
     ):
         distribution.choose("multiworker", "a:1,b:1", 0)
-    with pytest.raises(ValueError, match="--hosts and --host belong to --strategy mul"):
+    with pytest.raises(ValueError, match="--hosts and --process-id need --strategy"):
         distribution.choose("mirrored", "a:1,b:1")
 
 
 def test_hosts_are_checked_before_anything_waits_for_them():
     for hosts in (None, "a:1", "a,b"):
         with pytest.raises(ValueError, match="needs --hosts with the address:port of"):
-            distribution._join_hosts("jax", hosts, 0)
-    for host in (None, 2, -1):
-        with pytest.raises(ValueError, match="--host must be this machine's place in "):
-            distribution._join_hosts("jax", "a:1,b:1", host)
+            distribution._join_processes("jax", hosts, 0)
+    for process_id in (None, 2, -1):
+        with pytest.raises(ValueError, match="--process-id must be the place of this "):
+            distribution._join_processes("jax", "a:1,b:1", process_id)
 
 
 def test_a_batch_must_divide_among_the_devices():
@@ -43,10 +43,10 @@ def test_a_batch_must_divide_among_the_devices():
         distribution.Devices(("cpu:0",) * 4, 4).check_batch(3)
 
 
-def test_one_machine_agrees_with_itself():
+def test_one_process_broadcasts_to_itself():
     one = distribution.choose()
-    assert one.agree(True) and not one.agree(False)
-    assert one.from_chief(lambda: [1, 2], [0, 0]) == [1, 2]
+    assert one.broadcast_flag(True) and not one.broadcast_flag(False)
+    assert one.broadcast(lambda: [1, 2], [0, 0]) == [1, 2]
 
 
 def difference(one, other):
@@ -109,13 +109,13 @@ def jax_environment(common):
     return os.environ | XLA_IN_HASTE | cache | {"KERAS_BACKEND": "jax"}
 
 
-def start_hosts(built, folder, environment, *options):
+def start_processes(built, folder, environment, *options):
     hosts = ",".join(f"127.0.0.1:{port}" for port in free_ports(2))
     command = [sys.executable, "train.py", "--data-dir", built, "--train-dir", folder]
     command += [*ARGUMENTS, *options, "--strategy", "multiworker", "--hosts", hosts]
     return [
         subprocess.Popen(
-            [*map(str, command), "--host", str(host)],
+            [*map(str, command), "--process-id", str(number)],
             cwd=REPOSITORY,
             env=environment,
             stdout=subprocess.PIPE,
@@ -123,28 +123,29 @@ def start_hosts(built, folder, environment, *options):
             text=True,
             start_new_session=True,  # the process that supervises, and its child
         )
-        for host in range(2)
+        for number in range(2)
     ]
 
 
 @pytest.mark.slow
-def test_two_hosts_reach_the_weights_of_one_that_reads_what_both_read(
+def test_two_processes_reach_the_weights_of_one_that_reads_what_both_read(
     built, tmp_path, jax_environment
 ):
     options = ["--max-epochs", 1, "--lr", 1e-3]
-    hosts = start_hosts(built, tmp_path / "two", jax_environment, *options)
+    hosts = start_processes(built, tmp_path / "two", jax_environment, *options)
     for process in hosts:
         _, errors = process.communicate(timeout=280)
         assert process.returncode == 0, errors
     joined = """
-import sys, tensorflow as tf, train
+import dataclasses, sys, tensorflow as tf, train
 from tagger import cli
 from tagger.data import pipeline
-alone = pipeline.training_segments
-def both(shards, split, segmentation, batch_size, **options):
-    options.pop("num_hosts", None), options.pop("host", None)
-    half = [alone(shards, split, segmentation, batch_size // 2, host=host, num_hosts=2,
-                  **options) for host in range(2)]
+one_process = pipeline.training_segments
+def both(shards, split, segmentation, batch_size, options, first_epoch=0):
+    halves = [dataclasses.replace(options, process_id=number, num_processes=2)
+              for number in range(2)]
+    half = [one_process(shards, split, segmentation, batch_size // 2, own, first_epoch)
+            for own in halves]
     return tf.data.Dataset.zip(*half).map(
         lambda one, other: [tf.concat(pair, 0) for pair in zip(one, other)]
     ).map(lambda segments, labels: (segments, labels))
@@ -167,11 +168,11 @@ cli.run(train.main)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
-def test_when_a_host_is_lost_the_other_stops_and_the_same_command_goes_on(
+def test_when_a_process_is_lost_the_other_stops_and_the_same_command_goes_on(
     built, tmp_path, jax_environment, lost
 ):
     endless = ["--max-epochs", 200, "--patience", 200, "--checkpoint-minutes", 0]
-    hosts = start_hosts(built, tmp_path / "log", jax_environment, *endless)
+    hosts = start_processes(built, tmp_path / "log", jax_environment, *endless)
     deadline = time.time() + 200
     while not (tmp_path / "log/0/training.csv").exists():  # an epoch is done
         assert time.time() < deadline and hosts[0].poll() is None
@@ -189,7 +190,7 @@ def test_when_a_host_is_lost_the_other_stops_and_the_same_command_goes_on(
         return  # which one was lost tells nothing of the restart, and minutes count
     table = tmp_path / "log/0/training.csv"
     before = table.read_text().splitlines()
-    hosts = start_hosts(built, tmp_path / "log", jax_environment, *endless)
+    hosts = start_processes(built, tmp_path / "log", jax_environment, *endless)
     deadline = time.time() + 200
     while len(after := table.read_text().splitlines()) < len(before) + 1:
         assert time.time() < deadline and hosts[0].poll() is None
@@ -207,6 +208,7 @@ def test_when_a_host_is_lost_the_other_stops_and_the_same_command_goes_on(
 @pytest.mark.slow
 def test_a_run_computes_one_operation_at_a_time_on_cpus():
     """In a process of its own: TensorFlow takes the setting before its first work."""
-    code = "from tagger.training import distribution; distribution.choose(); import tensorflow as tf"
+    code = "from tagger.training import distribution; distribution.choose()"
+    code += "; import tensorflow as tf"
     code += "; assert tf.config.threading.get_inter_op_parallelism_threads() == 1"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from test_registry import NARROW
+from narrow import narrow_options
 
 from tagger import models
 from tagger.data import building, pipeline
 from tagger.datasets import magnatagatune
-from tagger.training import noisy_student, recipes
+from tagger.training import noisy_student, recipes, trainer
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,22 @@ def half_labelled(_corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(half_labelled, tmp_path_factory):
-    model = models.build_model("sample_cnn", num_tags=10, **NARROW["sample_cnn"],
+    model = models.build_model("sample_cnn", num_tags=10, **narrow_options("sample_cnn"),
                                tags=half_labelled.manifest.tags)  # fmt: skip
     path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
     models.save_model(model, path)
     return path
+
+
+def task_of(shards, teacher, **options):
+    options = noisy_student.StudentOptions(**options)
+    return noisy_student.NoisyStudentTask(shards, shards, teacher, options)
+
+
+def plan_of(teacher, batch_size, **options):
+    segmentation = models.model_info(models.load_model(teacher)).segmentation
+    options = pipeline.ReadOptions(**options)
+    return trainer.BatchPlan(segmentation, batch_size, options)
 
 
 def test_losses_by_hand():
@@ -55,16 +66,13 @@ def test_losses_by_hand():
 
 def test_a_batchs_loss_is_the_sum_of_both_parts_means(half_labelled, teacher):
     """Of seven segments at a share of .4 three are labelled."""
-    objective = noisy_student.NoisyStudent(
-        half_labelled, half_labelled, teacher, labelled_share=0.4
-    )
-    segmentation = models.model_info(models.load_model(teacher)).segmentation
-    batches = objective.batches(segmentation, 7, num_batches=5, epoch=0, step=0)
+    task = task_of(half_labelled, teacher, labelled_share=0.4)
+    batches = task.batches(plan_of(teacher, 7), epoch=0, step=0)
     _, labels, weights = next(iter(batches))
     labels = np.array(labels)
     rng = np.random.default_rng(0)
     scores, of_teacher = rng.random((2, *labels.shape)).astype(np.float32)
-    rows = objective.loss(labels, np.concatenate([scores, of_teacher], axis=1))
+    rows = task.loss(labels, np.concatenate([scores, of_teacher], axis=1))
 
     def entropy(target, score):
         terms = target * np.log(score) + (1 - target) * np.log(1 - score)
@@ -76,12 +84,13 @@ def test_a_batchs_loss_is_the_sum_of_both_parts_means(half_labelled, teacher):
 
 @pytest.mark.slow
 def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, teacher):
-    objective = noisy_student.NoisyStudent(half_labelled, half_labelled, teacher)
-    model = models.build_model("sample_cnn", num_tags=10, **NARROW["sample_cnn"])
+    task = task_of(half_labelled, teacher)
+    model = models.build_model(
+        "sample_cnn", num_tags=10, **narrow_options("sample_cnn")
+    )
     model.load_weights(teacher)  # so that both would say the same of the same
-    fed = objective.trainable(model, recipes.resemul(batch_size=8))
-    segmentation = models.model_info(model).segmentation
-    batches = objective.batches(segmentation, 8, num_batches=5, epoch=0, step=0)
+    fed = task.training_model(model, recipes.resemul(batch_size=8))
+    batches = task.batches(plan_of(teacher, 8), epoch=0, step=0)
     (segments, unlabelled), labels, weights = next(iter(batches))
     np.testing.assert_array_equal(unlabelled, [0] * 4 + [1] * 4)
     np.testing.assert_array_equal(labels[4:], pipeline.UNLABELLED)
@@ -94,7 +103,7 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
     assert np.abs(student - heard).max() > 1e-3
     before = [np.array(weight) for weight in fed.get_layer("teacher").weights]
     assert before
-    fed.compile("sgd", loss=objective.loss)
+    fed.compile("sgd", loss=task.loss)
     fed.train_on_batch([segments, unlabelled], labels, sample_weight=weights)
     for old, weight in zip(before, fed.get_layer("teacher").weights, strict=True):
         np.testing.assert_array_equal(old, weight)
@@ -109,19 +118,11 @@ def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_p
         noisy_student.write_scores(
             teacher, half_labelled, split, segmentation, tmp_path
         )
-    live = noisy_student.NoisyStudent(
-        half_labelled, half_labelled, teacher, kind="skeptical"
-    )
+    live = task_of(half_labelled, teacher, labelled_loss="skeptical")
     stored = dataclasses.replace(live, scores_dir=tmp_path)
-    batch = {
-        "segmentation": segmentation,
-        "batch_size": 8,
-        "num_batches": 5,
-        "epoch": 0,
-        "step": 0,
-    }
-    (segments, _), labels, _ = next(iter(live.batches(**batch)))
-    (same, flags), both, _ = next(iter(stored.batches(**batch)))
+    plan = plan_of(teacher, 8)
+    (segments, _), labels, _ = next(iter(live.batches(plan, 0, 0)))
+    (same, flags), both, _ = next(iter(stored.batches(plan, 0, 0)))
     np.testing.assert_array_equal(segments, same)
     np.testing.assert_array_equal(flags, [0] * 4 + [1] * 4)
     given, scores = np.split(np.array(both), 2, axis=1)
@@ -136,20 +137,17 @@ def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_p
         rtol=1e-5,
     )
     with pytest.raises(ValueError, match="for whole segments, not for random crops"):
-        stored.batches(**batch, crops_per_clip=1)
+        stored.batches(plan_of(teacher, 8, crops_per_clip=1), 0, 0)
 
 
 def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teacher):
     """Although the unlabelled epoch has another length than the labelled one."""
-    objective = noisy_student.NoisyStudent(
-        half_labelled, half_labelled, teacher, labelled_share=0.75
-    )
-    segmentation = models.model_info(models.load_model(teacher)).segmentation
-    order = {"seed": 3, "num_read_threads": 2}
-    whole = objective.batches(segmentation, 8, num_batches=4, epoch=0, step=0, **order)
-    whole = list(whole.take(10).as_numpy_iterator())
-    rest = objective.batches(segmentation, 8, num_batches=4, epoch=1, step=3, **order)
-    for one, other in zip(whole[7:], rest.take(3).as_numpy_iterator(), strict=True):
+    task = task_of(half_labelled, teacher, labelled_share=0.75)
+    plan = plan_of(teacher, 8, seed=3, num_read_threads=2)
+    num_batches = task.num_batches(plan)
+    whole = list(task.batches(plan, 0, 0).take(2 * num_batches).as_numpy_iterator())
+    rest = task.batches(plan, epoch=1, step=num_batches - 3).take(3)
+    for one, other in zip(whole[-3:], rest.as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(one[0][0], other[0][0])
         np.testing.assert_array_equal(one[1], other[1])
         np.testing.assert_array_equal(one[2], other[2])
@@ -158,17 +156,20 @@ def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teach
 def test_what_does_not_fit_is_said(half_labelled, teacher, built, tmp_path):
     shards, recipe = half_labelled, recipes.resemul(batch_size=8)
     with pytest.raises(ValueError, match="holds no student clips"):
-        noisy_student.NoisyStudent(shards, pipeline.open_shards(built), teacher)
-    with pytest.raises(ValueError, match="Unknown labelled loss 'mse'. Choose one"):
-        noisy_student.NoisyStudent(shards, shards, teacher, "mse")
-    with pytest.raises(ValueError, match="fcn has no smaller size of its own"):
-        noisy_student.train("fcn", {}, recipe, shards, shards, teacher, tmp_path,
-                            student="distillation")  # fmt: skip
-    objective = noisy_student.NoisyStudent(shards, shards, teacher)
-    longer = models.build_model("music_tagging_transformer", num_tags=10,
-                                **NARROW["music_tagging_transformer"])  # fmt: skip
+        noisy_student.NoisyStudentTask(shards, pipeline.open_shards(built), teacher)
+    for wrong in ({"labelled_loss": "mse"}, {"student": "idle"}):
+        with pytest.raises(ValueError, match="Unknown .*. Choose one of: "):
+            noisy_student.StudentOptions(**wrong)
+    with pytest.raises(ValueError, match="between 0 and 1, not 1"):
+        noisy_student.StudentOptions(labelled_share=1)
+    data = noisy_student.StudentData(shards, shards, teacher)
+    student = noisy_student.StudentOptions("distillation")
+    with pytest.raises(ValueError, match="fcn has no predefined smaller size"):
+        noisy_student.train("fcn", {}, recipe, data, tmp_path, student)
+    name = "music_tagging_transformer"
+    longer = models.build_model(name, num_tags=10, **narrow_options(name))
     with pytest.raises(ValueError, match="teacher sample_cnn takes 59049 samples, the"):
-        objective.trainable(longer, recipe)
+        task_of(shards, teacher).training_model(longer, recipe)
 
 
 @pytest.mark.slow

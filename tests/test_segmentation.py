@@ -1,0 +1,69 @@
+"""How clips are cut: arrays, streams and tensors alike."""
+
+import numpy as np
+import pytest
+
+from tagger.segmentation import Segmentation, crop_tensor, cut, cut_tensor, stream
+
+RULES = {
+    "drop": Segmentation(10),
+    "pad": Segmentation(10, "pad"),
+    "overlap": Segmentation(10, hop_samples=6),
+    "edges": Segmentation(10, hop_samples=6, edge_samples=2),
+}
+
+
+def streamed(waveform, rule, block):
+    blocks = (waveform[at : at + block] for at in range(0, len(waveform), block))
+    return list(stream(blocks, rule))
+
+
+def by_hand(waveform, rule):
+    """The definition: repeat, mirror, pad, then every hop a segment."""
+    if len(waveform) < rule.shortest_samples:
+        waveform = np.resize(waveform, rule.shortest_samples)
+    waveform = np.pad(waveform, rule.edge_samples, mode="reflect")
+    if rule.remainder == "pad":
+        waveform = np.pad(waveform, (0, -len(waveform) % rule.num_samples))
+    starts = range(0, len(waveform) - rule.num_samples + 1, rule.hop_samples)
+    return [waveform[at : at + rule.num_samples] for at in starts]
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("length", [3, 9, 10, 11, 20, 29, 31, 100])
+def test_arrays_streams_and_tensors_are_cut_alike(name, length):
+    tf = pytest.importorskip("tensorflow")
+    waveform, rule = np.arange(1, length + 1, dtype=np.int16), RULES[name]
+    expected = by_hand(waveform, rule)
+    np.testing.assert_array_equal(cut(waveform, rule), expected)
+    for block in (1, 7, 1000):
+        np.testing.assert_array_equal(streamed(waveform, rule, block), expected)
+    np.testing.assert_array_equal(cut_tensor(tf.constant(waveform), rule), expected)
+    assert rule.num_segments(length) == len(expected)
+
+
+def test_a_crop_of_a_short_clip_is_the_repeated_clip():
+    tf = pytest.importorskip("tensorflow")
+    seed = tf.constant([0, 1], tf.int64)
+    crops = crop_tensor(tf.range(1, 8), Segmentation(10), 4, seed)
+    assert crops.numpy().tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 3]] * 4
+
+
+def test_a_hop_is_at_least_a_sample_and_at_most_a_segment():
+    padded = Segmentation(100, "pad")
+    assert padded.with_hop(None, 10) == padded
+    assert padded.with_hop(2.5, 10) == Segmentation(100, "drop", 25)
+    for hop_seconds in (0, 0.05, 10.1, float("nan"), -1):
+        with pytest.raises(
+            ValueError, match="between one sample and one segment .10.0"
+        ):
+            padded.with_hop(hop_seconds, 10)
+
+
+def test_rules_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="can only drop their remainder"):
+        Segmentation(10, "pad", hop_samples=6)
+    with pytest.raises(ValueError, match="remainder must be 'drop' or 'pad'"):
+        Segmentation(10, "cut")
+    with pytest.raises(ValueError, match="empty waveform has no segments"):
+        cut(np.zeros(0), Segmentation(10))
