@@ -11,11 +11,11 @@ demo: .venv/installed
 	    --num-filters 16 --batch-size 8 --lr 0.03 --num-lr-decays 2 --max-epochs 5 \
 	    --patience 4
 	$(PYTHON) extract_excitations.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
-	    --out $(DEMO)/excitations.pkl --plot-dir $(DEMO)/plots
+	    --out $(DEMO)/excitations.pkl --plot-dir $(DEMO)/plots --force
 	$(PYTHON) -m tagger tag $(DEMO)/mp3/f/demo-0-0015-violin.mp3 \
 	    --model $(DEMO)/log/model.keras
 	$(PYTHON) eval.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
-	    --csv $(DEMO)/scores.csv --plot $(DEMO)/plots/scores.png
+	    --csv $(DEMO)/scores.csv --plot $(DEMO)/plots/scores.png --force
 
 test: .venv/installed-test
 	$(PYTHON) -m pytest

@@ -8,6 +8,7 @@ bit. With several channels we take their mean, as madmom does for int16 (for flo
 ffmpeg call is sqrt(2) louder than the mean of a stereo file).
 """
 
+import collections
 import functools
 import itertools
 import os
@@ -89,7 +90,7 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         raise AudioDecodeError(path, _why_not_opened(path, error)) from error
     except UnicodeError as error:
         raise AudioDecodeError(path, "its name is not UTF-8") from error
-    num_samples = 0
+    num_samples, num_decoded = 0, collections.Counter()
     with container:
         if not container.streams.audio:
             raise AudioDecodeError(path, "there is no audio in it")
@@ -100,6 +101,7 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         try:
             # Files glued together change rate or channels on their way.
             for _, frames in itertools.groupby(packets.frames(), _format_of):
+                frames = _counted(frames, num_decoded)
                 for block in _resample(frames, sample_rate):
                     if not np.isfinite(block).all():
                         raise AudioDecodeError(path, "it holds NaN or infinite samples")
@@ -109,7 +111,9 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
             raise AudioDecodeError(path, f"FFmpeg says {error.strerror!r}") from error
         declared = _declared_seconds(path, container, stream)
     if not num_samples:
-        raise AudioDecodeError(path, "it holds no samples")
+        few = num_decoded.total()
+        reason = f"it is too short to resample: {few} samples" if few else ""
+        raise AudioDecodeError(path, reason or "it holds no samples")
     if packets.num_damaged * 10 > packets.num_good:
         damaged, total = packets.num_damaged, packets.num_damaged + packets.num_good
         raise AudioDecodeError(
@@ -296,6 +300,14 @@ class _Packets:
                 self.cut_short = packet.size < longest
             self.num_good += bool(frames)
             yield from frames
+
+
+def _counted(
+    frames: Iterator[av.AudioFrame], num_samples: collections.Counter
+) -> Iterator[av.AudioFrame]:
+    for frame in frames:
+        num_samples["decoded"] += frame.samples
+        yield frame
 
 
 def _format_of(frame: av.AudioFrame) -> tuple:

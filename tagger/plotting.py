@@ -199,7 +199,7 @@ def plot_tag_distances(distances: dict[str, pd.DataFrame]) -> Figure:
         distances: Title -> distances [tags, tags], neighbours near each other.
     """
     num_tags = max(len(one) for one in distances.values())
-    side = 2.2 + 0.14 * num_tags
+    side = max(2.2 + 0.14 * num_tags, 4.2)  # the colour bar's label needs that much
     figure = _figure(side * len(distances) + 0.8, side + 0.6)
     panels = figure.subplots(1, len(distances), squeeze=False)[0]
     highest = max(one.to_numpy().max() for one in distances.values())
@@ -414,9 +414,11 @@ def plot_taggram(
     """
     figure = _figure(10, 1.5 + max(0.2 * len(tags), 0.5))
     axes = figure.subplots()
-    # Each segment is drawn up to the next: they may overlap or leave gaps.
-    ends = [*seconds, seconds[-1] + min([segment_seconds, *np.diff(seconds)[:1]])]
-    image = _rows(axes, scores.T, np.array(ends), "viridis", vmin=0)
+    # A score belongs to the middle of its segment, however much the segments overlap.
+    hop = min([segment_seconds, *np.diff(seconds)[:1]])
+    edges = seconds[0] + (segment_seconds - hop) / 2 + hop * np.arange(len(scores) + 1)
+    image = _rows(axes, scores.T, edges, "viridis", vmin=0)
+    axes.set_xlim(min(seconds[0], 0), seconds[-1] + segment_seconds)
     names = list(map(_plain, tags))
     axes.set_yticks(np.arange(len(tags)), names, fontsize=_row_size(len(tags)))
     axes.set_xlabel("seconds")

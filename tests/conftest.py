@@ -1,10 +1,14 @@
 """A small corpus, built and trained once, for every test that needs real files."""
 
+import contextlib
 import functools
+import importlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -14,6 +18,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: a core to eac
 
 import filelock
 import pytest
+
+from tagger import cli
 
 REPOSITORY = Path(__file__).parent.parent
 REFERENCES = Path(__file__).parent / "references"
@@ -31,11 +37,13 @@ def shared():
 
 
 @pytest.fixture(scope="session")
-def _corpus(tmp_path_factory):
+def _corpus(common):
     from tagger.datasets import demo
 
-    folder = tmp_path_factory.mktemp("corpus")
-    demo.synthesize(folder, num_clips=32)
+    folder = common / "corpus"
+    with filelock.FileLock(common / "corpus.lock"):  # one process makes it
+        if not (folder / "annotations_final.csv").exists():
+            demo.synthesize(folder, num_clips=32)
     return folder
 
 
@@ -63,13 +71,16 @@ def build_corpus(corpus, output_dir=None, **options):
 
 
 @pytest.fixture(scope="session")
-def built_at(_corpus, tmp_path_factory):
+def built_at(_corpus, common):
     """built_at(16000) -> folder of the demo clips' shards at a rate; read only."""
 
     @functools.cache
     def build(sample_rate):
-        folder = tmp_path_factory.mktemp(f"built{sample_rate}")
-        build_corpus(_corpus, folder, sample_rate=sample_rate)
+        folder = common / f"built{sample_rate}"
+        with filelock.FileLock(common / f"built{sample_rate}.lock"):
+            if not (folder / "done").exists():
+                build_corpus(_corpus, folder, sample_rate=sample_rate)
+                (folder / "done").touch()
         return folder
 
     return build
@@ -81,21 +92,74 @@ def built(built_at):
     return built_at(22050)
 
 
+def call(command, cwd, input=""):
+    """Runs a command in this process as a shell would run it in one of its own."""
+    name, *arguments = map(str, command)
+    if name.endswith(".py"):
+        main = importlib.import_module(name.removesuffix(".py")).main
+    else:  # -m tagger
+        main, (_, *arguments) = cli.main, arguments
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    with (
+        _in_folder(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),
+    ):
+        patch.setattr(sys, "stdin", io.StringIO(input))
+        warnings.resetwarnings()
+        for kind in (DeprecationWarning, FutureWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"Note: {message}", file=sys.stderr
+        )
+        try:
+            main(arguments)
+        except (ValueError, OSError, ImportError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            code = 2
+        except SystemExit as ended:
+            code = ended.code or 0
+    return subprocess.CompletedProcess(command, code, out.getvalue(), errors.getvalue())
+
+
+@contextlib.contextmanager
+def _in_folder(folder):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 @pytest.fixture(scope="session")
 def run_script():
-    """Runs a command as a user does: run_script("eval.py", …) -> finished process."""
+    """Runs a command as a user does: run_script("eval.py", …) -> finished process.
+
+    In this process, which has TensorFlow loaded, unless the command is Python code or
+    needs an environment of its own; `run_process` never is.
+    """
 
     def run(*command, cwd=REPOSITORY, **options):
-        return subprocess.run(
-            [sys.executable, *map(str, command)],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            **options,
-        )
+        if "env" in options or command[0] in ("-c", "-X"):
+            return run_process(*command, cwd=cwd, **options)
+        return call(command, cwd, **options)
 
     return run
+
+
+def run_process(*command, cwd=REPOSITORY, **options):
+    """Runs a command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -119,3 +183,12 @@ def trained(built, common, run_script):
             )
             assert done.returncode == 0, done.stderr
     return folder
+
+
+def fails(done, *words):
+    """The command ended with exit code 2; its last line holds these words."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert str(word) in last

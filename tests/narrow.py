@@ -7,7 +7,8 @@ from drawn import draw_music
 from tagger import models
 
 TAGS = ("rock", "slow", "ünïcode")
-CHANNELS, UNITS, FILTERS, HEADS = 16, 8, 2, 2
+FILTERS, UNITS = 2, 8
+SMALL = {"alpha": 2, "channels": 16, "num_heads": 2, "num_layers": 2}
 
 
 def narrow_options(name):
@@ -19,8 +20,8 @@ def narrow_options(name):
             small[option] = len(default) * (FILTERS,) if is_many else FILTERS
         elif option.endswith("units"):
             small[option] = UNITS
-        elif option in ("channels", "num_heads", "alpha"):
-            small[option] = {"channels": CHANNELS}.get(option, HEADS)
+        elif option in SMALL:
+            small[option] = SMALL[option]
     return small
 
 

@@ -146,6 +146,8 @@ def model_name(text: str) -> str:
             )
         return text
     hint = suggest_names(text, PRETRAINED)
+    if "Available" in hint:
+        hint = "See tagger pretrained."
     raise argparse.ArgumentTypeError(
         f"there is no model file or pretrained model {text!r}. {hint}"
     )

@@ -6,9 +6,9 @@
         red/02.mp3,rock,Ben                      └── rock
                                                      └── 02.flac
 
-`path` is relative to the csv's folder, or absolute. Tags stand in one column `tags`,
-separated by semicolons (other columns are then ignored), or every further column is a
-tag of 0s and 1s. Optional columns: `clip_id` (else the path is it), `split` (train,
+`path` is relative to the csv's folder, or absolute. Tags are either in one column
+`tags`, separated by semicolons (other columns are then ignored), or every further column
+is a tag of 0s and 1s. Optional columns: `clip_id` (else the path is it), `split` (train,
 val, test, student), `artist`. Without `split`, artists are dealt 8:1:1 to train, val
 and test, so that none is in two of them; without `artist`, files are. A row without any
 tag is unlabelled music, for the split student, unless `split` says otherwise.
@@ -49,6 +49,7 @@ def load_annotations(
     tags: str | None = None,
     num_tags: int | None = None,
     seed: int = 0,
+    tag_separator: str = ";",
 ) -> Annotations:
     """Reads a csv, or walks a folder of folders.
 
@@ -57,7 +58,8 @@ def load_annotations(
         tags: File that names the tags to take, in order (a line each, or a JSON list);
             others are left out. Default: all, in alphabetical order.
         num_tags: Take the most frequent tags alone.
-        seed: Of the split, where the csv has none.
+        seed: Seed of the split, if the csv has none.
+        tag_separator: What separates the tags in the column `tags`.
 
     Returns:
         Annotations, rows as they stand in the csv or in the order of the paths.
@@ -71,7 +73,7 @@ def load_annotations(
     if source.is_dir():
         audio_dir, rows = source, _walk(source)
     elif source.is_file():
-        audio_dir, rows = source.parent, _read_rows(source)
+        audio_dir, rows = source.parent, _read_rows(source, tag_separator)
     else:
         raise FileNotFoundError(
             f"There is no {str(source)!r}. Give a csv of paths and tags, or a folder"
@@ -103,7 +105,7 @@ def load_annotations(
 # --- Rows: columns path, clip_id, tags (a list per row), perhaps split and artist -----
 
 
-def _read_rows(path: Path) -> "pd.DataFrame":
+def _read_rows(path: Path, tag_separator: str) -> "pd.DataFrame":
     try:
         with open(path, encoding="utf-8-sig") as file:
             head = file.readline()
@@ -128,11 +130,27 @@ def _read_rows(path: Path) -> "pd.DataFrame":
     if "clip_id" not in table:
         table["clip_id"] = table["path"]
     if "tags" in table:
-        cells = table["tags"].str.split(";")
+        cells = table["tags"].str.split(tag_separator, regex=False)
         table["tags"] = [[t.strip() for t in cell if t.strip()] for cell in cells]
+        _warn_of_other_separators(table["tags"], path, tag_separator)
     else:
         table["tags"] = _tags_of_columns(table, path)
     return table[[column for column in FACTS if column in table]]
+
+
+def _warn_of_other_separators(
+    tags_of_rows: "pd.Series", path: Path, tag_separator: str
+) -> None:
+    tags = {tag for tags in tags_of_rows for tag in tags}
+    for other in {",", ";", "|", "/"} - {tag_separator}:
+        joined = sorted(tag for tag in tags if other in tag)
+        if len(joined) > len(tags) / 4:
+            warnings.warn(
+                f"{len(joined)} of {len(tags)} tags of {path} contain {other!r}, such"
+                f" as {joined[0]!r}. If it separates tags, add --tag-separator"
+                f" '{other}'.",
+                stacklevel=4,
+            )
 
 
 def _fact_or_tag(column: str) -> str:

@@ -130,11 +130,14 @@ def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
     """The taggram of some tags, with a cursor."""
     taggram = song.taggram
     seconds = (np.arange(NUM_COLUMNS) + 0.5) / NUM_COLUMNS * taggram.length_seconds
-    segments = np.searchsorted(taggram.seconds, seconds, side="right") - 1
-    scores = taggram.scores[np.maximum(segments, 0)][:, tagger.tag_numbers(tags)].T
+    # Each column shows the segment whose middle is nearest.
+    middles = taggram.seconds + taggram.segment_seconds / 2
+    borders = (middles[1:] + middles[:-1]) / 2
+    segments = np.searchsorted(borders, seconds)
+    scores = taggram.scores[segments][:, tagger.tag_numbers(tags)].T
     highest = max(scores.max(), 0.01)
     colours = colormaps["magma"](scores / highest)
-    # What stands behind the last segment was not scored.
+    # What follows the last segment was not scored.
     colours[:, seconds > taggram.seconds[-1] + taggram.segment_seconds, 3] = 0
     means = taggram.aggregated()
     rows = [

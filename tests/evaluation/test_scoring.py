@@ -108,15 +108,47 @@ def test_a_model_of_another_rate_or_number_of_tags_is_refused(built, changes, me
         scoring.evaluate(None, shards, info_of(shards, **changes))
 
 
-def test_other_tags_or_another_order_are_told_apart(built):
+def test_tags_are_aligned_by_name(built):
+    """A model of other tags in another order, against its columns put right by hand."""
     shards = pipeline.open_shards(built)
     tags = shards.manifest.tags
-    with pytest.raises(
-        ValueError, match="number 1 is .*the same tags in another order"
-    ):
+    places = [7, 2, 0]
+    named = ("zither", *(tags[n] for n in places))
+    info = info_of(shards, tags=named, num_tags=4)
+
+    def scores(segments):
+        level = np.abs(segments.astype(float)).mean(axis=1, keepdims=True) / 32768
+        return level ** np.arange(1, 5)
+
+    full = scoring.evaluate(
+        lambda segments: np.repeat(scores(segments)[:, :1], 10, axis=1),
+        shards,
+        info_of(shards),
+    )
+    result = scoring.evaluate(scores, shards, info)
+    assert result.tags == tuple(tags[n] for n in sorted(places))
+    assert result.note == "3 tags in common, of 10 in the data and 4 in the model"
+    assert result.note in result.report()
+    np.testing.assert_array_equal(result.labels, full.labels[:, sorted(places)])
+    assert result.columns == (3, 2, 1)  # of tags 0, 2 and 7
+    by_loudness = full.per_tag()["roc_auc"][list(result.tags)]
+    assert result.per_tag()["roc_auc"].tolist() == by_loudness.tolist()
+    # A threshold belongs to a score of the model, wherever the data has its tag.
+    never = [0.0, 2.0, 2.0, 2.0]
+    assert result.at_thresholds(never) == 0
+    order = info_of(shards, tags=tags[::-1])
+    assert "order them differently" in scoring.common_tags(order, shards).note
+
+
+def test_models_that_must_match_exactly_are_told_the_difference(built):
+    shards = pipeline.open_shards(built)
+    tags = shards.manifest.tags
+    with pytest.raises(ValueError, match="different tags .*order them differently"):
         scoring.check_match(info_of(shards, tags=tags[::-1]), shards)
-    with pytest.raises(ValueError, match="number 10 is .zither. .*other tags"):
+    with pytest.raises(ValueError, match="9 tags in common, of 10 in the data and 10"):
         scoring.check_match(info_of(shards, tags=(*tags[:-1], "zither")), shards)
+    with pytest.raises(ValueError, match="share no tag: the model scores zither"):
+        scoring.evaluate(None, shards, info_of(shards, tags=("zither",), num_tags=1))
 
 
 def test_a_model_without_tags_takes_the_manifests_and_says_so(built):
@@ -124,8 +156,8 @@ def test_a_model_without_tags_takes_the_manifests_and_says_so(built):
     with pytest.warns(
         UserWarning, match="holds no tag names; names and order are those of"
     ):
-        names = scoring.tag_names(info_of(shards, tags=None), shards)
-    assert names == shards.manifest.tags
+        common = scoring.common_tags(info_of(shards, tags=None), shards)
+    assert common.names == shards.manifest.tags
 
 
 def test_a_split_whose_clips_were_all_skipped_is_named(corpus):
@@ -236,7 +268,7 @@ def test_eval_compares_tunes_and_measures_robustness(
     tuned, plot = tmp_path / "tuned.keras", tmp_path / "robustness.png"
     done = run_script(
         *("eval.py", model, "--data-dir", built, "--bootstrap", 20),
-        *("--against", model, "--tune-thresholds", tuned),
+        *("--compare-with", model, "--tune-thresholds", tuned),
         *("--compare", "published", "--robustness", plot),
     )
     assert done.returncode == 0, done.stderr

@@ -32,7 +32,7 @@ def test_a_layer_over_time_is_averaged(model):
     layer = next(one for one in model.layers if one.name.startswith("block1"))
     network = embeddings.Embedder(model, layer.name).network
     assert network.output_shape == (None, layer.output.shape[-1])
-    with pytest.raises(ValueError, match="no layer 'block1_konv'. The nearest: block1"):
+    with pytest.raises(ValueError, match="no layer 'block1_konv'. Did you mean block1"):
         embeddings.Embedder(model, "block1_konv")
 
 
@@ -125,7 +125,7 @@ def test_the_command_embeds_and_lists_the_most_similar(trained, tmp_path, run_sc
     again = run_script(*embed, "--library", library, "--similar-to", song)
     assert again.stdout.startswith(done.stdout) and again.stdout.count("\n") == 2
     other = run_script(*embed, "--library", library, "--layer", "x", song)
-    assert other.returncode == 2 and "holds vectors of" in other.stderr
-    for arguments, said in (((), "Give audio files"), ((song,), "Say what for")):
+    assert other.returncode == 2 and "holds embeddings of" in other.stderr
+    for arguments, said in (((), "Give audio files"), ((song,), "Give --library")):
         wrong = run_script(*embed, *arguments)
         assert wrong.returncode == 2 and said in wrong.stderr

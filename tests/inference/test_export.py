@@ -14,7 +14,7 @@ from tagger.inference import embeddings, export
 from tagger.inference import tagger as tagging
 from tagger.inference.engines import OnnxModel
 from tagger.interpretation import report
-from tagger.models.metadata import ModelInfo
+from tagger.models.metadata import EXPORT_FORMATS, ModelInfo
 from tagger.weights import conversion
 
 TAGS = ("guitar", "techno", "female voice", "slow", "strings")
@@ -79,7 +79,7 @@ def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path)
     to = run.__name__.replace("_", "-")
     if to == "litert" and tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
         pytest.skip("Keras writes LiteRT from 3.13 on")
-    path = tmp_path / f"model{export.FORMATS[to]}"
+    path = tmp_path / f"model{EXPORT_FORMATS[to]}"
     assert export.export(model, path, to) == path
     segments = real_audio(models.model_info(model))
     scores, described = run(path, segments)
@@ -111,7 +111,7 @@ def test_mixed_precision_is_exported_in_float32(tmp_path):
         ("m.onnx", "coreml", "Unknown format 'coreml'. Choose one of: saved-model"),
         ("m.tflite", "onnx", "must end in .onnx, not 'm.tflite'"),
         ("m.onnx", "saved-model", "is a folder, not 'm.onnx'"),
-        ("there", "saved-model", "exists. Choose another folder"),
+        ("there", "saved-model", "exists. Choose another path"),
     ],
 )
 def test_what_does_not_fit_is_said(name, to, said, tmp_path):
@@ -187,9 +187,7 @@ def test_onnx_files_that_do_not_serve_are_named(exported, tmp_path):
     assert OnnxModel(tmp_path / "signed.onnx").info == OnnxModel(exported[1]).info
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(
-        ValueError, match="does not say its rate, segmentation and tags"
-    ):
+    with pytest.raises(ValueError, match="does not hold its sample rate, segmentation"):
         OnnxModel(tmp_path / "foreign.onnx")
 
 

@@ -155,7 +155,7 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     listed = run_script(
         *("-m", "tagger", "tag", "-", *model, "--threshold", 0, "--top", 3),
         *("--taggram", tmp_path / "t.png", "--aggregate", "max", "--hop", 1),
-        input=f"{clips[0]}\n\n",
+        input=f"#EXTM3U\n  {clips[0]}\t\n\n",
     )
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.count("\n") == 4
@@ -165,16 +165,18 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     assert run_script(*tag, clips[0]).returncode == 0
     first = output.read_text()
     again = run_script(*tag, clips[0])
-    assert again.returncode == 2 and "--resume goes on with them" in again.stderr
+    assert again.returncode == 2 and "Add --resume to continue it" in again.stderr
     output.write_text(first + '{"path": "half a li')  # killed while it wrote
     done = run_script(*tag, *clips, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert str(clips[0]) not in done.stdout
-    assert output.read_text() == first + done.stdout
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert rows[0] == json.loads(first) and len(rows) == 2
+    assert rows[1] == json.loads(done.stdout) | {"settings": rows[0]["settings"]}
     two = run_script(
         "-m", "tagger", "tag", *clips, *model, "--taggram", tmp_path / "t.png"
     )
-    assert two.returncode == 2 and "--taggram draws one file, and 2" in two.stderr
+    assert two.returncode == 2 and "--taggram draws one file, but 2" in two.stderr
     (tmp_path / "empty").mkdir()
     none = run_script("-m", "tagger", "tag", tmp_path / "empty", *model)
     assert none.returncode == 2 and "holds no audio" in none.stderr

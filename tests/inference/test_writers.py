@@ -19,8 +19,15 @@ LATER = {
 PATHS = ["a/1.mp3", "b/2.mp3"]
 
 
-def write(place, *results, model="m"):
-    opened = writers.open_results(place, PATHS, TAGS, model)
+SETTINGS = {"hop": None, "aggregate": "mean", "threshold": None}
+
+
+def source(model="m", **settings):
+    return writers.Source(model, TAGS, SETTINGS | settings)
+
+
+def write(place, *results, force=False, **of):
+    opened = writers.open_results(place, PATHS, source(**of), force)
     for result in results:
         opened.write(result)
     opened.close()
@@ -40,27 +47,34 @@ def test_what_is_done_is_known_and_errors_are_tried_again(name, tmp_path):
     first = write(tmp_path / name, DONE, BAD)
     assert first.done == set()
     second = write(tmp_path / name, LATER)
-    assert second.done == {"a/1.mp3"} and not second.is_new
+    assert second.done == {"a/1.mp3"}
     assert write(tmp_path / name).done == {"a/1.mp3", "b/2.mp3"}
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_results_of_another_model_are_not_gone_on_with(name, tmp_path):
+def test_results_of_another_model_or_other_settings_are_not_continued(name, tmp_path):
     write(tmp_path / name, DONE)
     with pytest.raises(ValueError, match="holds results of m, not other"):
         write(tmp_path / name, model="other")
+    for setting, value in (("hop", 0.5), ("aggregate", "max"), ("threshold", "held")):
+        with pytest.raises(ValueError, match=f"with {setting} .*, not {value}"):
+            write(tmp_path / name, **{setting: value})
+    assert write(tmp_path / name, model="other", force=True).done == set()
 
 
 def test_lines_of_json_and_rows_of_a_table(tmp_path):
     write(tmp_path / "x.jsonl", DONE, BAD)
     lines = (tmp_path / "x.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [DONE, BAD]
+    assert [json.loads(line) for line in lines] == [
+        DONE | {"settings": SETTINGS},
+        BAD | {"settings": SETTINGS},
+    ]
     write(tmp_path / "x.csv", DONE, BAD)
     with open(tmp_path / "x.csv", newline="") as file:
         assert list(csv.reader(file)) == [
-            ["path", "model", *TAGS, "error"],
-            ["a/1.mp3", "m", "0.25", "", ""],
-            ["b/2.mp3", "m", "", "", "It is damaged."],
+            ["path", "model", "settings", "seconds", *TAGS, "error"],
+            ["a/1.mp3", "m", json.dumps(SETTINGS), "2.5", "0.25", "", ""],
+            ["b/2.mp3", "m", json.dumps(SETTINGS), "", "", "", "It is damaged."],
         ]
 
 
@@ -80,11 +94,11 @@ def test_jams_files_hold_open_tags_of_the_whole_file(tmp_path):
 def test_a_jams_file_is_the_same_songs_whatever_else_is_tagged(tmp_path):
     pytest.importorskip("jams")
     rock, jazz = "rock/01.mp3", "jazz/01.mp3"
-    opened = writers.open_results(tmp_path / "out", [rock], TAGS, "m")
+    opened = writers.open_results(tmp_path / "out", [rock], source())
     opened.write({**DONE, "path": rock})
-    alone = writers.open_results(tmp_path / "out", [jazz], TAGS, "m")
-    assert alone.done == set() and alone.is_new
-    both = writers.open_results(tmp_path / "out", [jazz, rock], TAGS, "m")
+    alone = writers.open_results(tmp_path / "out", [jazz], source())
+    assert alone.done == set()
+    both = writers.open_results(tmp_path / "out", [jazz, rock], source())
     assert both.done == {rock}
 
 
@@ -106,7 +120,7 @@ def test_half_a_line_is_cut_off(name, num_bytes, tmp_path):
 @pytest.mark.parametrize(
     "content", ["my notes", "my notes\n", "[1]\n", "path,jazz\n", "{}"]
 )
-def test_files_of_others_are_left_alone(name, content, tmp_path):
+def test_files_of_others_are_not_touched(name, content, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match="Choose another --output"):
         write(tmp_path / name)
@@ -118,3 +132,15 @@ def test_names_that_are_not_utf8_survive(tmp_path):
     for name in ("x.jsonl", "x.csv"):
         write(tmp_path / name, {**DONE, "path": odd})
         assert write(tmp_path / name).done == {odd}
+
+
+def test_what_exists_is_continued_or_replaced_but_never_by_accident(tmp_path):
+    writers.check_output(None, False)
+    writers.check_output(str(tmp_path / "new.csv"), False)
+    (tmp_path / "empty.csv").touch()
+    writers.check_output(str(tmp_path / "empty.csv"), False)
+    for name in KINDS:
+        write(tmp_path / name, DONE)
+        with pytest.raises(FileExistsError, match="--resume to continue it, --force"):
+            writers.check_output(str(tmp_path / name), False)
+        writers.check_output(str(tmp_path / name), True)

@@ -5,9 +5,9 @@ import re
 import keras
 import numpy as np
 import pytest
+from conftest import fails
 from drawn import draw_music
 from narrow import narrow_model, narrow_options
-from test_scripts import fails
 
 from tagger import audio, models
 from tagger.inference import streaming
@@ -105,9 +105,7 @@ def test_the_segment_is_the_highest_or_the_one_asked_for(tmp_path):
     asked, own_seconds = tagger.segment(tmp_path / "x.wav", 5.0)
     assert own_seconds == pytest.approx(0.1) and not asked[1600:].any()
     for start in (9.0, -1.0):
-        with pytest.raises(
-            ValueError, match="No segmentation begins at .* is 5.1 s long"
-        ):
+        with pytest.raises(ValueError, match="No segment begins at .* is 5.1 s long"):
             report.explain(
                 tagger, str(tmp_path / "x.wav"), tmp_path / "no", start_seconds=start
             )
@@ -122,7 +120,7 @@ def test_overlapping_windows_of_a_taggram(tmp_path):
     assert len(dense.seconds) == 13 and dense.segment_seconds == 1.02
     np.testing.assert_allclose(dense.scores[::4], plain.scores, atol=1e-6)
     for hop in (0, 2.0):
-        with pytest.raises(ValueError, match="not between a sample and a segmentation"):
+        with pytest.raises(ValueError, match="between one sample and one segment"):
             tagger.taggram(tmp_path / "x.wav", hop_seconds=hop)
 
 
@@ -153,13 +151,15 @@ def test_what_cannot_be_explained_is_said_before_the_work(
             *("--model", trained / "model.keras", "--output", tmp_path / "out"),
         )
 
-    fails(explain("--tags", "guitr"), "no tag 'guitr'. The nearest: guitar")
-    fails(explain("--with", clip(corpus, 1)), "has no attention", "self_attention")
+    fails(explain("--tags", "guitr"), "no tag 'guitr'. Did you mean guitar")
+    fails(
+        explain("--second-file", clip(corpus, 1)), "has no attention", "self_attention"
+    )
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("in the way")
-    fails(explain(), "is no folder", "--output")
+    fails(explain(), "out exists. Add --force", "--output")
     tagger = tagging.Tagger(narrow_model("fcn"))
-    with pytest.raises(ValueError, match="no tag 'zzz'. There are: rock, slow"):
+    with pytest.raises(ValueError, match="no tag 'zzz'. Available: rock, slow"):
         tagger.tag_numbers(["rock", "zzz"])
 
 

@@ -11,8 +11,7 @@ from test_originals import narrow_reference, original
 
 from tagger import models
 from tagger.datasets.annotations import read_tags
-from tagger.weights import conversion
-from tagger.weights.conversion import readers
+from tagger.weights import conversion, readers
 
 LEGACY = REFERENCES / "rese_multi.hdf5"
 

@@ -80,7 +80,7 @@ def original(case):
         scores, length = held[f"{case}/scores"], held[f"{case}/length"]
     if length.size == 2:
         return weights, draw_features(*length), scores
-    rate = models.MODELS[case.split("|")[0]].sample_rate
+    rate = models.MODELS[case.split("|")[0]].facts.sample_rate
     return weights, draw_music(int(length), rate), scores
 
 

