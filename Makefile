@@ -1,5 +1,5 @@
-# `make demo`: from synthetic mp3 files to a trained, evaluated and explained tagger.
-# `make test`: the default test suite.
+# `make demo` makes a trained, evaluated and explained tagger from synthetic mp3 files.
+# `make test` runs the default test suite.
 
 PYTHON = .venv/bin/python
 DEMO = demo

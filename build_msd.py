@@ -1,6 +1,6 @@
-"""Builds the Million Song Dataset, split classic or CALS, from the part of it you have.
+"""Builds the Million Song Dataset (split classic or CALS) from the part that you have.
 
-The lists that each split needs stand in tagger/datasets/million_song.py.
+tagger/datasets/million_song.py documents the lists that each split needs.
 """
 
 from tagger import cli

@@ -1,4 +1,4 @@
-"""Trains a tagger in stages of falling learning rate; run again, it goes on."""
+"""Trains a tagger in stages; the same command resumes an interrupted run."""
 
 from tagger import cli
 

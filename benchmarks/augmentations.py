@@ -1,16 +1,16 @@
-"""Where augmentation is faster: inside the model, or beside it in the input pipeline.
+"""Compares augmentation inside the model with augmentation in the input pipeline.
 
     python benchmarks/augmentations.py --data-dir dataset
 
 plain      training steps without augmentation
-model      with the chain as a layer of the model, as `train.py --augment` has it
+model      with the chain as a layer of the model, as in `train.py --augment`
 tf.data    with the chain mapped over the batches by tf.data, in parallel
-chain      the chain alone, no model behind it
+chain      only the chain, without a model
 
-All train an SE sample-level CNN on the same batches; they run in turn in one process,
-`--repeats` times after one that compiles, each on an iterator of its own that is gone
-when the next begins. Prints medians of segments per second and writes
-augmentations.json.
+The first three train an SE sample-level CNN on the same batches. All run in turn in one
+process, `--repeats` times after a first run that compiles. Each run has an iterator of
+its own, which is freed before the next run begins. Prints median segments per second
+and writes augmentations.json.
 """
 
 import argparse

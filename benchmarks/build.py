@@ -1,17 +1,17 @@
-"""Clips per second and bytes per clip of the builder, its limit and the seed's way.
+"""Compares the builder's speed and output size with its limit and with resemul's.
 
     python benchmarks/build.py --data-dir dataset --num-workers 2
 
-limit   decodes and resamples every clip, with our decoder, and writes nothing
+limit   decodes and resamples every clip with our decoder, and writes nothing
 ours    building.build
-seed    as resemul built: a process per core, an ffmpeg program per clip (madmom runs
-        one too), a float32 Example per segment, written by TensorFlow
+seed    builds as resemul did: one process per core, one ffmpeg process per clip (madmom
+        starts one too), one float32 Example per segment, written by TensorFlow
 
-The three run in turn, each in a process of its own, on the same clips, `--repeats`
-times; a time includes the start of the workers. Ratios are of the medians. Then ours
-builds `--growth` clips (the same ones over and over, under new names): time per clip
-and memory must stay. Prints tables and writes build.json. The seed's way needs the
-ffmpeg program and is left out without it.
+The three run in turn, each in its own process, on the same clips, `--repeats` times.
+Times include the start of the workers; ratios are those of the medians. Then `ours`
+builds `--growth` clips (the same ones repeatedly, under new names), which shows whether
+time per clip and memory stay constant. Prints tables and writes build.json. `seed`
+needs the ffmpeg program and is skipped without it.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SAMPLE_RATE, SEGMENT_SAMPLES = 22050, 59049
 
 
 def clips_of(data_dir: str, num_clips: int | None) -> Annotations:
-    """The first clips; more than there are: again from the first, under new names."""
+    """Returns the first clips; beyond the last, the first again under new names."""
     annotations = magnatagatune.load_annotations(data_dir, "won")  # no broken files
     rows = np.arange(num_clips or len(annotations))
     taken = rows % len(annotations)
@@ -62,7 +62,7 @@ def decode(path: Path) -> int:
 
 def run_limit(args, annotations: Annotations, output_dir: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(args.num_workers) as pool:
-        # Four at a time: one by one, the queue would be part of the limit.
+        # Four at a time: the overhead of the queue must not count as the limit.
         for _ in pool.imap_unordered(decode, files_of(annotations), chunksize=4):
             pass
 
@@ -125,7 +125,7 @@ def run_seed(args, annotations: Annotations, output_dir: Path) -> None:
     for worker in workers:
         worker.join()
         if worker.exitcode:
-            raise ValueError("A worker of the seed's way died; its rate means nothing.")
+            raise ValueError("A worker of `seed` died; its rate means nothing.")
 
 
 WAYS = {"limit": run_limit, "ours": run_ours, "seed": run_seed}
@@ -169,7 +169,7 @@ def main() -> None:
     add = parser.add_argument
     add("--data-dir", default="./dataset")
     add("--num-workers", type=int, default=2)
-    add("--num-clips", type=int, help="take the first N clips alone")
+    add("--num-clips", type=int, help="take only the first N clips")
     add("--growth", type=int, nargs="*", default=[100, 1000, 10000], metavar="CLIPS")
     add("--repeats", type=int, default=3)
     add("--scratch", default=tempfile.gettempdir(), help="where shards are written")

@@ -1,16 +1,16 @@
-"""Tag-wise contribution: ours beside a forward pass per moment.
+"""Compares tag-wise contribution with a forward pass per moment.
 
     python benchmarks/contribution.py
 
-naive   for every moment the whole model, with the last layer's attention set by hand to
-        that moment alone, as the paper describes it
-layer   `interpretation.contribution` of the first attention layer: the sequence up to
-        it once, the rest in batches
-ours    the same of the last layer: behind it the class token alone
+naive   runs the whole model for every moment, with all attention of the last layer set
+        to that moment, as the paper describes
+layer   `interpretation.contribution` for the first attention layer: computes the
+        sequence up to that layer once, the rest in batches
+ours    the same for the last layer, after which only the class token is computed
 
-Self-attention tagger and Transformer, full size, first weights, one segmentation of noise.
-The naive loop runs over `--naive-moments` and is scaled up. Prints medians of
-`--repeats` in turn and writes contribution.json.
+Runs the self-attention tagger and the Transformer at full size, with initial weights,
+on one segment of white noise. The naive loop runs over `--naive-moments`; its time is
+scaled up to all moments. Prints medians over `--repeats` and writes contribution.json.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(model, args) -> dict[str, float]:
-    """Seconds for all moments of a segmentation, by way."""
+    """Returns the seconds that each way takes for all moments of a segment."""
     from tagger import interpretation
 
     rng = np.random.default_rng(0)

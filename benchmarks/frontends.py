@@ -1,12 +1,12 @@
-"""The Fourier transform as a convolution or as an FFT: time, and what precision costs.
+"""Compares the Fourier transform as a convolution and as an FFT: time and accuracy.
 
     python benchmarks/frontends.py
 
-First table: milliseconds of each preset's log-mel of 16 windows of 10 s, medians of
-`--repeats` turns, and the largest difference of the two ways in cells within 60 dB of
-the loudest. Second: the same sums with factors rounded as accelerators round them (TF32
-keeps 11 bits, bfloat16 8), in NumPy, against float64: why `fourier="auto"` takes the
-FFT there.
+The first table gives the milliseconds for each preset's log-mel of 16 segments of 10 s
+(medians of `--repeats`), and the largest difference between the two ways in cells
+within 60 dB of the loudest. The second computes the same sums in NumPy with factors
+rounded as accelerators round them (TF32 keeps 11 bits, bfloat16 keeps 8) and compares
+them with float64. It shows why `fourier="auto"` uses the FFT on accelerators.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SECONDS = 10
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--audio", metavar="FILE", help="music to measure on (default: drawn notes)")
+    add("--audio", metavar="FILE", help="music to measure on (default: random notes)")
     add("--repeats", type=cli.at_least_one, default=7)
     args = parser.parse_args()
 

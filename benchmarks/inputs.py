@@ -1,19 +1,19 @@
-"""Segments per second that training reads, beside raw bytes and PyTorch's loader.
+"""Compares reading segments for training with raw reads and PyTorch's DataLoader.
 
     python benchmarks/inputs.py --data-dir dataset
 
-raw         reads every train shard with read(), nothing more
+raw         reads every train shard with read(), nothing else
 training    pipeline.training_segments: parsed, cut, shuffled, batched (int16)
-crops       the same, random crops, as many per clip as it has whole segments
+crops       the same with random crops, as many per clip as it has whole segments
 evaluation  pipeline.evaluation_segments
-            (ours leave int16 to the device, which makes them float32 there)
-torch N     the originals' way: a float32 .npy per clip, opened with mmap_mode, one
-            random crop of it per item, torch.utils.data.DataLoader of N workers (as
-            many as cores, and 8); left out where torch is not installed
+            (our segments stay int16; the device converts them to float32)
+torch N     as the originals read: one float32 .npy per clip, opened with mmap_mode, one
+            random crop per item, torch.utils.data.DataLoader with N workers (one per
+            core, and 8); skipped without torch
 
-All take the same clips, segments and batches; they run in turn in one process,
-`--repeats` times: an epoch that fills page cache and buffers and starts workers, then
-two that count. The table gives medians. Writes pipeline.json.
+All read the same clips, segments and batches. They run in turn in one process,
+`--repeats` times: one epoch that fills the page cache and buffers and starts workers,
+then two that are timed. Prints a table of medians and writes inputs.json.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tagger.segmentation import INT16_SCALE, Segmentation
 
 
 class RandomCrops:
-    """The originals' dataset: a random crop of an .npy file per item."""
+    """The originals' dataset: each item is a random crop of an .npy file."""
 
     def __init__(self, paths: list[Path], num_samples: int, num_tags: int):
         self.paths, self.num_samples = paths, num_samples
@@ -135,7 +135,7 @@ def run(args, folder: Path) -> None:
         return read
 
     def rate_of(way) -> float:
-        """Segments per second of two epochs, after one that fills all buffers."""
+        """Returns segments per second over two epochs, after one that fills buffers."""
         batches = itertools.chain.from_iterable(way() for _ in itertools.count())
         seconds = None
         for num_epochs in (1, 2):

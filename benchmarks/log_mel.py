@@ -1,11 +1,12 @@
-"""What log-mel records cost and save: bytes, scores, and the time of a reading epoch.
+"""Compares log-mel records with waveforms: size, scores and speed of evaluation.
 
     python benchmarks/log_mel.py model.keras --data-dir dataset
 
-Builds the test clips of a data folder in MTT's layout as waveforms, as float32 and as
-float16 log-mel spectrograms of the model's own frontend and segmentation, and scores them
-with the model. Scores are compared with those from waveforms; ROC-AUC and PR-AUC are
-over the tags that model and data share. Prints a table and writes log_mel.json.
+Builds the test clips of a data folder in MTT's layout three times: as waveforms, and as
+float32 and float16 log-mel spectrograms of the model's own frontend and segmentation.
+Scores all three with the model and compares the scores with those from waveforms.
+ROC-AUC and PR-AUC are over the tags that model and data share. Prints a table and
+writes log_mel.json.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from tagger import cli
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("model", metavar="MODEL", help=".keras, of a model with a log-mel frontend")
+    add("model", metavar="MODEL", help=".keras file of a model with a log-mel frontend")
     add("--data-dir", default="./dataset")
     add("--scratch", default=tempfile.gettempdir(), help="where shards are written")
     add("--output", default="log_mel.json")
@@ -44,7 +45,7 @@ def run(args, folder: Path) -> None:
     info = models.model_info(model)
     preset = models.entry(info.name).frontend
     annotations = magnatagatune.load_annotations(args.data_dir, num_tags=1000)
-    # The model's tags, in its order; what the data do not know has no positive clip.
+    # The model's tags, in its order; a tag that the data lack has no positive clip.
     columns = {tag: n for n, tag in enumerate(annotations.tags)}
     labels = np.zeros((len(annotations), info.num_tags), np.uint8)
     for tag, name in enumerate(info.tags):

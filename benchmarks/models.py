@@ -1,4 +1,4 @@
-"""Examples per second of every model, forward and training, beside its original's.
+"""Compares the examples per second of every model with those of its original.
 
     python benchmarks/models.py --originals DIR
     KERAS_BACKEND=jax python benchmarks/models.py --batch-size 64 --precision both
@@ -6,12 +6,13 @@
 forward  scores of one batch of segments
 train    one step of Adam on binary cross-entropy, on one batch
 
-DIR holds checkouts of the originals, each in a folder of its repository's name (see
-ORIGINALS); they need torch, torchaudio, librosa and einops. Ours and theirs take turns,
-`--repeats` times, in one process on the same batch; figures are medians, `ratio` is
-ours over the original's. A model whose original reads log-mel features is fed those. On
-an accelerator the table has the share of the device's matrix rate, measured in the same
-run in the same precision. Writes models.json.
+DIR holds checkouts of the originals, each in a folder named after its repository (see
+ORIGINALS); they need torch, torchaudio, librosa and einops. Our model and the original
+take turns, `--repeats` times, in one process on the same batch. Figures are medians;
+`ratio` is ours divided by the original's. If the original reads log-mel features, our
+model is given them too. On an accelerator the table also shows the share of the
+device's matrix-multiplication rate, measured in the same run at the same precision.
+Writes models.json.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import numpy as np
 
 from tagger import cli
 
-# name of ours -> (repository, folder, module), class, its arguments
+# our name -> (repository, folder, module), class, arguments of the class
 SOTA = ("sota-music-tagging-models", "training", "model")
 MTSA = ("self-attention-music-tagging", "training", "model")
 ORIGINALS = {
@@ -119,7 +120,7 @@ def line(row: dict) -> str:
 
 
 def measure(ways: dict[str, Callable], batch_size: int, repeats: int) -> dict:
-    """Examples per second of each way; they take turns after one warming call."""
+    """Returns examples per second of each way; they take turns after a warm-up."""
     seconds = {name: [] for name in ways}
     for repeat in range(repeats + 1):
         for name, way in ways.items():
@@ -175,7 +176,7 @@ def original_ways(name: str, directory: Path, batch_size: int) -> dict[str, Call
     loss = torch.nn.BCELoss()
 
     def scores():
-        # MSCNN gives logits
+        # MSCNN returns logits
         output = network(x)
         return torch.sigmoid(output) if name == "multi_scale_cnn" else output
 
@@ -194,10 +195,10 @@ def original_ways(name: str, directory: Path, batch_size: int) -> dict[str, Call
 
 
 def load_module(repository: Path, folder: str, module: str):
-    """Imports an original, then forgets its modules: their names clash."""
+    """Imports an original, then unloads its modules, because their names clash."""
     known = set(sys.modules)
     ours = sys.modules.pop(module, None)
-    # A checkout's modules import each other plainly, or relatively as a package.
+    # Modules of a checkout import each other by plain names, or as a package.
     for root, path in (
         (repository / folder, module),
         (repository, f"{folder}.{module}"),
@@ -219,7 +220,7 @@ def load_module(repository: Path, folder: str, module: str):
 
 
 def clip_pools() -> None:
-    """PyTorch 1.0 took pools larger than their input; the originals count on it."""
+    """Allows pools larger than their input, as PyTorch 1.0 did and originals need."""
     import torch
 
     def clipped(kind: type, num_axes: int) -> type:
@@ -242,7 +243,7 @@ def clip_pools() -> None:
 
 
 def matrix_rate(precision: str, size: int = 8192) -> float:
-    """Operations per second of the device's product of two square matrices."""
+    """Returns the operations per second of multiplying two square matrices."""
     import keras
     from keras import ops
 
@@ -273,7 +274,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def multiply_adds(model) -> int:
-    """Of one example: convolutions, dense layers and attention."""
+    """Counts those of one example: convolutions, dense, recurrent, attention layers."""
     from keras import layers
 
     from tagger.models.layers import SelfAttention

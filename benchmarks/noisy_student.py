@@ -1,14 +1,14 @@
-"""Does unlabelled music help? Supervised alone, expansion and distillation compared.
+"""Does unlabelled music help? Compares supervised, expansion and distillation training.
 
     python benchmarks/noisy_student.py --data-dir dataset
 
-Takes a data folder in MTT's layout, keeps the tags of a part of its train clips and
-calls the rest unlabelled. For every seed it trains a teacher on the labelled part, and
-with its scores a student of the same size and one of half the width, beside one of half
-the width without a teacher. Half of a student's batch is unlabelled, so its epoch has
-twice the steps; who learns without a teacher gets twice the epochs. Prints mean and
-spread of the test scores over the seeds and writes noisy_student.json. Run again, it
-goes on.
+Takes a data folder in MTT's layout, keeps the tags of some of its train clips and
+treats the others as unlabelled. For every seed it trains a teacher on the labelled
+clips; then, with the teacher's scores, a student of the same size and one of half the
+width; and a model of half the width without a teacher. Half of a student's batch is
+unlabelled, so its epoch has twice the steps; models without a teacher therefore train
+for twice the epochs. Prints mean and standard deviation of the test scores over the
+seeds and writes noisy_student.json. Run again, it resumes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tagger.data import building
 from tagger.datasets import magnatagatune
 
 TRAIN = Path(__file__).parent.parent / "train.py"
-# Method -> its part of the width, and whether it learns from a teacher.
+# Method -> divisor of the width, and whether it learns from a teacher.
 METHODS = {
     "supervised": (1, False),
     "expansion": (1, True),
@@ -38,7 +38,7 @@ def main() -> None:
     add = parser.add_argument
     add("--data-dir", default="./dataset")
     add("--num-tags", type=int, default=50)
-    add("--kept", type=float, default=0.2, help="part of the train labels that is kept")
+    add("--kept", type=float, default=0.2, help="share of train labels to keep")
     add("--num-seeds", type=int, default=3)
     add("--model", default="short_chunk_resnet")
     add("--num-filters", type=int, default=16, help="halved in distillation")
@@ -101,7 +101,7 @@ def train(args, work: Path, run: Path, method: str, seed: int) -> None:
 
 
 def test_scores(run: Path) -> dict[str, float]:
-    """Of the stage with the best checkpoint: its weights are the run's model."""
+    """Returns those of the best checkpoint's stage, whose weights the run saved."""
     from tagger.training import trainer
 
     best = trainer.best_checkpoint(*(path.parent for path in run.glob("*/result.json")))

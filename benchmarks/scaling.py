@@ -1,16 +1,17 @@
-"""How the builder's speed grows with workers, where the decoder is not what limits it.
+"""Measures how the builder's speed grows with workers when decoding is not the limit.
 
     python benchmarks/scaling.py --data-dir dataset --num-workers 1 2 4 8 16
 
-A machine of few cores cannot decode on many; so the decoder is replaced by a sleep of
-the length that decoding one clip takes here on one core (measured first), and all else
-is the real builder: its plan, its worker processes, encoding, checksums, writing, the
-manifest. The rate is what the second half of twice as many clips takes, so that the
-start of the processes (printed apart) is not in it; efficiency is the rate beside that
-of one worker, per worker. The builder's own work is the last column: seconds of CPU per
-clip that are not decoding; a machine is full when rate x CPU reaches its cores.
+A machine with few cores cannot run many decoders. So the decoder is replaced by a sleep
+as long as decoding one clip takes on one core (measured first); everything else is the
+real builder: its plan, worker processes, encoding, checksums, writing and manifest.
+Each measurement builds N clips and then 2 N; the rate follows from the difference,
+which leaves out the start of the processes (printed separately). Efficiency is the rate
+per worker, relative to that of one worker. The last column is the builder's own work:
+CPU time per clip without decoding. A machine is full when rate x CPU time reaches its
+number of cores.
 
-Prints a table and, from it, hours and bytes for whole datasets; writes scaling.json.
+Prints a table, and from it the hours and bytes for whole datasets; writes scaling.json.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from tagger.datasets.annotations import Annotations
 from tagger.segmentation import to_int16
 
 CLIP_SECONDS = 29.1
-SLEEP = "TAGGER_BENCHMARK_SLEEP"  # seconds; workers find it in their environment
+SLEEP = "TAGGER_BENCHMARK_SLEEP"  # seconds; workers inherit the variable
 CLIPS = {
     "MTT": magnatagatune.NUM_CLIPS,
     "MSD classic": sum(million_song.PUBLISHED_COUNTS["classic"].values()),
@@ -41,18 +42,18 @@ CORES = (1, 16, 256)
 
 
 def sleep_instead(path, sample_rate):
-    """A clip of silence, int16 as the decoder's blocks become, after a pause."""
+    """Yields a clip of silence after a pause; int16, as the builder stores it."""
     time.sleep(float(os.environ[SLEEP]))
     yield np.zeros(int(CLIP_SECONDS * sample_rate), np.int16)
 
 
-# Worker processes import this script too, under another name than __main__.
+# Worker processes import this script too, but not as __main__.
 if SLEEP in os.environ:
     building.stream_audio = sleep_instead
 
 
 def seconds_to_decode(data_dir: str, num_clips: int = 60) -> float:
-    """Median seconds of one clip on one core."""
+    """Returns the median seconds that one clip takes on one core."""
     annotations = magnatagatune.load_annotations(data_dir)
     times = []
     for path in annotations.paths[:num_clips]:
@@ -108,10 +109,10 @@ def _cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--data-dir", default="./dataset", help="whose clips are decoded first")
+    add("--data-dir", default="./dataset", help="clips to time decoding on")
     add("--num-workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    add("--seconds", type=float, default=20, help="of one build, about")
-    add("--sleep", type=float, help="seconds instead of the measured ones")
+    add("--seconds", type=float, default=20, help="approximate duration of one build")
+    add("--sleep", type=float, help="seconds to sleep instead of the measured time")
     add("--scratch", default=tempfile.gettempdir(), help="where shards are written")
     add("--output", default="scaling.json")
     args = parser.parse_args()

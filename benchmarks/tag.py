@@ -1,16 +1,19 @@
-r"""Seconds to tag an hour of songs, beside the original's and beside decoding alone.
+r"""Compares the time to tag an hour of songs with the original's and with decoding.
 
     git clone https://github.com/ethman/sota-music-tagging-models original
     python benchmarks/tag.py --audio-dir demo/mp3 \
         --original original --original-python VENV/bin/python
 
 Makes songs of three minutes (stereo mp3, 44.1 kHz, 192 kbit/s) from the audio of a
-folder, converts the original's MagnaTagATune weights and times whole commands in turns:
-ours is `python -m tagger tag` with the Keras model, onnx the same with its ONNX export;
-the original is its `MusicTagger` on what librosa loads, as in its own example; decoding
-is PyAV's to the model's rate and nothing else. The original's environment needs torch,
-torchaudio, librosa, fire, pandas and tensorboard; ours needs torch too, to read the
-weights, and the extra `export`.
+folder, converts the original's MagnaTagATune weights and times whole commands in turn:
+
+ours      `python -m tagger tag` with the Keras model
+onnx      the same with its ONNX export
+original  its `MusicTagger` on audio loaded by librosa, as in its own example
+decode    only decoding with PyAV, at the model's rate
+
+The original's environment needs torch, torchaudio, librosa, fire, pandas and
+tensorboard; ours also needs torch, to read the weights, and the extra `export`.
 """
 
 import argparse
@@ -52,7 +55,7 @@ def main() -> None:
     add = parser.add_argument
     add("--original", required=True, metavar="DIR", help="checkout of the original")
     add("--original-python", default=sys.executable, metavar="PYTHON")
-    add("--audio-dir", required=True, metavar="DIR", help="what songs are made of")
+    add("--audio-dir", required=True, metavar="DIR", help="audio to make songs of")
     add("--models", nargs="+", default=["fcn", "crnn", "musicnn"])
     add("--minutes", type=cli.at_least_one, default=60)
     add("--repeats", type=cli.at_least_one, default=3)
@@ -104,7 +107,7 @@ def main() -> None:
 
 
 def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
-    """Encodes what is not there yet."""
+    """Encodes the songs that do not exist yet; returns the paths of all."""
     import av
 
     from tagger import audio
@@ -139,7 +142,7 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
 
 
 def convert(name: str, original: str, folder: Path) -> str:
-    """The original's own weights as ours, .keras and .onnx: the path without either."""
+    """Converts the original's weights to .keras and .onnx; returns the common path."""
     cli.load_tensorflow()
     from tagger import models
     from tagger.datasets.magnatagatune import TOP_50_TAGS
@@ -155,7 +158,7 @@ def convert(name: str, original: str, folder: Path) -> str:
 
 
 def run(command: list[str], original: str) -> float:
-    """Seconds of a whole command, from the start of its interpreter."""
+    """Returns the seconds of a whole command, with the start of its interpreter."""
     ours = str(Path(__file__).resolve().parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([ours, original])}
     started = time.perf_counter()

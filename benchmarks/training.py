@@ -1,15 +1,16 @@
-"""Training steps per second of full-size models, on exported segments, without records.
+"""Measures how many examples per second full-size models train on.
 
     python benchmarks/training.py --export --data-dir dataset
     KERAS_BACKEND=jax python benchmarks/training.py --precision mixed_bfloat16
     python benchmarks/training.py --from-records --data-dir dataset
 
-With --export it writes whole train segments of a data folder (built at 22050 Hz) as
-.npy, for a machine that has no TensorFlow. Without, it trains an SE sample-level CNN
-and the Transformer, on them from memory or on the records themselves, and prints
-examples per second, the part of the time that a step waited for its batch and, on JAX,
-the share of the rate at which the same device multiplies matrices (a step is counted as
-three forward passes, whose operations XLA counts). Writes training.json.
+With --export it writes whole train segments of a data folder (built at 22050 Hz) to
+.npy files, for a machine without TensorFlow. Otherwise it trains an SE sample-level CNN
+and the Transformer, on these segments from memory or, with --from-records, on the
+records themselves. It prints examples per second and the share of time that steps wait
+for their batches. On JAX it also prints the share of the device's matrix-multiplication
+rate that training reaches (a step counts as three forward passes, whose operations XLA
+counts). Writes training.json.
 """
 
 import argparse
@@ -32,8 +33,8 @@ MODELS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--export", action="store_true", help="write the segments, train nothing")
-    add("--from-records", action="store_true", help="train on --data-dir")
+    add("--export", action="store_true", help="write the segments; do not train")
+    add("--from-records", action="store_true", help="train on --data-dir itself")
     add("--data-dir", default="./dataset")
     add("--arrays", default="arrays", help="folder of the .npy files")
     add("--max-segments", type=int, default=200)
@@ -133,7 +134,7 @@ def forward_operations(model, batch_size: int) -> float:
 
 
 def matrix_rate(size: int = 4096) -> float:
-    """Operations per second of a product of bfloat16 matrices."""
+    """Returns the operations per second of multiplying bfloat16 matrices."""
     import jax
     import jax.numpy as jnp
 

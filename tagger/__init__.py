@@ -1,43 +1,40 @@
-"""Music auto-tagging in Keras 3: from audio to scores over tags.
+"""Music auto-tagging in Keras 3: audio in, one score per tag out.
 
-The map, left to right as data runs:
+The modules and packages, each of which imports only from those above it:
 
-    datasets        who is tagged with what
-    audio           files -> waveforms
-    building        annotations + audio -> shards
-    workers         many tasks over processes, here or on a cluster
-    storage         where files lie: on a disk or behind a URL
-    records         the record and the manifest
-    inputs          shards -> tf.data
-    models          waveform -> scores: one file per paper
-    frontends       log-mel spectrograms
-    layers          what several models share
-    model_info      what a model tells of itself
-    recipes         what a training does, as data
-    devices         one, several, several machines
-    training        a recipe's stages, one after the other
-    checkpoints     what a stage keeps on disk
-    noisy_student   training with unlabelled music
-    augmentations   waveform -> noised waveform
-    evaluation      clip scores, ROC-AUC, PR-AUC
-    robustness      the same under changes of the sound
-    conversion      the originals' weights
-    interpretation  what the network heard
-    plotting        the pictures
-    streaming       files of any length -> windows -> rows of scores
-    tagging         files in, tags out
-    tag_results     … as lines of JSON, CSV, JAMS
-    embeddings      files in, vectors out
-    pretrained      trained models to be had
-    export          a model for other runtimes
-    onnx_models     … and back, without Keras
-    page            a page to drop songs on
-    cli             the command lines
+    audio            reads and writes audio files
+    segmentation     cuts clips into segments
+    storage          local paths and URLs (gs://…), atomic writes, locks
+    plotting         draws every figure
+    augmentations    augments waveforms for the noisy student
+    datasets/        annotations (tags and splits), one file per dataset
+    models/          one file per paper, shared layers, frontends, model files
+    data/            records, shards and their manifest, building, tf.data input
+    weights/         downloads pretrained models, converts the originals' weights
+    evaluation/      clip scores, ROC-AUC, PR-AUC, confidence intervals, robustness
+    inference/       tags and embeddings of audio files, exported models
+    training/        recipes, staged training, noisy student, several devices
+    interpretation/  excitations, attention and attributions of a model
+    web/             the page that tags dropped songs
+    cli/             the command line: arguments and printing
 
-The glossary, one word for one thing: a *clip* is one tagged recording; a *segment* the
-piece a model takes; a *sample* one amplitude value; an *example* a training item; a
-*frame* one spectrogram column; a *tag* a label's name; *labels* the 0/1 array; *scores*
-the sigmoid outputs; an *excitation* the output of a squeeze-and-excitation gate.
+The glossary, with one word for each thing:
+
+    clip          one tagged recording
+    segment       the piece of a clip that a model takes
+    segmentation  the rule that cuts a clip: length, hop, remainder, edges
+    window        the taper of a Fourier transform, nothing else
+    sample        one amplitude value
+    example       one training item
+    frame         one spectrogram column
+    tag           the name of a label
+    labels        the 0/1 array
+    scores        the sigmoid outputs
+    excitation    the factor by which an SE block multiplies a channel
+    augmentation  the chain of random transforms; noise is one of them
+    embedding     the input of the last layer
+    process       one of several that train together (`--process-id`)
+    host          a network address
 """
 
 import os
@@ -45,14 +42,14 @@ import os
 __version__ = "0.1.0"
 
 # On CPUs with AMX, oneDNN before August 2026 (TensorFlow 2.21 ships 3.7.3) multiplies
-# what lies behind the channels of a bfloat16 tensor by zero: a stale NaN there becomes
-# a NaN in the result (oneDNN #5717, fixed by #5723). The cap keeps AVX-512's bfloat16;
-# oneDNN reads it when it first computes, and a value that the user has set stays.
+# the memory after the channels of a bfloat16 tensor by zero, so that a stale NaN there
+# becomes a NaN in the result (oneDNN #5717, fixed by #5723). This cap keeps AVX-512's
+# bfloat16. oneDNN reads it at its first computation; a value set by the user is kept.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 
 def __getattr__(name: str):
-    # Deferred: `import tagger` must not pay for TensorFlow.
+    # Imported on demand, so that `import tagger` does not load TensorFlow.
     if name == "Tagger":
         from tagger.inference.tagger import Tagger
 

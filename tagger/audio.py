@@ -1,11 +1,10 @@
-"""Audio files in and out, through PyAV (FFmpeg inside the wheel, no system package).
+"""Reads and writes audio files with PyAV (its wheel contains FFmpeg).
 
-path -> float32 [num_samples], mono, at the rate asked for; and a waveform back to wav
-or mp3.
+path -> float32 [num_samples], mono, at the requested rate; a waveform -> wav or mp3.
 
-On mono files the samples equal those of `ffmpeg -f f32le` and of madmom to the last
-bit. With several channels we take their mean, as madmom does for int16 (for float32 its
-ffmpeg call is sqrt(2) louder than the mean of a stereo file).
+For mono files the samples equal those of `ffmpeg -f f32le` and of madmom to the last
+bit. Several channels are averaged, as madmom does for int16 (for float32, its ffmpeg
+call makes stereo files sqrt(2) louder than the mean).
 """
 
 import collections
@@ -21,18 +20,19 @@ import av
 import av.logging
 import numpy as np
 
-# Files of folders are audio if they end so; a file that is named may end otherwise.
+# Files found in a folder count as audio if they have one of these extensions; a file
+# that is given by name may have any.
 AUDIO_EXTENSIONS = (
     ".aac", ".aif", ".aiff", ".au", ".flac", ".m4a", ".mp2", ".mp3", ".mp4", ".oga",
     ".ogg", ".opus", ".wav", ".webm", ".wma",
 )  # fmt: skip
-BLOCK_SAMPLES = 1 << 16  # what `stream_audio` yields at once; 3 s at 22050 Hz
+BLOCK_SAMPLES = 1 << 16  # longest block of `stream_audio`; 3 s at 22050 Hz
 
-# FFmpeg's own lines about damaged files would tear a progress bar; we say it ourselves.
+# FFmpeg's own messages would break progress bars; we report damaged files ourselves.
 av.logging.set_level(av.logging.PANIC)
 
 
-# Up to PyAV 18, a title that is not UTF-8 is an error unless told otherwise.
+# By default, PyAV up to version 18 raises an error for a title that is not UTF-8.
 _OPEN_OPTIONS = (
     {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
@@ -61,17 +61,17 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
         float32 [num_samples], full scale at ±1. Not normalised.
 
     Raises:
-        AudioDecodeError: see `stream_audio`.
+        AudioDecodeError: as for `stream_audio`.
     """
     return np.concatenate(list(stream_audio(path, sample_rate)))
 
 
 def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarray]:
-    """Decodes block by block, so that memory does not grow with the length of a file.
+    """Decodes an audio file block by block, in memory independent of its length.
 
-    A packet that does not decode is passed over, as FFmpeg does; a file is refused when
-    it ends before the length its container stores, within an MP3 frame, or when more
-    than one packet in ten is damaged.
+    Packets that fail to decode are skipped, as FFmpeg does. A file is rejected if it
+    ends before the duration stored in its container, if it ends within an MP3 frame, or
+    if more than one packet in ten is damaged.
 
     Args:
         path: Any file FFmpeg reads. Channels are averaged.
@@ -81,8 +81,8 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         float32 [at most BLOCK_SAMPLES], full scale at ±1.
 
     Raises:
-        AudioDecodeError: the file is missing, empty, truncated or damaged, has no
-            sound, or holds NaN or infinite samples.
+        AudioDecodeError: the file is missing, empty, truncated or damaged, contains no
+            audio, or holds NaN or infinite samples.
     """
     try:
         container = av.open(os.fspath(path), **_OPEN_OPTIONS)
@@ -93,13 +93,13 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
     num_samples, num_decoded = 0, collections.Counter()
     with container:
         if not container.streams.audio:
-            raise AudioDecodeError(path, "there is no audio in it")
+            raise AudioDecodeError(path, "it contains no audio")
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise AudioDecodeError(path, "FFmpeg has no decoder for its audio")
         packets = _Packets(container, stream)
         try:
-            # Files glued together change rate or channels on their way.
+            # Concatenated files may change rate or channels midway.
             for _, frames in itertools.groupby(packets.frames(), _format_of):
                 frames = _counted(frames, num_decoded)
                 for block in _resample(frames, sample_rate):
@@ -124,7 +124,7 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         raise AudioDecodeError(
             path, f"it is truncated after {seconds:.1f} s, within a frame"
         )
-    # Half a second of grace: some containers count encoders' delays and padding.
+    # Half a second of tolerance: some containers count encoder delay and padding.
     if declared and seconds < 0.98 * declared - 0.5:
         raise AudioDecodeError(
             path,
@@ -135,15 +135,19 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
 def audio_files_in(
     folder: str | os.PathLike, root: str | os.PathLike | None = None
 ) -> Iterator[Path]:
-    """Yields the audio files in a folder and its subfolders, in order of their names.
+    """Yields the audio files in a folder and its subfolders, sorted by name.
 
-    Links to folders are followed, each folder once. Links back into `root` are not:
-    they would lead in a circle, or put a file in two subfolders of it. Hidden files are
-    skipped; a folder that cannot be read is reported as a warning.
+    Symbolic links to folders are followed, and every folder is visited once. Links back
+    into `root` are not followed: they would form a cycle, or list a file under two
+    subfolders of `root`. Hidden files are skipped; an unreadable folder causes a
+    warning.
 
     Args:
-        folder: Where to look.
-        root: The folder around it; None: itself.
+        folder: Folder to search.
+        root: Folder that contains `folder`; None means `folder` itself.
+
+    Yields:
+        Path of each audio file.
     """
     top, seen = os.path.realpath(folder if root is None else root), set()
 
@@ -169,13 +173,19 @@ def audio_files_in(
 
 
 def list_audio(names: Iterable[str]) -> list[str]:
-    """Returns the files that were named, and the audio files in folders that were.
+    """Returns the given files, with each folder replaced by its audio files.
 
-    Two spellings of one file count once. A folder without audio is reported as a
-    warning.
+    A file that is given by several paths is listed once. A folder without audio files
+    causes a warning.
+
+    Args:
+        names: Paths of files and folders.
+
+    Returns:
+        Paths of the files.
 
     Raises:
-        ValueError: there is no file at all.
+        ValueError: no files were found.
     """
     paths, extensions = [], ", ".join(AUDIO_EXTENSIONS)
     for name in names:
@@ -185,14 +195,14 @@ def list_audio(names: Iterable[str]) -> list[str]:
         found = [str(path) for path in audio_files_in(name)]
         if not found:
             warnings.warn(
-                f"Folder {name!r} holds no audio: no file ends in one of {extensions}.",
+                f"Folder {name!r} contains no audio files ({extensions}).",
                 stacklevel=2,
             )
         paths += found
     if not paths:
         raise ValueError(
-            "There are no files to work on. Give audio files, or folders with files"
-            f" that end in one of {extensions}."
+            "No audio files were found. Give audio files, or folders that contain files"
+            f" with one of the extensions {extensions}."
         )
     return list({os.path.realpath(path): path for path in reversed(paths)}.values())[
         ::-1
@@ -200,7 +210,7 @@ def list_audio(names: Iterable[str]) -> list[str]:
 
 
 def rough_seconds(path: str | os.PathLike) -> float | None:
-    """Returns the approximate length of a file by its header, or None."""
+    """Returns the rough duration of a file in seconds from its header, or None."""
     try:
         with av.open(os.fspath(path), **_OPEN_OPTIONS) as container:
             return container.duration / av.time_base if container.duration else None
@@ -213,11 +223,11 @@ def apply_filters(waveform: np.ndarray, sample_rate: int, filters: str) -> np.nd
 
     Args:
         waveform: float32 [num_samples].
-        sample_rate: Rate in Hz, before and after.
-        filters: A chain in FFmpeg's words: "atempo=1.5,volume=0.5".
+        sample_rate: Sample rate of the input and the output in Hz.
+        filters: Filter chain in FFmpeg's syntax, such as "atempo=1.5,volume=0.5".
 
     Returns:
-        float32, of the length the filters give it.
+        float32 [num_samples of the filters' output].
     """
     graph = av.filter.Graph()
     nodes = [graph.add_abuffer(format="flt", sample_rate=sample_rate, layout="mono")]
@@ -237,7 +247,7 @@ def apply_filters(waveform: np.ndarray, sample_rate: int, filters: str) -> np.nd
     while True:
         try:
             pieces.append(graph.pull().to_ndarray()[0])
-        except (BlockingIOError, EOFError):  # PyAV's are subclasses
+        except (BlockingIOError, EOFError):  # PyAV's errors are subclasses
             break
     return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
@@ -245,12 +255,12 @@ def apply_filters(waveform: np.ndarray, sample_rate: int, filters: str) -> np.nd
 def write_audio(
     path: str | os.PathLike, waveform: np.ndarray, sample_rate: int
 ) -> None:
-    """Writes a mono waveform; the path's ending (.wav, .mp3, .flac) says the format.
+    """Writes a mono waveform in the format of the extension (.wav, .mp3, .flac).
 
     Args:
-        path: File to write. MP3 gets MagnaTagATune's 32 kbit/s.
-        waveform: float32 [num_samples], clipped to ±1.
-        sample_rate: Rate in Hz.
+        path: File to write. MP3 files have 32 kbit/s, as in MagnaTagATune.
+        waveform: float32 [num_samples]; values beyond ±1 are clipped.
+        sample_rate: Sample rate in Hz.
     """
     samples = np.clip(np.rint(waveform * 32767), -32767, 32767).astype(np.int16)
     with av.open(os.fspath(path), "w") as container:
@@ -262,7 +272,7 @@ def write_audio(
             stream.bit_rate = 32000
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate = sample_rate
-        # Encoders take frames of their own size; pcm (0) takes any.
+        # Most encoders need frames of a fixed size; PCM (frame_size 0) accepts any.
         size = stream.codec_context.frame_size or BLOCK_SAMPLES
         cutter = av.AudioResampler(stream.format.name, "mono", sample_rate, size)
         for piece in cutter.resample(frame) + cutter.resample(None):
@@ -271,7 +281,7 @@ def write_audio(
 
 
 class _Packets:
-    """Decodes a stream's packets; remembers what tells a whole file from a cut one."""
+    """Decodes the packets of a stream and notes signs of damage and truncation."""
 
     def __init__(self, container: av.container.InputContainer, stream: av.AudioStream):
         self._packets = container.demux(stream)
@@ -290,11 +300,11 @@ class _Packets:
             except av.FFmpegError:
                 self.num_damaged += 1
                 if self.num_damaged > 1000 + self.num_good:
-                    return  # a demuxer that no longer moves
+                    return  # the demuxer no longer advances
                 continue
             if self._is_mp3 and packet.size:
-                # Bytes 1 and 2 of an MPEG frame (version, bit rate, padding) decide its
-                # length.
+                # Bytes 1 and 2 of an MPEG frame (version, bit rate, padding) determine
+                # its length.
                 header = bytes(packet)[1:3]
                 longest = frame_bytes.setdefault(header, packet.size)
                 self.cut_short = packet.size < longest
@@ -317,17 +327,17 @@ def _format_of(frame: av.AudioFrame) -> tuple:
 def _resample(
     frames: Iterator[av.AudioFrame], sample_rate: int
 ) -> Iterator[np.ndarray]:
-    """Frames of one format -> float32 blocks, mono, at the rate."""
-    # Channels side by side: PyAV 18 reads beyond the planes of eight and more.
+    """Converts frames of one format to mono float32 blocks at the given rate."""
+    # Interleaved, because PyAV 18 reads beyond the planes of eight or more channels.
     first = next(frames)
     is_mono = first.layout.nb_channels == 1
-    # A decoder's frames are short, so many make a block before Python sees them again.
+    # Decoders yield short frames; the first resampler joins many of them into a block.
     precision = "dbl" if is_mono and first.format.name.startswith("dbl") else "flt"
     to_float = av.AudioResampler(precision, frame_size=BLOCK_SAMPLES)
     to_rate = av.AudioResampler("fltp", "mono", sample_rate, BLOCK_SAMPLES)
     for frame in itertools.chain([first], frames, [None]):
         for block in to_float.resample(frame):
-            # Mean first, as FFmpeg does too: one channel is resampled, not all.
+            # Channels are averaged first, as in FFmpeg, so only one is resampled.
             for resampled in to_rate.resample(block if is_mono else _mean(block)):
                 yield resampled.to_ndarray()[0]
     for resampled in to_rate.resample(None):
@@ -336,7 +346,7 @@ def _resample(
 
 def _mean(frame: av.AudioFrame) -> av.AudioFrame:
     channels = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
-    # Column by column: NumPy's mean over a short last axis takes twenty times as long.
+    # Sum the columns: NumPy's mean over a short last axis takes twenty times as long.
     total = functools.reduce(np.add, channels.T) / np.float32(channels.shape[1])
     mono = av.AudioFrame.from_ndarray(total[None], format="fltp", layout="mono")
     mono.sample_rate = frame.sample_rate
@@ -344,7 +354,7 @@ def _mean(frame: av.AudioFrame) -> av.AudioFrame:
     return mono
 
 
-# Of other containers FFmpeg guesses the length from the bit rate.
+# For other containers, FFmpeg estimates the duration from the bit rate.
 _LENGTH_IS_STORED = ("flac", "aiff", "asf", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 
 
@@ -353,9 +363,9 @@ def _declared_seconds(
     container: av.container.InputContainer,
     stream: av.AudioStream,
 ) -> float | None:
-    """The length a file claims to have, where it claims one."""
+    """Returns the duration that a file declares in seconds, or None."""
     if container.format.name == "wav":
-        # FFmpeg cuts the claim to the size of the file; the header keeps it.
+        # FFmpeg caps the duration at the size of the file, so we read the header.
         try:
             with wave.open(os.fspath(path)) as header:
                 num_bytes = header.getnframes() * header.getsampwidth()

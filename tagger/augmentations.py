@@ -1,10 +1,10 @@
-"""Waveform -> waveform: the noise of the noisy student (Won, Choi and Serra 2021).
+"""Waveform -> waveform: augmentation for the noisy student (Won, Choi and Serra 2021).
 
-https://arxiv.org/abs/2111.13457 and its code, which names the transforms in this order:
-crop, polarity, noise, gain, filter, delay, pitch, reverb. All but the crop, which
-`inputs` draws from the whole clip, are functions of waveforms float32 [batch,
-num_samples] with parameters [batch], in `keras.ops`: they run inside the model, on its
-device, on every backend. `Augmentation` draws the parameters.
+https://arxiv.org/abs/2111.13457 and its code, which lists the transforms in this order:
+crop, polarity, noise, gain, filter, delay, pitch, reverb. `data.pipeline` draws the
+crop from the whole clip. All others are functions of waveforms float32 [batch,
+num_samples] with parameters [batch], written in `keras.ops`: they run inside the model,
+on its device, with every backend. `Augmentation` draws the parameters.
 """
 
 import math
@@ -17,29 +17,32 @@ from keras import ops, random
 
 MAX_CENTS = 700
 N_FFT, HOP_LENGTH = 2048, 512  # of the phase vocoder
-NUM_TAPS = 16  # of the windowed sinc that reads between samples
-# What a response longer than the transform leaves of itself at the other end.
+NUM_TAPS = 16  # of the windowed sinc that interpolates between samples
+# Factor by which a filter's tail decays before it wraps around the transform.
 WRAPPED = 1e-5
-# Freeverb's filters as sox has them: samples at 44100 Hz.
+# Delays of Freeverb's filters, as in sox, in samples at 44100 Hz.
 COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)
 ALLPASSES = (225, 341, 441, 556)
 REVERB_GAIN = 0.015
 
 
 def crop(waveform: np.ndarray, num_samples: int, start: int) -> np.ndarray:
-    """A stretch of a clip; what is too short is repeated first.
+    """Cuts an excerpt from a waveform, which is repeated first if it is too short.
 
     Args:
         waveform: float32 [length].
-        num_samples: Of the stretch.
-        start: Its first sample, 0 to max(length - num_samples, 0).
+        num_samples: Length of the excerpt.
+        start: First sample of the excerpt, 0 to max(length - num_samples, 0).
+
+    Returns:
+        float32 [num_samples].
     """
     repeats = -(-num_samples // len(waveform))
     return np.tile(waveform, repeats)[start : start + num_samples]
 
 
 def invert_polarity(waveforms):
-    """Turns the waveforms upside down."""
+    """Flips the sign of every sample."""
     return -waveforms
 
 
@@ -50,7 +53,7 @@ def add_noise(waveforms, level, seed: int | random.SeedGenerator):
 
 
 def gain(waveforms, gain_db):
-    """Changes the level by so many decibels."""
+    """Changes the level by `gain_db` decibels."""
     return waveforms * ops.expand_dims(ops.power(10.0, gain_db / 20), -1)
 
 
@@ -64,11 +67,11 @@ def delay(waveforms, delay_ms, sample_rate: int):
     return (waveforms + 0.5 * late) / 2
 
 
-# --- Linear filters, as responses at the frequencies of one long transform ------------
+# --- Linear filters, applied as frequency responses of one long transform -------------
 
 
 class _Complex(NamedTuple):
-    """Keras has no arithmetic of complex tensors."""
+    """A complex tensor with the arithmetic that Keras lacks."""
 
     real: object
     imaginary: object
@@ -90,14 +93,15 @@ class _Complex(NamedTuple):
 
 
 def _apply_response(waveforms, response: Callable):
-    """Filters by a rational response, its whole tail included.
+    """Filters waveforms with a rational response, including its whole tail.
 
-    The transform is of x[t] r^-t on a circle with radius r > 1: what the tail wraps
-    around the transform's end has fallen to WRAPPED.
+    The transform is taken of x[t] r^-t, on a circle with radius r > 1, so that the tail
+    has decayed to WRAPPED when it wraps around the end of the transform.
 
     Args:
         waveforms: float32 [batch, num_samples].
-        response: Function of late(num_samples [batch] or int) -> z^-num_samples.
+        response: Function(late) -> response, where late(num_samples) returns
+            z^-num_samples for a delay that is an int or [batch].
     """
     num_samples = waveforms.shape[-1]
     length = 2 ** math.ceil(math.log2(2 * num_samples))
@@ -108,7 +112,7 @@ def _apply_response(waveforms, response: Callable):
     def late(delays):
         if not isinstance(delays, int):
             delays = ops.expand_dims(delays, -1)
-        # Whole turns are dropped as integers: float32 would lose the rest.
+        # Whole turns are removed in integers: float32 would lose the remainder.
         angle = -2 * math.pi / length * ops.cast(bins * delays % length, "float32")
         size = ops.exp(fall * ops.cast(delays, "float32"))
         return _Complex(size * ops.cos(angle), size * ops.sin(angle))
@@ -119,7 +123,7 @@ def _apply_response(waveforms, response: Callable):
 
 
 def _biquad(waveforms, cutoff_hz, sample_rate: int, sign: int):
-    """Second-order section of the Audio EQ Cookbook with Q = 1 / sqrt(2)."""
+    """Applies a second-order section of the Audio EQ Cookbook with Q = 1 / sqrt(2)."""
     angle = ops.expand_dims(2 * math.pi / sample_rate * cutoff_hz, -1)
     cosine, alpha = ops.cos(angle), ops.sin(angle) / math.sqrt(2)
     middle = sign - cosine  # low-pass: 1 - cos; high-pass: -(1 + cos)
@@ -135,27 +139,27 @@ def _biquad(waveforms, cutoff_hz, sample_rate: int, sign: int):
 
 
 def low_pass(waveforms, cutoff_hz, sample_rate: int):
-    """Butterworth low-pass of second order: 3 dB down at the cutoff."""
+    """Applies a second-order Butterworth low-pass, 3 dB down at the cutoff."""
     return _biquad(waveforms, cutoff_hz, sample_rate, 1)
 
 
 def high_pass(waveforms, cutoff_hz, sample_rate: int):
-    """Butterworth high-pass of second order: 3 dB down at the cutoff."""
+    """Applies a second-order Butterworth high-pass, 3 dB down at the cutoff."""
     return _biquad(waveforms, cutoff_hz, sample_rate, -1)
 
 
 def reverb(waveforms, reverberance, damping, room_size, sample_rate: int):
-    """Adds a room: Freeverb's filters with sox's scales, one channel.
+    """Adds reverberation with Freeverb's filters and sox's scales, in one channel.
 
-    Eight combs with damped feedback in parallel, then four allpasses; their sum is
-    added to the dry waveform.
+    The waveform passes through eight parallel combs with damped feedback, then four
+    allpasses; the result is added to the dry waveform.
 
     Args:
         waveforms: float32 [batch, num_samples].
-        reverberance: 0 to 100: the feedback of the combs, .3 to .98.
-        damping: 0 to 100: how much faster high frequencies die.
-        room_size: 0 to 100: length of the delays.
-        sample_rate: In Hz.
+        reverberance: 0 to 100; sets the feedback of the combs, .3 to .98.
+        damping: 0 to 100; sets how much faster high frequencies decay.
+        room_size: 0 to 100; sets the length of the delays.
+        sample_rate: Sample rate in Hz.
     """
     slope = 1 / math.log(0.7)  # sox: the feedback is .3 at 0, .98 at 100
     span = 100 / (1 - math.log(0.02) * slope)
@@ -169,7 +173,8 @@ def reverb(waveforms, reverberance, damping, room_size, sample_rate: int):
 
     def response(late):
         unit = _Complex(1.0, 0.0)
-        # Feedback through a one-pole low-pass; times 1 - damped · z^-1 above and below.
+        # Feedback passes a one-pole low-pass. Numerator and denominator are multiplied
+        # by 1 - damped · z^-1.
         pole = unit + late(1) * -damped
         loop = pole * (1 / (1 - damped))
         combs = _Complex(0.0, 0.0)
@@ -189,14 +194,14 @@ def reverb(waveforms, reverberance, damping, room_size, sample_rate: int):
 
 
 def shift_pitch(waveforms, cents):
-    """Moves the pitch by hundredths of a semitone; the tempo stays.
+    """Shifts the pitch without changing the tempo.
 
-    A phase vocoder stretches time by the ratio of the frequencies, a windowed sinc then
-    reads the result faster or slower.
+    A phase vocoder stretches time by the ratio of the frequencies, then a windowed sinc
+    resamples the result.
 
     Args:
         waveforms: float32 [batch, num_samples].
-        cents: [batch], -700 to 700.
+        cents: Shift in hundredths of a semitone [batch], -700 to 700.
     """
     num_samples = waveforms.shape[-1]
     ratio = ops.power(2.0, ops.cast(cents, "float32") / 1200)
@@ -206,14 +211,14 @@ def shift_pitch(waveforms, cents):
 
 
 def _stretch(waveforms, speed, num_samples: int, highest=None):
-    """Plays at another speed without changing the pitch (phase vocoder).
+    """Changes the speed without changing the pitch (phase vocoder).
 
     Args:
         waveforms: float32 [batch, length].
-        speed: [batch]; 2 is twice as fast.
-        num_samples: Of the result: what is beyond the end of a waveform is its last
-            frame, held.
-        highest: [batch], highest frequency kept, as a part of half the rate.
+        speed: Speed [batch]; 2 is twice as fast.
+        num_samples: Length of the result. Beyond the end of a waveform, its last frame
+            is held.
+        highest: Highest frequency to keep [batch], as a fraction of half the rate.
     """
     real, imaginary = ops.stft(waveforms, N_FFT, HOP_LENGTH, N_FFT)
     size = ops.sqrt(real**2 + imaginary**2)
@@ -229,15 +234,15 @@ def _stretch(waveforms, speed, num_samples: int, highest=None):
 
     part = ops.expand_dims(position - ops.cast(before, "float32"), -1)
     size = (1 - part) * frames(size, before) + part * frames(size, before + 1)
-    # From one frame to the next a bin turns as it did in the original; hops are equal.
+    # The phase of a bin advances per frame as in the original, since hops are equal.
     turns = frames(phase, before + 1) - frames(phase, before)
     phase = phase[:, :1] + ops.cumsum(turns, axis=1) - turns
     if highest is not None:
         bins = ops.arange(N_FFT // 2 + 1, dtype="float32") / (N_FFT // 2)
         kept = bins <= ops.reshape(highest, [-1, 1, 1])
         size = ops.where(kept, size, 0.0)
-    # Bins around a partial take its phase (Puckette 1995): each by itself, they would
-    # drift apart and cancel. Under a Hann window neighbours have opposite signs.
+    # Bins around a partial are locked to its phase (Puckette 1995); otherwise they
+    # would drift apart and cancel. Under a Hann window, neighbours have opposite signs.
     real, imaginary = (
         _minus_neighbours(size * part) for part in (ops.cos(phase), ops.sin(phase))
     )
@@ -252,7 +257,7 @@ def _minus_neighbours(bins):
 
 
 def _read(waveforms, speed, num_samples: int):
-    """Samples at t · speed between the given ones (Hann-windowed sinc)."""
+    """Interpolates the waveforms at t · speed with a Hann-windowed sinc."""
     position = ops.expand_dims(speed, -1) * ops.arange(num_samples, dtype="float32")
     before = ops.floor(position)
     part = position - before
@@ -278,9 +283,9 @@ class Transform(NamedTuple):
     """One transform of the chain.
 
     Attributes:
-        probability: How often it is applied.
+        probability: Probability that the transform is applied to an example.
         apply: Function(waveforms, uniform, seed, sample_rate) -> waveforms, where
-            uniform(low, high) draws a number for each example.
+            uniform(low, high) draws one number per example.
     """
 
     probability: float
@@ -333,13 +338,13 @@ TRANSFORMS = {
 def examples(
     waveform: np.ndarray, sample_rate: int, num_samples: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """The eight transforms one by one, and the chain of all, of one waveform.
+    """Applies each of the eight transforms, and the whole chain, to one waveform.
 
     Args:
         waveform: float32 [length].
-        sample_rate: In Hz.
-        num_samples: Of the stretch that is drawn and transformed.
-        seed: Of all that is drawn.
+        sample_rate: Sample rate in Hz.
+        num_samples: Length of the random excerpt that is transformed.
+        seed: Seed of the excerpt and the parameters.
 
     Returns:
         Name of the transform ("crop", …, "chain") -> float32 [num_samples].
@@ -356,15 +361,17 @@ def examples(
 
 
 class Augmentation(keras.layers.Layer):
-    """Each transform of the chain with its probability, drawn anew for every example.
+    """Applies each transform with its probability, drawn separately for every example.
 
-    waveforms float32 [batch, num_samples] -> the same, unchanged outside training.
+    waveforms float32 [batch, num_samples] -> the same shape. The waveforms are
+    unchanged outside training.
 
     Args:
-        sample_rate: Of the waveforms in Hz.
-        names: Which of TRANSFORMS, in their order there.
-        always: Apply them all, whatever their probabilities, and outside training too.
-        seed: Of what is drawn; None: from Keras' global seed.
+        sample_rate: Sample rate of the waveforms in Hz.
+        names: Transforms to use. They are applied in the order of TRANSFORMS.
+        always: Whether to apply every transform to every example, regardless of its
+            probability, and outside training too.
+        seed: Seed of the random draws; None takes Keras' global seed.
 
     Raises:
         ValueError: a name is unknown.

@@ -1,4 +1,4 @@
-"""The pictures: arrays and tables in, matplotlib figures out; no state."""
+"""Draws arrays and tables as matplotlib figures, without global state."""
 
 import os
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
 
-# Okabe and Ito: told apart with every kind of colour vision.
+# Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a figure; the ending of the path says the format (png, svg, pdf …)."""
+    """Writes a figure in the format of the path's extension (png, svg, pdf …)."""
     figure.savefig(path, dpi=150)
 
 
 def plot_scores(per_tag: pd.DataFrame, title: str) -> Figure:
-    """Two bars per tag, ROC-AUC and PR-AUC, best ROC-AUC on top.
+    """Draws two bars per tag, ROC-AUC and PR-AUC, with the best ROC-AUC on top.
 
     Args:
-        per_tag: Index tag; columns roc_auc, pr_auc (NaN: undefined) and positives.
-        title: Above the bars.
+        per_tag: Index tag; columns roc_auc, pr_auc (NaN if undefined) and positives.
+        title: Title of the figure.
     """
     per_tag = per_tag.sort_values("roc_auc", na_position="first")
     rows = np.arange(len(per_tag))
@@ -46,7 +46,7 @@ def plot_scores(per_tag: pd.DataFrame, title: str) -> Figure:
     axes.set_ylim(-0.6, len(per_tag) - 0.4)
     axes.set_xlim(0, 1)
     axes.set_xlabel(
-        "area under the curve (dotted: ROC-AUC of chance; in brackets: clips)"
+        "area under the curve (dotted: chance ROC-AUC; in brackets: positive clips)"
     )
     axes.set_title(title, fontsize="medium", wrap=True)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -54,16 +54,16 @@ def plot_scores(per_tag: pd.DataFrame, title: str) -> Figure:
 
 
 def plot_spectrograms(waveforms: dict[str, np.ndarray], sample_rate: int) -> Figure:
-    """Spectrograms under each other, all on one scale of decibels.
+    """Draws spectrograms one below the other, all on the same decibel scale.
 
     Args:
-        waveforms: Title -> [num_samples].
-        sample_rate: In Hz.
+        waveforms: Title -> waveform [num_samples].
+        sample_rate: Sample rate in Hz.
     """
     figure = _figure(9, 0.6 + 1.35 * len(waveforms))
     panels = figure.subplots(len(waveforms), sharex=True, squeeze=False)[:, 0]
     for axes, (title, waveform) in zip(panels, waveforms.items(), strict=True):
-        with np.errstate(divide="ignore"):  # of silence
+        with np.errstate(divide="ignore"):  # silence
             *_, image = axes.specgram(
                 waveform, 1024, sample_rate, noverlap=512, vmin=-130, vmax=-30,
                 cmap="magma",
@@ -80,13 +80,13 @@ def plot_spectrograms(waveforms: dict[str, np.ndarray], sample_rate: int) -> Fig
 def plot_robustness(
     scores: pd.DataFrame, metric: str, clean: float, title: str
 ) -> Figure:
-    """A score against the strength of each modification, a panel for each kind.
+    """Draws a metric against the strength of each modification, one panel per kind.
 
     Args:
-        scores: Columns kind, setting, roc_auc and pr_auc, a row per modification.
+        scores: Columns kind, setting, roc_auc and pr_auc; one row per modification.
         metric: "roc_auc" or "pr_auc".
-        clean: The score of the unmodified clips.
-        title: Above the panels.
+        clean: Value of the metric on the unmodified clips.
+        title: Title of the figure.
     """
     kinds = list(dict.fromkeys(scores["kind"]))
     figure = _figure(3.2 * len(kinds), 3.6)
@@ -105,15 +105,17 @@ def plot_robustness(
 
 
 def plot_excitations(means: pd.DataFrame, title: str) -> Figure:
-    """Mean excitation of every channel, a line per tag, channels sorted by their mean.
+    """Draws the mean excitation of every channel, one line per tag.
+
+    The channels are sorted by their mean.
 
     Args:
-        means: Excitations [tags, channels], index tag.
-        title: Above the lines.
+        means: Mean excitations [tags, channels], index tag.
+        title: Title of the figure.
     """
     colours = COLOURS
     if len(means) > len(COLOURS):
-        # From low to high excitation: colours and legend then run along a scale.
+        # Sorted by mean excitation, so that colours and legend form a scale.
         means = means.iloc[np.argsort(means.mean(axis=1))]
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(means)))
     means = means.iloc[:, np.argsort(means.mean(axis=0))]
@@ -131,10 +133,10 @@ def plot_excitations(means: pd.DataFrame, title: str) -> Figure:
 
 
 def plot_spread(spread: pd.Series) -> Figure:
-    """Standard deviation of the excitations across tags against the block.
+    """Draws the standard deviation of the excitations across tags for each block.
 
     Args:
-        spread: Index depth, counted from 0.
+        spread: Standard deviations; the index is the depth of the block, from 0.
     """
     figure = _figure(6, 4)
     axes = figure.subplots()
@@ -143,19 +145,19 @@ def plot_spread(spread: pd.Series) -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("block")
     axes.set_ylabel("standard deviation across tags")
-    axes.set_title("How far the excitations of the tags part")
+    axes.set_title("How much the excitations differ between tags")
     return figure
 
 
 def plot_loudness(
     excitation: np.ndarray, loudness: pd.Series, regression: pd.DataFrame
 ) -> Figure:
-    """Excitation against loudness with regression lines: all channels, and four.
+    """Draws excitation against loudness: the mean of all channels, and four channels.
 
     Args:
-        excitation: Of one block, [num_clips, channels].
+        excitation: Excitations of one block [num_clips, channels].
         loudness: Root mean square of each clip.
-        regression: Per channel: slope, intercept, error.
+        regression: Regression line of each channel: slope, intercept and error.
     """
     chosen = {
         "most positive": regression["slope"].idxmax(),
@@ -193,13 +195,13 @@ def plot_loudness(
 
 
 def plot_tag_distances(distances: dict[str, pd.DataFrame]) -> Figure:
-    """How far the tags stand apart, a square per block on one scale.
+    """Draws the distances between tags, one matrix per block, all on the same scale.
 
     Args:
-        distances: Title -> distances [tags, tags], neighbours near each other.
+        distances: Title -> distances [tags, tags], with similar tags adjacent.
     """
     num_tags = max(len(one) for one in distances.values())
-    side = max(2.2 + 0.14 * num_tags, 4.2)  # the colour bar's label needs that much
+    side = max(2.2 + 0.14 * num_tags, 4.2)  # room for the colour bar's label
     figure = _figure(side * len(distances) + 0.8, side + 0.6)
     panels = figure.subplots(1, len(distances), squeeze=False)[0]
     highest = max(one.to_numpy().max() for one in distances.values())
@@ -216,11 +218,14 @@ def plot_tag_distances(distances: dict[str, pd.DataFrame]) -> Figure:
 
 
 def plot_gates(excitations: list[np.ndarray], title: str) -> Figure:
-    """How far the gates of each block are open: quartiles, extremes within 1.5 spreads.
+    """Draws a box plot of the excitations of each block.
+
+    A box spans the quartiles; the whiskers end at the extremes within 1.5 times the
+    interquartile range.
 
     Args:
-        excitations: Of each block, [channels].
-        title: Above the boxes.
+        excitations: Excitations [channels] of each block.
+        title: Title of the figure.
     """
     figure = _figure(7, 3.6)
     axes = figure.subplots()
@@ -236,21 +241,21 @@ def plot_gates(excitations: list[np.ndarray], title: str) -> Figure:
     return figure
 
 
-# --- Of one recording: time in seconds to the right -----------------------------------
-# `music` is a spectrogram with values [num_frames, num_bands], seconds (centre of each
-# frame), frequencies_hz (centre of each band) and unit, as interpretation.Spectrogram.
+# --- Figures of one recording: time in seconds on the horizontal axis -----------------
+# `music` is an `interpretation.Spectrogram` or alike: values [num_frames, num_bands],
+# seconds (centre of each frame), frequencies_hz (centre of each band) and unit.
 
 
 def plot_attention(
     heats: dict[str, np.ndarray], seconds: np.ndarray, music, title: str
 ) -> Figure:
-    """What each head of each layer attends to over time, and all heads together.
+    """Draws what the heads of each layer attend to over time, and their sum.
 
     Args:
         heats: Title of the layer -> attention [num_heads, num_steps].
-        seconds: Where the steps begin, and the last one ends [num_steps + 1].
-        music: Below the heat maps, on the same axis of time.
-        title: Above all.
+        seconds: Start of each step, and end of the last one [num_steps + 1].
+        music: Spectrogram drawn below the heat maps, on the same time axis.
+        title: Title of the figure.
     """
     heights = [
         height
@@ -281,18 +286,18 @@ def plot_attention(
 def plot_attention_matrices(
     attention: dict[str, np.ndarray], seconds: np.ndarray, title: str
 ) -> Figure:
-    """What every moment attends to, a square per layer.
+    """Draws what every time step attends to, one matrix per layer.
 
     Args:
         attention: Title of the layer -> [num_steps (query), num_steps (key)].
-        seconds: Where the steps begin, and the last one ends [num_steps + 1].
-        title: Above the squares.
+        seconds: Start of each step, and end of the last one [num_steps + 1].
+        title: Title of the figure.
     """
     figure = _figure(4.2 * len(attention) + 0.4, 4.4)
     panels = figure.subplots(1, len(attention), sharey=True, squeeze=False)[0]
     ends = (seconds[0], seconds[-1])
     for axes, (name, matrix) in zip(panels, attention.items(), strict=True):
-        # Most attention is small beside the peaks: the root shows both.
+        # Most attention is far below the peaks; a square-root scale shows both.
         image = axes.imshow(
             matrix,
             cmap="viridis",
@@ -315,15 +320,16 @@ def plot_contribution(
     title: str,
     junction: tuple[float, str, str] | None = None,
 ) -> Figure:
-    """The score of each tag if a single moment were attended to, over time.
+    """Draws, over time, the score of each tag if only that moment were attended to.
 
     Args:
         contribution: Scores [tags, num_steps], index tag.
-        scores: Of the whole waveform [tags], written beside the rows.
-        seconds: Where the steps begin, and the last one ends [num_steps + 1].
-        music: Below the heat map, on the same axis of time.
-        title: Above.
-        junction: Seconds where one clip ends and another begins, and their names.
+        scores: Scores of the whole waveform [tags], written beside the rows.
+        seconds: Start of each step, and end of the last one [num_steps + 1].
+        music: Spectrogram drawn below the heat map, on the same time axis.
+        title: Title of the figure.
+        junction: Time in seconds at which one clip ends and another begins, and the
+            names of the two clips.
     """
     rows_height = max(0.2 * len(contribution), 0.35)
     figure = _figure(9, 2.9 + rows_height)
@@ -359,14 +365,15 @@ def plot_contribution(
 
 
 def plot_attributions(values: dict[str, np.ndarray], music, title: str) -> Figure:
-    """What raised (orange) and lowered (violet) each tag's score, over the music.
+    """Draws what raised (orange) and what lowered (violet) the score of each tag.
 
-    Drawn smoothed (a Gaussian of 1.5 cells), for single cells are too small to be seen.
+    The attributions are smoothed with a Gaussian of 1.5 cells, because single cells are
+    too small to see.
 
     Args:
-        values: Title -> attribution, shaped as the music's values.
-        music: Drawn in grey behind.
-        title: Above.
+        values: Title -> attribution, in the shape of the values of `music`.
+        music: Spectrogram drawn in grey behind the attributions.
+        title: Title of the figure.
     """
     num_columns = min(1 + (len(values) - 1) // 6, 5)
     num_rows = -(-len(values) // num_columns)
@@ -381,7 +388,7 @@ def plot_attributions(values: dict[str, np.ndarray], music, title: str) -> Figur
         one = gaussian_filter(one, 1.5)
         highest = max(np.quantile(np.abs(one), 0.995), 1e-12)
         strength = np.clip(one / highest, -1, 1).T
-        # Almost nothing is almost transparent: the music shows where no evidence is.
+        # Weak attributions are nearly transparent, so that the music shows through.
         image = axes.imshow(
             strength, cmap="PuOr_r", vmin=-1, vmax=1, alpha=np.abs(strength) ** 0.5,
             **_place(music),
@@ -403,14 +410,14 @@ def plot_taggram(
     segment_seconds: float,
     title: str,
 ) -> Figure:
-    """Scores of every tag over time.
+    """Draws the scores of every tag over time.
 
     Args:
-        scores: [num_segments, num_tags].
-        tags: Their names, the first on top.
-        seconds: Where each segment begins [num_segments].
-        segment_seconds: Length of a segment.
-        title: Above.
+        scores: Scores of each segment [num_segments, num_tags].
+        tags: Names of the tags; the first one is on top.
+        seconds: Start of each segment [num_segments].
+        segment_seconds: Length of a segment in seconds.
+        title: Title of the figure.
     """
     figure = _figure(10, 1.5 + max(0.2 * len(tags), 0.5))
     axes = figure.subplots()
@@ -428,12 +435,12 @@ def plot_taggram(
 
 
 def _draw_spectrogram(axes: Axes, music, cmap: str = "magma"):
-    """Draws a spectrogram with its axis of frequencies; returns the image."""
+    """Draws a spectrogram with its frequency axis and returns the image."""
     image = axes.imshow(music.values.T, cmap=cmap, **_place(music))
     num_bands, hz, bands = len(music.frequencies_hz), [], []
     for frequency in (10000, 5000, 2000, 1000, 500, 200, 100, 50):
         band = np.interp(frequency, music.frequencies_hz, np.arange(num_bands))
-        # Labels want room: a twelfth of the axis.
+        # Labels are at least a twelfth of the axis apart.
         if 0 < band < num_bands - 1 and (
             not bands or bands[-1] - band > num_bands / 12
         ):
@@ -445,7 +452,7 @@ def _draw_spectrogram(axes: Axes, music, cmap: str = "magma"):
 
 
 def _place(music) -> dict:
-    """Where `imshow` puts an array shaped as the spectrogram's values, transposed."""
+    """Returns `imshow` arguments that place an array in the spectrogram's shape."""
     seconds, num_bands = music.seconds, len(music.frequencies_hz)
     half = (seconds[1] - seconds[0]) / 2 if len(seconds) > 1 else 0.5
     extent = (seconds[0] - half, seconds[-1] + half, -0.5, num_bands - 0.5)
@@ -453,7 +460,7 @@ def _place(music) -> dict:
 
 
 def _rows(axes: Axes, values: np.ndarray, seconds: np.ndarray, cmap: str, **scale):
-    """Draws rows [num_rows, num_steps] downwards, steps between the seconds."""
+    """Draws values [num_rows, num_steps] downwards; `seconds` are the step edges."""
     edges = np.arange(len(values) + 1) - 0.5
     image = axes.pcolormesh(seconds, edges, values, cmap=cmap, rasterized=True, **scale)
     axes.invert_yaxis()
@@ -461,14 +468,14 @@ def _rows(axes: Axes, values: np.ndarray, seconds: np.ndarray, cmap: str, **scal
 
 
 def _plain(text: str, longest: int = 90) -> str:
-    """Text of others as it stands: no formulas between dollars, and not too long."""
+    """Shortens text and escapes dollars, which would start a formula."""
     if len(text) > longest:
         text = f"{text[: longest - 40]} … {text[-37:]}"
     return text.replace("$", r"\$")
 
 
 def _row_size(num_rows: int) -> float:
-    """Font size of the names of rows."""
+    """Returns the font size of row names."""
     return 9 if num_rows <= 20 else 7
 
 

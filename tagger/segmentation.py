@@ -1,8 +1,8 @@
-"""How a clip is cut into the segments that a model takes.
+"""Cuts clips into the segments that a model takes.
 
 waveform [num_samples] -> segments [num_segments, segment length]. `cut` and `stream`
-are for arrays, `cut_tensor` and `crop_tensor` for the graphs of tf.data. All of them
-follow one rule, a `Segmentation`.
+work on arrays, `cut_tensor` and `crop_tensor` in tf.data graphs. All of them follow the
+same rule, a `Segmentation`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ INT16_SCALE = 32768  # waveform at ±1 = int16 samples / INT16_SCALE
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """The rule by which a model takes a clip.
+    """The rule that cuts a clip into segments.
 
     A clip shorter than one segment is repeated until it fills one.
 
@@ -23,13 +23,15 @@ class Segmentation:
         num_samples: Length of a segment.
         remainder: What happens to the last, incomplete segment: "drop", or "pad" (with
             zeros).
-        hop_samples: From the start of one segment to the next; None means num_samples.
+        hop_samples: Distance from the start of one segment to the start of the next;
+            None means num_samples.
         edge_samples: Samples mirrored at both ends of the clip before it is cut. A
             model whose log-mel spectrogram has no padding thus sees the frames of one
             spectrogram over the whole clip.
 
     Raises:
-        ValueError: the remainder is unknown, or overlapping segments are to be padded.
+        ValueError: the remainder is unknown, or it is "pad" and segments are not
+            consecutive.
     """
 
     num_samples: int
@@ -45,7 +47,9 @@ class Segmentation:
         if self.hop_samples is None:
             object.__setattr__(self, "hop_samples", self.num_samples)
         if not self.is_consecutive and self.remainder != "drop":
-            raise ValueError("Overlapping segments can only drop their remainder.")
+            raise ValueError(
+                "Overlapping segments can only drop their remainder. Choose 'drop'."
+            )
 
     @property
     def is_consecutive(self) -> bool:
@@ -54,15 +58,19 @@ class Segmentation:
 
     @property
     def shortest_samples(self) -> int:
-        """Shorter clips are repeated to this length."""
+        """Length in samples to which shorter clips are repeated."""
         return self.num_samples - 2 * self.edge_samples
 
     def dropping(self) -> "Segmentation":
-        """The same rule for training, which never sees an incomplete segment."""
+        """Returns the rule for training, which drops incomplete segments."""
         return dataclasses.replace(self, remainder="drop")
 
     def with_hop(self, hop_seconds: float | None, sample_rate: int) -> "Segmentation":
-        """The same segments at another hop; None keeps the model's own.
+        """Returns the same rule with another hop.
+
+        Args:
+            hop_seconds: Hop in seconds; None keeps the present hop.
+            sample_rate: Sample rate in Hz.
 
         Raises:
             ValueError: the hop is shorter than a sample or longer than a segment.
@@ -80,7 +88,7 @@ class Segmentation:
         return dataclasses.replace(self, hop_samples=hop_samples, remainder="drop")
 
     def num_segments(self, num_samples: int) -> int:
-        """Number of segments of a clip of this length."""
+        """Returns the number of segments of a clip with `num_samples` samples."""
         rest = int(num_samples) + 2 * self.edge_samples - self.num_samples
         whole = max(0, rest // self.hop_samples) + 1
         is_padded = self.remainder == "pad" and rest > 0 and rest % self.hop_samples
@@ -88,7 +96,7 @@ class Segmentation:
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """Rounds a waveform at ±1 to int16 as FFmpeg does; int16 is returned as it is."""
+    """Rounds a waveform at ±1 to int16 as FFmpeg does; int16 input is unchanged."""
     if waveform.dtype == np.int16:
         return waveform
     steps = np.rint(waveform * INT16_SCALE)
@@ -112,7 +120,7 @@ def cut(waveform: np.ndarray, segmentation: Segmentation) -> np.ndarray:
 def stream(
     blocks: Iterator[np.ndarray], segmentation: Segmentation
 ) -> Iterator[np.ndarray]:
-    """Cuts a stream of blocks [any length] into segments; keeps one in memory."""
+    """Cuts a stream of blocks [any length] into segments, with only one in memory."""
     blocks = _repeated(blocks, segmentation.shortest_samples)
     rest = None
     for block in _mirrored(blocks, segmentation.edge_samples):
@@ -127,7 +135,7 @@ def stream(
 
 
 def _repeated(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
-    """Repeats a stream that is shorter than this until it is as long."""
+    """Repeats a stream that is shorter than `num_samples` until it has that length."""
     start = None
     for block in blocks:
         start = block if start is None else np.concatenate([start, block])
@@ -140,7 +148,7 @@ def _repeated(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.nda
 
 
 def _mirrored(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
-    """Puts the first and last samples of a stream, mirrored, before and after it."""
+    """Mirrors the first and last `num_samples` samples of a stream at its ends."""
     if not num_samples:
         yield from blocks
         return
@@ -155,7 +163,7 @@ def _mirrored(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.nda
         yield end[-2::-1]
 
 
-# --- Tensors, in a graph of tf.data ---------------------------------------------------
+# --- Tensors, in a tf.data graph ------------------------------------------------------
 
 
 def cut_tensor(waveform, segmentation: Segmentation):
@@ -175,13 +183,13 @@ def cut_tensor(waveform, segmentation: Segmentation):
 
 
 def crop_tensor(waveform, segmentation: Segmentation, num_crops: int, seed):
-    """Draws segments [num_crops, segment length] that begin anywhere in a waveform.
+    """Draws segments [num_crops, segment length] that start anywhere in a waveform.
 
     Args:
         waveform: TensorFlow tensor [num_samples].
-        segmentation: Its length and edges apply, its hop and remainder do not.
+        segmentation: Length and edges of the segments; hop and remainder are ignored.
         num_crops: Number of segments.
-        seed: int tensor [2].
+        seed: Seed of the starts, an int tensor [2].
     """
     import tensorflow as tf
 

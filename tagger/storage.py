@@ -1,7 +1,7 @@
-"""Where files are: on a disk, or behind a URL (gs://…) that `tf.io.gfile` opens.
+"""Files on a local disk, or behind a URL (gs://…) that `tf.io.gfile` opens.
 
-`location(text)` returns a `pathlib.Path`, or a `Remote` with the same methods as far as
-shards and manifests need them; callers treat both alike. Only URLs load TensorFlow.
+`location(text)` returns a `pathlib.Path`, or a `Remote` with the methods of it that
+shards and manifests need. Callers treat both alike. Only URLs load TensorFlow.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has no lock; temporary names are unique
+except ImportError:  # no lock on Windows; temporary names are unique
     fcntl = None
 
 LOCK_NAME = ".lock"
@@ -26,7 +26,7 @@ class Remote:
     """A URL with the methods of `pathlib.Path` that this project calls.
 
     Args:
-        url: `scheme://…`; any scheme that `tf.io.gfile` knows.
+        url: `scheme://…`, with any scheme that `tf.io.gfile` supports.
     """
 
     def __init__(self, url: str):
@@ -52,67 +52,80 @@ class Remote:
 
     @property
     def name(self) -> str:
+        """Last part of the URL."""
         return posixpath.basename(self._url)
 
     @property
     def parent(self) -> "Remote":
+        """The folder that contains this file or folder."""
         return Remote(posixpath.dirname(self._url))
 
     def with_name(self, name: str) -> "Remote":
+        """Returns the URL with its last part replaced."""
         return self.parent / name
 
     @contextlib.contextmanager
     def open(self, mode: str = "r"):
+        """Opens the file as a context manager; modes are those of `tf.io.gfile`."""
         with _as_os_errors(self._url), _gfile().GFile(self._url, mode) as file:
             yield file
 
     def read_text(self, encoding: str = "utf-8") -> str:
+        """Reads the file as UTF-8 text; `encoding` is ignored."""
         with self.open() as file:
             return file.read()
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
+        """Writes UTF-8 text to the file; `encoding` is ignored."""
         with self.open("w") as file:
             file.write(text)
 
     def exists(self) -> bool:
+        """Returns whether there is a file or folder at the URL."""
         with _as_os_errors(self._url):
             return _gfile().exists(self._url)
 
     def is_dir(self) -> bool:
+        """Returns whether the URL is a folder."""
         with _as_os_errors(self._url):
             return _gfile().isdir(self._url)
 
     def is_file(self) -> bool:
+        """Returns whether the URL is a file."""
         return self.num_bytes() is not None
 
     def num_bytes(self) -> int | None:
-        """Size of the file; None if there is none."""
+        """Returns the size of the file, or None if there is no such file."""
         with contextlib.suppress(FileNotFoundError), _as_os_errors(self._url):
             found = _gfile().stat(self._url)
             return None if found.is_directory else found.length
 
     def mkdir(self, parents: bool = True, exist_ok: bool = True) -> None:
+        """Creates the folder and its parents, unless they exist."""
         with _as_os_errors(self._url):
             _gfile().makedirs(self._url)
 
     def glob(self, pattern: str) -> Iterator["Remote"]:
+        """Yields the files and folders in this folder that match a pattern."""
         if self.is_dir():
             with _as_os_errors(self._url):
                 urls = _gfile().glob(f"{self._url}/{pattern}")
             yield from map(Remote, urls)
 
     def replace(self, target: "Remote") -> None:
+        """Renames the file and overwrites the target."""
         with _as_os_errors(self._url):
             _gfile().rename(self._url, str(target), overwrite=True)
 
     def unlink(self, missing_ok: bool = False) -> None:
+        """Deletes the file."""
         if self.exists() or not missing_ok:
             with _as_os_errors(self._url):
                 _gfile().remove(self._url)
 
 
 def location(path: "str | os.PathLike | Remote") -> Path | Remote:
-    """A local path, or a `Remote` where the text is a URL."""
+    """Returns a `Remote` if the text is a URL, otherwise a local path."""
     if isinstance(path, Remote):
         return path
     text = os.fspath(path)
@@ -128,18 +141,18 @@ def num_bytes(path: Path | Remote) -> int | None:
 
 
 def temporary(path: Path | Remote) -> Path | Remote:
-    """Returns a hidden, unique name beside a file."""
+    """Returns a unique, hidden path in the folder of a file."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 def write_text_atomically(path: Path | Remote, text: str) -> None:
-    """Writes a small file; readers see the old or the new content, never a part."""
+    """Writes a small file; readers see the old or the new content, never a mix."""
     unfinished = temporary(path)
     try:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     finally:
-        with contextlib.suppress(OSError):  # the error on its way is the one to show
+        with contextlib.suppress(OSError):  # the first error is the one to report
             unfinished.unlink(missing_ok=True)
 
 
@@ -147,16 +160,16 @@ def write_text_atomically(path: Path | Remote, text: str) -> None:
 def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
     """Creates a folder and locks it against a second writer.
 
-    The operating system holds the lock and releases it with its process, however that
-    ends. Behind a URL there is no lock: what two builds write at once is the same to
-    the byte. A full disk within the block is reported with what to do.
+    The operating system holds the lock and releases it when the process ends, however
+    it ends. URLs are not locked: two builds at the same time write the same bytes. If
+    the disk is full within the block, the error says what to do.
 
     Args:
-        directory: The folder.
-        option: The command's option that chooses it, for the messages.
+        directory: Folder to create and lock.
+        option: Command-line option that chooses the folder, for error messages.
 
     Raises:
-        OSError: the folder cannot be written, is in use, or the disk is full.
+        OSError: the folder cannot be written or is in use, or the disk is full.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -182,7 +195,7 @@ def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
                 raise
             raise OSError(
                 f"Cannot write to {directory}: {error.strerror}. Free some space and"
-                " run the same command again; it resumes with what is complete."
+                " run the same command again; it keeps what is complete."
             ) from error
 
 
@@ -192,12 +205,12 @@ def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
 def tensorflow():
     """Imports TensorFlow without its log messages, and returns it.
 
-    It writes them to file descriptor 2 before its logging starts, so no setting
-    suppresses them. A failing import still raises.
+    TensorFlow writes them to file descriptor 2 before its logging starts, so no setting
+    suppresses them. A failed import still raises.
     """
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # later notes
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # later messages
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -215,7 +228,7 @@ def _gfile():
 
 @contextlib.contextmanager
 def _as_os_errors(url: str) -> Iterator[None]:
-    """Turns TensorFlow's errors into the system's, the only kind that callers know."""
+    """Converts TensorFlow's errors to `OSError`, which callers handle."""
     tf = tensorflow()
     try:
         yield

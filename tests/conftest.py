@@ -1,4 +1,4 @@
-"""A small corpus, built and trained once, for every test that needs real files."""
+"""A small corpus and a model trained on it, for all tests that need real files."""
 
 import contextlib
 import functools
@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: a core to each
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each test process
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -24,13 +24,13 @@ from tagger import cli
 REPOSITORY = Path(__file__).parent.parent
 REFERENCES = Path(__file__).parent / "references"
 SHARED = REPOSITORY.parent / "shared"
-# Compiled in haste: our tests compile much and compute little.
+# XLA optimises little here: our tests compile much and compute little.
 XLA_IN_HASTE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 @pytest.fixture
 def shared():
-    """Folder of large references that only the developers' machines have."""
+    """Returns the folder of large references, on the developers' machines only."""
     if not SHARED.is_dir():
         pytest.skip("large references (../shared) are not on this machine")
     return SHARED
@@ -41,7 +41,7 @@ def _corpus(common):
     from tagger.datasets import demo
 
     folder = common / "corpus"
-    with filelock.FileLock(common / "corpus.lock"):  # one process makes it
+    with filelock.FileLock(common / "corpus.lock"):  # one process makes the corpus
         if not (folder / "annotations_final.csv").exists():
             demo.synthesize(folder, num_clips=32)
     return folder
@@ -49,7 +49,7 @@ def _corpus(common):
 
 @pytest.fixture
 def corpus(_corpus, tmp_path):
-    """32 demo clips in MTT layout, this test's own copy."""
+    """Returns a folder with 32 demo clips in MTT's layout, a copy for each test."""
     return shutil.copytree(_corpus, tmp_path / "corpus")
 
 
@@ -72,7 +72,7 @@ def build_corpus(corpus, output_dir=None, **options):
 
 @pytest.fixture(scope="session")
 def built_at(_corpus, common):
-    """built_at(16000) -> folder of the demo clips' shards at a rate; read only."""
+    """built_at(16000) returns the demo clips' shards at that rate; read-only."""
 
     @functools.cache
     def build(sample_rate):
@@ -88,12 +88,12 @@ def built_at(_corpus, common):
 
 @pytest.fixture(scope="session")
 def built(built_at):
-    """Folder of the demo clips' shards at 22050 Hz; read only."""
+    """Returns the folder of the demo clips' shards at 22050 Hz; read-only."""
     return built_at(22050)
 
 
 def call(command, cwd, input=""):
-    """Runs a command in this process as a shell would run it in one of its own."""
+    """Runs a command in this process, as a shell would run it in a new one."""
     name, *arguments = map(str, command)
     if name.endswith(".py"):
         main = importlib.import_module(name.removesuffix(".py")).main
@@ -138,8 +138,8 @@ def _in_folder(folder):
 def run_script():
     """Runs a command as a user does: run_script("eval.py", …) -> finished process.
 
-    In this process, which has TensorFlow loaded, unless the command is Python code or
-    needs an environment of its own; `run_process` never is.
+    The command runs in this process, which has TensorFlow loaded, unless it is Python
+    code or needs its own environment. `run_process` always starts a new process.
     """
 
     def run(*command, cwd=REPOSITORY, **options):
@@ -151,7 +151,7 @@ def run_script():
 
 
 def run_process(*command, cwd=REPOSITORY, **options):
-    """Runs a command in a process of its own."""
+    """Runs a command in a new process."""
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=cwd,
@@ -164,16 +164,16 @@ def run_process(*command, cwd=REPOSITORY, **options):
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory, worker_id):
-    """Folder that all test processes of this run have in common."""
+    """Returns a folder that all test processes of this run share."""
     own = tmp_path_factory.getbasetemp()
     return own if worker_id == "master" else own.parent
 
 
 @pytest.fixture(scope="session")
 def trained(built, common, run_script):
-    """Folder of a finished training run: two short stages of a narrow SE model."""
+    """Returns a finished training run: two short stages of a narrow SE model."""
     folder = common / "trained"
-    # Of several test processes one trains; the others wait for the end of its run.
+    # One test process trains; the others wait until it is done.
     with filelock.FileLock(common / "trained.lock"):
         if not (folder / "model.keras").exists():
             done = run_script(
@@ -186,7 +186,7 @@ def trained(built, common, run_script):
 
 
 def fails(done, *words):
-    """The command ended with exit code 2; its last line holds these words."""
+    """Checks that a command ended with exit code 2 and these words in the last line."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]

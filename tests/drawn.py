@@ -1,4 +1,4 @@
-"""Weights and music drawn from a seed, so that references need not hold them."""
+"""Weights and music drawn from a seed, so that references need not store them."""
 
 import zlib
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def draw_weights(shapes, seed=0):
-    """Name -> float32 array, scaled so that signals neither die nor explode.
+    """Returns name -> float32 array, scaled so that signals neither vanish nor explode.
 
-    NumPy keeps the stream of RandomState as it is for good.
+    NumPy guarantees that the stream of RandomState never changes.
     """
     return {name: _draw(name, tuple(shape), seed) for name, shape in shapes.items()}
 
@@ -16,7 +16,7 @@ def draw_weights(shapes, seed=0):
 def _draw(name, shape, seed):
     random = np.random.RandomState(zlib.crc32(f"{seed}:{name}".encode()))
     kind = name.rpartition("/" if "/" in name else ".")[2]
-    of_decibels = shape in ((1,), (6,))  # the norm of a spectrogram's channels
+    of_decibels = shape in ((1,), (6,))  # normalises the channels of a spectrogram
     if of_decibels and kind in ("running_var", "running_mean"):
         values = np.full(shape, 400 if kind == "running_var" else -20)
     elif kind in ("running_var", "moving_variance"):
@@ -26,14 +26,14 @@ def _draw(name, shape, seed):
     elif len(shape) < 2:
         values = random.standard_normal(shape) * 0.1
     else:
-        # PyTorch keeps the outputs first, TensorFlow last.
+        # The output axis comes first in PyTorch, last in TensorFlow.
         outputs = shape[-1] if "/" in name else shape[0]
         values = random.standard_normal(shape) * np.sqrt(outputs / np.prod(shape))
     return values.astype(np.float32)
 
 
 def draw_music(num_samples, sample_rate, seed=0):
-    """Two waveforms [2, num_samples]: notes with overtones and noise; loud, quiet."""
+    """Returns two waveforms [2, num_samples] of notes and noise: loud and quiet."""
     random = np.random.RandomState(seed)
     seconds = np.arange(num_samples) / sample_rate
     waveform = 1e-3 * random.standard_normal((2, num_samples))
@@ -50,6 +50,6 @@ def draw_music(num_samples, sample_rate, seed=0):
 
 
 def draw_features(num_frames, n_mels):
-    """Two log-mel spectrograms [2, num_frames, n_mels], N(0, 1)."""
+    """Returns two log-mel spectrograms [2, num_frames, n_mels], drawn from N(0, 1)."""
     shape = (2, num_frames, n_mels)
     return np.random.RandomState(1).standard_normal(shape).astype(np.float32)

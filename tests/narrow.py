@@ -1,4 +1,4 @@
-"""Every model of the registry, narrow enough to be built and run in a moment."""
+"""Every model of the registry, narrow enough to be built and run quickly."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ SMALL = {"alpha": 2, "channels": 16, "num_heads": 2, "num_layers": 2}
 
 
 def narrow_options(name):
-    """Small values for all options that say how wide a model is, by their names."""
+    """Returns small values for all options that set the width of a model."""
     small = {}
     for option, default in models.default_options(name).items():
         if option.endswith("filters"):
@@ -29,14 +29,19 @@ def narrow_model(name):
     keras.utils.set_random_seed(0)
     model = models.build_model(name, num_tags=3, tags=TAGS, **narrow_options(name))
     for layer in model.layers:
-        if layer.name == "input_norm":  # as if it had seen decibels
+        if layer.name == "input_norm":  # as if it had been trained on decibels
             layer.moving_mean.assign(0 * layer.moving_mean - 20)
             layer.moving_variance.assign(0 * layer.moving_variance + 400)
     return model
 
 
+def scores_of(model, x):
+    """What `predict` returns, without the second that compiling a graph takes."""
+    return np.asarray(model(x, training=False))
+
+
 def music(model, batch_size=2):
-    """Drawn waveforms [batch_size, num_samples] for a model."""
+    """Draws waveforms [batch_size, num_samples] for a model."""
     info = models.model_info(model)
     x = draw_music(info.segmentation.num_samples, info.sample_rate)
     return np.resize(x, (batch_size, x.shape[1]))

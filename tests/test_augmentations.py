@@ -1,4 +1,4 @@
-"""Each transform against a definition of its own: SciPy, plain loops, librosa."""
+"""Compares each transform with SciPy, plain loops or librosa."""
 
 import keras
 import numpy as np
@@ -56,7 +56,7 @@ def test_filters_match_scipys_butterworth(kind, cutoffs):
     ours = getattr(augmentations, f"{kind}_pass")(x, numbers(*cutoffs), RATE)
     for row, waveform, cutoff in zip(array(ours), x, cutoffs, strict=True):
         b, a = scipy.signal.butter(2, cutoff, kind, fs=RATE)
-        # float32 in a transform of 32,768 points.
+        # float32 rounding in a Fourier transform of 32,768 points.
         np.testing.assert_allclose(row, scipy.signal.lfilter(b, a, waveform), atol=2e-4)
 
 
@@ -72,7 +72,7 @@ def test_delay_matches_a_plain_loop():
 
 
 def freeverb(waveform, reverberance, damping, room_size, sample_rate):
-    """sox's reverb with plain loops over delay lines."""
+    """Computes sox's reverb with plain loops over delay lines."""
     a, b = -1 / np.log(1 - 0.3), 100 / (np.log(1 - 0.98) * -1 / np.log(1 - 0.3) + 1)
     feedback = 1 - np.exp((reverberance - b) / (a * b))
     damping = damping / 100 * 0.3 + 0.2
@@ -107,7 +107,7 @@ def test_reverb_matches_plain_loops(settings):
 
 @pytest.mark.parametrize("cents", [-700, -250, 0, 300, 700])
 def test_pitch_moves_partials_and_not_the_tempo(cents):
-    """A chord under clicks: its partials move by the ratio, the clicks stay."""
+    """In a chord with clicks, partials move by the ratio and clicks stay in place."""
     time = np.arange(2 * RATE) / RATE
     frequencies = np.array([440.0, 1000.0, 2500.0])
     chord = sum(np.sin(2 * np.pi * f * time) for f in frequencies)
@@ -162,7 +162,7 @@ def test_transforms_come_with_their_probability(name):
     x = noise(1, 12000).repeat(400, axis=0)
     changed = np.any(array(layer(x, training=True)) != x, axis=1).mean()
     probability = augmentations.TRANSFORMS[name].probability
-    assert changed == pytest.approx(probability, abs=0.08)  # three deviations of 400
+    assert changed == pytest.approx(probability, abs=0.08)  # 3 σ of 400 draws
 
 
 def test_probabilities_are_the_papers():

@@ -1,4 +1,4 @@
-"""`make demo` from its first mp3 to its last line."""
+"""Runs `make demo` from the first mp3 file to the last line."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ def test_make_demo_ends_in_a_tagger_that_works(tmp_path):
     if not shutil.which("make"):
         pytest.skip("make is not installed")
     folder = tmp_path / "demo"
-    # -o: the environment is this one, not a new .venv.
+    # -o: use this environment instead of a new .venv.
     command = ["make", "-o", ".venv/installed", "demo", f"PYTHON={sys.executable}"]
     done = subprocess.run(
         [*command, f"DEMO={folder}"], cwd=REPOSITORY, capture_output=True, text=True

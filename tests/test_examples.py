@@ -1,4 +1,4 @@
-"""The examples in docstrings are run as they stand."""
+"""Runs the examples in docstrings."""
 
 import doctest
 import importlib
@@ -10,7 +10,7 @@ from tagger.inference import export
 from tagger.weights import pretrained
 
 
-@pytest.mark.slow  # fetches a trained model, once
+@pytest.mark.slow  # downloads a trained model once
 @pytest.mark.parametrize(
     ("module", "number"),
     [("inference.tagger", 6), ("inference.embeddings", 5), ("inference.engines", 3)],

@@ -1,4 +1,4 @@
-"""The notebooks run as they stand, and hold no logic of their own."""
+"""The notebooks run unchanged, and contain no logic of their own."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""How clips are cut: arrays, streams and tensors alike."""
+"""Arrays, streams and tensors are cut by the same rule."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def streamed(waveform, rule, block):
 
 
 def by_hand(waveform, rule):
-    """The definition: repeat, mirror, pad, then every hop a segment."""
+    """Follows the definition: repeat, mirror, pad, then take a segment at every hop."""
     if len(waveform) < rule.shortest_samples:
         waveform = np.resize(waveform, rule.shortest_samples)
     waveform = np.pad(waveform, rule.edge_samples, mode="reflect")

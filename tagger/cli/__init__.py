@@ -1,8 +1,8 @@
-"""The command lines. Only arguments and printing are here, never the work.
+"""The command-line interface: only arguments and printing, never the work itself.
 
-`main(argv)` is `tagger COMMAND …`, `main_of(name)(argv)` one command as a script. A
-module of the work is imported after the arguments have been parsed and checked, so that
-`--help` and a wrong argument do not load TensorFlow.
+`main(argv)` runs `tagger COMMAND …`, and `main_of(name)(argv)` runs one command as a
+script. The modules that do the work are imported after the arguments have been parsed
+and checked, so that `--help` and a wrong argument do not load TensorFlow.
 """
 
 import argparse
@@ -23,11 +23,11 @@ class Command:
     """A command.
 
     Attributes:
-        help: One line.
-        add_arguments: Adds its arguments to a parser.
-        call: Carries it out; returns the exit code, None for 0.
-        if_interrupted: Function of the parsed arguments: what to tell the user after
-            Ctrl-C.
+        help: Description in one line.
+        add_arguments: Function that adds the arguments of the command to a parser.
+        call: Function that runs the command and returns the exit code, None for 0.
+        if_interrupted: Function of the parsed arguments that returns the message for
+            the user after Ctrl-C.
     """
 
     help: str
@@ -37,7 +37,7 @@ class Command:
 
 
 def _same_command(args: argparse.Namespace) -> str:
-    return "The same command resumes."
+    return "Run the same command again to resume."
 
 
 def _again(args: argparse.Namespace) -> str:
@@ -55,7 +55,7 @@ COMMANDS = {
         _same_command,
     ),
     "explain": Command(
-        "show why a file gets its tags: pictures, sounds and one page",
+        "explain why a file gets its tags: pictures, sounds and one page",
         explaining.add_explain,
         explaining.explain,
         _again,
@@ -66,7 +66,7 @@ COMMANDS = {
         explaining.serve,
     ),
     "augment": Command(
-        "write what --augment does to a file, as audio",
+        "write audio files that show what --augment does to a file",
         explaining.add_augment,
         explaining.augment,
         _again,
@@ -99,7 +99,7 @@ COMMANDS = {
         _same_command,
     ),
     "verify": Command(
-        "check every checksum and record of a folder of shards",
+        "check every checksum and record in a folder of shards",
         datasets.add_verify,
         datasets.verify,
         _again,
@@ -132,14 +132,15 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`tagger COMMAND …`.
+    """Runs `tagger COMMAND …`.
 
     Args:
         argv: Arguments without the program's name; None: those of the process.
 
     Raises:
-        SystemExit: the arguments are wrong, or something failed that was reported.
-        ValueError, OSError, ImportError: with one sentence for the user.
+        SystemExit: the arguments are wrong, or a failure has already been reported.
+        ValueError, OSError, ImportError: the command failed; the message is one
+            sentence for the user.
     """
     parser = argparse.ArgumentParser(prog="tagger", description="Music auto-tagging.")
     version = f"%(prog)s {tagger.__version__}"
@@ -156,7 +157,7 @@ def main_of(name: str, *arguments: str) -> Callable[[Sequence[str] | None], None
 
     Args:
         name: Key of COMMANDS.
-        *arguments: First arguments, which the script implies.
+        *arguments: Leading arguments, which the script implies.
     """
 
     def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Types of arguments, and checks that need no model."""
+"""Argument types, and checks that do not need a model."""
 
 import argparse
 import ast
@@ -21,7 +21,8 @@ class OptionGroup:
     """Options that keep the default of a function unless they are given.
 
     Args:
-        group: Where `--help` shows them; the parser must suppress missing arguments.
+        group: Argument group that receives the options; its parser must suppress
+            missing arguments.
     """
 
     def __init__(self, group: argparse._ArgumentGroup):
@@ -42,13 +43,13 @@ class OptionGroup:
         """Returns the options that were given.
 
         Args:
-            known: Names of the options that the owner has.
-            args: The parsed arguments.
-            owner: Who has them, for the message.
+            known: Names of the options that the owner accepts.
+            args: Parsed arguments.
+            owner: Name of the owner, for the error message.
             further: Options given in another way, such as --set.
 
         Raises:
-            ValueError: an option was given that the owner does not have.
+            ValueError: an option was given that the owner does not accept.
         """
         given = {n: getattr(args, n) for n in self.flags if hasattr(args, n)}
         for name in (further or {}) | given:
@@ -63,7 +64,7 @@ class OptionGroup:
 
 
 def setting(text: str) -> tuple[str, object]:
-    """Argument type: NAME=VALUE, the value as Python writes it, or text."""
+    """Argument type: NAME=VALUE, where VALUE is a Python literal or else text."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
@@ -98,7 +99,7 @@ def port(text: str) -> int:
 
 
 def output_file(text: str) -> str:
-    """Argument type: a file that can be written, checked before hours of work."""
+    """Argument type: a path that can be written, checked before hours of work."""
     folder = os.path.dirname(os.path.abspath(text))
     if os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"cannot write {text!r}: it is a folder")
@@ -110,7 +111,7 @@ def output_file(text: str) -> str:
 
 
 def figure_file(text: str) -> str:
-    """Argument type: an `output_file` that ends as a picture does."""
+    """Argument type: an `output_file` that ends in .png, .svg or .pdf."""
     return _ending(text, ".png", ".svg", ".pdf")
 
 
@@ -120,7 +121,7 @@ def keras_file(text: str) -> str:
 
 
 def library_file(text: str) -> str:
-    """Argument type: an `output_file` for embeddings."""
+    """Argument type: an `output_file` that ends in .parquet or .npy."""
     return _ending(text, ".parquet", ".npy")
 
 
@@ -142,12 +143,12 @@ def model_name(text: str) -> str:
         endings = (".keras", ".hdf5", ".h5", ".onnx")
         if not text.endswith(endings):
             raise argparse.ArgumentTypeError(
-                f"cannot tell what {text!r} is: model files end in {', '.join(endings)}"
+                f"unknown type of model file {text!r}: must end in {', '.join(endings)}"
             )
         return text
     hint = suggest_names(text, PRETRAINED)
     if "Available" in hint:
-        hint = "See tagger pretrained."
+        hint = "Run tagger pretrained to list the models."
     raise argparse.ArgumentTypeError(
         f"there is no model file or pretrained model {text!r}. {hint}"
     )
@@ -159,14 +160,15 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(args: argparse.Namespace, *names: str) -> None:
-    """Refuses to overwrite what exists, unless --force is given.
+    """Refuses to overwrite existing outputs unless --force is given.
 
     Args:
-        args: The parsed arguments.
-        names: Those that name an output; None and "-" (standard output) are passed.
+        args: Parsed arguments.
+        names: Names of the arguments that hold an output path. The values None and "-"
+            (standard output) are not checked.
 
     Raises:
-        FileExistsError: one exists.
+        FileExistsError: an output exists.
     """
     for name in names:
         path = getattr(args, name)

@@ -1,4 +1,4 @@
-"""build, verify, demo: audio and annotations -> shards."""
+"""The commands build, verify and demo: audio and annotations -> shards."""
 
 import argparse
 import dataclasses
@@ -19,7 +19,7 @@ from tagger.datasets import demo as demo_music
 
 
 def add_build(parser: argparse.ArgumentParser) -> None:
-    """Adds a subcommand per dataset."""
+    """Adds one subcommand per dataset."""
     names = parser.add_subparsers(metavar="DATASET", required=True)
     for dataset in DATASETS.values():
         documentation = sys.modules[dataset.load_annotations.__module__].__doc__
@@ -41,21 +41,22 @@ def add_build_of(parser: argparse.ArgumentParser, short_name: str) -> None:
         add(
             "source",
             metavar="SOURCE",
-            help="tracks.csv (comma, semicolon or tab), or a folder of folders",
+            help="tracks.csv (separated by comma, semicolon or tab), or a folder with"
+            " one subfolder per tag",
         )
     else:
         add(
             "--data-dir",
             default="./dataset",
-            help="folder of the annotations and the audio (default: ./dataset)",
+            help="folder with the annotations and the audio (default: ./dataset)",
         )
     add(
         "--output-dir",
         metavar="DIR",
-        help="folder of the shards, or a URL (gs://…); default: tfrecord beside the"
-        " annotations",
+        help="folder or URL (gs://…) for the shards (default: tfrecord, next to the"
+        " annotations)",
     )
-    add("--audio-dir", metavar="DIR", help="folder of the audio, if it is elsewhere")
+    add("--audio-dir", metavar="DIR", help="folder with the audio, if it is elsewhere")
     annotations = parser.add_argument_group("annotations")
     _ANNOTATION_OPTIONS.get(short_name, lambda group: None)(annotations)
     _add_shard_options(parser.add_argument_group("shards"), dataset)
@@ -68,24 +69,24 @@ def _add_mtt_options(group: argparse._ArgumentGroup) -> None:
         "--variant",
         choices=tuple(magnatagatune.VARIANTS),
         default="resemul",
-        help="whose reading of the annotations; the other options change parts of it"
-        " (default: resemul)",
+        help="paper or project whose rules for the annotations are used; the other"
+        " options override single rules (default: resemul)",
     )
     add(
         "--num-tags",
         type=at_least_one,
         default=magnatagatune.NUM_TAGS,
         metavar="N",
-        help="take the most frequent tags (default: %(default)s)",
+        help="use the N most frequent tags (default: %(default)s)",
     )
     add(
         "--split",
         choices=tuple(magnatagatune.SPLIT_RULES),
-        help="directory (0-b, c, d-f), lists (Lee's *_list_pub.cP in the folder) or"
-        " random (13:1:3; artists leak from train into test)",
+        help="split by directory (0-b, c, d-f), by lists (Lee's *_list_pub.cP in the"
+        " folder) or at random (13:1:3; artists leak from train into test)",
     )
     _add_flag(group, "--merge-synonyms", "merge 29 groups of synonyms before counting")
-    _add_flag(group, "--keep-untagged", "keep clips that have none of the tags")
+    _add_flag(group, "--keep-untagged", "keep clips without any of the tags")
     add(
         "--tag-order",
         choices=("ascending", "descending"),
@@ -99,8 +100,8 @@ def _add_msd_options(group: argparse._ArgumentGroup) -> None:
         "--split",
         choices=tuple(million_song.SPLIT_RULES),
         default="classic",
-        help="classic (241,889 tracks) or cals (749,562, two thirds unlabelled)"
-        " (default: classic)",
+        help="classic (241,889 tracks) or cals (749,562 tracks, two thirds unlabelled);"
+        " default: classic",
     )
     group.add_argument(
         "--labelled-only",
@@ -115,19 +116,19 @@ def _add_jamendo_options(group: argparse._ArgumentGroup) -> None:
         "--subset",
         choices=tuple(mtg_jamendo.PUBLISHED_COUNTS),
         default="top50tags",
-        help="which tags (default: top50tags)",
+        help="set of tags (default: top50tags)",
     )
     add(
         "--split",
         type=int,
         choices=range(5),
         default=0,
-        help="which of the published random splits (default: 0)",
+        help="number of the published random split (default: 0)",
     )
     add(
         "--low",
         action="store_true",
-        help="read the mono version of lower bit rate (.low.mp3)",
+        help="read the mono files with a lower bit rate (.low.mp3)",
     )
 
 
@@ -136,17 +137,22 @@ def _add_csv_options(group: argparse._ArgumentGroup) -> None:
     add(
         "--tags",
         metavar="FILE",
-        help="take only the tags in this file, in its order (a line each, or a JSON"
+        help="use only the tags in this file, in its order (one per line, or a JSON"
         " list); default: all, in alphabetical order",
     )
-    add("--num-tags", type=at_least_one, metavar="N", help="take the N most frequent")
+    add(
+        "--num-tags",
+        type=at_least_one,
+        metavar="N",
+        help="use the N most frequent tags",
+    )
     add(
         "--tag-separator",
         default=";",
         metavar="TEXT",
-        help="what separates the tags in the column tags (default: ;)",
+        help="separator between the tags in the column tags (default: ;)",
     )
-    _add_seed(group, "seed of the split, if the csv has none")
+    _add_seed(group, "seed of the random split, if the csv has no split")
 
 
 _ANNOTATION_OPTIONS = {
@@ -163,7 +169,8 @@ def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None
         "--sample-rate",
         type=at_least_one,
         metavar="HZ",
-        help=f"rate of the waveforms (default: that of --features, or {SAMPLE_RATE})",
+        help="sample rate of the waveforms (default: that of --features, or"
+        f" {SAMPLE_RATE})",
     )
     add(
         "--num-samples",
@@ -171,7 +178,7 @@ def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None
         type=at_least_one,
         default=SEGMENT_SAMPLES,
         metavar="N",
-        help="length of a segment (default: %(default)s)",
+        help="length of a segment in samples (default: %(default)s)",
     )
     add(
         "--num-audios-per-shard",
@@ -190,19 +197,19 @@ def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None
         "--dtype",
         choices=("float16", "float32"),
         default="float16",
-        help="of log-mel spectrograms (default: float16)",
+        help="data type of log-mel spectrograms (default: float16)",
     )
     add(
         "--num-workers",
         type=at_least_one,
         metavar="N",
-        help="processes of this machine (default: one per core)",
+        help="number of workers on this machine (default: one per core)",
     )
     add(
         "--scheduler",
         metavar="ADDRESS",
-        help="of a Dask scheduler whose workers build the shards; they must see audio"
-        " and output folder under the same paths",
+        help="address of a Dask scheduler whose workers build the shards; they must"
+        " find the audio and the output folder under the same paths",
     )
     for what, default in (("skipped", 0.01), ("missing", dataset.max_missing)):
         add(
@@ -210,7 +217,7 @@ def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None
             type=float,
             default=default,
             metavar="X",
-            help=f"largest share of clips that may be {what} (default: {default:g})",
+            help=f"maximum share of clips that may be {what} (default: {default:g})",
         )
 
 
@@ -242,12 +249,12 @@ def build(args: argparse.Namespace) -> None:
 def add_verify(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of verify."""
     parser.add_argument(
-        "directory", metavar="DIR", help="folder of the shards, or its parent"
+        "directory", metavar="DIR", help="folder with the shards, or its parent"
     )
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Checks a folder of shards; exit code 2 if something is wrong."""
+    """Checks a folder of shards; returns exit code 2 if something is wrong."""
     directory = storage.location(args.directory)
     if not (directory / MANIFEST_NAME).exists():
         directory = directory / SHARD_FOLDER
@@ -264,20 +271,30 @@ def verify(args: argparse.Namespace) -> int:
             tqdm.write(f"{directory / name}: {fault}")
         bad += [name] * bool(faults)
     if not manifest.complete:
-        print(f"The build in {directory} is unfinished. The build command resumes it.")
+        print(
+            f"The build in {directory} is incomplete. Run the build command again to"
+            " resume it."
+        )
     num_clips = sum(manifest.num_clips(split) for split in manifest.splits)
     print(f"{total} shards, {num_clips:,} clips, {len(bad)} files with faults")
     if bad:
-        print("Delete them and run the build again: it makes only what is missing.")
+        print(
+            "Delete them and run the build command again: it writes only missing files."
+        )
     return 2 if bad or not manifest.complete else 0
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of demo."""
     add = parser.add_argument
-    add("--data-dir", default="./demo", help="folder to make (default: ./demo)")
-    add("--num-clips", type=at_least_one, default=320, help="default: %(default)s")
-    add("--seed", type=int, default=0, help="seed of the music")
+    add("--data-dir", default="./demo", help="folder to create (default: ./demo)")
+    add(
+        "--num-clips",
+        type=at_least_one,
+        default=320,
+        help="number of clips (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="random seed of the music")
 
 
 def demo(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""eval, excitations: a model on a split of a dataset."""
+"""The commands eval and excitations: run a model on a split of a dataset."""
 
 import argparse
 import sys
@@ -15,14 +15,19 @@ from tagger.cli.arguments import (
 )
 from tagger.cli.process import load_tensorflow
 
-MODEL_HELP = "file (.keras, or resemul's .hdf5) or name of a pretrained model"
+MODEL_HELP = "model file (.keras, or resemul's .hdf5) or name of a pretrained model"
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", type=model_name, help=MODEL_HELP)
-    add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
-    add("--split", choices=["train", "val", "test"], default="test")
+    add("--data-dir", default="./dataset", help="folder with the shards, or its parent")
+    add(
+        "--split",
+        choices=["train", "val", "test"],
+        default="test",
+        help="split to run the model on (default: test)",
+    )
 
 
 def add_eval(parser: argparse.ArgumentParser) -> None:
@@ -37,44 +42,49 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
         const="-",
         type=output_file,
         metavar="FILE",
-        help="write all scores as JSON; without FILE to standard output",
+        help="write all results as JSON; without FILE, to standard output",
     )
-    add("--csv", type=output_file, metavar="FILE", help="write the table per tag")
-    add("--plot", type=figure_file, metavar="FILE", help="draw it: .png, .svg or .pdf")
+    add("--csv", type=output_file, metavar="FILE", help="write a table per tag")
+    add(
+        "--plot",
+        type=figure_file,
+        metavar="FILE",
+        help="plot the results per tag: .png, .svg or .pdf",
+    )
     add(
         "--bootstrap",
         type=count,
         metavar="N",
-        help="95 %% intervals from N resamples of the clips",
+        help="compute 95 %% confidence intervals from N resamples of the clips",
     )
     add(
         "--compare-with",
         type=model_name,
         metavar="MODEL2",
-        help="difference to another model on the same clips, with a p-value",
+        help="compare with another model on the same clips, with a p-value",
     )
     add(
         "--robustness",
         type=figure_file,
         metavar="FILE",
-        help="plot the scores under time stretch, pitch shift, compression and noise",
+        help="plot the results under time stretch, pitch shift, compression and noise",
     )
     add(
         "--tune-thresholds",
         type=keras_file,
         metavar="FILE",
-        help="write a .keras copy with the thresholds of best F1 on val",
+        help="write a .keras copy with the thresholds that maximise F1 on val",
     )
     add(
         "--compare",
         choices=["published"],
-        help="show the scores that others published on this dataset",
+        help="show the results that others published on this dataset",
     )
     add_force(parser)
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Scores a model on a split and prints what was asked for."""
+    """Scores a model on a split and prints the requested results."""
     check_outputs(args, "json", "csv", "plot", "robustness", "tune_thresholds")
     load_tensorflow()
     from tagger import models, plotting
@@ -91,7 +101,7 @@ def evaluate(args: argparse.Namespace) -> None:
     def score(predict, info, split):
         return scoring.evaluate(predict, shards, info, split, batch_size)
 
-    # What does not fit is reported before the scoring.
+    # Report mismatches before scoring.
     if args.compare_with:
         other = pretrained.load(args.compare_with)
         scoring.check_rate(models.model_info(other), shards)
@@ -157,10 +167,10 @@ def add_excitations(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=output_file,
         default="./excitations.pkl",
-        help=".pkl or .parquet (default: %(default)s)",
+        help="file to write, .pkl or .parquet (default: %(default)s)",
     )
     parser.add_argument(
-        "--plot-dir", metavar="DIR", help="also draw the paper's figures there"
+        "--plot-dir", metavar="DIR", help="also write the paper's figures to DIR"
     )
     add_force(parser)
 

@@ -1,4 +1,4 @@
-"""explain, augment, serve: pictures and sounds of one file."""
+"""The commands explain, augment and serve: pictures and sounds of one file."""
 
 import argparse
 import csv
@@ -24,27 +24,38 @@ from tagger.cli.tagging import add_tagger, load_tagger
 def add_explain(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of explain."""
     add = parser.add_argument
-    add("file", metavar="FILE", help="audio of any length and format")
+    add("file", metavar="FILE", help="audio file of any length and format")
     add_tagger(parser)
     add(
         "--tags",
         metavar="A,B",
-        help="tags to explain, one with a comma in quotes (default: the 3 highest)",
+        help="tags to explain, separated by commas; quote a tag that contains a comma"
+        " (default: the 3 highest)",
     )
-    add("--second-file", metavar="FILE", help="a second clip beside the first")
+    add("--second-file", metavar="FILE", help="second clip, shown next to the first")
     add(
         "--start",
         type=float,
         metavar="SECONDS",
         help="start of the segment to explain (default: where the tags score highest)",
     )
-    add("--hop", type=float, metavar="SECONDS", help="from one segment to the next")
-    add("--output", metavar="DIR", default="explained", help="default: ./explained")
+    add(
+        "--hop",
+        type=float,
+        metavar="SECONDS",
+        help="time from one segment to the next (default: the model's own hop)",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        default="explained",
+        help="folder to write to (default: ./explained)",
+    )
     add_force(parser)
 
 
 def explain(args: argparse.Namespace) -> None:
-    """Writes the pictures, sounds and the page."""
+    """Writes the pictures, the sounds and the page."""
     check_outputs(args, "output")
     load_tensorflow()
     from tagger.interpretation import report
@@ -67,11 +78,21 @@ def explain(args: argparse.Namespace) -> None:
 def add_augment(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of augment."""
     add = parser.add_argument
-    add("file", metavar="FILE", help="audio of any format")
-    add("--output", metavar="DIR", default="augmented", help="default: ./augmented")
-    add("--sample-rate", type=at_least_one, default=22050, help="default: 22050")
+    add("file", metavar="FILE", help="audio file of any format")
+    add(
+        "--output",
+        metavar="DIR",
+        default="augmented",
+        help="folder to write to (default: ./augmented)",
+    )
+    add(
+        "--sample-rate",
+        type=at_least_one,
+        default=22050,
+        help="sample rate in Hz (default: 22050)",
+    )
     add("--seconds", type=float, default=10.0, help="length of the crop (default: 10)")
-    add("--seed", type=int, default=0, help="seed of everything drawn")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
     add_force(parser)
 
 
@@ -101,21 +122,30 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of serve."""
     add_tagger(parser)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="default: %(default)s, only this machine")
-    add("--port", type=port, default=7860, help="default: %(default)s")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, only for this machine)",
+    )
+    add(
+        "--port",
+        type=port,
+        default=7860,
+        help="port to listen on (default: %(default)s)",
+    )
     add(
         "--max-minutes",
         type=above_zero,
         default=20.0,
         metavar="X",
-        help="longer songs are refused (default: %(default)g)",
+        help="maximum length of a song in minutes (default: %(default)g)",
     )
     add(
         "--max-megabytes",
         type=above_zero,
         default=200.0,
         metavar="X",
-        help="larger files are refused (default: %(default)g)",
+        help="maximum size of a file in MB (default: %(default)g)",
     )
 
 
@@ -124,7 +154,7 @@ def serve(args: argparse.Namespace) -> None:
     found = importlib.util.find_spec("gradio") and importlib.metadata.version("gradio")
     if not found or int(found.split(".")[0]) < 6:
         raise ImportError(
-            f"The page needs Gradio 6 or newer; installed: {found or 'none'}. pip"
+            f"The page needs Gradio 6 or newer; installed: {found or 'none'}. Run pip"
             " install 'gradio>=6'."
         )
     load_tensorflow()

@@ -1,4 +1,4 @@
-"""models, pretrained, convert, export: what there is, and how to get it."""
+"""The commands models, pretrained, convert and export."""
 
 import argparse
 from pathlib import Path
@@ -21,7 +21,9 @@ _DATASETS = {"magnatagatune": "MTT", "million_song": "MSD", "mtg_jamendo": "Jame
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of models."""
-    parser.add_argument("name", nargs="?", help="one model: its options and scores")
+    parser.add_argument(
+        "name", nargs="?", help="model to describe, with its options and results"
+    )
 
 
 def models(args: argparse.Namespace) -> None:
@@ -32,7 +34,7 @@ def models(args: argparse.Namespace) -> None:
         print(_columns(_model_rows()))
         print(
             "Published test ROC-AUC and PR-AUC of the best configuration; the splits"
-            " differ between papers.\nOptions of one model: tagger models NAME"
+            " differ between papers.\nOptions of a model: tagger models NAME"
         )
 
 
@@ -94,7 +96,7 @@ def _columns(rows: list[list[str]]) -> str:
 def add_pretrained(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of pretrained."""
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="download it, to work offline"
+        "name", nargs="?", metavar="NAME", help="model to download, for offline use"
     )
 
 
@@ -122,19 +124,36 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="NAME",
         choices=tuple(registry.MODELS),
-        help="see tagger models",
+        help="model that the weights belong to; see tagger models",
     )
-    add("--output", required=True, type=keras_file, metavar="FILE.keras")
-    add("--tags", default=None, metavar="FILE", help="a tag per line, or a JSON list")
+    add(
+        "--output",
+        required=True,
+        type=keras_file,
+        metavar="FILE.keras",
+        help="file to write",
+    )
+    add(
+        "--tags",
+        default=None,
+        metavar="FILE",
+        help="tag names, one per line or as a JSON list",
+    )
     parser.add_argument("--force", action="store_true", default=False,
                         help="overwrite existing files")  # fmt: skip
     group = parser.add_argument_group(
-        "model", "what the names and shapes of the weights do not tell"
+        "model", "options that names and shapes of the weights do not reveal"
     )
     options = OptionGroup(group)
-    options.add("--front-end", choices=["pons", "lee"], help="self_attention's")
-    options.add("--back-end", choices=["attention", "cnn"], help="self_attention's")
-    options.add("--num-heads", type=at_least_one, help="attention heads (default: 8)")
+    options.add(
+        "--front-end", choices=["pons", "lee"], help="front end of self_attention"
+    )
+    options.add(
+        "--back-end", choices=["attention", "cnn"], help="back end of self_attention"
+    )
+    options.add(
+        "--num-heads", type=at_least_one, help="number of attention heads (default: 8)"
+    )
     parser.set_defaults(options=options)
 
 
@@ -169,13 +188,19 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "model",
         metavar="MODEL",
         type=model_name,
-        help="file (.keras, .hdf5) or name of a pretrained model",
+        help="model file (.keras, .hdf5) or name of a pretrained model",
     )
-    add("--to", required=True, choices=tuple(EXPORT_FORMATS))
+    add(
+        "--to",
+        required=True,
+        choices=tuple(EXPORT_FORMATS),
+        help="format of the export",
+    )
     add(
         "--output",
         metavar="PATH",
-        help="default: the model's name with the ending of the format, in this folder",
+        help="path to write (default: the model's name with the ending of the format,"
+        " in the working directory)",
     )
     add_force(parser)
 

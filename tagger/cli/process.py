@@ -1,4 +1,4 @@
-"""How a command starts and ends."""
+"""How commands start, report errors and exit."""
 
 import importlib.util
 import os
@@ -14,16 +14,16 @@ SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with a sentence that says how to continue; an empty one: exit code 0."""
+    """Ctrl-C, with a message on how to continue; an empty one means exit code 0."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls a command's main; an error ends in one line and exit code 2."""
+    """Calls a command's main; reports errors in one line and exits with code 2."""
     name = os.path.basename(sys.argv[0]).replace("__main__.py", "python -m tagger")
     warnings.showwarning = lambda message, *_, **__: print(
         f"Note: {message}", file=sys.stderr
     )
-    # File names need not be UTF-8; they are printed as the bytes they are.
+    # File names need not be UTF-8; their bytes are printed unchanged.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.reconfigure(errors="surrogateescape")
     try:
@@ -31,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
     except (ValueError, OSError, ImportError) as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         if os.environ.get(SUPERVISED):
-            os._exit(2)  # a normal exit of JAX would wait for the others, and crash
+            os._exit(2)  # on a normal exit, JAX would wait for the others and crash
         sys.exit(2)
     except KeyboardInterrupt as error:
         if isinstance(error, Interrupted) and not str(error):
@@ -41,10 +41,10 @@ def run(main: Callable[[], None]) -> None:
 
 
 def supervise() -> None:
-    """Runs this same command in a child process and ends as it does.
+    """Runs the same command in a child process and exits with its exit code.
 
-    JAX aborts a process whose coordinator is gone, with pages of C++; the parent
-    survives and says what that means.
+    If the coordinator is lost, JAX aborts the process with pages of C++ messages. The
+    parent process survives and reports what happened.
     """
     if os.environ.get(SUPERVISED):
         return
@@ -61,10 +61,12 @@ def supervise() -> None:
         except KeyboardInterrupt:
             pass  # the child receives it too, and reports it
     if code == -signal.SIGTERM:
-        raise OSError("Training was asked to end. The same command resumes it.")
+        raise OSError(
+            "Training was terminated. Run the same command again to resume it."
+        )
     if code < 0:
         raise OSError(
-            f"This training process was ended by {signal.Signals(-code).name}, most"
+            f"This training process was killed by {signal.Signals(-code).name}, most"
             " likely because another process was lost. Start the same command again on"
             " every host; it resumes from the last checkpoint."
         )
@@ -72,6 +74,6 @@ def supervise() -> None:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow quietly, before our modules do; other backends need none."""
+    """Imports TensorFlow, if installed, without its log and before our modules do."""
     if importlib.util.find_spec("tensorflow"):
         storage.tensorflow()

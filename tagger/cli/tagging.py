@@ -1,4 +1,4 @@
-"""tag, embed: files in, tags or embeddings out."""
+"""The commands tag and embed: audio files -> tags or embeddings."""
 
 import argparse
 import os
@@ -27,12 +27,12 @@ HELD = "held"  # --threshold without X
 
 
 def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
-    """Adds --model; `others` names further kinds of files."""
+    """Adds --model; its help lists `others`, further kinds of model files."""
     parser.add_argument(
         "--model",
         type=model_name,
         default=DEFAULT_MODEL,
-        help=f"file (.keras, {others}or resemul's .hdf5), or the name of a pretrained"
+        help=f"model file (.keras, {others}or resemul's .hdf5) or name of a pretrained"
         " model, see tagger pretrained (default: %(default)s, downloaded once)",
     )
 
@@ -43,7 +43,7 @@ def add_tagger(parser: argparse.ArgumentParser, others: str = "") -> None:
     parser.add_argument(
         "--data-dir",
         default="./dataset",
-        help="shards whose manifest names the tags of a model that does not",
+        help="shards whose manifest names the tags, for a model without tag names",
     )
 
 
@@ -53,13 +53,13 @@ def add_files(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
         "files",
         nargs=nargs,
         metavar="FILE",
-        help="audio of any length and format, a folder of it, or - for a list on"
-        " standard input (a path per line; # starts a comment)",
+        help="audio file of any length and format, a folder of audio files, or - for a"
+        " list on standard input (one path per line; # starts a comment)",
     )
 
 
 def list_files(names: list[str]) -> list[str]:
-    """Returns the audio files that names, folders and standard input stand for."""
+    """Returns the audio files given by name, by folder or on standard input."""
     listed = []
     for name in names:
         listed += _paths_in(sys.stdin) if name == "-" else [name]
@@ -72,7 +72,7 @@ def _paths_in(lines: Iterable[str]) -> list[str]:
 
 
 def load_tagger(args: argparse.Namespace) -> Tagger:
-    """Returns the Tagger of --model, its tags named by --data-dir if need be."""
+    """Returns the Tagger of --model; --data-dir names the tags if it does not."""
     if args.model.endswith(".onnx"):
         model = engines.OnnxModel(args.model)
         return Tagger(model, _tags_of(model.info, args))
@@ -90,7 +90,7 @@ def _tags_of(info: ModelInfo, args: argparse.Namespace) -> tuple[str, ...] | Non
     from tagger.data import pipeline  # loads TensorFlow
 
     warnings.warn(
-        f"{args.model} holds no tag names; they are those of {args.data_dir}.",
+        f"{args.model} holds no tag names; using those of {args.data_dir}.",
         stacklevel=1,
     )
     return pipeline.open_shards(args.data_dir).manifest.tags
@@ -102,46 +102,57 @@ def _tags_of(info: ModelInfo, args: argparse.Namespace) -> tuple[str, ...] | Non
 def add_tag(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of tag."""
     add_files(parser)
-    add_tagger(parser, ".onnx of `export` (on the CPU, without TensorFlow), ")
+    add_tagger(parser, ".onnx of tagger export, run on the CPU without TensorFlow, ")
     add = parser.add_argument
-    add("--top", type=at_least_one, default=10, help="tags per file (default: 10)")
+    add(
+        "--top",
+        type=at_least_one,
+        default=10,
+        help="number of tags to print per file (default: 10)",
+    )
     add(
         "--threshold",
         nargs="?",
         type=_threshold,
         const=HELD,
         metavar="X",
-        help="only tags that score X or more; without X, the model's own thresholds",
+        help="keep only tags that score X or more; without X, use the model's own"
+        " thresholds",
     )
-    add("--hop", type=float, metavar="SECONDS", help="from one segment to the next")
+    add(
+        "--hop",
+        type=float,
+        metavar="SECONDS",
+        help="time from one segment to the next (default: the model's own hop)",
+    )
     add(
         "--aggregate",
         choices=AGGREGATES,
         default="mean",
-        help="over the segments of a file (default: mean)",
+        help="how to combine the scores of a file's segments (default: mean)",
     )
     add(
         "--taggram",
         type=figure_file,
         metavar="PICTURE",
-        help="draw the scores over time of the one file given",
+        help="plot the scores over time, if only one file is given",
     )
     add(
         "--json",
         action="store_true",
-        help="print a line of JSON per file, with all tags (or those of --threshold)",
+        help="print one line of JSON per file, with all tags (or those of --threshold)",
     )
     add(
         "--output",
         type=_results_path,
         metavar="FILE_OR_DIR",
-        help="also write lines of JSON (.jsonl), a table (.csv), or a JAMS file per"
-        " audio file (a folder, DIR/)",
+        help="also write JSON Lines (.jsonl), a table (.csv), or one JAMS file per"
+        " audio file (to a folder, DIR/)",
     )
     add(
         "--resume",
         action="store_true",
-        help="skip files that --output holds tags of, and add the others",
+        help="skip files whose tags --output already holds, and add the others",
     )
     add_force(parser)
 
@@ -156,7 +167,8 @@ def _threshold(text: str) -> float | str:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(
-        f"{text!r} is not between 0 and 1 (without X, put --threshold after the files)"
+        f"{text!r} is not a number from 0 to 1 (to omit X, put --threshold after the"
+        " files)"
     )
 
 
@@ -171,20 +183,22 @@ def _results_path(text: str) -> str:
 
 
 def if_tag_interrupted(args: argparse.Namespace) -> str:
-    """What to tell the user after Ctrl-C."""
+    """Returns the message for the user after Ctrl-C."""
     if not args.output:
         return "Run the same command again."
     resume = "" if args.resume else " with --resume"
-    return f"The same command{resume} continues {args.output}."
+    return f"Run the same command{resume} to continue {args.output}."
 
 
 def tag(args: argparse.Namespace) -> int:
-    """Tags files; exit code 2 if one cannot be decoded."""
+    """Tags files; returns exit code 2 if a file cannot be decoded."""
     paths = list_files(args.files)
     if args.taggram and len(paths) != 1:
-        raise ValueError(f"--taggram draws one file, but {len(paths)} were given.")
+        raise ValueError(
+            f"--taggram plots exactly one file, but {len(paths)} were given."
+        )
     if args.resume and not args.output:
-        raise ValueError("--resume needs --output: the results to continue.")
+        raise ValueError("--resume needs --output with the results to continue.")
     if args.resume and args.force:
         raise ValueError("Give --resume or --force, not both.")
     check_outputs(args, "taggram")
@@ -204,7 +218,9 @@ def tag(args: argparse.Namespace) -> int:
         results = writers.open_results(args.output, paths, source, args.force)
         paths = [path for path in paths if path not in results.done]
         if not paths:
-            print(f"{args.output} holds the tags of all files.", file=sys.stderr)
+            print(
+                f"{args.output} already holds the tags of all files.", file=sys.stderr
+            )
     has_error = False
     with streaming.progress(len(paths), "Tagging") as bar:
         for result, taggram in tag_files(
@@ -224,10 +240,10 @@ def tag(args: argparse.Namespace) -> int:
 
 
 def _draw(tagger: Tagger, taggram, args: argparse.Namespace, name: str) -> None:
-    """Draws the scores over time of a file to --taggram."""
+    """Plots the scores of a file over time and saves the figure to --taggram."""
     from tagger import plotting
 
-    # The tags of the table; one below the threshold says something, too.
+    # The tags of the printed table, and also those below the threshold.
     tags = list(tagger.named(taggram.aggregated(args.aggregate)))[: args.top]
     figure = plotting.plot_taggram(
         taggram.scores[:, tagger.tag_numbers(tags)],
@@ -265,24 +281,30 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
         "--layer",
         default="penultimate",
         metavar="NAME",
-        help="layer whose output is the embedding (default: the input of the last)",
+        help="layer whose output is the embedding (default: penultimate, the input of"
+        " the last layer)",
     )
     add(
         "--library",
         type=library_file,
         metavar="FILE",
-        help="store the embeddings in .parquet, or .npy with a .json beside it; files"
-        " that it already holds are skipped",
+        help="store the embeddings in a .parquet file, or in an .npy file with a .json"
+        " next to it; files that it already holds are skipped",
     )
     add("--similar-to", metavar="SONG", help="list the files most similar to a song")
-    add("--top", type=at_least_one, default=10, help="how many (default: 10)")
+    add(
+        "--top",
+        type=at_least_one,
+        default=10,
+        help="number of similar files to list (default: 10)",
+    )
 
 
 def embed(args: argparse.Namespace) -> int:
-    """Embeds files, and lists similar ones; exit code 2 if one cannot be decoded."""
+    """Embeds files and lists similar ones; returns exit code 2 if decoding fails."""
     exists = args.library and os.path.exists(args.library)
     if not args.files and not exists:
-        raise ValueError("Give audio files, or a --library that holds some.")
+        raise ValueError("Give audio files, or a --library that exists.")
     if not args.library and not args.similar_to:
         raise ValueError(
             "Give --library FILE to store, or --similar-to SONG to search."
@@ -298,7 +320,8 @@ def embed(args: argparse.Namespace) -> int:
         if (library.model, library.layer) != (args.model, args.layer):
             raise ValueError(
                 f"{args.library} holds embeddings of {library.model}, layer"
-                f" {library.layer}. Give those, or another --library."
+                f" {library.layer}. Give that --model and --layer, or another"
+                " --library."
             )
     embedder = embeddings.Embedder(pretrained.load(args.model), args.layer)
     song = args.similar_to

@@ -1,4 +1,4 @@
-"""train: a recipe, carried out."""
+"""The command train: runs a training recipe."""
 
 import argparse
 import dataclasses
@@ -16,39 +16,50 @@ from tagger.training.recipes import (
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of train; options of models and recipes only if given."""
+    """Adds the arguments of train. Options of models and recipes have no defaults."""
     parser.argument_default = argparse.SUPPRESS
     add, count = parser.add_argument, at_least_one
-    add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
+    add("--data-dir", default="./dataset", help="folder with the shards, or its parent")
     add("--train-dir", default="./log", help="folder of the run (default: ./log)")
-    add("--model", default="sample_cnn", help="default: sample_cnn; see tagger models")
+    add(
+        "--model",
+        default="sample_cnn",
+        help="model to train, see tagger models (default: sample_cnn)",
+    )
     add("--initial-stage", type=int, default=0, help="stage to start with (default: 0)")
     add(
         "--num-audios-per-shard",
         type=count,
         default=None,
-        help="must be that of the build",
+        help="must equal the value of the build",
     )
     add(
         "--num-segments-per-audio",
         type=count,
         default=None,
-        help="must be that of the build",
+        help="must equal the value of the build",
     )
     add("--verify", action="store_true", default=False, help="check all shards first")
     add(
         "--num-read-threads",
         type=count,
         default=8,
-        help="shards read at once (default: 8)",
+        help="number of shards read in parallel (default: 8)",
     )
-    add("--seed", type=int, default=0, help="of weights, dropout, noise and order")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed of the initial weights, dropout, augmentation and the order"
+        " of the examples (default: 0)",
+    )
     add(
         "--checkpoint-minutes",
         type=float,
         default=10.0,
         metavar="X",
-        help="a killed run loses no more training time than this (default: 10)",
+        help="minutes between saves within an epoch; a killed run loses no more"
+        " training time than this (default: 10)",
     )
     _add_student(parser)
     _add_devices(parser)
@@ -58,14 +69,14 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 def _add_student(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "noisy student", "also learns a teacher's scores of unlabelled music"
+        "noisy student", "also learn a teacher's scores of unlabelled music"
     )
     add = group.add_argument
     add(
         "--teacher",
         type=model_name,
         metavar="MODEL",
-        help="file or pretrained model that scores the unlabelled music",
+        help="model file or pretrained model that scores the unlabelled music",
     )
     add("--unlabelled", metavar="DIR", help="shards with a student split")
     options = OptionGroup(group)
@@ -83,18 +94,28 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
         "--labelled-share",
         type=float,
         metavar="X",
-        help="labelled share of a batch (default: 0.5)",
+        help="labelled share of every batch (default: 0.5)",
     )
     options.add(
-        "--cache-scores", action="store_true", help="the teacher scores only once"
+        "--cache-scores",
+        action="store_true",
+        help="let the teacher score every segment only once and store the scores",
     )
-    options.add("--rounds", type=at_least_one, help="students; each teaches the next")
+    options.add(
+        "--rounds",
+        type=at_least_one,
+        help="number of students, each of which teaches the next (default: 1)",
+    )
     parser.set_defaults(student_options=options)
 
 
 def _add_devices(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("devices").add_argument
-    add("--strategy", choices=STRATEGIES, help="default: none, the first device")
+    add(
+        "--strategy",
+        choices=STRATEGIES,
+        help="how to use several devices (default: none, only the first device)",
+    )
     add(
         "--hosts",
         metavar="A:P,B:P",
@@ -104,30 +125,41 @@ def _add_devices(parser: argparse.ArgumentParser) -> None:
         "--process-id",
         type=int,
         metavar="N",
-        help="multiworker: place of this process in --hosts, from 0",
+        help="multiworker: position of this process in --hosts, from 0",
     )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "model", "which model has which options, with defaults: tagger models NAME"
+        "model", "tagger models NAME lists the options of a model and their defaults"
     )
     options, count = OptionGroup(group), at_least_one
-    options.add("--block", choices=["se", "rese", "res", "basic"], help="sample_cnn's")
     options.add(
-        "--no-multi", dest="multi", action="store_false", help="no level aggregation"
+        "--block", choices=["se", "rese", "res", "basic"], help="blocks of sample_cnn"
+    )
+    options.add(
+        "--no-multi",
+        dest="multi",
+        action="store_false",
+        help="disable multi-level aggregation",
     )
     options.add("--alpha", type=float, help="amplifying ratio of SE blocks")
-    options.add("--num-filters", type=count, help="width of the convolutions")
+    options.add("--num-filters", type=count, help="number of filters")
     options.add("--dropout", dest="dropout_rate", type=float, help="dropout rate")
     options.add("--weight-decay", type=float, help="L2 penalty on the kernels")
-    options.add("--front-end", choices=["pons", "lee"], help="self_attention's")
-    options.add("--back-end", choices=["attention", "cnn"], help="self_attention's")
-    options.add("--size", choices=["teacher", "student"], help="the Transformer's")
-    options.add("--channels", type=count, help="channels of the encoder")
-    options.add("--num-layers", type=count, help="layers of the encoder")
-    options.add("--num-heads", type=count, help="heads of the attention")
-    options.add("--dense-units", type=count, help="units of the layer before the last")
+    options.add(
+        "--front-end", choices=["pons", "lee"], help="front end of self_attention"
+    )
+    options.add(
+        "--back-end", choices=["attention", "cnn"], help="back end of self_attention"
+    )
+    options.add(
+        "--size", choices=["teacher", "student"], help="size of the Transformer"
+    )
+    options.add("--channels", type=count, help="number of channels of the encoder")
+    options.add("--num-layers", type=count, help="number of layers of the encoder")
+    options.add("--num-heads", type=count, help="number of attention heads")
+    options.add("--dense-units", type=count, help="units of the second-to-last layer")
     group.add_argument(
         "--set",
         dest="settings",
@@ -143,19 +175,28 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recipe", "defaults: those of the model's recipe")
     options, count = OptionGroup(group), at_least_one
-    options.add("--batch-size", type=count, help="segments per step")
+    options.add("--batch-size", type=count, help="segments per batch")
     options.add(
         "--crops-per-clip",
         type=int,
-        help="random crops of a clip per epoch; 0: all whole segments",
+        help="random crops of a clip per epoch; 0: every whole segment",
     )
-    options.add("--lr", dest="learning_rate", type=float, help="rate of stage 0")
-    options.add("--max-epochs", type=count, help="most epochs of a stage")
-    options.add("--patience", type=count, help="early-stopping patience in epochs")
-    options.add("--momentum", type=float, help="resemul's Nesterov momentum")
-    options.add("--lr-decay", type=float, help="resemul's factor per stage")
     options.add(
-        "--num-lr-decays", dest="num_stages", type=count, help="resemul's stages"
+        "--lr", dest="learning_rate", type=float, help="learning rate of stage 0"
+    )
+    options.add("--max-epochs", type=count, help="maximum number of epochs per stage")
+    options.add("--patience", type=count, help="early-stopping patience in epochs")
+    options.add("--momentum", type=float, help="Nesterov momentum (recipe resemul)")
+    options.add(
+        "--lr-decay",
+        type=float,
+        help="factor of the learning rate from stage to stage (recipe resemul)",
+    )
+    options.add(
+        "--num-lr-decays",
+        dest="num_stages",
+        type=count,
+        help="number of stages (recipe resemul)",
     )
     parser.set_defaults(recipe_options=options)
     group = parser.add_argument_group("every recipe")
@@ -163,22 +204,34 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     options.add(
         "--monitor",
         choices=MONITORS,
-        help="what decides which epoch is the best (default: as published)",
+        help="value that decides which epoch is the best (default: as published)",
     )
     options.add("--augment", action="store_true", help="augment the segments")
-    options.add("--precision", choices=PRECISIONS, help="default: float32")
+    options.add(
+        "--precision",
+        choices=PRECISIONS,
+        help="precision of the arithmetic (default: float32)",
+    )
     options.add("--xla", action="store_true", help="compile with XLA; JAX always does")
     options.add(
-        "--clip-norm", type=float, metavar="X", help="largest norm of the gradient"
+        "--clip-norm", type=float, metavar="X", help="maximum norm of the gradient"
     )
     options.add(
-        "--accumulation-steps", type=count, metavar="N", help="batches per step"
+        "--accumulation-steps",
+        type=count,
+        metavar="N",
+        help="accumulate the gradients of N batches for one step",
     )
     parser.set_defaults(common_options=options)
 
 
 def recipe_of(args: argparse.Namespace, name: str) -> TrainingRecipe:
-    """Returns the recipe of a name with the options that were given."""
+    """Returns a recipe with the options that were given.
+
+    Args:
+        args: Parsed arguments.
+        name: Key of RECIPES.
+    """
     make = RECIPES[name]
     known = list(inspect.signature(make).parameters)
     recipe = make(**args.recipe_options.values(known, args, f"recipe {name}"))
@@ -190,7 +243,7 @@ def recipe_of(args: argparse.Namespace, name: str) -> TrainingRecipe:
 def train(args: argparse.Namespace) -> None:
     """Trains a model, or a student of one."""
     if hasattr(args, "teacher") != hasattr(args, "unlabelled"):
-        raise ValueError("--teacher and --unlabelled need each other: give both.")
+        raise ValueError("--teacher and --unlabelled must be given together.")
     if not hasattr(args, "teacher"):
         args.student_options.values([], args, "training without --teacher")
     if getattr(args, "strategy", "none") == "multiworker":

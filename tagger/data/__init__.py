@@ -1,1 +1,1 @@
-"""Clips on their way: records, shards, builds, and shards as tf.data."""
+"""Builds, verifies and reads shards of clips: records, manifest, tf.data pipelines."""

@@ -1,8 +1,8 @@
 """Annotations and audio files -> shards and their manifest.
 
-Worker processes, here or on a Dask cluster, make one shard each. What comes out is the
-same to the byte for any number of workers and however often the build was interrupted:
-a shard is whole or absent, and a rerun makes what the manifest does not list yet.
+Worker processes, on this machine or on a Dask cluster, make one shard at a time. The
+result is the same to the byte for any number of workers and interruptions: a shard is
+either complete or absent, and a rerun makes those that the manifest does not list yet.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard
 from tagger.datasets.annotations import Annotations
 from tagger.segmentation import INT16_SCALE, Segmentation, cut, to_int16
 
-MANIFEST_SECONDS = 1.0  # a kill loses at most the shards of the last second
+MANIFEST_SECONDS = 1.0  # a killed build loses at most the shards of the last second
 MISSING_NAME = "missing.txt"
-# What a path without an ending may end in.
+# Extensions that are tried for a path without one.
 ENDINGS = (".mp3", ".wav", ".flac", ".m4a", ".ogg")
 
 
@@ -53,30 +53,30 @@ def build(
 
     Args:
         annotations: The clips.
-        output_dir: Folder of the shards, or a URL (gs://…); made if need be. What is
-            there already is kept.
+        output_dir: Folder of the shards, or a URL (gs://…); created if necessary.
+            Shards of an earlier run of the same build are kept.
         sample_rate: Rate of the waveforms in Hz. Default: that of `features`, or 22050.
         segment_samples: Length of a segment.
-        num_audios_per_shard: Clips per shard, before clips are skipped; the remainder
-            of a split is spread over its shards.
-        features: A key of `frontends.PRESETS` (won2020, won2021 …): records hold the
-            log-mel spectrogram of every segment instead of its waveform.
-        dtype: Of log-mel spectrograms.
-        num_workers: Processes of this machine. Default: one per core.
+        num_audios_per_shard: Clips per shard, including those that are later skipped;
+            the remainder of a split is spread over its shards.
+        features: Key of `frontends.PRESETS` (won2020, won2021 …). If given, records
+            hold the log-mel spectrogram of every segment instead of its waveform.
+        dtype: Data type of log-mel spectrograms.
+        num_workers: Number of processes on this machine. Default: one per core.
         scheduler: Address of a Dask scheduler whose workers make the shards. They must
             see the audio and the output folder under the same paths.
-        max_skipped: Largest share of the clips found that may be skipped.
+        max_skipped: Largest share of the existing clips that may be skipped.
         max_missing: Largest share of the clips whose audio file may be missing.
 
     Returns:
-        The manifest, also written to `output_dir/manifest.json`. Clips that are broken,
-        truncated, empty or shorter than a segment stand in `skipped`; those without an
-        audio file are counted, and listed in `output_dir/missing.txt`.
+        The manifest, also written to `output_dir/manifest.json`. It lists clips that
+        are broken, truncated, empty or shorter than a segment in `skipped`. Clips
+        without an audio file are counted, and listed in `output_dir/missing.txt`.
 
     Raises:
         FileNotFoundError: none of the clips is in `annotations.audio_dir`.
-        ValueError: an argument is out of range, the folder holds another build, or too
-            many clips were skipped or missing (everything else is then written).
+        ValueError: an argument is invalid, the folder holds another build, or too many
+            clips were skipped or missing (all others are written before that).
         OSError: the folder cannot be written, or the disk is full.
     """
     for name, value in {
@@ -95,7 +95,7 @@ def build(
         raise FileNotFoundError(
             f"None of the {len(annotations):,} annotated clips is in"
             f" {str(audio_dir)!r}; the first should be"
-            f" {str(audio_dir / annotations.paths[0])!r}. Another folder is given with"
+            f" {str(audio_dir / annotations.paths[0])!r}. Give another folder with"
             " --audio-dir."
         )
     with storage.writer_lock(output_dir, "--output-dir"):
@@ -116,7 +116,7 @@ def build(
 
 
 def summary(manifest: Manifest, output_dir: str | os.PathLike) -> str:
-    """What a build made, in a few lines for people."""
+    """Returns a summary of a build in a few lines of text."""
     content = f"{manifest.segment_samples} samples"
     if manifest.features:
         frames, n_mels = manifest.segment_shape
@@ -148,7 +148,7 @@ def summary(manifest: Manifest, output_dir: str | os.PathLike) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """The clips of one shard and all it takes to make it."""
+    """The clips of one shard and everything that is needed to make it."""
 
     name: str
     split: str
@@ -172,13 +172,13 @@ def _plan_manifest(
     features: str | None,
     dtype: str,
 ) -> Manifest:
-    """The manifest of a build before its first shard."""
+    """Returns the manifest of a build before its first shard."""
     versions = {name: metadata.version(name) for name in ("av", "numpy")}
     shape = (segment_samples,)
     if features is None:
         dtype = "int16"
     else:
-        from tagger.models import frontends  # Keras, for those who need it
+        from tagger.models import frontends  # imports Keras
 
         if dtype not in ("float16", "float32"):
             raise ValueError(
@@ -187,8 +187,8 @@ def _plan_manifest(
         log_mel = frontends.preset(features)
         if sample_rate not in (None, log_mel.sample_rate):
             raise ValueError(
-                f"The features {features} are made at {log_mel.sample_rate} Hz, not at"
-                f" {sample_rate}. Leave --sample-rate out."
+                f"The features {features} are computed at {log_mel.sample_rate} Hz, not"
+                f" at {sample_rate} Hz. Omit --sample-rate."
             )
         sample_rate = log_mel.sample_rate
         shape = (log_mel.num_frames(segment_samples), log_mel.n_mels)
@@ -225,7 +225,7 @@ def _plan_tasks(
             clip_ids=annotations.clip_ids[clips].tolist(),
             paths=annotations.paths[clips].tolist(),
             labels=None if split == "student" else annotations.labels[clips],
-            # A worker elsewhere stands in another folder.
+            # Absolute paths: workers may have another working directory.
             audio_dir=annotations.audio_dir.absolute(),
             output_dir=output_dir.absolute() if local else output_dir,
             sample_rate=manifest.sample_rate,
@@ -242,9 +242,10 @@ def _plan_tasks(
 def _plan_shards(
     annotations: Annotations, num_audios_per_shard: int
 ) -> dict[str, np.ndarray]:
-    """Deals the clips of a split to its shards: shard name -> rows of the annotations.
+    """Deals the clips of each split to shards: shard name -> rows of the annotations.
 
-    By hash of the id, so that neighbours in the list (one artist, often) part.
+    The order is that of a hash of the clip id, which separates neighbours in the list,
+    which often share an artist.
     """
     keys = [
         hashlib.sha256(clip_id.encode()).digest() for clip_id in annotations.clip_ids
@@ -259,11 +260,11 @@ def _plan_shards(
     return plan
 
 
-# --- One shard: what a worker process does --------------------------------------------
+# --- One shard: the work of one worker process ----------------------------------------
 
 
 def _build_shard(task: _Task) -> tuple[Shard, list[dict], list[str]]:
-    """Writes a shard; returns it, the clips skipped and the paths of those missing."""
+    """Writes a shard; returns it, the skipped clips and the paths of missing ones."""
     skipped, missing, num_segments = [], [], 0
     with records.ShardWriter(task.output_dir / task.name) as writer:
         for row, (clip_id, clip) in enumerate(
@@ -307,8 +308,8 @@ def _build_shard(task: _Task) -> tuple[Shard, list[dict], list[str]]:
 
 
 def _audio_file(path: Path) -> Path | None:
-    """The file of a clip, with the ending its path may lack; None if there is none."""
-    if os.path.lexists(path):  # a link that leads nowhere is there, and broken
+    """Returns the file of a clip, with its extension, or None if it is missing."""
+    if os.path.lexists(path):  # a broken link is not missing; it fails to decode
         return path
     if not path.suffix:
         for ending in ENDINGS:
@@ -318,27 +319,27 @@ def _audio_file(path: Path) -> Path | None:
 
 
 def _audio_bytes(path: Path) -> int | None:
-    """Size of a clip's file; None if it is not there or may not be read."""
+    """Returns the size of a clip's file, or None if it is missing or unreadable."""
     file = _audio_file(path)
     return storage.num_bytes(file) if file and os.access(file, os.R_OK) else None
 
 
 def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray:
-    """Decodes to int16 block by block; float32 would take twice the memory."""
+    """Decodes a clip to int16 block by block; float32 would take twice the memory."""
     blocks = [to_int16(block) for block in stream_audio(path, sample_rate)]
     waveform = np.concatenate(blocks)
     if len(waveform) < segment_samples:
         seconds, needed = len(waveform) / sample_rate, segment_samples / sample_rate
-        reason = f"{seconds:.1f} s are shorter than one segment ({needed:.1f} s)"
+        reason = f"it is {seconds:.1f} s long, shorter than a segment ({needed:.1f} s)"
         raise AudioDecodeError(path, reason)
     return waveform
 
 
 def _decode_apart(path: Path, sample_rate: int) -> None:
-    """Decodes in a process of its own, which alone ends if the decoder crashes.
+    """Decodes a file in a separate process, which contains a crash of the decoder.
 
     Raises:
-        AudioDecodeError: it did.
+        AudioDecodeError: the decoder crashed.
     """
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from tagger import audio\n"
@@ -348,17 +349,17 @@ def _decode_apart(path: Path, sample_rate: int) -> None:
     command = [sys.executable, "-c", code, package, str(path), str(sample_rate)]
     done = subprocess.run(command, capture_output=True)
     if done.returncode == -signal.SIGKILL:
-        raise OSError(f"Decoding {path} was killed (out of memory, perhaps).")
-    if done.returncode < 0:  # by a signal; what Python can tell comes up again
+        raise OSError(f"Decoding {path} was killed, perhaps for lack of memory.")
+    if done.returncode < 0:  # a signal; Python errors recur in the real decoding
         name = signal.Signals(-done.returncode).name
         raise AudioDecodeError(path, f"it crashes the decoder ({name})")
 
 
-SEGMENTS_AT_ONCE = 16  # through the frontend; bounds the memory of a long file
+SEGMENTS_AT_ONCE = 16  # batch size of the frontend; bounds the memory for a long file
 
 
 def _log_mel(segments: np.ndarray, preset: str) -> np.ndarray:
-    """int16 [num_segments, num_samples] -> float32 [the same, num_frames, n_mels]."""
+    """int16 [segments, num_samples] -> float32 [segments, num_frames, n_mels]."""
     frontend = _frontend(preset)
     waveforms = segments.astype(np.float32) / INT16_SCALE
     return np.concatenate(
@@ -371,17 +372,17 @@ def _log_mel(segments: np.ndarray, preset: str) -> np.ndarray:
 
 @functools.cache
 def _frontend(preset: str):
-    # A worker of TensorFlow's works on one core, and leaves accelerators alone. Any
-    # other number of threads would add in another order, and make other bytes.
+    # TensorFlow runs on one thread here and does not use accelerators. Another number
+    # of threads would change the order of additions, and so the bytes of the result.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     tf = storage.tensorflow()
-    with contextlib.suppress(RuntimeError):  # a cluster's worker may have begun before
+    with contextlib.suppress(RuntimeError):  # a cluster worker may have used it
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.set_visible_devices([], "GPU")
     from tagger.models import frontends
 
-    # Twice as fast as the convolution that models on CPUs run, and 2e-3 dB from it.
+    # On CPUs, models run a convolution: half as fast as the FFT, and within 2e-3 dB.
     return frontends.LogMelSpectrogram(preset, fourier="fft")
 
 
@@ -391,11 +392,12 @@ def _frontend(preset: str):
 def _adopt_finished_shards(
     manifest: Manifest, output_dir: Path | storage.Remote, tasks: list[_Task]
 ) -> list[str]:
-    """Adopts the shards of an earlier, perhaps interrupted run of the same build.
+    """Adopts the shards of an earlier run of the same build, interrupted or not.
 
-    A shard is made again when its file is gone or has another size, and when a clip
-    that it missed has come, or one that it skipped has changed since. Clips that have
-    gone since are kept. Returns the paths of the clips that the adopted shards miss.
+    A shard is made again if its file is gone or has another size, if a missing clip of
+    it has appeared, or if a skipped clip of it has changed. Clips whose audio has
+    disappeared stay in their shards. Returns the paths of the clips that are missing
+    from the adopted shards.
     """
     for leftover in output_dir.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
@@ -410,20 +412,21 @@ def _adopt_finished_shards(
         held, asked = getattr(earlier, field), getattr(manifest, field)
         if held != asked:
             raise ValueError(
-                f"{output_dir} holds another build: its {field} is {held}, this one's"
-                f" {asked}. Choose another --output-dir, or delete that folder."
+                f"{output_dir} holds another build: its {field} is {held}, but this"
+                f" build's is {asked}. Choose another --output-dir, or delete that"
+                " folder."
             )
     if earlier.shards and earlier.versions != manifest.versions:
         warnings.warn(
-            f"{output_dir} was begun with {earlier.versions}; its shards stay, those"
-            f" made now come from {manifest.versions}.",
+            f"{output_dir} was begun with {earlier.versions}; its shards are kept, and"
+            f" new ones are made with {manifest.versions}.",
             stacklevel=3,
         )
     listed, skipped = _read_missing(output_dir), {}
     for skip in earlier.skipped:
         skipped.setdefault(skip["shard"], []).append(skip)
     all_missing = []
-    for task in tqdm(tasks, "Looking for what is there", unit="shard", disable=None):
+    for task in tqdm(tasks, "Checking existing shards", unit="shard", disable=None):
         shard = earlier.shards.get(task.name)
         if shard is None:
             continue
@@ -453,7 +456,7 @@ def _run(
     num_workers: int,
     scheduler: str | None,
 ) -> None:
-    """Makes the shards and enters each into the manifest as it comes."""
+    """Makes the shards and adds each one to the manifest when it is done."""
     if not tasks:
         return
     manifest.save(output_dir)
@@ -478,7 +481,7 @@ def _run(
         if time.monotonic() > next_save:
             started = time.monotonic()
             manifest.save(output_dir)
-            # A manifest of 10,000 shards must not become the work.
+            # Saving a manifest of 10,000 shards must not dominate the work.
             seconds = time.monotonic() - started
             next_save = time.monotonic() + max(MANIFEST_SECONDS, 20 * seconds)
 
@@ -487,13 +490,13 @@ def _run(
 
     try:
         with progress:
-            # Long shards first, so that the workers end together.
+            # Long shards come first, so that the workers finish together.
             tasks = sorted(tasks, key=lambda task: -len(task.paths))
             while tasks:
                 try:
                     make(tasks)
                 except workers.WorkersDied:
-                    # One of those that come first is what they died of.
+                    # One of the first tasks left must have killed them.
                     tasks = [t for t in tasks if t.name not in manifest.shards]
                     suspects = [
                         dataclasses.replace(task, is_suspect=True)
@@ -507,16 +510,16 @@ def _run(
         absent = [task.name for task in tasks if task.name not in manifest.shards]
         raise OSError(
             f"{error} {len(absent)} shards are missing{', ' * bool(absent)}"
-            f"{', '.join(absent[:3])}; run the same command again and it makes them."
+            f"{', '.join(absent[:3])}; run the same command again to make them."
         ) from error
     finally:
-        # On a full disk the error on its way is the one to show.
+        # On a full disk, the first error is the one to report.
         with contextlib.suppress(OSError):
             _write_missing(output_dir, missing)
             manifest.save(output_dir)
 
 
-# A path a line, also one with line breaks or bytes that are no UTF-8: as in JSON.
+# One path per line. Line breaks and bytes that are not UTF-8 are escaped as in JSON.
 
 
 def _write_missing(output_dir: Path | storage.Remote, paths: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The manifest: what a reader must know of a folder of shards, as `manifest.json`."""
+"""The manifest that describes a folder of shards, stored as `manifest.json`."""
 
 import dataclasses
 import hashlib
@@ -14,39 +14,48 @@ SHARD_FOLDER = "tfrecord"  # inside the folder of a dataset, by default
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What the manifest knows of one shard."""
+    """One shard in the manifest.
+
+    Attributes:
+        split: Split of its clips.
+        num_clips: Number of records.
+        num_segments: Number of complete segments.
+        num_bytes: Size of the file.
+        sha256: Checksum of the file.
+        num_missing: Number of clips planned for it whose audio was missing.
+    """
 
     split: str
     num_clips: int
-    num_segments: int  # whole segments: what training and evaluation see
+    num_segments: int
     num_bytes: int
     sha256: str
-    num_missing: int = 0  # clips of its plan whose audio was not there
+    num_missing: int = 0
 
 
 @dataclasses.dataclass
 class Manifest:
-    """What a reader must know of a folder of shards: `manifest.json` beside them.
+    """Describes a folder of shards; saved beside them as `manifest.json`.
 
     Attributes:
         dataset: Key of `datasets.DATASETS`.
-        split_rule: How clips were given to the splits; stands beside every score.
+        split_rule: How clips were assigned to splits; printed with every score.
         tags: Tag names in the order of the labels.
         sample_rate: Rate of the waveforms in Hz.
         segment_samples: Length of a segment.
-        num_audios_per_shard: Clips per shard, before clips were skipped.
+        num_audios_per_shard: Clips per shard, including those that were skipped.
         features: Key of `frontends.PRESETS` if the records hold log-mel spectrograms;
-            None: waveforms.
-        segment_dtype: "int16"; of log-mel spectrograms "float16" or "float32".
+            None if they hold waveforms.
+        segment_dtype: "int16", or "float16" or "float32" for log-mel spectrograms.
         segment_shape: [segment_samples], or [num_frames, n_mels].
         annotations_sha256: See `Annotations.sha256`.
-        planned: Clips annotated, per split.
-        published: The same as a paper prints it, if one does.
-        shards: What is whole so far, by file name.
-        skipped: Per clip: clip_id, path, reason, shard, and size of the file in bytes.
-            Clips whose file is missing are counted in their shard instead.
-        complete: The build is done.
-        versions: Of the packages that decide the samples.
+        planned: Number of annotated clips per split.
+        published: Published number of clips per split; empty if unknown.
+        shards: The complete shards so far, by file name.
+        skipped: One dict per skipped clip: clip_id, path, reason, shard, and size of
+            the file in bytes. Clips whose file is missing are counted in their shard.
+        complete: Whether the build is finished.
+        versions: Versions of the packages that determine the samples.
     """
 
     dataset: str
@@ -70,12 +79,15 @@ class Manifest:
         self.segment_shape = self.segment_shape or (self.segment_samples,)
 
     def num_clips(self, split: str) -> int:
+        """Returns the number of clips in a split."""
         return self._sum("num_clips", split)
 
     def num_segments(self, split: str) -> int:
+        """Returns the number of complete segments in a split."""
         return self._sum("num_segments", split)
 
     def num_missing(self, split: str) -> int:
+        """Returns the number of clips of a split whose audio was missing."""
         return self._sum("num_missing", split)
 
     def _sum(self, count: str, split: str) -> int:
@@ -84,16 +96,18 @@ class Manifest:
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """Splits that have shards, in the order of SPLITS."""
         held = {shard.split for shard in self.shards.values()}
         return tuple(split for split in SPLITS if split in held)
 
     def shard_names(self, split: str) -> list[str]:
+        """Returns the file names of a split's shards, sorted."""
         return sorted(
             name for name, shard in self.shards.items() if shard.split == split
         )
 
     def checksum(self) -> str:
-        """SHA-256 over the shards' checksums: names the data a model was trained on."""
+        """Returns a SHA-256 of all shards, which identifies a model's training data."""
         lines = "".join(
             f"{name} {shard.num_bytes} {shard.sha256}\n"
             for name, shard in sorted(self.shards.items())
@@ -101,7 +115,7 @@ class Manifest:
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def identity(self) -> dict[str, str]:
-        """What a run remembers of its data."""
+        """Returns what identifies the data of a training run."""
         return {
             "dataset": self.dataset,
             "split_rule": self.split_rule,
@@ -109,12 +123,13 @@ class Manifest:
         }
 
     def save(self, directory: str | os.PathLike | storage.Remote) -> None:
+        """Writes `manifest.json` to a folder of shards."""
         content = dataclasses.asdict(self)
         content["shards"] = dict(sorted(content["shards"].items()))
         content["skipped"] = sorted(
             content["skipped"], key=lambda skip: (skip["shard"], skip["clip_id"])
         )
-        # For people who open the file; a reader adds up the shards.
+        # The counts are for people who open the file; `load` ignores them.
         content["counts"] = {
             split: {
                 "clips": self.num_clips(split),
@@ -131,7 +146,7 @@ class Manifest:
         """Reads `manifest.json` of a folder of shards.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no manifest.
             ValueError: the file is not a manifest.
         """
         path = storage.location(directory) / MANIFEST_NAME

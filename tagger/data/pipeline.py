@@ -1,7 +1,7 @@
-"""Shards -> tf.data: shuffled segments to train on, whole clips to evaluate.
+"""Shards -> tf.data: shuffled segments for training, whole clips for evaluation.
 
-Segments leave here as they lie in the records (int16, half the bytes to move); the
-model makes them float on its device, see `models.with_record_inputs`.
+Segments keep the data type of the records (int16, half the bytes to move); the model
+converts them to float on its device, see `models.with_record_inputs`.
 """
 
 import contextlib
@@ -22,23 +22,23 @@ from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
 from tagger.segmentation import INT16_SCALE, Segmentation, crop_tensor, cut_tensor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
-UNLABELLED = -1.0  # in the labels of a batch: nobody said whether the tag applies
-# Waveform float32 [num_samples] at ±1 -> another, perhaps of another length.
+UNLABELLED = -1.0  # in the labels of a batch: it is unknown whether the tag applies
+# Waveform float32 [num_samples] at ±1 -> waveform, perhaps of another length.
 Modify = Callable[[np.ndarray], np.ndarray]
 SHUFFLED_SAMPLES = 4096 * 59049  # about 400 clips of MTT, 480 MB of int16
 
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """A folder of shards, opened.
+    """An open folder of shards.
 
     Attributes:
-        directory: The folder, or a URL.
-        manifest: What it holds.
-        names_tags: The records come with tag names, not with an order alone.
-        parse: Serialized record -> content (waveform [num_samples], or log-mel
-            [num_segments, num_frames, n_mels]), num_samples, labels [num_tags] and
-            clip_id.
+        directory: Folder or URL of the shards.
+        manifest: Manifest of the folder.
+        names_tags: Whether the shards come with tag names, not only with their order.
+        parse: Function of a serialized record -> content (waveform [num_samples], or
+            log-mel [num_segments, num_frames, n_mels]), num_samples, labels [num_tags]
+            and clip_id.
     """
 
     directory: Path | storage.Remote
@@ -48,16 +48,15 @@ class Shards:
 
     @property
     def dtype(self) -> str:
-        """Of the segments: "int16", "float32" (resemul's), a log-mel's."""
+        """Data type of segments: "int16", "float32" (resemul), or that of log-mel."""
         return self.manifest.segment_dtype
 
     def paths(self, split: str) -> list[str]:
-        """Shard files of a split.
+        """Returns the shard files of a split.
 
         Raises:
-            ValueError: the split has no clip.
-            FileNotFoundError: a shard that the manifest lists is not there, or not
-                whole.
+            ValueError: the split has no clips.
+            FileNotFoundError: a shard that the manifest lists is missing or incomplete.
         """
         if not self.manifest.num_clips(split):
             raise ValueError(
@@ -78,20 +77,20 @@ class Shards:
         return [str(path) for path in paths]
 
     def read(self, path: tf.Tensor) -> tf.data.Dataset:
-        """Serialized clips of one shard, each what `parse` takes."""
+        """Reads the serialized clips of one shard, as `parse` takes them."""
         return tf.data.TFRecordDataset(path)
 
     def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
-        """Labels of each segment of a parsed clip: float32 [num_segments, num_tags]."""
+        """Returns labels float32 [num_segments, num_tags] of the segments of a clip."""
         return _repeat(tf.cast(clip["labels"], tf.float32), num_segments)
 
     def check_counts(
         self, num_audios_per_shard: int | None, num_segments_per_audio: int | None
     ) -> None:
-        """Compares counts a user gave (None: did not) with the manifest.
+        """Compares counts that a user gave with the manifest; None was not given.
 
         Raises:
-            ValueError: one of them differs.
+            ValueError: one of the counts differs.
         """
         built = self.manifest.num_audios_per_shard
         if num_audios_per_shard not in (None, built):
@@ -119,18 +118,19 @@ def open_shards(
 ) -> Shards:
     """Opens a folder of shards, or its parent (`dataset` for `dataset/tfrecord`).
 
-    Shards of the original resemul project are read too. They hold no tag names: the
-    manifest then says "tag 1", "tag 2" … In its train and val shards every segment
-    counts as a clip.
+    Shards of the original resemul project are read too. They hold no tag names, so the
+    manifest calls the tags "tag 1", "tag 2" … In their train and val splits, every
+    segment counts as a clip.
 
     Args:
         path: Folder or URL (gs://…).
-        verify: Check every checksum and record first (see `verification.verify`).
+        verify: Whether to check every checksum and record first, with
+            `verification.verify`.
 
     Raises:
         FileNotFoundError: there are no shards.
-        ValueError: the build is unfinished, its manifest damaged, or a shard is not
-            what was written.
+        ValueError: the build is unfinished, its manifest is damaged, or verification
+            fails.
     """
     path = storage.location(path)
     folders = [path, path / SHARD_FOLDER]
@@ -140,7 +140,7 @@ def open_shards(
             if not manifest.complete:
                 raise ValueError(
                     f"The build in {folder} is unfinished ({len(manifest.shards)}"
-                    " shards so far). Run the build command again; it goes on where"
+                    " shards so far). Run the build command again; it resumes where"
                     " it stopped."
                 )
             if verify:
@@ -151,7 +151,7 @@ def open_shards(
             return Shards(folder, resemul.read_manifest(folder), False, resemul.parse)
     raise FileNotFoundError(
         f"There are no shards in {str(path)!r}. Build them (python build_mtt.py), or"
-        " give their folder or its parent with --data-dir."
+        " give the folder of the shards or its parent with --data-dir."
     )
 
 
@@ -167,7 +167,7 @@ def _verify(folder: Path | storage.Remote, manifest: Manifest) -> None:
     if bad:
         name, faults = next(iter(bad.items()))
         raise ValueError(
-            f"{len(bad)} files in {folder} are not as they were written: {name}:"
+            f"{len(bad)} files in {folder} failed verification: {name}:"
             f" {faults[0]}{' …' if len(bad) > 1 else ''}. Delete them and run the build"
             " again: it makes only what is missing."
         )
@@ -178,13 +178,13 @@ class ReadOptions:
     """How training reads its shards.
 
     Attributes:
-        seed: Seed of the order and the crops.
-        crops_per_clip: 0: an epoch sees every whole segment of every clip. Otherwise
-            this many segments per clip and epoch, which begin anywhere in it.
-        num_read_threads: Shards read at once.
+        seed: Seed of the order and of the crops.
+        crops_per_clip: Number of segments per clip and epoch that start anywhere in the
+            clip. 0: an epoch is every complete segment of every clip.
+        num_read_threads: Number of shards that are read at the same time.
         process_id: Number of this process, from 0. Each process reads its own shards,
-            dealt out again in every epoch.
-        num_processes: Processes that train together.
+            which are dealt again in every epoch.
+        num_processes: Number of processes that train together.
     """
 
     seed: int = 0
@@ -203,30 +203,30 @@ def training_segments(
     first_epoch: int = 0,
     shuffled_samples: int = SHUFFLED_SAMPLES,
 ) -> tf.data.Dataset:
-    """Endless batches of shuffled segments, epoch after epoch.
+    """Returns endless batches of shuffled segments, epoch after epoch.
 
-    The order depends on seed and epoch alone: a run that starts at epoch 3 reads what
-    an uninterrupted one reads there.
+    The order depends only on seed and epoch: a run that resumes at epoch 3 reads what
+    an uninterrupted run reads there.
 
     Args:
-        shards: Where to read.
-        split: Usually "train"; "student" is unlabelled.
+        shards: Shards to read.
+        split: Split to read, usually "train"; "student" is unlabelled.
         segmentation: How clips are cut. Incomplete segments are always dropped.
         batch_size: Segments per batch of this process; an incomplete last batch of an
             epoch is dropped.
-        options: How to read. Every process's epoch has the same number of batches: a
-            process with fewer segments than others sees some twice, and some segments
-            of one with more wait for another epoch.
-        first_epoch: Epoch to begin with.
-        shuffled_samples: Size of the shuffle buffer, in samples.
+        options: How to read. All processes have the same number of batches per epoch: a
+            process with fewer segments than others reads some of them twice, and a
+            process with more leaves some of them to another epoch.
+        first_epoch: Number of the first epoch.
+        shuffled_samples: Size of the shuffle buffer in samples.
 
     Returns:
         Dataset of (segments `shards.dtype` [batch_size, *shape], labels float32
-        [batch_size, num_tags], UNLABELLED in the student split). `batches_per_epoch`
-        of them are an epoch.
+        [batch_size, num_tags], UNLABELLED in the student split). An epoch has
+        `batches_per_epoch` batches.
 
     Raises:
-        ValueError: the records do not hold such segments, the split has no clip, or
+        ValueError: the records do not hold such segments, the split has no clips, or
             there are fewer shards than processes.
     """
     _check_segmentation(shards, segmentation, options.crops_per_clip)
@@ -250,7 +250,7 @@ def training_segments(
         )
         num_shuffled = max(1, shuffled_samples // segmentation.num_samples)
         segments = segments.unbatch().shuffle(num_shuffled, seed=options.seed + epoch)
-        if num_batches:  # a process with fewer segments sees some of them twice
+        if num_batches:  # a process with fewer segments reads some of them twice
             segments = segments.repeat()
         batches = segments.batch(
             batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE
@@ -264,18 +264,18 @@ def training_segments(
 def _shuffled_clips(
     shards: Shards, paths: list[str], options: ReadOptions, epoch: tf.Tensor
 ) -> tf.data.Dataset:
-    """(number in the epoch, serialized clip) of this process's shards in an epoch."""
-    # The seed of this function's graph alone: otherwise the order would also depend on
-    # the program's global seed, and tf.data refuses a global 0 beside a tensor.
+    """Yields (number in the epoch, serialized clip) of this process's shards."""
+    # This sets only the seed of this function's graph. Otherwise the order would also
+    # depend on the global seed, and tf.data refuses a global 0 with a seed tensor.
     tf.random.set_seed(1)
     files = tf.data.Dataset.from_tensor_slices(paths)
-    # Shuffled once: an epoch that a process repeats is of the same shards.
+    # Shuffled once, so that an epoch that a process repeats has the same shards.
     files = files.shuffle(
         len(paths), options.seed + epoch, reshuffle_each_iteration=False
     )
     files = files.shard(options.num_processes, options.process_id)
-    # One record of each shard in turn, then segments shuffled: neighbours in a batch
-    # are of different clips.
+    # Shards are interleaved record by record before segments are shuffled, so that
+    # neighbours in a batch are from different clips.
     clips = files.interleave(
         shards.read,
         cycle_length=options.num_read_threads,
@@ -292,7 +292,7 @@ def _segmenter(
     options: ReadOptions,
     epoch: tf.Tensor,
 ) -> Callable:
-    """Function of (number, serialized clip) -> its segments and their labels."""
+    """Returns a function of (number, serialized clip) -> segments and their labels."""
 
     def segments_of(number, example):
         clip = shards.parse(example)
@@ -317,7 +317,7 @@ def batches_per_epoch(
     batch_size: int,
     options: ReadOptions = ReadOptions(),
 ) -> int:
-    """Batches of `training_segments` (see there) in an epoch of each process."""
+    """Returns the number of batches in an epoch of `training_segments` per process."""
     if options.crops_per_clip:
         num_examples = options.crops_per_clip * shards.manifest.num_clips(split)
     else:
@@ -327,12 +327,12 @@ def batches_per_epoch(
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One of several datasets in a batch.
+    """One of several datasets that are mixed in every batch.
 
     Attributes:
-        shards: Where to read.
+        shards: Shards to read.
         split: "train", or "student" for unlabelled music.
-        weight: Its share of every batch, beside the other sources' weights.
+        weight: Share of every batch, relative to the weights of the other sources.
     """
 
     shards: Shards
@@ -347,28 +347,28 @@ def mixed_segments(
     options: ReadOptions = ReadOptions(),
     first_batch: int = 0,
 ) -> tf.data.Dataset:
-    """Endless batches in which each source has its share, in the order of the sources.
+    """Returns endless batches with a share of each source, in the order of the sources.
 
-    Mixes labelled and unlabelled music for the noisy student, or datasets with the same
-    tags.
+    This mixes labelled and unlabelled music for the noisy student, or datasets with the
+    same tags.
 
     Args:
-        sources: What to mix.
+        sources: Sources to mix.
         segmentation: How clips are cut.
         batch_size: Segments per batch, of all sources together.
         options: How to read; each source derives its own seed from options.seed.
-        first_batch: Number of the first batch. Sources whose epochs differ in length
-            are at different places of their epochs there.
+        first_batch: Number of the first batch. Each source starts at the epoch, and at
+            the batch within it, that it would have reached by then.
 
     Returns:
         Dataset of (segments [batch_size, *shape], labels float32 [batch_size,
         num_tags]); labels of unlabelled music are UNLABELLED.
 
     Raises:
-        ValueError: sources disagree on tags, rate or kind of records, a weight is not
-            positive, or the batch is too small to hold all sources.
+        ValueError: the sources differ in tags, sample rate or kind of records, a weight
+            is not positive, or the batch is too small for all sources.
     """
-    # Labelled ones first: unlabelled music has no tags to compare.
+    # Labelled sources first, because unlabelled music has no tags to compare.
     first, *others = sorted(sources, key=lambda source: source.split == "student")
     num_tags = len(first.shards.manifest.tags)
     for source in others:
@@ -378,8 +378,8 @@ def mixed_segments(
             one, other = (getattr(s.shards.manifest, field) for s in (first, source))
             if one != other:
                 raise ValueError(
-                    f"{first.shards.directory} and {source.shards.directory} do not"
-                    f" mix: their {field} are {one} and {other}."
+                    f"{first.shards.directory} and {source.shards.directory} cannot be"
+                    f" mixed: {field} is {one} in the first but {other} in the second."
                 )
     places = split_batch([source.weight for source in sources], batch_size)
     parts = []
@@ -390,7 +390,7 @@ def mixed_segments(
         if not epoch:
             raise ValueError(
                 f"{source.shards.directory} holds fewer {source.split} segments than"
-                f" the {share} of one batch. Choose a smaller --batch-size."
+                f" the {share} that one batch needs. Choose a smaller --batch-size."
             )
         segments = training_segments(*part, first_epoch=first_batch // epoch)
         parts.append(segments.skip(first_batch % epoch))
@@ -398,7 +398,7 @@ def mixed_segments(
     def join(*batches):
         segments, labels = map(list, zip(*batches, strict=True))
         for n, source in enumerate(sources):
-            if source.split == "student":  # its build may have had other tags
+            if source.split == "student":  # its build may have other tags
                 scores = labels[n][:, len(source.shards.manifest.tags) :]
                 unlabelled = tf.fill([places[n], num_tags], UNLABELLED)
                 labels[n] = tf.concat([unlabelled, scores], axis=1)
@@ -412,7 +412,7 @@ def split_batch(weights: list[float], batch_size: int) -> list[int]:
     """Splits a batch by weights; the largest remainders are rounded up.
 
     Raises:
-        ValueError: a weight is not positive, or a source gets no place.
+        ValueError: a weight is not positive, or a source gets no segment.
     """
     if min(weights) <= 0:
         raise ValueError(f"Weights of sources must be positive, not {min(weights):g}.")
@@ -421,17 +421,18 @@ def split_batch(weights: list[float], batch_size: int) -> list[int]:
     dealt[np.argsort(dealt - exact, kind="stable")[: batch_size - dealt.sum()]] += 1
     if dealt.min() < 1:
         raise ValueError(
-            f"A batch of {batch_size} has no place for each of the {len(weights)}"
-            f" sources by their weights {', '.join(f'{w:g}' for w in weights)}."
+            f"A batch of {batch_size} is too small for {len(weights)} sources with the"
+            f" weights {', '.join(f'{w:g}' for w in weights)}. Choose a larger"
+            " --batch-size."
         )
     return dealt.tolist()
 
 
 def num_segments(shards: Shards, split: str, segmentation: Segmentation) -> int:
-    """Number of segments in a split; incomplete ones count if they are padded."""
+    """Returns the number of segments in a split; incomplete ones count if padded."""
     if segmentation == Segmentation(shards.manifest.segment_samples):
         return shards.manifest.num_segments(split)
-    # The manifest counts whole segments of its own length alone.
+    # The manifest counts only complete segments of its own length.
     lengths = _clips(shards, split).map(lambda clip: clip["num_samples"])
     return sum(map(segmentation.num_segments, lengths.as_numpy_iterator()))
 
@@ -443,14 +444,14 @@ def evaluation_segments(
     batch_size: int,
     modify: Modify | None = None,
 ) -> tf.data.Dataset:
-    """Every segment of every clip of a split once, in the order of the shards.
+    """Returns every segment of every clip of a split once, in the order of the shards.
 
     Args:
-        shards: Where to read.
+        shards: Shards to read.
         split: "train", "val" or "test".
         segmentation: How clips are cut.
         batch_size: Segments per batch; the last batch may be smaller.
-        modify: Changes every clip's waveform before it is cut.
+        modify: Function that changes the waveform of every clip before it is cut.
 
     Returns:
         Dataset of dicts: segments `shards.dtype` [batch, *shape], labels uint8 [batch,
@@ -458,7 +459,7 @@ def evaluation_segments(
         [batch].
 
     Raises:
-        ValueError: the records do not hold such segments, or the split has no clip.
+        ValueError: the records do not hold such segments, or the split has no clips.
     """
     _check_segmentation(shards, segmentation)
 
@@ -485,7 +486,7 @@ def evaluation_segments(
 def shard_segments(
     shards: Shards, path: str, segmentation: Segmentation
 ) -> Iterator[np.ndarray]:
-    """Whole segments [num_segments, *shape] of each clip of one shard."""
+    """Yields the complete segments [num_segments, *shape] of each clip of one shard."""
     segmentation = segmentation.dropping()
     clips = tf.data.TFRecordDataset(path).map(shards.parse)
     yield from clips.map(lambda clip: _cut(clip, segmentation)).as_numpy_iterator()
@@ -511,21 +512,21 @@ def export_arrays(
     directory: str | os.PathLike,
     max_segments: int | None = None,
 ) -> tuple[Path, Path]:
-    """Writes whole segments and their labels as .npy, for machines without TensorFlow.
+    """Writes complete segments and their labels as .npy, to be used without TensorFlow.
 
     Args:
-        shards: Where to read.
+        shards: Shards to read.
         split: "train", "val" or "test".
         segmentation: How clips are cut.
-        directory: Where `<split>_segments.npy` and `<split>_labels.npy` go.
-        max_segments: Stop there.
+        directory: Folder of `<split>_segments.npy` and `<split>_labels.npy`.
+        max_segments: Largest number of segments to write. Default: all.
 
     Returns:
-        The paths: segments `shards.dtype` [num_segments, *shape], labels uint8
-        [num_segments, num_tags].
+        Paths of the two files: segments `shards.dtype` [num_segments, *shape], and
+        labels uint8 [num_segments, num_tags].
 
     Raises:
-        ValueError: as `evaluation_segments`.
+        ValueError: as for `evaluation_segments`.
     """
     dropped = segmentation.dropping()
     total = num_segments(shards, split, dropped)
@@ -549,7 +550,11 @@ def export_arrays(
 
 @contextlib.contextmanager
 def naming_corrupt_records(shards: Shards) -> Iterator[None]:
-    """Turns TensorFlow's complaint about lost data into ours: file and record."""
+    """Converts TensorFlow's data errors to one that names the file and the record.
+
+    Raises:
+        CorruptShardError: a record within the block cannot be read.
+    """
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
@@ -567,16 +572,16 @@ def naming_corrupt_records(shards: Shards) -> Iterator[None]:
 
 
 def _repeat(value: tf.Tensor, num_segments: tf.Tensor) -> tf.Tensor:
-    """Repeats what belongs to a clip for each of its segments."""
+    """Repeats a value of a clip for each of its segments."""
     return tf.repeat(value[None], num_segments, axis=0)
 
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed megabytes for the next clip.
+    """Tells glibc to keep freed memory for the next clip.
 
-    It would give them back to the system, and every clip would fault its pages in anew:
-    reading takes twice as long so. Other C libraries know no `mallopt`.
+    By default glibc returns it to the system, and the page faults of every new clip
+    double the time of reading. Other C libraries have no `mallopt`.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -599,7 +604,7 @@ def _clips(shards: Shards, split: str) -> tf.data.Dataset:
 def _check_segmentation(
     shards: Shards, segmentation: Segmentation, crops_per_clip: int = 0
 ) -> None:
-    """Checks that records hold what a model takes; log-mel cannot be cut again."""
+    """Checks that records fit a model; log-mel spectrograms cannot be cut again."""
     manifest, num_samples = shards.manifest, segmentation.num_samples
     if manifest.features is None:
         return
@@ -609,7 +614,7 @@ def _check_segmentation(
     )
     if not segmentation.is_consecutive:
         raise ValueError(
-            f"{held}, but the model takes overlapping segments. Build waveforms"
+            f"{held}, but the model takes overlapping segments. Build waveform records"
             " (without --features)."
         )
     if num_samples != manifest.segment_samples:
@@ -619,17 +624,17 @@ def _check_segmentation(
         )
     if crops_per_clip:
         raise ValueError(
-            f"{held}, so random crops are not possible. Build waveforms (without"
-            " --features), or train on whole segments (--crops-per-clip 0)."
+            f"{held}, so random crops are not possible. Build waveform records (without"
+            " --features), or train on complete segments (--crops-per-clip 0)."
         )
 
 
 def _cut(clip: dict[str, tf.Tensor], segmentation: Segmentation) -> tf.Tensor:
-    """A parsed clip -> segments [num_segments, *shape]."""
+    """Cuts a parsed clip into segments [num_segments, *shape]."""
     content = clip["content"]
     if content.shape.rank == 1:
         return cut_tensor(content, segmentation)
-    # Log-mel spectrograms were cut by the builder, which padded the last segment.
+    # The build cut the log-mel spectrograms and padded the last segment.
     whole = clip["num_samples"] // segmentation.num_samples
     return content if segmentation.remainder == "pad" else content[:whole]
 

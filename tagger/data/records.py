@@ -2,10 +2,10 @@
 
 clip -> bytes of an Example -> shard `train-00000-of-00152.tfrecord`.
 
-FEATURES is the only description of the record: it encodes, decodes and tells tf.data
-and TFDS what to read. No TensorFlow here: a building process would pay 5 s and 0.7 GB
-for it, so the few bytes of framing that an Example needs are written below (checked
-against TensorFlow's own reader and writer in the tests).
+FEATURES is the only description of the record: encoding, decoding, tf.data and TFDS all
+follow it. This module does not use TensorFlow, which would cost every building process
+5 s and 0.7 GB. Instead it writes the few bytes of framing that an Example needs itself;
+the tests compare them with TensorFlow's reader and writer.
 """
 
 import contextlib
@@ -19,22 +19,22 @@ import numpy as np
 
 from tagger import storage
 
-# Name in the Example -> what its value holds. Arrays are little-endian bytes.
+# Name in the Example -> type of its value. Arrays are little-endian bytes.
 FEATURES = {
     "clip_id": "text",
-    # Consecutive segments of the waveform, the last one zero-padded: [num_segments,
-    # segment_samples]; or the log-mel spectrogram of each: float16 or float32
-    # [num_segments, num_frames, n_mels]. The manifest says which.
+    # Either consecutive segments of the waveform, the last one zero-padded:
+    # [num_segments, segment_samples]; or the log-mel spectrogram of each segment:
+    # float16 or float32 [num_segments, num_frames, n_mels]. The manifest says which.
     "segments": "int16",
     "num_samples": "integer",  # true length of the clip
     "labels": "uint8",  # [num_tags]; absent for unlabelled music
 }
-SAMPLE_RATE = 22050  # of a build, in Hz, unless another is asked for
-SEGMENT_SAMPLES = 59049  # likewise
+SAMPLE_RATE = 22050  # default of a build, in Hz
+SEGMENT_SAMPLES = 59049  # default of a build
 
 
 class CorruptShardError(ValueError):
-    """Bytes of a shard are no record; the message names the file and the record."""
+    """A shard is corrupted; the message names the file and the first bad record."""
 
     def __init__(self, path: str | os.PathLike, number: int):
         super().__init__(
@@ -53,8 +53,9 @@ def encode(
     """Makes the serialized Example of one clip.
 
     Args:
-        clip_id: Name of the clip, unique in its dataset.
-        segments: What `cut` returns, or the log-mel spectrogram of each segment.
+        clip_id: Id of the clip, unique in its dataset.
+        segments: Segments as returned by `segmentation.cut`, or the log-mel spectrogram
+            of each segment.
         num_samples: Length of the clip.
         labels: 0/1 [num_tags], or None for unlabelled music.
 
@@ -75,7 +76,7 @@ def encode(
 def decode(
     example: bytes, segment_dtype: str = "int16"
 ) -> dict[str, str | int | np.ndarray]:
-    """The inverse of `encode`: feature name -> value; `segments` are flat."""
+    """Inverts `encode`: returns feature name -> value, with flat `segments`."""
     values, kinds = {}, kinds_of(segment_dtype)
     ((_, features),) = _fields(example)
     for _, entry in _fields(features):
@@ -88,7 +89,7 @@ def decode(
 
 
 def kinds_of(segment_dtype: str) -> dict[str, str]:
-    """FEATURES with the dtype that the segments of a build have."""
+    """Returns FEATURES with the given dtype of the segments."""
     return FEATURES | {"segments": segment_dtype}
 
 
@@ -116,8 +117,8 @@ def _little_endian(kind: str) -> np.dtype:
 # An Example is four nested protobuf messages whose fields are all length-delimited
 # (wire type 2): Example{1: Features{1: map entry{1: name, 2: Feature{1: BytesList{1:
 # bytes} | 3: Int64List{1: packed varints}}}}}
-# Messages are lists of parts until the end, so that samples are copied once, not at
-# every level.
+# Messages stay lists of parts until the end, so that samples are copied only once, not
+# at every level.
 
 
 def _feature(name: str, value: bytes | memoryview | int) -> list:
@@ -168,15 +169,23 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def shard_name(split: str, shard: int, num_shards: int) -> str:
-    """`train-00000-of-00152.tfrecord`, as TFDS names {SPLIT}-{SHARD_X_OF_Y}."""
+    """Returns a name such as `train-00000-of-00152.tfrecord`, as TFDS names shards."""
     return f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
 
 
 class ShardWriter:
-    """Writes a shard under a temporary name; a `with` block that ends well renames it.
+    """Writes a shard under a temporary name and renames it when its `with` block ends.
 
-    `sha256` and `num_records` are there after the block. A block left by an exception
-    leaves no file.
+    If the block raises an exception, no file remains.
+
+    Args:
+        path: File or URL of the shard.
+
+    Attributes:
+        path: Location of the shard.
+        num_records: Number of records written so far.
+        num_bytes: Number of bytes written so far.
+        sha256: Checksum of the file, available after the block.
     """
 
     def __init__(self, path: str | os.PathLike | storage.Remote):
@@ -191,6 +200,7 @@ class ShardWriter:
         return self
 
     def write(self, data: bytes) -> None:
+        """Writes one record."""
         length = struct.pack("<Q", len(data))
         for part in (length, _masked_crc(length), data, _masked_crc(data)):
             self._file.write(part)
@@ -200,7 +210,7 @@ class ShardWriter:
 
     def __exit__(self, *error):
         try:
-            self._opened.__exit__(*error)  # a full disk may show only here
+            self._opened.__exit__(*error)  # a full disk may be noticed only here
             if error[0] is None:
                 self._temporary.replace(self.path)
         finally:
@@ -212,8 +222,8 @@ def read_shard(path: str | os.PathLike | storage.Remote) -> Iterator[bytes]:
     """Yields the serialized Examples of a shard and checks every CRC.
 
     Raises:
-        CorruptShardError: naming the file and the number of the first bad record,
-            counted from 0.
+        CorruptShardError: a record is corrupted. The message holds the file and the
+            number of the first such record, counted from 0.
     """
     with storage.location(path).open("rb") as file:
         number = 0
@@ -229,7 +239,11 @@ def read_shard(path: str | os.PathLike | storage.Remote) -> Iterator[bytes]:
 
 
 def count_records(path: str | os.PathLike) -> int:
-    """Counts the records of a shard by their lengths alone, without reading them."""
+    """Counts the records of a shard by their lengths, without reading their data.
+
+    Raises:
+        CorruptShardError: the length of a record is corrupted.
+    """
     size, at, number = os.path.getsize(path), 0, 0
     with open(path, "rb") as file:
         while at < size:

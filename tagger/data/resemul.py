@@ -1,6 +1,6 @@
-"""Shards that the original resemul project wrote.
+"""Reads the shards of the original resemul project.
 
-train and val: an Example per segment; test: a SequenceExample per clip.
+train and val: one Example per segment; test: one SequenceExample per clip.
 """
 
 import warnings
@@ -16,18 +16,18 @@ PATTERN = "*-????-of-????.*tfrecord"  # .tfrecord and .seq.tfrecord
 
 
 def has_shards(folder: Path) -> bool:
-    """Whether a folder holds shards of the original project."""
+    """Returns whether a folder holds shards of the original project."""
     return any(folder.glob(PATTERN))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Makes the manifest that the original did not write.
+    """Makes the manifest that the original project did not write.
 
-    The shards hold no tag names, so they are called "tag 1", "tag 2" and so on. In
-    train and val shards every segment counts as a clip.
+    The shards hold no tag names, so the tags are called "tag 1", "tag 2" and so on. In
+    train and val shards, every segment counts as a clip.
 
     Raises:
-        ValueError: a shard holds something else, or all are empty.
+        ValueError: a shard has other content, or all shards are empty.
     """
     manifest = Manifest(
         dataset="magnatagatune",
@@ -52,8 +52,8 @@ def read_manifest(folder: Path) -> Manifest:
             manifest.segment_samples = len(segments[0].bytes_list.value[0]) // 4
         except (IndexError, DecodeError) as error:
             raise ValueError(
-                f"{path} is a shard of neither this project nor resemul. Build again"
-                " (python build_mtt.py), or give another --data-dir."
+                f"{path} is a shard of neither this project nor resemul. Run the build"
+                " again (python build_mtt.py), or give another --data-dir."
             ) from error
         num_clips = records.count_records(path)
         manifest.shards[path.name] = Shard(
@@ -64,7 +64,7 @@ def read_manifest(folder: Path) -> Manifest:
             sha256="",
         )
     if not manifest.shards:
-        raise ValueError(f"The shards in {folder} are empty.")
+        raise ValueError(f"The shards in {folder} are empty. Run the build again.")
     manifest.tags = tuple(f"tag {number}" for number in range(1, num_tags + 1))
     warnings.warn(
         f"{folder} was built by resemul: it holds no tag names, only their order.",
@@ -75,7 +75,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
     """Parses a serialized clip or segment; see `pipeline.Shards.parse`."""
-    # An Example read as a SequenceExample is all context.
+    # An Example parses as a SequenceExample that has only a context.
     context, sequence = tf.io.parse_single_sequence_example(
         example,
         {

@@ -1,6 +1,6 @@
-"""The two JSON files by which tensorflow-datasets reads our shards.
+"""The two JSON files with which tensorflow-datasets reads our shards.
 
-`tfds.builder_from_directory` takes `features.json` and `dataset_info.json`.
+`tfds.builder_from_directory` needs `features.json` and `dataset_info.json`.
 """
 
 from tagger.data.manifest import Manifest
@@ -8,7 +8,7 @@ from tagger.data.records import kinds_of
 
 
 def metadata(manifest: Manifest) -> dict[str, dict]:
-    """File name -> content of what `tfds.builder_from_directory` needs."""
+    """Returns file name -> content of the files of `tfds.builder_from_directory`."""
 
     def tensor(kind: str, shape: list[int], encoding: str) -> dict:
         dimensions = {"dimensions": [str(size) for size in shape]} if shape else {}
@@ -36,7 +36,7 @@ def metadata(manifest: Manifest) -> dict[str, dict]:
     splits = []
     for split in manifest.splits:
         if split == "student":
-            continue  # TFDS asks every record for labels
+            continue  # TFDS expects labels in every record
         shards = [manifest.shards[name] for name in manifest.shard_names(split)]
         splits.append(
             {

@@ -1,4 +1,4 @@
-"""Verification: every checksum and every record of a folder of shards."""
+"""Verifies every checksum and every record of a folder of shards."""
 
 import hashlib
 import math
@@ -15,15 +15,15 @@ from tagger.data.records import CorruptShardError, decode, read_shard
 def verify(
     directory: str | os.PathLike | storage.Remote, manifest: Manifest
 ) -> Iterator[tuple[str, list[str]]]:
-    """Reads every shard of a folder: checksum, every record, and what they hold.
+    """Checks every shard of a folder: its checksum, its records and their content.
 
     Args:
-        directory: The folder.
-        manifest: Its manifest.
+        directory: Folder of the shards.
+        manifest: Manifest of the folder.
 
     Yields:
-        Name of a file and what is wrong with it, each a clause; nothing for a good one.
-        Shards that the manifest does not list come last.
+        Name of each file and a list of its faults, each a clause; the list of a good
+        file is empty. Shards that the manifest does not list come last.
     """
     directory, seen = storage.location(directory), set()
     for name, shard in sorted(manifest.shards.items()):
@@ -39,7 +39,7 @@ def _faults(path, shard: Shard, manifest: Manifest, seen: set[str]) -> Iterator[
         yield "it is missing"
         return
     if num_bytes != shard.num_bytes:
-        yield f"it has {num_bytes:,} bytes, {shard.num_bytes:,} were written"
+        yield f"it has {num_bytes:,} bytes, but {shard.num_bytes:,} were written"
     elif _sha256(path) != shard.sha256:
         yield "its checksum differs from the manifest's"
     number = -1
@@ -57,7 +57,7 @@ def _faults(path, shard: Shard, manifest: Manifest, seen: set[str]) -> Iterator[
         yield f"record {error.number} is corrupted"
     else:
         if number + 1 != shard.num_clips:
-            yield f"it holds {number + 1} clips, {shard.num_clips} were written"
+            yield f"it holds {number + 1} clips, but {shard.num_clips} were written"
 
 
 def _record_fault(example: bytes, manifest: Manifest, split: str) -> str | None:
@@ -66,7 +66,7 @@ def _record_fault(example: bytes, manifest: Manifest, split: str) -> str | None:
         num_samples, segments = values["num_samples"], values["segments"]
         _ = values["clip_id"]
     except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-        return f"is no record of ours ({error!r})"
+        return f"is not a record of this project ({error!r})"
     num_segments = -(-num_samples // manifest.segment_samples)
     if len(segments) != num_segments * math.prod(manifest.segment_shape):
         return f"holds {len(segments)} values for {num_samples} samples"
@@ -74,7 +74,7 @@ def _record_fault(example: bytes, manifest: Manifest, split: str) -> str | None:
         return "holds values that are not finite"
     labels = values.get("labels")
     if split == "student":
-        return None if labels is None else "has labels, in a split without"
+        return None if labels is None else "has labels, but its split is unlabelled"
     if labels is None or len(labels) != len(manifest.tags) or labels.max() > 1:
         return f"does not hold {len(manifest.tags)} labels of 0 or 1"
     return None

@@ -1,7 +1,7 @@
-"""Many tasks over worker processes: of this machine, or of a Dask cluster.
+"""Runs tasks in worker processes on this machine or on a Dask cluster.
 
-Both are `concurrent.futures` executors, so one loop serves them. A worker that dies
-takes nothing with it but its task, which another one gets.
+Both are `concurrent.futures` executors, so one loop serves them. If a worker dies, only
+its task is lost, and another worker gets it.
 """
 
 import concurrent.futures
@@ -19,10 +19,10 @@ Result = TypeVar("Result")
 
 
 class WorkersDied(OSError):
-    """Workers died again and again, and nothing more was done."""
+    """Workers died several times in a row without finishing a task."""
 
 
-MAX_FRUITLESS = 3  # rounds in a row in which workers died and no task was done
+MAX_FRUITLESS = 3  # rounds in a row in which workers died and no task was finished
 
 
 def run(
@@ -32,22 +32,23 @@ def run(
     num_workers: int,
     scheduler: str | None = None,
 ) -> None:
-    """Calls a function with every task, in no order.
+    """Calls a function with every task, in any order.
 
     Args:
-        function: Importable by the workers.
-        tasks: Its arguments, which can be pickled.
-        on_result: Called in this process with each task and its result, in the order
-            in which they finish; if the run is stopped, also with those that finished
-            meanwhile.
-        num_workers: Processes of this machine; a cluster has its own.
-        scheduler: Address of a Dask scheduler, `tcp://host:8786`; None: this machine.
+        function: Function of a task; the workers must be able to import it.
+        tasks: Arguments of the function; they must be picklable.
+        on_result: Function that is called in this process with each task and its
+            result, in the order in which they finish. If the run is interrupted, it is
+            also called for tasks that finish meanwhile.
+        num_workers: Number of processes on this machine; a cluster has its own number.
+        scheduler: Address of a Dask scheduler, `tcp://host:8786`; None means this
+            machine.
 
     Raises:
-        WorkersDied: nothing more gets done, because workers die.
-        OSError: the scheduler is not to be reached.
+        WorkersDied: workers died several times in a row without finishing a task.
+        OSError: the scheduler cannot be reached.
         ImportError: Dask is not installed, here or on a worker.
-        Exception: of the function.
+        Exception: the function raised it.
     """
     waiting, fruitless = list(tasks), 0
     while waiting:
@@ -57,8 +58,8 @@ def run(
         fruitless = 0 if done else fruitless + 1
         if waiting and fruitless == MAX_FRUITLESS:
             raise WorkersDied(
-                f"Worker processes died {fruitless} times in a row and got nothing done"
-                " (out of memory, perhaps: fewer workers need less)."
+                f"Worker processes died {fruitless} times in a row without finishing a"
+                " task, perhaps for lack of memory. Use fewer workers."
             ) from death
 
 
@@ -69,7 +70,7 @@ def _run_round(
     tasks: Sequence[Task],
     on_result: Callable[[Task, Result], None],
 ) -> tuple[set[int], Exception | None]:
-    """Returns the numbers of the tasks done, and the death of a worker if there was."""
+    """Returns the numbers of the finished tasks, and the error if a worker died."""
     done, death = set(), None
 
     def take(number: int, future: concurrent.futures.Future) -> None:
@@ -85,14 +86,14 @@ def _run_round(
                 take(futures[future], future)
             except deaths as error:
                 death = error
-    except deaths as error:  # a pool that broke before it had all tasks
+    except deaths as error:  # the pool broke before it had all tasks
         death = error
     except BaseException:
         for future in futures:
             future.cancel()
         concurrent.futures.wait(futures)
         for future, number in futures.items():
-            # What ended while we stopped is whole as well.
+            # Tasks that finished while we stopped are complete as well.
             whole = not future.cancelled() and not future.exception()
             if whole and number not in done:
                 take(number, future)
@@ -104,9 +105,9 @@ def _run_round(
 def _executor(
     scheduler: str | None, num_workers: int
 ) -> Iterator[tuple[concurrent.futures.Executor, tuple[type[Exception], ...]]]:
-    """Yields an executor, and the exceptions by which it tells that a worker died."""
+    """Yields an executor, and the exceptions with which it reports dead workers."""
     if scheduler is None:
-        # "spawn" wherever we run: a caller that loaded TensorFlow must not be forked.
+        # "spawn" on every system: a process that loaded TensorFlow must not be forked.
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(
             num_workers, context, _start_process
@@ -117,23 +118,23 @@ def _executor(
         from distributed import Client, KilledWorker
     except ImportError as error:
         raise ImportError(
-            f"A scheduler ({scheduler}) needs Dask: pip install 'dask[distributed]'."
+            f"The scheduler {scheduler} needs Dask: pip install 'dask[distributed]'."
         ) from error
     try:
         client = Client(scheduler)
     except (OSError, ValueError) as error:
         raise OSError(
             f"No Dask scheduler answers at {scheduler!r} ({error}). Start one (dask"
-            " scheduler) and workers (dask worker tcp://host:8786), or leave"
-            " --scheduler out to use this machine."
+            " scheduler) and workers (dask worker tcp://host:8786), or omit --scheduler"
+            " to use this machine."
         ) from error
     with client, client.get_executor(pure=False) as pool:
         try:
             yield pool, (KilledWorker,)
         except concurrent.futures.CancelledError as error:
             raise OSError(
-                f"The connection to the scheduler at {scheduler} is lost. Run the same"
-                " command again; it goes on."
+                f"The connection to the scheduler at {scheduler} was lost. Run the same"
+                " command again to resume."
             ) from error
         except ImportError as error:
             raise ImportError(
@@ -143,12 +144,11 @@ def _executor(
 
 
 def _start_process() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what it
-    # means.
+    # Ctrl-C reaches every process of the terminal; only the parent reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
-    os._exit(1)  # the parent was killed; nobody waits for this task
+    os._exit(1)  # the parent was killed, so nobody waits for this task

@@ -1,4 +1,4 @@
-"""Who is tagged with what: one file per dataset, its facts on top."""
+"""Annotations of the datasets: one file per dataset, with its facts at the top."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,15 +9,15 @@ from tagger.datasets.annotations import Annotations
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What the build commands know of a dataset.
+    """A dataset that the build commands can read.
 
     Attributes:
-        short_name: On the command line.
-        load_annotations: Function(folder or file, …) -> Annotations; its further
-            arguments are the command's options.
-        command: What builds its shards.
-        max_missing: Share of the clips whose audio may be missing, unless another is
-            given.
+        short_name: Name on the command line.
+        load_annotations: Function(folder or file, …) -> Annotations; its other
+            arguments are options of the command.
+        command: Command that builds the shards.
+        max_missing: Default of --max-missing, the largest share of the clips whose
+            audio may be missing.
     """
 
     short_name: str

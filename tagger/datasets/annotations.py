@@ -1,4 +1,4 @@
-"""Who is tagged with what, and in which split: the same table for every dataset.
+"""The annotations of a dataset, in the same form for every dataset.
 
 csv, tsv or pickle of a dataset -> Annotations (clip ids, paths, tags, labels, splits).
 """
@@ -22,23 +22,23 @@ SPLITS = ("train", "val", "test", "student")  # student: unlabelled music
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """Clips with their labels.
+    """Clips with their labels and splits.
 
     Attributes:
         dataset: Key of `datasets.DATASETS`.
-        split_rule: How clips were given to the splits; stands beside every score.
+        split_rule: How clips were assigned to splits; printed with every score.
         tags: Tag names in the order of the labels.
         clip_ids: str [num_clips], unique.
         audio_dir: Folder of the audio.
-        paths: str [num_clips], relative to `audio_dir`. A path whose file may end in
-            several ways (.mp3, .flac …) has no ending.
-        labels: uint8 0/1 [num_clips, num_tags]; of no meaning in the student split.
+        paths: str [num_clips], relative to `audio_dir`. Paths have no extension if
+            their files may have different ones (.mp3, .flac …).
+        labels: uint8 0/1 [num_clips, num_tags]; meaningless in the student split.
         splits: str [num_clips], each one of SPLITS; student is unlabelled music.
-        published: Clips per split as a paper prints them, where one does.
+        published: Published number of clips per split; empty if unknown.
 
     Raises:
-        ValueError: two clips share an id, two tags a name, a split is unknown or the
-            lengths differ.
+        ValueError: two clips have the same id, two tags have the same name, a split is
+            unknown, or the lengths differ.
     """
 
     dataset: str
@@ -57,21 +57,22 @@ class Annotations:
             len(self.paths) == len(self.splits) == num_clips
         ):
             raise ValueError(
-                f"{num_clips} clip ids and {len(self.tags)} tags need labels of that"
-                f" shape, not {self.labels.shape}, {len(self.paths)} paths and"
+                f"{num_clips} clip ids and {len(self.tags)} tags need labels of shape"
+                f" {(num_clips, len(self.tags))}, {num_clips} paths and {num_clips}"
+                f" splits. Received: {self.labels.shape}, {len(self.paths)} paths and"
                 f" {len(self.splits)} splits."
             )
         twice = sorted({tag for tag in self.tags if self.tags.count(tag) > 1})
         if twice:
             raise ValueError(
-                f"Tag {twice[0]!r} stands twice in the annotations of {self.dataset}."
-                " Every tag needs a name of its own."
+                f"Tag {twice[0]!r} occurs twice in the annotations of {self.dataset}."
+                " Give every tag a unique name."
             )
         ids, counts = np.unique(self.clip_ids, return_counts=True)
         if len(ids) < num_clips:
             raise ValueError(
-                f"Clip id {str(ids[counts > 1][0])!r} stands twice in the annotations"
-                f" of {self.dataset}. Every clip needs an id of its own."
+                f"Clip id {str(ids[counts > 1][0])!r} occurs twice in the annotations"
+                f" of {self.dataset}. Give every clip a unique id."
             )
         unknown = set(self.splits) - set(SPLITS)
         if unknown:
@@ -84,19 +85,19 @@ class Annotations:
         return len(self.clip_ids)
 
     def counts(self) -> dict[str, int]:
-        """Clips per split, in the order of SPLITS, splits without a clip left out."""
+        """Returns the clips per split, in the order of SPLITS, without empty splits."""
         held = {split: int(np.sum(self.splits == split)) for split in SPLITS}
         return {split: count for split, count in held.items() if count}
 
     def sha256(self) -> str:
-        """Names the content: ids, paths, splits, tags and labels, in their order."""
+        """Returns a hash of the ids, paths, splits, tags and labels, in their order."""
         digest = hashlib.sha256("\n".join(self.tags).encode())
         for row in zip(
             self.clip_ids, self.paths, self.splits, self.labels, strict=True
         ):
             clip_id, path, split, labels = row
             text = f"\n{clip_id}\t{path}\t{split}\t"
-            # Names of files need not be UTF-8.
+            # File names need not be UTF-8.
             digest.update(text.encode(errors="surrogateescape") + labels.tobytes())
         return digest.hexdigest()
 
@@ -105,10 +106,10 @@ def top_tags(labels: np.ndarray, num_tags: int, order: str) -> np.ndarray:
     """Chooses the most frequent tags.
 
     Args:
-        labels: 0/1 [num_clips, num_all_tags], as the columns stand in the file.
-        num_tags: How many to take at most.
-        order: "ascending" or "descending" frequency; equal counts keep the columns'
-            order.
+        labels: 0/1 [num_clips, num_all_tags], columns in the order of the file.
+        num_tags: Largest number of tags to take.
+        order: "ascending" or "descending" frequency; tags with equal counts keep the
+            order of their columns.
 
     Returns:
         int [min(num_tags, num_all_tags)], columns of `labels`.
@@ -117,7 +118,7 @@ def top_tags(labels: np.ndarray, num_tags: int, order: str) -> np.ndarray:
         ValueError: `num_tags` is not positive, or `order` is unknown.
     """
     if num_tags < 1:
-        raise ValueError(f"Asked for the top {num_tags} tags; it takes at least 1.")
+        raise ValueError(f"The number of tags must be at least 1, not {num_tags}.")
     counts = labels.sum(axis=0, dtype=np.int64)
     columns = np.argsort(counts, kind="stable")[-num_tags:]
     if order == "ascending":
@@ -131,22 +132,22 @@ def top_tags(labels: np.ndarray, num_tags: int, order: str) -> np.ndarray:
 
 
 def warn_unless_published(annotations: Annotations, source: Path) -> None:
-    """Warns where an annotation file gives other counts than its paper prints."""
+    """Warns if the clips per split differ from the published counts."""
     counts = annotations.counts()
     if annotations.published and counts != annotations.published:
         warnings.warn(
             f"{source} gives {counts} clips, but {annotations.published} are published:"
-            " the file was changed, and scores on it compare with no paper.",
+            " the file was changed, so scores are not comparable with published ones.",
             stacklevel=3,
         )
 
 
 def read_table(path: Path, separator: str) -> "pd.DataFrame":
-    """Reads a csv or tsv as text; a byte order mark and empty lines are passed over.
+    """Reads a csv or tsv as text; a byte order mark and empty lines are skipped.
 
     Raises:
-        ValueError: the file is no such table, a column's name stands twice, or a row
-            has more or fewer cells than the first.
+        ValueError: the file is not such a table, two columns have the same name, or a
+            row has more or fewer cells than the first line.
     """
     kind = {"\t": "tab", ",": "comma", ";": "semicolon"}[separator]
     try:
@@ -155,12 +156,12 @@ def read_table(path: Path, separator: str) -> "pd.DataFrame":
             lines = csv.reader(file, delimiter=separator, strict=True)
             columns, *rows = [line for line in lines if line] or [[]]
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no {kind}-separated text: {error}.") from error
+        raise ValueError(f"{path} is not {kind}-separated text: {error}.") from error
     for number, row in enumerate(rows, 1):
         if len(row) != len(columns):
             raise ValueError(
-                f"{path} is no {kind}-separated text: row {number} has {len(row)}"
-                f" cells, the first line {len(columns)}."
+                f"{path} is not {kind}-separated text: row {number} has {len(row)}"
+                f" cells, but the first line has {len(columns)}."
             )
     twice = [column for column in columns if columns.count(column) > 1]
     if twice:
@@ -169,37 +170,37 @@ def read_table(path: Path, separator: str) -> "pd.DataFrame":
 
 
 def as_table(rows: list, **options) -> "pd.DataFrame":
-    """Makes a table. pandas takes .7 s to load, which `--help` need not wait for."""
+    """Makes a table; pandas is imported here, because `--help` must not wait .7 s."""
     import pandas as pd
 
     return pd.DataFrame(rows, **options)
 
 
 def read_tags(path: str | os.PathLike) -> tuple[str, ...]:
-    """Reads names of tags: one a line, or a JSON list (or a manifest's).
+    """Reads tag names: one per line, a JSON list, or those of a manifest.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no names.
+        ValueError: the file holds no tag names.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no file of tags {str(path)!r}.")
+        raise FileNotFoundError(f"There is no tag file {str(path)!r}.")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is no text file.") from error
+        raise ValueError(f"{str(path)!r} is not a text file.") from error
     try:
         content = json.loads(text)
     except json.JSONDecodeError:
         content = None
     if isinstance(content, dict):
         content = content.get("tags")
-    elif not isinstance(content, list):  # a tag may well be called 80, or null
+    elif not isinstance(content, list):  # a tag may be called 80 or null
         content = [line.strip() for line in text.splitlines() if line.strip()]
     is_list = isinstance(content, list) and content
     if not is_list or not all(isinstance(tag, str) and tag for tag in content):
         raise ValueError(
-            f"{str(path)!r} holds no names of tags. Give one a line, in the order of"
-            " the scores, or a JSON list of them."
+            f"{str(path)!r} holds no tag names. Give one per line, in the order of the"
+            " scores, or a JSON list of them."
         )
     return tuple(content)

@@ -1,4 +1,4 @@
-"""Your own music: a csv of files and tags, or a folder of folders named as tags.
+"""Your own music: a csv of files and tags, or a folder with one subfolder per tag.
 
     tracks.csv                                   music
         path,tags,artist                         ├── jazz
@@ -6,12 +6,13 @@
         red/02.mp3,rock,Ben                      └── rock
                                                      └── 02.flac
 
-`path` is relative to the csv's folder, or absolute. Tags are either in one column
-`tags`, separated by semicolons (other columns are then ignored), or every further column
-is a tag of 0s and 1s. Optional columns: `clip_id` (else the path is it), `split` (train,
-val, test, student), `artist`. Without `split`, artists are dealt 8:1:1 to train, val
-and test, so that none is in two of them; without `artist`, files are. A row without any
-tag is unlabelled music, for the split student, unless `split` says otherwise.
+`path` is absolute, or relative to the folder of the csv. Tags are either in one column
+`tags`, separated by semicolons (other columns are then ignored), or every other column
+is a tag and holds 0s and 1s. Optional columns: `clip_id` (default: the path), `split`
+(train, val, test, student) and `artist`. Without `split`, artists are dealt 8:1:1 to
+train, val and test, so that no artist is in two of them; without `artist`, files are. A
+row without tags is unlabelled music and joins the split student, unless `split` says
+otherwise.
 """
 
 import hashlib
@@ -34,9 +35,9 @@ from tagger.datasets.annotations import (
 if TYPE_CHECKING:
     import pandas as pd
 
-FACTS = ("path", "tags", "clip_id", "split", "artist")  # columns that are no tags
+FACTS = ("path", "tags", "clip_id", "split", "artist")  # not tags
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
-SPLIT_NAMES = {  # as people write them
+SPLIT_NAMES = {  # spellings in the column `split`
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
@@ -51,23 +52,23 @@ def load_annotations(
     seed: int = 0,
     tag_separator: str = ";",
 ) -> Annotations:
-    """Reads a csv, or walks a folder of folders.
+    """Reads a csv, or walks a folder with one subfolder per tag.
 
     Args:
-        source: tracks.csv (comma, semicolon or tab), or a folder of folders.
-        tags: File that names the tags to take, in order (a line each, or a JSON list);
-            others are left out. Default: all, in alphabetical order.
-        num_tags: Take the most frequent tags alone.
-        seed: Seed of the split, if the csv has none.
-        tag_separator: What separates the tags in the column `tags`.
+        source: A csv (comma, semicolon or tab), or a folder with one subfolder per tag.
+        tags: File with the names of the tags to take, in order (one per line, or a JSON
+            list); other tags are left out. Default: all tags in alphabetical order.
+        num_tags: Number of tags to take, the most frequent ones. Default: all.
+        seed: Seed of the split if the csv has no column `split`.
+        tag_separator: Separator of the tags in the column `tags`.
 
     Returns:
-        Annotations, rows as they stand in the csv or in the order of the paths.
+        Annotations in the order of the rows of the csv, or of the paths.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
         ValueError: the csv lacks a column, a label is not 0 or 1, a split is unknown,
-            no file is tagged, or there are fewer than three artists to split by.
+            no file has a tag, or there are fewer than three artists to split.
     """
     source = Path(source)
     if source.is_dir():
@@ -77,7 +78,7 @@ def load_annotations(
     else:
         raise FileNotFoundError(
             f"There is no {str(source)!r}. Give a csv of paths and tags, or a folder"
-            " of folders named as tags."
+            " with one subfolder per tag."
         )
     names, labels = _labels(rows.pop("tags"), read_tags(tags) if tags else None, source)
     if num_tags:
@@ -85,8 +86,8 @@ def load_annotations(
         names, labels = [names[column] for column in kept], labels[:, kept]
     if not labels.any() and not tags:
         raise ValueError(
-            f"No file of {source} carries a tag. Music to learn from without labels"
-            " needs --tags, the file that names the tags of the labelled music."
+            f"No file of {source} has a tag. For unlabelled music, give the file that"
+            " names the tags of the labelled music with --tags."
         )
     splits, rule = _splits(rows, labels, source, seed)
     kept = splits != ""
@@ -102,7 +103,7 @@ def load_annotations(
     )
 
 
-# --- Rows: columns path, clip_id, tags (a list per row), perhaps split and artist -----
+# --- Rows: columns path, clip_id, tags (a list per row), optionally split and artist --
 
 
 def _read_rows(path: Path, tag_separator: str) -> "pd.DataFrame":
@@ -118,8 +119,8 @@ def _read_rows(path: Path, tag_separator: str) -> "pd.DataFrame":
         raise ValueError(f"{path} has two columns called {twice!r}.")
     if "path" not in table or not len(table):
         raise ValueError(
-            f"{path} must have a column called path, and rows; found the columns"
-            f" {', '.join(map(repr, table.columns))}."
+            f"{path} must have a column called path and at least one row; its columns"
+            f" are {', '.join(map(repr, table.columns))}."
         )
     if (table["path"] == "").any():
         row = int(np.argmax(table["path"] == ""))
@@ -162,7 +163,7 @@ def _tags_of_columns(table: "pd.DataFrame", path: Path) -> list[list[str]]:
     tags = [column for column in table if column not in FACTS]
     if not tags:
         raise ValueError(
-            f"{path} has neither a column called tags nor a column per tag; found"
+            f"{path} has neither a column called tags nor a column per tag; it has only"
             f" {', '.join(map(repr, table.columns))}."
         )
     cells = table[tags].to_numpy(str)
@@ -171,25 +172,27 @@ def _tags_of_columns(table: "pd.DataFrame", path: Path) -> list[list[str]]:
         row, column = wrong[0]
         raise ValueError(
             f"{path}, row {row + 1}: column {tags[column]!r} holds"
-            f" {str(cells[row, column])!r}; a tag's column holds 0 or 1. (Columns that"
-            " are no tags may stay where one column is called tags.)"
+            f" {str(cells[row, column])!r}, but the column of a tag holds 0 or 1."
+            " Remove columns that are not tags, or list the tags in a column called"
+            " tags."
         )
     return [[tags[column] for column in np.flatnonzero(row == "1")] for row in cells]
 
 
 def _walk(folder: Path) -> "pd.DataFrame":
-    """Audio files under the folder's folders; the outermost folder is the tag."""
+    """Lists the audio files in the subfolders; the outermost subfolder is the tag."""
     found = []
     for tag in sorted(path for path in folder.iterdir() if path.is_dir()):
         for path in audio_files_in(tag, root=folder):
             name = path.relative_to(folder).as_posix()
-            # A name that is not UTF-8 makes an id all the same.
+            # A name that is not UTF-8 still gives a valid id.
             clip_id = os.fsencode(name).decode("utf-8", "backslashreplace")
             found.append({"path": name, "clip_id": clip_id, "tags": [tag.name]})
     if not found:
         raise ValueError(
-            f"There is no audio in the folders of {str(folder)!r}. Each folder in it is"
-            f" a tag and holds files like {', '.join(AUDIO_EXTENSIONS[:6])} …"
+            f"There is no audio in the subfolders of {str(folder)!r}. Name each one"
+            f" after a tag and put audio files ({', '.join(AUDIO_EXTENSIONS[:6])} …)"
+            " into it."
         )
     return as_table(found)
 
@@ -205,8 +208,8 @@ def _labels(
     unknown = sorted(found - set(names))
     if unknown:
         warnings.warn(
-            f"{len(unknown)} tags of {source} are not among the {len(names)} that were"
-            f" asked for and are left out: {', '.join(unknown[:10])}"
+            f"{len(unknown)} tags of {source} are not among the {len(names)} requested"
+            f" ones and are left out: {', '.join(unknown[:10])}"
             f"{' …' if len(unknown) > 10 else ''}",
             stacklevel=3,
         )
@@ -220,7 +223,7 @@ def _labels(
 def _splits(
     rows: "pd.DataFrame", labels: np.ndarray, source: Path, seed: int
 ) -> tuple[np.ndarray, str]:
-    """Split of each row ("": it is left out) and the rule in words."""
+    """Returns the split of each row ("" if it is left out) and the rule in words."""
     if "split" in rows:
         return _given_splits(rows, source), "its own split"
     by_artist = "artist" in rows
@@ -228,15 +231,15 @@ def _splits(
     if by_artist and (groups == "").any():
         row = int(np.argmax(groups == ""))
         raise ValueError(
-            f"{source}: row {row + 1} names no artist, so it cannot be kept out of"
-            " another split. Fill the column, or leave it out."
+            f"{source}: row {row + 1} names no artist, so the artist may end up in two"
+            " splits. Fill in the column artist, or remove it."
         )
     labelled = labels.any(axis=1)
     split_of = {}
     if labelled.any():
         split_of = _deal(groups[labelled], source, by_artist, seed)
     splits = np.array([split_of.get(group, "train") for group in groups])
-    # Unlabelled music of a test artist would be trained on.
+    # Otherwise training would see unlabelled music by test artists.
     leaks = ~labelled & (splits != "train")
     if leaks.any():
         warnings.warn(
@@ -253,8 +256,8 @@ def _given_splits(rows: "pd.DataFrame", source: Path) -> np.ndarray:
     unknown = sorted(set(names) - set(SPLIT_NAMES))
     if unknown:
         raise ValueError(
-            f"{source} holds the split {unknown[0]!r}. Choose from: train, val, test,"
-            " student."
+            f"{source} has the unknown split {unknown[0]!r}. Choose from: train, val,"
+            " test, student."
         )
     splits = names.map(SPLIT_NAMES).to_numpy(str)
     if "artist" in rows:
@@ -263,7 +266,7 @@ def _given_splits(rows: "pd.DataFrame", source: Path) -> np.ndarray:
         if shared:
             warnings.warn(
                 f"{len(shared)} artists of {source} are in several splits, which makes"
-                f" scores too good: {', '.join(shared[:3])}"
+                f" scores too high: {', '.join(shared[:3])}"
                 f"{' …' if len(shared) > 3 else ''}",
                 stacklevel=3,
             )
@@ -283,7 +286,7 @@ def _deal(
     keys = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
     order = sorted(range(len(names)), key=keys.__getitem__)
     ends = np.cumsum(counts[order]) / counts.sum()
-    # At least one group for each.
+    # Each split gets at least one group.
     first = int(np.searchsorted(ends, SHARES["train"])) + 1
     first = min(max(first, 1), len(names) - 2)
     second = int(np.searchsorted(ends, SHARES["train"] + SHARES["val"])) + 1

@@ -1,8 +1,9 @@
-"""Demo music: short synthetic clips in MagnaTagATune's layout, the same from one seed.
+"""Demo music: short synthetic clips in MagnaTagATune's layout, reproducible by seed.
 
-Six instruments in mixtures of one to three, at a tempo and a level; 16 directories as
-MTT has them, so that every script runs on it as on the real data. Sounds are sums of
-harmonics or filtered noise, made with NumPy. No one should publish a score on them.
+Each clip mixes one to three of six instruments at a tempo and a level. The clips are in
+16 directories as in MTT, so that every script runs on them as on the real data. Sounds
+are sums of harmonics or filtered noise, made with NumPy. Scores on them are not worth
+publishing.
 """
 
 import os
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from tagger.audio import write_audio
 from tagger.datasets import magnatagatune
 
-SAMPLE_RATE = 16000  # as MTT's mp3 files
+SAMPLE_RATE = 16000  # like MTT's mp3 files
 CLIP_SECONDS = 13.5  # five segments of 59049 samples at 22050 Hz
 INSTRUMENTS = ("guitar", "drums", "flute", "violin", "organ", "synth bass")
 TEMPI_BPM = {"slow": (48, 66), "": (90, 110), "fast": (160, 200)}
@@ -32,19 +33,20 @@ CHORD_ROOTS = (0, 5, 7, 9)  # semitones above the tonic
 def synthesize(
     data_dir: str | os.PathLike, num_clips: int = 320, seed: int = 0
 ) -> None:
-    """Writes `annotations_final.csv` and an mp3 per clip; clips already there are kept.
+    """Writes `annotations_final.csv` and one mp3 per clip; existing clips are kept.
 
     Args:
-        data_dir: Folder to make or to complete.
-        num_clips: Clips over all splits, dealt to the 16 directories in turn.
-        seed: Of the music.
+        data_dir: Folder to create or to complete.
+        num_clips: Number of clips in all splits, dealt to the 16 directories in turn.
+        seed: Seed of the music.
 
     Raises:
-        ValueError: the folder holds another dataset's annotations, or `num_clips` < 16.
+        ValueError: the folder holds other annotations, or `num_clips` < 16.
     """
     if num_clips < len(magnatagatune.DIRECTORY_SPLITS):
         raise ValueError(
-            f"{num_clips} clips do not fill the 16 directories of MTT's layout."
+            f"{num_clips} clips do not fill the 16 directories of MTT's layout. Ask for"
+            " at least 16."
         )
     folder = Path(data_dir)
     rows = [["clip_id", *TAGS, "mp3_path"]]
@@ -63,8 +65,8 @@ def synthesize(
     text = "".join("\t".join(f'"{cell}"' for cell in row) + "\n" for row in rows)
     if annotations.exists() and annotations.read_text() != text:
         raise ValueError(
-            f"{annotations} belongs to other data than {num_clips} demo clips of seed"
-            f" {seed}. Choose another --data-dir."
+            f"{annotations} does not belong to {num_clips} demo clips with seed {seed}."
+            " Choose another --data-dir."
         )
     for path, plan, clip in tqdm(plans, "Synthesising", unit="clip", disable=None):
         if path.exists():
@@ -78,7 +80,7 @@ def synthesize(
 
 
 def _plan(random: np.random.RandomState) -> dict:
-    """Draws who plays, how fast and how loud."""
+    """Draws the instruments, the tempo, the level and the chord of a clip."""
     count = random.choice([1, 2, 3], p=[0.4, 0.4, 0.2])
     instruments = random.choice(INSTRUMENTS, count, replace=False)
     tempo = random.choice(list(TEMPI_BPM), p=[0.4, 0.2, 0.4])
@@ -120,7 +122,7 @@ def _play(plan: dict, random: np.random.RandomState) -> np.ndarray:
                 part[at : at + len(note)] += note
         music += part / _rms(part) * random.uniform(0.7, 1.3)
     music *= 10 ** (plan["level_db"] / 20) / _rms(music)
-    # Few peaks pass full scale; the curve bends them softly instead of cutting.
+    # Few peaks exceed full scale; tanh limits them smoothly instead of clipping.
     return np.tanh(music).astype(np.float32)
 
 

@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 ANNOTATIONS_NAME = "annotations_final.csv"
 AUDIO_FOLDER = "mp3"
-NUM_TAGS = 50  # what every paper uses
+NUM_TAGS = 50  # as in every paper
 
-# The real file; where it is read, the counts below must come out.
+# Size of the real file, which must give the counts below.
 NUM_CLIPS, NUM_ALL_TAGS = 25863, 188
-BROKEN_CLIPS = ("35644", "55753", "57881")  # their mp3 files hold nothing
+BROKEN_CLIPS = ("35644", "55753", "57881")  # their mp3 files are empty
 
 DIRECTORY_SPLITS = dict.fromkeys("0123456789ab", "train")
 DIRECTORY_SPLITS |= {"c": "val", "d": "test", "e": "test", "f": "test"}
-# 13:1:3, as Dabral and Deshmukh's 25,860 clips were rounded
+# 13:1:3, as Dabral and Deshmukh rounded it for 25,860 clips
 RANDOM_SHARES = {"train": 19775, "val": 1520, "test": 4565}
-# Lee et al.'s lists of clips of 29.1 s and more, each one's path with .npy for .mp3
+# Lee et al.'s lists of clips of at least 29.1 s; their paths end in .npy, not .mp3
 LISTS_SOURCE = "https://github.com/jongpillee/music_dataset_split, folder MTAT_split"
 LIST_NAMES = {
     "train": "train_list_pub.cP",
@@ -54,12 +54,12 @@ class Variant:
     """How one group of papers reads the same csv.
 
     Attributes:
-        counts: Clips per split as published, top 50 tags of the real file.
-        tag_order: Of frequency.
-        split: See SPLIT_RULES.
-        keep_untagged: Clips without any of the tags stay in.
-        merge_synonyms: See SYNONYMS.
-        keep_broken: BROKEN_CLIPS are counted, and skipped once their mp3 is opened.
+        counts: Published clips per split, for the top 50 tags of the real file.
+        tag_order: Order of the tags by frequency, "ascending" or "descending".
+        split: Key of SPLIT_RULES.
+        keep_untagged: Whether clips without any of the tags are kept.
+        merge_synonyms: Whether SYNONYMS are merged.
+        keep_broken: Whether BROKEN_CLIPS are counted; the build then skips them.
     """
 
     counts: dict[str, int]
@@ -76,7 +76,7 @@ VARIANTS = {
     ),
     "lee": Variant({"train": 15244, "val": 1529, "test": 4332}, split="lists"),
     "won": Variant({"train": 15247, "val": 1529, "test": 4332}),
-    # PR-AUC with untagged clips is lower: about .40 where .46 is reached without them.
+    # Untagged clips lower PR-AUC: about .40 with them, .46 without.
     "pons": Variant({"train": 18706, "val": 1825, "test": 5329}, keep_untagged=True),
     "multi_scale": Variant(  # Dabral and Deshmukh
         RANDOM_SHARES, split="random", keep_untagged=True, merge_synonyms=True
@@ -88,8 +88,8 @@ SPLIT_RULES = {
     "random": "random 13:1:3, seed {seed}, artists leak",
 }
 
-# Groups merged by maximum (Dabral and Deshmukh). A group keeps the place of the first
-# of its columns and takes the name that stands there.
+# Groups merged by maximum (Dabral and Deshmukh). A group takes the place and the name
+# of its first column in the csv.
 SYNONYMS = tuple(
     tuple(group.split(", "))
     for group in (
@@ -126,7 +126,7 @@ SYNONYMS = tuple(
     )
 )
 
-# In the order of the models of Won et al. and of Pons and Serra: by frequency.
+# In the order of the models of Won et al. and of Pons and Serra, which is by frequency.
 TOP_50_TAGS = (
     "guitar", "classical", "slow", "techno", "strings", "drums", "electronic",
     "rock", "fast", "piano", "ambient", "beat", "violin", "vocal", "synth",
@@ -148,25 +148,27 @@ def load_annotations(
     tag_order: Literal["ascending", "descending"] | None = None,
     seed: int = 0,
 ) -> Annotations:
-    """Reads `annotations_final.csv` as one of VARIANTS, or as the options say.
+    """Reads `annotations_final.csv` as one of VARIANTS, which the options can change.
 
     Args:
         data_dir: Folder that holds annotations_final.csv and mp3/.
-        variant: Whose reading of the file; the other options change parts of it.
-        num_tags: The most frequent tags are taken; all, if the file has fewer.
+        variant: Key of VARIANTS, the published reading of the file to follow.
+        num_tags: Number of tags to take, the most frequent ones; all if there are
+            fewer.
         split: directory (0-b, c, d-f), lists (Lee's *_list_pub.cP in the folder) or
             random (13:1:3; artists leak from train into test).
-        merge_synonyms: Merge 29 groups of synonyms before tags are counted.
-        keep_untagged: Keep clips that none of the taken tags applies to.
-        tag_order: Of frequency.
-        seed: Of the random split.
+        merge_synonyms: Whether to merge 29 groups of synonyms before counting tags.
+        keep_untagged: Whether to keep clips that have none of the taken tags.
+        tag_order: Order of the tags by frequency.
+        seed: Seed of the random split.
 
     Returns:
-        Annotations of the clips. A tag may lack positives.
+        Annotations of the clips. A tag may have no positive clips.
 
     Raises:
         FileNotFoundError: the folder, the csv or a list is missing.
-        ValueError: the csv has other columns, values or directories.
+        ValueError: an option is unknown, or the csv has unexpected columns, values or
+            directories.
     """
     if variant not in VARIANTS:
         raise ValueError(
@@ -194,7 +196,7 @@ def load_annotations(
     if not rules.keep_broken:
         kept &= ~table["clip_id"].isin(BROKEN_CLIPS).to_numpy()
     if not kept.any():
-        raise ValueError(f"No clip of {path} carries any of the top {len(tags)} tags.")
+        raise ValueError(f"No clip of {path} has any of the top {len(tags)} tags.")
     is_real = (len(table), num_all_tags) == (NUM_CLIPS, NUM_ALL_TAGS)
     table, labels = table[kept], labels[kept]
 
@@ -235,14 +237,14 @@ def _read_csv(path: Path) -> "pd.DataFrame":
         )
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no {ANNOTATIONS_NAME} in {str(path.parent)!r}. Put it there or"
+            f"There is no {ANNOTATIONS_NAME} in {str(path.parent)!r}. Put it there, or"
             " give the folder that holds it with --data-dir."
         )
     table = read_table(path, "\t")
     missing = {"clip_id", "mp3_path"} - set(table.columns)
     if missing or len(table.columns) < 3:
         raise ValueError(
-            f"{path} must be tab-separated with the columns clip_id, one per tag and"
+            f"{path} must be tab-separated with the columns clip_id, one per tag, and"
             f" mp3_path; found {', '.join(map(repr, table.columns[:4]))}"
             f"{' …' if len(table.columns) > 4 else ''}."
         )
@@ -258,7 +260,7 @@ def _read_labels(path: Path, columns: "pd.DataFrame") -> np.ndarray:
         row, column = wrong[0]
         raise ValueError(
             f"{path}, line {row + 2}: column {columns.columns[column]!r} holds"
-            f" {labels[row, column]!r}; labels are 0 or 1."
+            f" {labels[row, column]!r}, but labels are 0 or 1."
         )
     return (labels == "1").astype(np.uint8)
 
@@ -279,8 +281,8 @@ def _split_by_directory(path: Path, paths: np.ndarray) -> np.ndarray:
     if None in splits:
         clip = str(paths[splits.index(None)])
         raise ValueError(
-            f"{path}: {clip!r} stands in none of the directories 0-9 and a-f, so the"
-            " directory split does not know it. Use --split random."
+            f"{path}: {clip!r} is in none of the directories 0-9 and a-f, so the"
+            " directory split does not cover it. Use --split random."
         )
     return np.array(splits)
 
@@ -297,12 +299,12 @@ def _split_at_random(num_clips: int, seed: int) -> np.ndarray:
 
 
 def _split_by_lists(data_dir: Path, paths: np.ndarray) -> np.ndarray:
-    """Splits of the clips that Lee's lists name; "" for the others."""
+    """Returns the split of each clip in Lee's lists, and "" for other clips."""
     splits = {}
     for split, name in LIST_NAMES.items():
         if not (data_dir / name).is_file():
             raise FileNotFoundError(
-                f"There is no {name} in {str(data_dir)!r}: the split by lists needs"
+                f"There is no {name} in {str(data_dir)!r}. The split by lists needs"
                 f" {', '.join(LIST_NAMES.values())} from {LISTS_SOURCE}."
             )
         for clip in pickles.load(data_dir / name, list):
@@ -310,8 +312,8 @@ def _split_by_lists(data_dir: Path, paths: np.ndarray) -> np.ndarray:
     found = np.array([splits.get(clip.rpartition(".")[0], "") for clip in paths])
     if not (found != "").any():
         raise ValueError(
-            f"{LIST_NAMES['train']} and its like in {data_dir} name none of the clips"
-            f" of {ANNOTATIONS_NAME}."
+            f"{', '.join(LIST_NAMES.values())} in {data_dir} name none of the clips of"
+            f" {ANNOTATIONS_NAME}. Get the lists from {LISTS_SOURCE}."
         )
     return found
 

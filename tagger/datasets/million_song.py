@@ -2,17 +2,17 @@
 
     dataset
     ├── filtered_list_train.cP, filtered_list_test.cP, msd_id_to_tag_vector.cP,
-    │   50tagList.txt               split "classic" (clips of 29.1 s and more)
-    ├── {train,valid,test,student}_ids.npy      split "cals": a list per split
-    ├── {train,valid,test}_binaries.npy         its labels, a row per id
-    ├── msd_splits.tsv              its splits as a table: clip_ids, splits, length
+    │   50tagList.txt               split "classic" (clips of at least 29.1 s)
+    ├── {train,valid,test,student}_ids.npy      split "cals": one list per split
+    ├── {train,valid,test}_binaries.npy         labels of "cals", one row per id
+    ├── msd_splits.tsv              "cals" as a table: clip_ids, splits, length
     └── audio
-        └── A/B/C/TRABC….mp3        or .wav, .flac; from characters 3-5 of the track id
+        └── A/B/C/TRABC….mp3        or .wav, .flac; A/B/C: characters 3-5 of the id
 
 classic: https://github.com/jongpillee/music_dataset_split, folder MSD_split.
 CALS, cleaned and artist-level stratified (Won, Choi and Serra, ISMIR 2021):
 https://github.com/minzwon/semi-supervised-music-tagging-transformer, data/splits.
-The audio is not distributed; most people have a part of it.
+The audio is not distributed; most people have only a part of it.
 """
 
 import os
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 AUDIO_FOLDER = "audio"
 TRACK_ID = re.compile(r"TR[A-Z]{5}[0-9A-F]{11}")
 
-# The first so many of filtered_list_train.cP train, the others validate.
+# The first clips of filtered_list_train.cP are for training, the rest for validation.
 NUM_CLASSIC_TRAIN = 201680
 PUBLISHED_COUNTS = {
     "classic": {"train": 201680, "val": 11774, "test": 28435},
@@ -42,10 +42,10 @@ SPLIT_RULES = {
     "classic": "classic: by track, artists leak",
     "cals": "CALS: no artist in two splits",
 }
-# CALS' names; the songs of "none" are unlabelled ones by artists of the train split.
+# CALS' names -> ours. CALS also has "none": unlabelled songs by artists of train.
 CALS_SPLITS = {"train": "train", "valid": "val", "test": "test", "student": "student"}
 CALS_TSV = "msd_splits.tsv"
-# The classic split's, as published models score them; a build reads 50tagList.txt.
+# Tags of the classic split, as in published models. A build reads 50tagList.txt.
 CLASSIC_TAGS = (
     "rock", "pop", "alternative", "indie", "electronic", "female vocalists",
     "dance", "00s", "alternative rock", "jazz", "beautiful", "metal", "chillout",
@@ -57,7 +57,7 @@ CLASSIC_TAGS = (
     "sad", "House", "happy",
 )  # fmt: skip
 
-# Columns of the binaries. The classic split has other tags, in 50tagList.txt.
+# Tags of CALS, the columns of *_binaries.npy. They differ from those of 50tagList.txt.
 CALS_TAGS = (
     "rock", "pop", "indie", "alternative", "electronic", "hip-hop", "metal", "jazz",
     "punk", "folk", "alternative rock", "indie rock", "dance", "hard rock", "00s",
@@ -80,14 +80,15 @@ def load_annotations(
     Args:
         data_dir: Folder that holds the lists and audio/.
         split: classic (241,889 tracks) or cals (749,562, two thirds unlabelled).
-        labelled_only: Leave the unlabelled tracks of CALS (student) out.
+        labelled_only: Whether to leave out the unlabelled tracks of CALS (student).
 
     Returns:
-        Annotations whose paths have no ending: any of `building.ENDINGS` is read.
+        Annotations whose paths have no extension; a build tries `building.ENDINGS`.
 
     Raises:
         FileNotFoundError: the folder or one of the lists is missing.
-        ValueError: a list holds something else, or lists disagree.
+        ValueError: the split is unknown, a list has unexpected content, or lists
+            disagree.
     """
     folder = Path(data_dir)
     if split not in SPLIT_RULES:
@@ -111,8 +112,8 @@ def load_annotations(
     wrong = [track_id for track_id in track_ids if not TRACK_ID.fullmatch(track_id)]
     if wrong:
         raise ValueError(
-            f"The lists in {folder} hold {str(wrong[0])!r}, which is no track id of MSD"
-            " (TR, five letters, eleven digits of a hexadecimal number)."
+            f"The lists in {folder} hold {str(wrong[0])!r}, which is not an MSD track"
+            " id (TR, five letters and eleven hexadecimal digits)."
         )
     annotations = Annotations(
         dataset="million_song",
@@ -148,7 +149,7 @@ def _read_classic(folder: Path) -> Lists:
             vector = np.reshape(vectors[track_id], -1)
             labels[row] = _binary(vector, path).reshape(len(tags))
         except KeyError:
-            raise ValueError(f"{path} holds no tags of {track_id!r}.") from None
+            raise ValueError(f"{path} holds no tags for {track_id!r}.") from None
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path}: {track_id!r} does not have {len(tags)} labels of 0 or 1."
@@ -157,13 +158,13 @@ def _read_classic(folder: Path) -> Lists:
 
 
 def _read_cals(folder: Path) -> Lists:
-    """Ids and splits of the table, or of the arrays; labels of either."""
+    """Reads ids and splits from the table or the arrays, and labels from either."""
     table_path = folder / CALS_TSV
     has_table, has_arrays = table_path.is_file(), (folder / "train_ids.npy").is_file()
     if not has_table and not has_arrays:
         raise FileNotFoundError(
             f"There is neither {CALS_TSV} nor train_ids.npy in {str(folder)!r}. The"
-            f" split cals needs one of them; {__name__} says where to get it."
+            f" split cals needs one of them; see the docstring of {__name__}."
         )
     table = read_table(table_path, "\t") if has_table else None
     ids = _ids_of(table, table_path) if has_table else _read_ids(folder, CALS_SPLITS)
@@ -185,7 +186,7 @@ def _read_ids(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def _labels_of(track_ids: np.ndarray, folder: Path) -> np.ndarray:
-    """Labels of tracks, from the binaries and the ids that say whose they are."""
+    """Returns the labels of tracks, read from *_binaries.npy and *_ids.npy."""
     rows = {}
     for name in CALS_SPLITS:
         if name == "student":
@@ -195,21 +196,21 @@ def _labels_of(track_ids: np.ndarray, folder: Path) -> np.ndarray:
         labels, shape = _binary(_read_array(path), path), (len(ids), len(CALS_TAGS))
         if labels.shape != shape:
             raise ValueError(
-                f"{path} has the shape {labels.shape}; {len(ids)} ids and"
+                f"{path} has the shape {labels.shape}, but {len(ids)} ids and"
                 f" {len(CALS_TAGS)} tags need {shape}."
             )
         rows.update(zip(ids.tolist(), labels, strict=True))
     lacking = [track_id for track_id in track_ids.tolist() if track_id not in rows]
     if lacking:
         raise ValueError(
-            f"{len(lacking)} labelled tracks of {CALS_TSV} are in none of the arrays of"
-            f" ids in {folder}, so they have no labels; the first is {lacking[0]!r}."
+            f"{len(lacking)} labelled tracks of {CALS_TSV} have no labels, because none"
+            f" of the *_ids.npy in {folder} lists them; the first is {lacking[0]!r}."
         )
     return np.stack([rows[track_id] for track_id in track_ids.tolist()])
 
 
 def _ids_of(table: "pd.DataFrame", path: Path) -> dict[str, np.ndarray]:
-    """CALS' name of a split -> its ids; "none" is left out."""
+    """Returns CALS' name of each split -> its ids, without "none"."""
     first = table.iloc[0] if len(table) else dict.fromkeys(table, "")
     known = {*CALS_SPLITS, "none", ""}
     id_columns = [c for c in table if TRACK_ID.fullmatch(first[c])]
@@ -217,7 +218,7 @@ def _ids_of(table: "pd.DataFrame", path: Path) -> dict[str, np.ndarray]:
     if not id_columns or not split_columns:
         raise ValueError(
             f"{path} must have a column of track ids and one of splits"
-            f" ({', '.join(CALS_SPLITS)}, none); found the columns"
+            f" ({', '.join(CALS_SPLITS)}, none); its columns are"
             f" {', '.join(map(repr, table))}."
         )
     splits = table[split_columns[0]].str.lower()
@@ -241,13 +242,13 @@ def _read_array(path: Path) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"{path} is no NumPy array: {error}") from error
+        raise ValueError(f"{path} is not a NumPy array: {error}") from error
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no {path.name} in {str(path.parent)!r}; {__name__} says where to"
-            " get it."
+            f"There is no {path.name} in {str(path.parent)!r}. The docstring of"
+            f" {__name__} says where to get it."
         )
     return path

@@ -6,8 +6,8 @@
     └── audio
         └── 14/214.mp3             or 14/214.low.mp3, the smaller mono version
 
-TSV: TRACK_ID, ARTIST_ID, ALBUM_ID, PATH, DURATION, TAGS; a tag a column from TAGS on.
-Lists and download: https://github.com/MTG/mtg-jamendo-dataset. No artist is in two
+TSV: TRACK_ID, ARTIST_ID, ALBUM_ID, PATH, DURATION, TAGS; one tag per column from TAGS
+on. Lists and download: https://github.com/MTG/mtg-jamendo-dataset. No artist is in two
 splits.
 """
 
@@ -23,7 +23,7 @@ AUDIO_FOLDER = "audio"
 COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
 SPLIT_FILES = {"train": "train", "val": "validation", "test": "test"}
 
-# Of split 0. The subsets have 50, 87, 40 and 56 tags.
+# Clips of split 0. The subsets have 50, 87, 40 and 56 tags.
 PUBLISHED_COUNTS = {
     "top50tags": {"train": 32136, "val": 10888, "test": 11356},
     "genre": {"train": 32572, "val": 11043, "test": 11479},
@@ -31,7 +31,7 @@ PUBLISHED_COUNTS = {
     "moodtheme": {"train": 9949, "val": 3802, "test": 4231},
 }
 
-# In the order of published models: the alphabet's.
+# In the order of published models, which is alphabetical.
 TOP_50_TAGS = (
     "genre---alternative", "genre---ambient", "genre---atmospheric",
     "genre---chillout", "genre---classical", "genre---dance", "genre---downtempo",
@@ -61,17 +61,18 @@ def load_annotations(
 
     Args:
         data_dir: Folder that holds the TSV files and audio/.
-        subset: Which tags.
-        split: Which of the published random splits, 0 to 4.
-        low: Read the mono version of lower bit rate (.low.mp3).
+        subset: Published subset, which determines the tags.
+        split: Number of the published random split, 0 to 4.
+        low: Whether to read the mono version with a lower bit rate (.low.mp3).
 
     Returns:
-        Annotations; the tags keep their category ("genre---rock") and stand in
-        alphabetical order, as the published models' do.
+        Annotations; the tags keep their category ("genre---rock") and are in
+        alphabetical order, like those of published models.
 
     Raises:
         FileNotFoundError: the folder or one of the files is missing.
-        ValueError: a file has other columns or a row too short.
+        ValueError: the subset is unknown, a file has other columns, or a row is too
+            short.
     """
     folder = Path(data_dir)
     if subset not in PUBLISHED_COUNTS:
@@ -115,17 +116,17 @@ def _find(folder: Path, name: str, split: int) -> Path:
             return place / name
     raise FileNotFoundError(
         f"There is no {name} in {' or '.join(repr(str(place)) for place in places)}."
-        " Give the dataset's folder with --data-dir; the lists are in"
+        " Give the folder of the dataset with --data-dir; the lists are in"
         " https://github.com/MTG/mtg-jamendo-dataset, folder data/splits."
     )
 
 
 def _read_rows(path: Path) -> list[list[str]]:
-    """Rows are of different lengths, so this is no table for pandas."""
+    """Reads a TSV file without pandas, because its rows differ in length."""
     try:
         head, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file.") from error
+        raise ValueError(f"{path} is not a text file.") from error
     if tuple(head.split("\t")) != COLUMNS:
         raise ValueError(
             f"{path} must begin with the columns {' '.join(COLUMNS)}, separated by"
@@ -135,7 +136,7 @@ def _read_rows(path: Path) -> list[list[str]]:
     for number, row in enumerate(rows):
         if len(row) < len(COLUMNS):
             raise ValueError(
-                f"{path}, line {number + 2}: {len(row)} columns; a track has"
-                f" {len(COLUMNS)} and more."
+                f"{path}, line {number + 2} has {len(row)} columns, but a track has at"
+                f" least {len(COLUMNS)}."
             )
     return rows

@@ -1,7 +1,7 @@
-"""Pickles of Python 2 (`.cP`) that published splits come in, read without running code.
+"""Reads the Python 2 pickles (`.cP`) of published splits without running their code.
 
-A pickle may name any function to be called while it is read. Ours allows what plain
-containers, text, numbers and NumPy arrays take, and refuses the rest by its name.
+A pickle may name any function to be called while it is read. This reader allows only
+those that plain containers, text, numbers and NumPy arrays need.
 """
 
 import os
@@ -12,15 +12,15 @@ import numpy as np
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes for Python 2; other codecs would do more."""
+    """Rebuilds bytes that Python 3 pickled for Python 2; other codecs could do more."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it asks for the codec {encoding}")
     return text.encode(encoding)
 
 
-# module and name, as the pickle writes them -> what they stand for
 _reconstruct = np.empty(0).__reduce__()[0]
 _scalar = np.float64(0).__reduce__()[0]
+# (module, name) in the pickle -> the function or class to call
 ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -43,16 +43,16 @@ def load(path: str | os.PathLike, kind: type):
     """Reads a pickle of containers, text, numbers and arrays.
 
     Args:
-        path: The file.
-        kind: What it must hold: list or dict.
+        path: Path of the pickle.
+        kind: Type that the pickle must hold: list or dict.
 
     Returns:
-        What it holds; the byte strings of Python 2 are str.
+        Content of the pickle; byte strings of Python 2 are str.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it asks for anything else, which is named and was not called; it is
-            no whole pickle, or holds another kind.
+        ValueError: the pickle asks for another function, which the message names and
+            which is not called; or it is incomplete, or holds another type.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,13 +62,13 @@ def load(path: str | os.PathLike, kind: type):
             content = _Unpickler(file, encoding="latin1").load()
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{path} is no pickle of plain lists and arrays: {error}. Nothing in it"
-                " was run; take the file from its publisher again."
+                f"{path} is not a pickle of plain lists and arrays: {error}. None of"
+                " its code was run; download the file from its publisher again."
             ) from error
-        except Exception as error:  # bytes at random end in any exception
-            raise ValueError(f"{path} is no whole pickle ({error!r}).") from error
+        except Exception as error:  # random bytes may raise any exception
+            raise ValueError(f"{path} is not a complete pickle ({error!r}).") from error
     if not isinstance(content, kind):
         raise ValueError(
-            f"{path} holds a {type(content).__name__}, not a {kind.__name__}."
+            f"{path} must hold the type {kind.__name__}, not {type(content).__name__}."
         )
     return content

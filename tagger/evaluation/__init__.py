@@ -1,1 +1,1 @@
-"""How good scores are."""
+"""Evaluation of scores: metrics, confidence intervals, robustness, comparisons."""

@@ -1,4 +1,4 @@
-"""Uncertainty of macro scores: intervals over resampled clips, paired comparison."""
+"""Uncertainty of macro scores: bootstrap intervals and paired comparisons."""
 
 import dataclasses
 
@@ -10,13 +10,14 @@ from tagger.evaluation.metrics import Evaluation
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A macro score, or the difference of two models', with its uncertainty.
+    """A macro score, or the difference between two models' scores, with its interval.
 
     Attributes:
-        value: Of all clips.
+        value: Score or difference over all clips.
         low: 2.5th percentile over the resamples.
-        high: 97.5th percentile.
-        p_value: Of a difference: how often chance alone would turn its sign, two-sided.
+        high: 97.5th percentile over the resamples.
+        p_value: Two-sided p-value of a difference: how often its sign changes by
+            chance. None for a single score.
     """
 
     value: float
@@ -31,19 +32,21 @@ def bootstrap(
     other: Evaluation | None = None,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """95 % intervals of the macro scores over clips drawn with replacement.
+    """Computes 95 % intervals of the macro scores by drawing clips with replacement.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3
-    (percentile interval). Of a pair the same clips are drawn for both models.
+    (percentile interval). Two models are compared on the same draws.
 
     Args:
-        scored: A model on a split.
-        num_resamples: 1,000 settle the second digit of an interval's ends.
-        other: Another model on the same clips: the differences scored - other.
-        seed: Of the drawing.
+        scored: Evaluation of a model on a split.
+        num_resamples: Number of draws; 1,000 determine the interval's ends to the
+            second digit.
+        other: Evaluation of another model on the same clips; the intervals are then
+            those of the difference scored - other.
+        seed: Random seed of the draws.
 
     Returns:
-        "roc_auc" and "pr_auc" -> interval.
+        Intervals under the keys "roc_auc" and "pr_auc".
 
     Raises:
         ValueError: the two were not scored on the same clips and tags.
@@ -53,7 +56,10 @@ def bootstrap(
         or not np.array_equal(scored.clip_ids, other.clip_ids)
         or not np.array_equal(scored.labels, other.labels)
     ):
-        raise ValueError("The two models were not scored on the same clips and tags.")
+        raise ValueError(
+            "The two models were not scored on the same clips and tags. Evaluate both"
+            " on the same data."
+        )
 
     def macros(clips=None):
         both = [one for one in (scored, other) if one is not None]
@@ -71,7 +77,7 @@ def bootstrap(
     for n, (name, value) in enumerate(zip(scored.macro(), macros(), strict=True)):
         p_value = None
         if other is not None:
-            # One is added to both: never 0, as chance could always do it.
+            # Adding one to both counts keeps p above 0: chance is never excluded.
             tails = [1 + int((drawn[:, n] * sign <= 0).sum()) for sign in (1, -1)]
             p_value = min(1.0, 2 * min(tails) / (num_resamples + 1))
         result[name] = Interval(float(value), float(low[n]), float(high[n]), p_value)
@@ -79,7 +85,7 @@ def bootstrap(
 
 
 def describe(intervals: dict[str, Interval]) -> list[str]:
-    """`ROC-AUC 0.9077, 95 % interval 0.9012 to 0.9140` and so on, a line each."""
+    """Returns lines such as `ROC-AUC 0.9077, 95 % interval 0.9012 to 0.9140`."""
     lines = []
     for name, interval in intervals.items():
         is_pair = interval.p_value is not None

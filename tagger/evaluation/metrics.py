@@ -1,6 +1,6 @@
-"""The numbers of the field: macro ROC-AUC and PR-AUC, F1 and thresholds.
+"""Metrics of music tagging: macro ROC-AUC, PR-AUC and F1, and decision thresholds.
 
-The metrics are scikit-learn's, because binned ones are wrong in the third digit.
+We use scikit-learn's metrics, because binned ones are wrong in the third digit.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ from sklearn.metrics import (
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Scores of the clips of a split, and what they are worth.
+    """Scores of a split's clips, with methods that compute the metrics.
 
     Attributes:
         dataset: Key of `datasets.DATASETS`.
         split: "train", "val" or "test".
-        split_rule: How the split was made; no score means anything without it.
+        split_rule: How the split was made; scores are meaningless without it.
         tags: Tag names.
         clip_ids: str [num_clips].
         labels: uint8 0/1 [num_clips, num_tags].
         scores: float32 [num_clips, num_tags], mean over the segments of a clip.
         loss: Binary cross-entropy, mean over tags, segments and clips.
-        columns: Place of each tag among the model's scores; None: the same.
-        note: What of model and data could not be compared.
+        columns: Column of each tag in the model's scores; None means the same order.
+        note: Which tags were left out or reordered; empty if none were.
     """
 
     dataset: str
@@ -46,10 +46,10 @@ class Evaluation:
     note: str = ""
 
     def per_tag(self) -> pd.DataFrame:
-        """Per tag: positives, negatives, roc_auc and pr_auc.
+        """Returns positives, negatives, roc_auc and pr_auc of each tag.
 
-        A tag without a positive or without a negative clip has no AUC: NaN, and it is
-        left out of the macro means.
+        A tag without a positive or without a negative clip has no AUC: it gets NaN, and
+        the macro means exclude it.
         """
         rows = []
         for tag, labels, scores in zip(
@@ -72,12 +72,12 @@ class Evaluation:
         return pd.DataFrame(rows).set_index("tag")
 
     def macro(self) -> dict[str, float]:
-        """Means over tags with a positive and a negative clip; NaN if none has."""
+        """Returns the mean AUCs over the tags that have one; NaN if no tag does."""
         means = self.per_tag()[["roc_auc", "pr_auc"]].mean()
         return {"roc_auc": float(means["roc_auc"]), "pr_auc": float(means["pr_auc"])}
 
     def macro_line(self) -> str:
-        """`test macro: ROC-AUC 0.9077, PR-AUC 0.4293`."""
+        """Returns a line such as `test macro: ROC-AUC 0.9077, PR-AUC 0.4293`."""
         macro = self.macro()
         return (
             f"{self.split} macro: ROC-AUC {macro['roc_auc']:.4f},"
@@ -85,7 +85,7 @@ class Evaluation:
         )
 
     def at_thresholds(self, thresholds: Sequence[float]) -> float:
-        """Macro F1 over tags with a positive clip.
+        """Returns the macro F1 over tags with a positive clip.
 
         Args:
             thresholds: Decision threshold of each score of the model.
@@ -103,7 +103,7 @@ class Evaluation:
         )
 
     def resampled(self, clips: np.ndarray) -> "Evaluation":
-        """The same of other clips: indices, perhaps with repetitions."""
+        """Returns the evaluation of the given clips: indices that may repeat."""
         return dataclasses.replace(
             self,
             clip_ids=self.clip_ids[clips],
@@ -112,7 +112,10 @@ class Evaluation:
         )
 
     def as_json(self) -> str:
-        """All but the clips' scores, as one line of JSON (undefined AUCs are null)."""
+        """Returns everything except the clips' scores as one line of JSON.
+
+        Undefined AUCs are null.
+        """
         per_tag = self.per_tag()
         content = {
             "dataset": self.dataset,
@@ -127,7 +130,7 @@ class Evaluation:
         return json.dumps(_null_for_nan(content), allow_nan=False)
 
     def report(self) -> str:
-        """The table per tag, headed; below it the tags left out of the means."""
+        """Returns the table of tags and, below it, the tags left out of the means."""
         per_tag = self.per_tag()
         table = per_tag[["positives", "roc_auc", "pr_auc"]].to_string(
             header=["clips", "ROC-AUC", "PR-AUC"],
@@ -144,14 +147,14 @@ class Evaluation:
         left_out = list(per_tag.index[per_tag["roc_auc"].isna()])
         if left_out:
             lines.append(
-                f"Left out of the means, having no positive or no negative clip:"
-                f" {', '.join(left_out)}"
+                "Left out of the means because they have no positive or no negative"
+                f" clip: {', '.join(left_out)}"
             )
         return "\n".join(lines)
 
 
 def best_thresholds(scored: Evaluation) -> list[float]:
-    """Returns the decision threshold of each tag that has the highest F1 here.
+    """Returns the decision threshold of each tag that maximises its F1.
 
     A tag without a positive clip gets 1, so that it is never predicted.
     """

@@ -1,18 +1,18 @@
-"""A model's scores among those that others published."""
+"""Comparison of a model's scores with published ones."""
 
 import pandas as pd
 
 from tagger.evaluation.metrics import Evaluation
 from tagger.models.registry import MODELS
 
-NUM_TAGS = 50  # of every published table
+NUM_TAGS = 50  # in every published table
 
 
 def scores_on(dataset: str) -> list[tuple]:
     """Returns model, options, ROC-AUC, PR-AUC and source of each published score.
 
     Raises:
-        ValueError: nothing was published on this dataset.
+        ValueError: there are no published scores for this dataset.
     """
     rows = [
         (model, str(row.options or ""), row.roc_auc, row.pr_auc, row.source)
@@ -23,13 +23,14 @@ def scores_on(dataset: str) -> list[tuple]:
     if not rows:
         known = {row.dataset for e in MODELS.values() for row in e.published}
         raise ValueError(
-            f"Nothing was published on {dataset}, only on {', '.join(sorted(known))}."
+            f"There are no published scores for {dataset}, only for"
+            f" {', '.join(sorted(known))}."
         )
     return rows
 
 
 def compare(scored: Evaluation, name: str) -> str:
-    """Returns a table of the published scores, best first, and this model's."""
+    """Returns a table of the published scores and this model's, best first."""
     rows = sorted(scores_on(scored.dataset), key=lambda row: -row[2])
     macro = scored.macro()
     ours = f"this model, {scored.split} split"
@@ -39,10 +40,11 @@ def compare(scored: Evaluation, name: str) -> str:
         rows.sort(key=lambda row: -row[2])
     else:
         caveat = (
-            f"This model stands last because it was scored on {len(scored.tags)} tags,"
-            f" the published ones on {NUM_TAGS}: the scores are not comparable.\n"
+            f"This model is listed last because it was scored on {len(scored.tags)}"
+            f" tags, the published ones on {NUM_TAGS}: the scores are not comparable.\n"
         )
-    table = pd.DataFrame(rows, columns=["model", "options", "ROC-AUC", "PR-AUC", "of"])
+    columns = ["model", "options", "ROC-AUC", "PR-AUC", "source"]
+    table = pd.DataFrame(rows, columns=columns)
     lines = table.to_string(index=False, float_format="{:.4f}".format, na_rep="–")
     return (
         f"{lines}\n{'' if is_comparable else caveat}This model's split:"

@@ -1,7 +1,8 @@
-"""How scores bear changed audio (Won et al., SMC 2020, section 4).
+"""Robustness of scores to modified audio (Won et al., SMC 2020, section 4).
 
-https://arxiv.org/abs/2006.00751. Every test clip is stretched, transposed, compressed
-or covered with noise, as the paper's code does; FFmpeg's filters do the work.
+https://arxiv.org/abs/2006.00751. As in the paper's code, every test clip is
+time-stretched, pitch-shifted, compressed or mixed with noise. FFmpeg's filters do all
+of this but the noise.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from tagger import audio, models
 from tagger.data import pipeline
 from tagger.evaluation import scoring
 
-# Points of the curve: input / output level in dB.
+# Points of the compression curve: input / output level in dB.
 COMPRESSION = {
     "music standard": "-90/-90|-70/-58|-55/-43|-31/-31|-21/-21|0/-20",
     "speech": "-90/-90|-70/-55|-50/-35|-31/-31|-21/-21|0/-20",
@@ -21,12 +22,12 @@ COMPRESSION = {
 
 
 def stretch_time(waveform: np.ndarray, sample_rate: int, speed: float) -> np.ndarray:
-    """Plays at another speed without changing the pitch; 2 is twice as fast."""
+    """Changes the speed without changing the pitch; 2 is twice as fast."""
     return audio.apply_filters(waveform, sample_rate, f"atempo={speed:.6f}")
 
 
 def shift_pitch(waveform: np.ndarray, sample_rate: int, semitones: float) -> np.ndarray:
-    """Moves the pitch; the tempo stays."""
+    """Shifts the pitch without changing the tempo."""
     ratio = 2 ** (semitones / 12)
     filters = f"asetrate={round(sample_rate * ratio)},aresample={sample_rate}"
     return audio.apply_filters(
@@ -35,7 +36,7 @@ def shift_pitch(waveform: np.ndarray, sample_rate: int, semitones: float) -> np.
 
 
 def compress(waveform: np.ndarray, sample_rate: int, preset: str) -> np.ndarray:
-    """Compresses the dynamic range by a key of COMPRESSION."""
+    """Compresses the dynamic range; `preset` is a key of COMPRESSION."""
     times = "attacks=0.1:decays=0.3:delay=0.1"  # seconds
     filters = f"compand={times}:points={COMPRESSION[preset]}"
     return audio.apply_filters(waveform, sample_rate, filters)
@@ -63,11 +64,15 @@ MODIFICATIONS: dict[str, tuple[Callable, dict[str, object]]] = {
 
 
 def check(shards: pipeline.Shards) -> None:
-    """Refuses what cannot be modified; raises ValueError."""
+    """Checks that the shards contain waveforms.
+
+    Raises:
+        ValueError: they contain log-mel spectrograms, which cannot be modified.
+    """
     if shards.manifest.features:
         raise ValueError(
-            f"{shards.directory} holds log-mel spectrograms, and robustness needs"
-            " waveforms. Build without --features."
+            f"{shards.directory} holds log-mel spectrograms, but the robustness test"
+            " needs waveforms. Build without --features."
         )
 
 
@@ -80,16 +85,16 @@ def measure(
     """Scores a split once for every modification of its clips.
 
     Args:
-        predict: See `scoring.evaluate`.
-        shards: Waveforms.
-        info: Of the model behind `predict`.
+        predict: Predict function, see `scoring.evaluate`.
+        shards: Shards of waveforms.
+        info: Metadata of the model behind `predict`.
         split: "train", "val" or "test".
 
     Returns:
-        Columns kind, setting, roc_auc and pr_auc, a row per modification.
+        One row per modification; columns kind, setting, roc_auc and pr_auc.
 
     Raises:
-        ValueError: the shards hold log-mel spectrograms, or as `scoring.evaluate`.
+        ValueError: the shards contain log-mel spectrograms, or see `scoring.evaluate`.
     """
     check(shards)
     rows = []

@@ -1,4 +1,4 @@
-"""Clip scores of a split: shards + a predict function -> `metrics.Evaluation`.
+"""Scores the clips of a split: shards + predict function -> `metrics.Evaluation`.
 
 A clip's score is the mean over its segments, as in every published table.
 """
@@ -18,7 +18,7 @@ from tagger.evaluation.metrics import Evaluation
 from tagger.segmentation import Segmentation
 
 BATCH_SIZE = 32
-EPSILON = 1e-7  # Keras' bound for the logarithm of a score
+EPSILON = 1e-7  # Keras clips scores to this distance from 0 and 1
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -34,17 +34,17 @@ def evaluate(
     """Scores every clip of a split.
 
     Args:
-        predict: Segments as the shards hold them [batch, num_samples] -> scores [batch,
-            num_tags]; `predictor` makes one of a model.
-        shards: The data.
-        info: Window and tags of the model behind `predict`.
+        predict: Function from segments as the shards store them [batch, num_samples] to
+            scores [batch, num_tags]; `predictor` makes one from a model.
+        shards: Shards that contain the split.
+        info: Metadata of the model behind `predict`.
         split: "train", "val" or "test".
         batch_size: Segments per call of `predict`.
-        modify: Changes every clip's waveform before it is cut.
+        modify: Function that changes each clip's waveform before it is cut.
 
     Raises:
-        ValueError: the sample rates differ, no tag is in common, or the split has no
-            clip.
+        ValueError: the sample rates differ, the model and data have no tag in common,
+            or the split has no clips.
         records.CorruptShardError: a record is damaged; the message names it.
     """
     check_rate(info, shards)
@@ -95,20 +95,20 @@ def clip_means(
     """Applies a function to every segment of a split and averages over each clip.
 
     Args:
-        function: Segments as the shards hold them [batch, num_samples] -> arrays whose
-            first axis is the batch.
-        shards: The data.
+        function: Function from segments as the shards store them [batch, num_samples]
+            to arrays whose first axis is the batch.
+        shards: Shards that contain the split.
         split: "train", "val" or "test".
         segmentation: How clips are cut.
-        batch_size: Segments per call.
-        description: Of the progress bar.
-        modify: Changes every clip's waveform before it is cut.
+        batch_size: Segments per call of `function`.
+        description: Label of the progress bar.
+        modify: Function that changes each clip's waveform before it is cut.
 
     Yields:
-        Clip id, labels uint8 [num_tags], and the mean of each array, float64.
+        Clip id, labels (uint8 [num_tags]) and the mean of each array (float64).
 
     Raises:
-        records.CorruptShardError: naming the shard and the record.
+        records.CorruptShardError: a record is damaged; the message names it.
     """
     segments = pipeline.evaluation_segments(
         shards, split, segmentation, batch_size, modify
@@ -124,7 +124,7 @@ def clip_means(
             strict=True,
         )
     )
-    # The segments of a clip follow one another.
+    # All segments of a clip are consecutive.
     for index, clip in tqdm(
         itertools.groupby(rows, key=lambda row: row[0]),
         description,
@@ -146,25 +146,25 @@ def _batches(segments, shards: pipeline.Shards) -> Iterator[dict]:
 
 
 def predictor(model, shards: pipeline.Shards) -> Predict:
-    """Returns a predict function that takes segments as the shards hold them."""
+    """Returns a predict function that takes segments as the shards store them."""
     scored = models.with_record_inputs(model, shards.dtype, shards.manifest.features)
     return scored.predict_on_batch
 
 
 def tag_names(info: models.ModelInfo, shards: pipeline.Shards) -> tuple[str, ...]:
-    """Returns the tag names of the data, or the model's where the shards hold none."""
+    """Returns the tag names of the data, or the model's if the shards have none."""
     return shards.manifest.tags if shards.names_tags or not info.tags else info.tags
 
 
 @dataclasses.dataclass(frozen=True)
 class CommonTags:
-    """The tags that a model and data share.
+    """The tags that a model and the data have in common.
 
     Attributes:
-        names: Their names, in the order of the data.
-        model_columns: Their places among the model's scores.
-        data_columns: Their places among the labels.
-        note: What was left out or reordered, for people; empty if nothing was.
+        names: Tag names in the order of the data.
+        model_columns: Column of each tag in the model's scores.
+        data_columns: Column of each tag in the labels.
+        note: Which tags were left out or reordered; empty if none were.
     """
 
     names: tuple[str, ...]
@@ -174,13 +174,14 @@ class CommonTags:
 
 
 def common_tags(info: models.ModelInfo, shards: pipeline.Shards) -> CommonTags:
-    """Aligns the tags of a model and data by their names.
+    """Aligns the tags of the model and the data by name.
 
-    Where one of the two holds no names, the number of tags must be the same, and the
-    order is taken to be.
+    If one of them has no names, both must have the same number of tags; the order is
+    then assumed to be the same.
 
     Raises:
-        ValueError: they share no tag, or have no names and different numbers of tags.
+        ValueError: they have no tag in common, or names are missing and the numbers of
+            tags differ.
     """
     names = tag_names(info, shards)
     if info.tags is None or not shards.names_tags:
@@ -191,7 +192,7 @@ def common_tags(info: models.ModelInfo, shards: pipeline.Shards) -> CommonTags:
             )
         if info.tags is None and shards.names_tags:
             warnings.warn(
-                f"Model {info.name} holds no tag names; names and order are those of"
+                f"Model {info.name} holds no tag names; using the names and order of"
                 f" {shards.directory / MANIFEST_NAME}.",
                 stacklevel=2,
             )
@@ -200,7 +201,7 @@ def common_tags(info: models.ModelInfo, shards: pipeline.Shards) -> CommonTags:
     shared = tuple(tag for tag in names if tag in info.tags)
     if not shared:
         raise ValueError(
-            f"Model {info.name} and {shards.directory} share no tag: the model scores"
+            f"Model {info.name} and {shards.directory} share no tags: the model scores"
             f" {', '.join(info.tags[:5])} …, the data holds {', '.join(names[:5])} …"
         )
     note = ""
@@ -220,31 +221,32 @@ def common_tags(info: models.ModelInfo, shards: pipeline.Shards) -> CommonTags:
 
 
 def check_rate(info: models.ModelInfo, shards: pipeline.Shards) -> None:
-    """Checks that model and data have the same sample rate.
+    """Checks that the model and the data have the same sample rate.
 
     Raises:
-        ValueError: they do not; the message holds the command that builds such data.
+        ValueError: the rates differ; the message gives the command that builds matching
+            data.
     """
     manifest = shards.manifest
     if info.sample_rate != manifest.sample_rate:
         raise ValueError(
             f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory}"
-            f" holds {manifest.sample_rate} Hz records. Build the data again in another"
+            f" holds {manifest.sample_rate} Hz records. Rebuild the data in another"
             f" folder: {datasets.DATASETS[manifest.dataset].command} --sample-rate"
             f" {info.sample_rate} --output-dir DIR; then give --data-dir DIR."
         )
 
 
 def check_match(info: models.ModelInfo, shards: pipeline.Shards) -> None:
-    """Checks that model and data have the same sample rate, tags and order.
+    """Checks that the model and the data have the same sample rate, tags and order.
 
     Raises:
-        ValueError: they do not; the message names the difference.
+        ValueError: they differ; the message says how.
     """
     check_rate(info, shards)
     note = common_tags(info, shards).note
     if note:
         raise ValueError(
             f"Model {info.name} and {shards.directory} have different tags ({note})."
-            " Use data with exactly the tags of the model."
+            " Use data with exactly the model's tags, in the same order."
         )

@@ -1,1 +1,1 @@
-"""Audio files in; tags, embeddings and exported models out."""
+"""Tags and embeddings of audio files, and export of models."""

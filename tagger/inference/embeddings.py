@@ -1,4 +1,7 @@
-"""Audio files -> one vector each, of what a model makes of them; which are alike."""
+"""Embeddings of audio files, and a search for similar files.
+
+audio file -> float32 [channels], the output of one layer averaged over all segments.
+"""
 
 import dataclasses
 import io
@@ -19,24 +22,26 @@ from tagger.models.metadata import suggest_names
 from tagger.storage import temporary, write_text_atomically
 
 PENULTIMATE = "penultimate"
-SAVED_EVERY = 200  # files: what a run that is killed loses at most
+SAVED_EVERY = 200  # files; a killed run loses at most this many
 
 
 class Embedder:
-    """A model up to one of its layers.
+    """Computes embeddings: the output of one layer of a model.
 
     Args:
-        model: From `models.load_model`, `pretrained.load` or `conversion.load_model`.
-        layer: Its name; "penultimate": what the last layer makes scores of. What has
-            time or frequency axes is averaged over them.
+        model: Keras model from `models.load_model`, `pretrained.load` or
+            `conversion.load_model`.
+        layer: Name of the layer; "penultimate" is the input of the last layer. Time and
+            frequency axes of its output are averaged.
 
     Attributes:
-        layer: Name of the layer whose output it is.
-        info: What the model says of itself.
-        network: Waveforms [batch, num_samples] -> vectors [batch, channels].
+        layer: Name of the layer, as given.
+        info: Metadata of the model.
+        network: Keras model: waveforms [batch, num_samples] -> embeddings [batch,
+            channels].
 
     Raises:
-        ValueError: there is no such layer, or it has no single output of floats.
+        ValueError: the model has no such layer, or the layer has no single output.
 
     Example:
         >>> from tagger.weights import pretrained
@@ -60,7 +65,10 @@ class Embedder:
         else:
             output = _layer(model, layer).output
         if not isinstance(output, keras.KerasTensor) or len(output.shape) < 2:
-            raise ValueError(f"Layer {layer!r} of {model.name} has no single output.")
+            raise ValueError(
+                f"Layer {layer!r} of {model.name} does not have exactly one output of"
+                " shape [batch, …, channels]. Choose another layer."
+            )
         self.layer = layer
         if len(output.shape) > 2:
             middle = tuple(range(1, len(output.shape) - 1))
@@ -68,7 +76,7 @@ class Embedder:
         self.network = keras.Model(model.input, output, name=f"{model.name}_embedding")
 
     def embed(self, path: str | os.PathLike) -> np.ndarray:
-        """The mean of a file's segments, float32 [channels].
+        """Returns the mean embedding of a file's segments, float32 [channels].
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
@@ -79,11 +87,16 @@ class Embedder:
         return vector
 
     def embed_files(self, paths: Iterable, bar: tqdm | None = None):
-        """Yields each path with its vector [channels] and None, or None and an error.
+        """Computes the embeddings of many files.
 
         Args:
-            paths: Audio of any length; memory is bounded by a batch of segments.
-            bar: From `streaming.progress`.
+            paths: Audio files of any length; memory is bounded by a few batches of
+                segments.
+            bar: Progress bar from `streaming.progress`, or None.
+
+        Yields:
+            (path, embedding [channels], None), or (path, None, error) for a file that
+            cannot be decoded.
         """
         for file in stream_files(
             self.network.predict_on_batch,
@@ -98,12 +111,12 @@ class Embedder:
 
 @dataclasses.dataclass
 class Library:
-    """Vectors of many files.
+    """Embeddings of many files.
 
     Attributes:
-        model: Name of the model that made them.
-        layer: Its layer.
-        vectors: Path -> float32 [channels], in the order they were made.
+        model: Name of the model that computed them.
+        layer: Name of the layer whose output they are.
+        vectors: Path -> float32 [channels], in the order in which they were added.
     """
 
     model: str
@@ -112,10 +125,10 @@ class Library:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Library":
-        """Reads what `save` wrote.
+        """Reads a library that `save` wrote.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the file is not such a library.
         """
         try:
             if Path(path).suffix == ".parquet":
@@ -133,15 +146,16 @@ class Library:
             )
         except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
             raise ValueError(
-                f"{str(path)!r} holds no library of embeddings ({error}). Choose"
-                " another --library, or make it with python -m tagger embed FILES."
+                f"{str(path)!r} is not a library of embeddings ({error}). Choose"
+                " another --library, or create one with python -m tagger embed FILES."
             ) from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes .parquet (path, embedding) or .npy [files, channels].
+        """Writes .parquet (columns path and embedding) or .npy [files, channels].
 
-        Beside an .npy stands a .npy.json with the model, the layer and the rows' paths.
-        A library that is there stays whole until the new one is.
+        An .npy file is accompanied by an .npy.json file with the model, the layer and
+        the path of each row. An existing library stays intact until the new one is
+        complete.
         """
         path, held = Path(path), io.BytesIO()
         matrix = np.stack(list(self.vectors.values()))
@@ -160,7 +174,7 @@ class Library:
         finally:
             unfinished.unlink(missing_ok=True)
         if path.suffix != ".parquet":
-            # Last: rows that it does not name yet are not read.
+            # Written last: `load` ignores rows that this file does not name.
             about["paths"] = list(self.vectors)
             write_text_atomically(_beside(path), json.dumps(about))
 
@@ -173,7 +187,7 @@ class Library:
         return None
 
     def nearest(self, vector: np.ndarray, number: int) -> pd.Series:
-        """Returns the most similar files: cosine similarity of embeddings, by path."""
+        """Returns the cosine similarities of the most similar files, by path."""
         neighbors = NearestNeighbors(metric="cosine")
         neighbors.fit(np.stack(list(self.vectors.values())))
         distances, places = neighbors.kneighbors(
@@ -192,17 +206,17 @@ def extend(
     place: str | os.PathLike | None,
     bar: tqdm | None = None,
 ) -> dict[str, Exception]:
-    """Adds files to a library, which is saved on the way, also when interrupted.
+    """Adds files to a library and saves it regularly, also when interrupted.
 
     Args:
-        library: Files that it holds are not embedded again.
-        embedder: The library's model and layer.
-        paths: Audio of any length.
-        place: Where it is saved; None: nowhere.
-        bar: From `streaming.progress`.
+        library: Library to extend; files that it already holds are skipped.
+        embedder: Embedder with the model and layer of the library.
+        paths: Audio files of any length.
+        place: Path to save the library to; None does not save it.
+        bar: Progress bar from `streaming.progress`, or None.
 
     Returns:
-        Why files are not in it, by path.
+        The errors of files that could not be added, by path.
     """
     errors, num_new = {}, 0
     held = {os.path.realpath(path) for path in library.vectors}

@@ -1,7 +1,7 @@
-"""Models that `export` wrote as ONNX, run by ONNX Runtime: no Keras, no TensorFlow.
+"""Runs models that `export` wrote as ONNX, without Keras and TensorFlow.
 
-They start in a moment where TensorFlow takes seconds, and are the faster ones on a CPU;
-a GPU they leave alone.
+They load almost at once, while TensorFlow takes seconds, and run faster on a CPU. They
+do not use a GPU.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ from tagger.models.metadata import ModelInfo
 
 
 class OnnxModel:
-    """An exported model; a `tagger.Tagger` takes it as it takes a Keras one.
+    """An exported ONNX model, which `tagger.Tagger` accepts like a Keras model.
 
     Args:
-        path: The `.onnx` file.
+        path: Path of the `.onnx` file.
 
     Attributes:
-        info: What the file says of itself.
+        info: Metadata of the model, which the file holds.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no ONNX file, or none that `export` wrote.
-        ImportError: ONNX Runtime is missing.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not an ONNX model, or `export` did not write it.
+        ImportError: ONNX Runtime is not installed.
 
     Example:
         >>> from tagger import Tagger
@@ -46,22 +46,22 @@ class OnnxModel:
         if not os.path.isfile(path):
             raise FileNotFoundError(f"There is no model file {str(path)!r}.")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # its lines say what our sentence says
-        options.intra_op_num_threads = 1  # a batch is shared out instead
+        options.log_severity_level = 4  # our error message replaces its log
+        options.intra_op_num_threads = 1  # batches are split over threads instead
         try:
             self._session = onnxruntime.InferenceSession(
                 os.fspath(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # of many kinds, none of them public
+        except Exception as error:  # ONNX Runtime's exception classes are not public
             first = (str(error).strip() or repr(error)).splitlines()[0]
             raise ValueError(
-                f"{str(path)!r} is no model ONNX Runtime can read: {first}"
+                f"ONNX Runtime cannot read {str(path)!r}: {first}"
             ) from error
         self._num_threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._num_threads, initializer=_step_back)
         fields = {}
         for key, text in self._session.get_modelmeta().custom_metadata_map.items():
-            with contextlib.suppress(ValueError):  # other tools' are no JSON
+            with contextlib.suppress(ValueError):  # other tools may not write JSON
                 fields[key] = json.loads(text)
         try:
             self.info = ModelInfo.from_dict(fields)
@@ -72,7 +72,7 @@ class OnnxModel:
             ) from error
 
     def predict_on_batch(self, waveforms: np.ndarray) -> np.ndarray:
-        """Scores [batch, num_tags] of float32 waveforms [batch, num_samples]."""
+        """Returns the scores [batch, num_tags] of waveforms [batch, num_samples]."""
         parts = np.array_split(waveforms, min(len(waveforms), self._num_threads))
         return np.concatenate(list(self._pool.map(self._scores, parts)))
 
@@ -82,7 +82,7 @@ class OnnxModel:
 
 
 def _step_back() -> None:
-    """Lets the thread that decodes go first: a small model waits for it."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
+    """Lowers this thread's priority below the decoder's: a small model waits for it."""
+    if sys.platform == "linux":  # elsewhere, threads have no priority of their own
         with contextlib.suppress(OSError):
             os.nice(10)

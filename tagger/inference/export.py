@@ -1,12 +1,12 @@
-"""A model -> a file that runs without this project: SavedModel, LiteRT, ONNX.
+"""Exports models to files that run without this project: SavedModel, LiteRT, ONNX.
 
-Whatever the format, waveforms float32 [batch, num_samples] go in (LiteRT: [1, …]) and
-scores [batch, num_tags] come out. What a model says of itself travels with it, as the
-JSON of `ModelInfo.as_dict`:
+In every format, the input is waveforms float32 [batch, num_samples] (LiteRT: [1, …])
+and the output is scores [batch, num_tags]. The file also holds the metadata of the
+model, the JSON of `ModelInfo.as_dict`:
 
     saved-model   assets.extra/tagger.json
-    litert        tagger.json, and labels.txt with a tag a line, in the zip archive that
-                  is part of the file, as TensorFlow Lite's metadata has it
+    litert        tagger.json, and labels.txt with one tag per line, in a zip archive
+                  that is part of the file, as TensorFlow Lite's metadata specifies
     onnx          the model's metadata_props: tags, sample_rate …, each as JSON
 """
 
@@ -29,23 +29,23 @@ from tagger.models.metadata import check_export_path
 def export(
     model: keras.Model, path: str | os.PathLike, to: str, force: bool = False
 ) -> Path:
-    """Writes a model in another format, all or nothing.
+    """Exports a model to another format; a failed export leaves nothing behind.
 
     Args:
-        model: From `models.load_model`, `pretrained.load` or `conversion.load_model`;
-            mixed precision becomes float32.
-        path: A file with the ending of its format; a folder for "saved-model".
+        model: Keras model from `models.load_model`, `pretrained.load` or
+            `conversion.load_model`. Mixed precision becomes float32.
+        path: Path with the ending of the format; a folder for "saved-model".
         to: Key of `metadata.EXPORT_FORMATS`.
-        force: Overwrite what exists.
+        force: Whether to overwrite an existing path.
 
     Returns:
-        Where it was written.
+        The path that was written.
 
     Raises:
         ValueError: the format is unknown, or the path has another ending.
         FileExistsError: the path exists.
-        FileNotFoundError: the folder to write to is missing.
-        ImportError: a package is missing, or Keras runs on another backend.
+        FileNotFoundError: the folder to write to does not exist.
+        ImportError: a package is missing, or Keras does not run on TensorFlow.
     """
     path = Path(path)
     check_export_path(path, to)
@@ -53,8 +53,8 @@ def export(
         raise FileExistsError(f"{path} exists. Choose another path.")
     if keras.backend.backend() != "tensorflow":
         raise ImportError(
-            "Models are exported by TensorFlow, and Keras runs on"
-            f" {keras.backend.backend()} here. Unset KERAS_BACKEND."
+            "Exporting needs the TensorFlow backend, but Keras runs on"
+            f" {keras.backend.backend()}. Unset KERAS_BACKEND."
         )
     described = models.model_info(model).as_dict()
     write = {"saved-model": _saved_model, "litert": _litert, "onnx": _onnx}[to]
@@ -80,12 +80,13 @@ def _saved_model(model: keras.Model, path: Path, described: dict) -> None:
 def _litert(model: keras.Model, path: Path, described: dict) -> None:
     if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
         raise ImportError(
-            f"Exporting to LiteRT needs Keras 3.13 or newer, on Python 3.11 or newer;"
-            f" this is Keras {keras.__version__}."
+            "Exporting to LiteRT needs Keras 3.13 or newer on Python 3.11 or newer, but"
+            f" this is Keras {keras.__version__}. Upgrade Keras, or choose another"
+            " format."
         )
     signature = _signature(1, described)
     model.export(path, format="litert", verbose=False, input_signature=signature)
-    with zipfile.ZipFile(path, "a") as archive:  # stands behind the model
+    with zipfile.ZipFile(path, "a") as archive:  # appended to the model
         archive.writestr("tagger.json", json.dumps(described, indent=2))
         if described["tags"]:
             archive.writestr("labels.txt", "\n".join(described["tags"]) + "\n")
@@ -102,7 +103,7 @@ def _onnx(model: keras.Model, path: Path, described: dict) -> None:
     tf_op("Erfc")(_Erfc)
     signature = _signature(None, described)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # Keras asks for np.object
+        warnings.simplefilter("ignore", FutureWarning)  # Keras uses np.object
         model.export(path, format="onnx", verbose=False, input_signature=signature)
     made = onnx.load(path)
     (scores,) = made.graph.output
@@ -117,7 +118,7 @@ def _onnx(model: keras.Model, path: Path, described: dict) -> None:
 
 
 class _Erfc:
-    """1 - erf: GELU is made of TensorFlow's erfc, which ONNX has not."""
+    """Converts TensorFlow's erfc, which GELU uses and ONNX lacks, to 1 - erf."""
 
     @classmethod
     def version_9(cls, graph, node, **_):
@@ -141,7 +142,7 @@ def _signature(batch_size: int | None, described: dict) -> list[keras.InputSpec]
 
 
 def _in_float32(model: keras.Model) -> keras.Model:
-    """The same weights in layers that compute in float32."""
+    """Returns the model with the same weights in layers that compute in float32."""
     config = json.dumps(model.get_config())
     in_float32 = config
     for policy in ("mixed_float16", "mixed_bfloat16"):

@@ -1,8 +1,9 @@
-"""Audio files -> segments -> what a model makes of each, in bounded memory.
+"""Runs a model on the segments of many audio files, in bounded memory.
 
     paths ──thread──▶ segments ──batches of many files──▶ rows of each file, in order
 
-A thread decodes at most a few batches ahead of the model; only a file's rows are kept.
+A thread decodes at most a few batches ahead of the model. Only the rows, the model's
+output per segment, stay in memory until a file is done.
 """
 
 import collections
@@ -19,20 +20,20 @@ from tqdm import tqdm
 from tagger.audio import AudioDecodeError, rough_seconds, stream_audio
 from tagger.segmentation import Segmentation, stream
 
-BATCH_SIZE = 16  # segments the model takes at once
+BATCH_SIZE = 16  # segments per call of the model
 
 
 @dataclasses.dataclass(frozen=True)
 class Streamed:
-    """What a model made of a file.
+    """The output of a model for one file.
 
     Attributes:
-        path: As given.
-        rows: One per segment [num_segments, ...]; empty where there is an error.
-        seconds: Where each segment begins [num_segments]; before 0 where a model hears
-            mirrored music before the file's own.
-        length_seconds: Of the file.
-        error: Why it cannot be decoded, or None.
+        path: Path of the file, as given.
+        rows: Output per segment [num_segments, ...]; empty if there is an error.
+        seconds: Start of each segment [num_segments]; negative if the model mirrors the
+            music at the start of the file.
+        length_seconds: Length of the file.
+        error: Why the file cannot be decoded, or None.
     """
 
     path: str | os.PathLike
@@ -49,17 +50,18 @@ def stream_files(
     sample_rate: int,
     bar: tqdm | None = None,
 ) -> Iterator[Streamed]:
-    """Puts segments of many files through a model, those of several in one batch.
+    """Runs a model on the segments of many files; a batch may hold several files.
 
     Args:
-        predict: float32 [batch, num_samples] -> [batch, ...].
-        paths: Audio of any length and format.
-        segmentation: How files are cut.
-        sample_rate: In Hz.
-        bar: From `progress`; moves on with every batch.
+        predict: Function of float32 [batch, num_samples] that returns [batch, ...].
+        paths: Audio files of any length and format.
+        segmentation: How files are cut into segments.
+        sample_rate: Sample rate of the model in Hz.
+        bar: Progress bar from `progress`, updated with every batch, or None.
 
     Yields:
-        Each file's rows, in order of `paths`; a bad one does not stop the rest.
+        The output for each file, in the order of `paths`. A file that cannot be decoded
+        does not stop the others.
     """
     files, batch, is_new, num_done = collections.deque(), [], True, 0
 
@@ -98,7 +100,7 @@ def stream_files(
 
 
 def progress(num_files: int, what: str) -> tqdm:
-    """A bar over files that moves on within them too, with the time left."""
+    """Returns a progress bar over files that also advances within each file."""
     return tqdm(
         desc=what,
         total=num_files,
@@ -111,14 +113,14 @@ def progress(num_files: int, what: str) -> tqdm:
 
 @dataclasses.dataclass(frozen=True)
 class _End:
-    """A file has no more segments."""
+    """Marks the end of a file."""
 
     length_seconds: float
     error: AudioDecodeError | None
 
 
 class _File:
-    """A file on its way through the model."""
+    """A file that is being processed."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = path
@@ -128,16 +130,18 @@ class _File:
 
     @property
     def is_done(self) -> bool:
+        """Whether all segments of the file have been predicted."""
         return self.end is not None and not self.num_waiting
 
     def share(self, segmentation: Segmentation, sample_rate: int) -> float:
-        """About how much of it is through, 0 to 1."""
+        """Returns the approximate share of the file that is done, 0 to 1."""
         if self._rough_seconds is None:
             self._rough_seconds = rough_seconds(self.path)
         seconds = len(self.rows) * segmentation.hop_samples / sample_rate
         return min(seconds / self._rough_seconds, 1) if self._rough_seconds else 0.0
 
     def streamed(self, segmentation: Segmentation, sample_rate: int) -> Streamed:
+        """Returns the output for the file."""
         if self.end.error:
             self.rows = []
         begins = (
@@ -159,7 +163,7 @@ def _move(bar: tqdm | None, place: float) -> None:
 
 
 def _predict(predict: Callable, batch: list[tuple], segmentation: Segmentation) -> None:
-    # A power of two: few shapes, so the model is compiled few times.
+    # Padded to a power of two: few shapes, so the model is compiled few times.
     size = 1 << (len(batch) - 1).bit_length()
     padded = np.zeros((size, segmentation.num_samples), np.float32)
     padded[: len(batch)] = [piece for _, piece in batch]
@@ -171,7 +175,7 @@ def _predict(predict: Callable, batch: list[tuple], segmentation: Segmentation) 
 def _decoded(
     paths: Iterable, segmentation: Segmentation, sample_rate: int
 ) -> Iterator[tuple]:
-    """Yields each path with every segment of it, then with its end."""
+    """Yields (path, segment) for each segment of each file, then (path, _End)."""
     for path in paths:
         num_samples, error = 0, None
 
@@ -190,7 +194,7 @@ def _decoded(
 
 
 def _prefetched(items: Iterator) -> Iterator:
-    """Yields the same items, which a thread makes a few batches ahead."""
+    """Yields the same items, which a thread computes a few batches ahead."""
     made = queue.Queue(4 * BATCH_SIZE)
     is_closed = threading.Event()
 
@@ -208,7 +212,7 @@ def _prefetched(items: Iterator) -> Iterator:
                 if is_closed.is_set():
                     return
             put("end", None)
-        except BaseException as error:  # the consumer's to handle
+        except BaseException as error:  # raised in the consumer
             put("error", error)
 
     thread = threading.Thread(target=make, daemon=True)

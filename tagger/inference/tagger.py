@@ -1,6 +1,6 @@
-"""Audio files in, scores over tags out, for files of any length and format.
+"""Tags audio files of any length and format.
 
-path -> segments of the model -> scores [num_tags], the mean over the segments.
+audio file -> segments -> scores [num_tags], averaged over the segments.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ AGGREGATES = ("mean", "max")
 
 @dataclasses.dataclass(frozen=True)
 class Taggram:
-    """Scores over time.
+    """The scores of a file over time.
 
     Attributes:
-        seconds: Where each segment begins [num_segments]; before 0 where a model hears
-            mirrored music before the file's own.
+        seconds: Start of each segment [num_segments]; negative if the model mirrors the
+            music at the start of the file.
         segment_seconds: Length of a segment.
         scores: float32 [num_segments, num_tags].
-        length_seconds: Of the file.
+        length_seconds: Length of the file.
     """
 
     seconds: np.ndarray
@@ -42,10 +42,13 @@ class Taggram:
     length_seconds: float
 
     def aggregated(self, aggregate: str = "mean") -> np.ndarray:
-        """Scores of the whole file, float32 [num_tags]: "mean" or "max" over segments.
+        """Returns the scores of the whole file, float32 [num_tags].
+
+        Args:
+            aggregate: "mean" or "max" over the segments.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: `aggregate` is neither.
         """
         if aggregate not in AGGREGATES:
             raise ValueError(
@@ -56,20 +59,20 @@ class Taggram:
 
 
 class Tagger:
-    """A model with the names of its tags, ready for files.
+    """Tags audio files with a model.
 
     Args:
         model: A Keras model from `models.load_model` or `conversion.load_model`, or
             an `OnnxModel`.
-        tags: Names of the scores, for a model that holds none.
+        tags: Tag names in the order of the scores, for a model that holds none.
 
     Attributes:
         model: The model.
-        info: What it says of itself.
-        tags: Names of the scores.
+        info: Metadata of the model.
+        tags: Tag names in the order of the scores.
 
     Raises:
-        ValueError: nobody knows the names, or their number is not the model's.
+        ValueError: the tag names are unknown, or their number is not the model's.
 
     Example:
         >>> tagger = Tagger.from_pretrained("musicnn_mtt")
@@ -100,13 +103,16 @@ class Tagger:
         if len(self.tags) != self.info.num_tags:
             raise ValueError(
                 f"Model {self.info.name} scores {self.info.num_tags} tags, but there"
-                f" are {len(self.tags)} names."
+                f" are {len(self.tags)} names. Give one name per tag."
             )
         self.model = model
 
     @classmethod
     def from_pretrained(cls, name: str = DEFAULT_MODEL) -> "Tagger":
-        """A trained model of others, fetched once and kept: `pretrained.PRETRAINED`.
+        """Returns a tagger with a pretrained model, which is downloaded once.
+
+        Args:
+            name: Key of `pretrained.PRETRAINED`.
 
         Raises:
             ValueError, OSError, ImportError: see `pretrained.prepare`.
@@ -114,11 +120,11 @@ class Tagger:
         return cls(pretrained.load(name))
 
     def scores(self, path: str | os.PathLike) -> np.ndarray:
-        """Scores of a file: float32 [num_tags], the mean over its segments.
+        """Returns the scores of a file: float32 [num_tags], the mean over its segments.
 
         The file is resampled to the model's rate. A file shorter than a segment is
-        repeated until it fills one; the model says whether a longer file's incomplete
-        last segment is dropped or padded.
+        repeated until it fills one. The model's segmentation determines whether the
+        incomplete last segment of a longer file is dropped or padded.
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
@@ -126,24 +132,24 @@ class Tagger:
         return self.taggram(path).aggregated()
 
     def tag(self, path: str | os.PathLike) -> dict[str, float]:
-        """Scores of a file by tag name, highest first."""
+        """Returns the scores of a file by tag name, highest first."""
         return self.named(self.scores(path))
 
     def named(self, scores: np.ndarray) -> dict[str, float]:
-        """Scores [num_tags] by tag name, highest first."""
+        """Returns scores [num_tags] by tag name, highest first."""
         return {
             self.tags[tag]: float(scores[tag])
             for tag in np.argsort(-scores, kind="stable")
         }
 
     def thresholds(self, threshold: float | None = None) -> dict[str, float]:
-        """From which score each tag applies.
+        """Returns the decision threshold of each tag.
 
         Args:
-            threshold: One for all; None: those that the model holds.
+            threshold: Threshold of all tags; None: those that the model holds.
 
         Raises:
-            ValueError: the model holds none.
+            ValueError: `threshold` is None, and the model holds no thresholds.
         """
         if threshold is not None:
             return dict.fromkeys(self.tags, threshold)
@@ -155,16 +161,16 @@ class Tagger:
         return dict(zip(self.tags, self.info.thresholds, strict=True))
 
     def tag_numbers(self, names: Iterable[str]) -> list[int]:
-        """Places of tags among the scores.
+        """Returns the positions of tags among the scores.
 
         Raises:
-            ValueError: one is unknown; the message holds the most similar.
+            ValueError: a tag is unknown; the message suggests the most similar ones.
         """
         numbers = []
         for name in names:
             if name not in self.tags:
                 raise ValueError(
-                    f"Model {self.info.name} knows no tag {name!r}."
+                    f"Model {self.info.name} has no tag {name!r}."
                     f" {suggest_names(name, self.tags)}"
                 )
             numbers.append(self.tags.index(name))
@@ -173,11 +179,12 @@ class Tagger:
     def taggram(
         self, path: str | os.PathLike, hop_seconds: float | None = None
     ) -> Taggram:
-        """Scores over time.
+        """Returns the scores of a file over time.
 
         Args:
-            path: Audio of any length; memory is bounded by a batch of segments.
-            hop_seconds: From one segment to the next; None: as the model scores files.
+            path: Audio file of any length; memory is bounded by a few batches of
+                segments.
+            hop_seconds: Time from one segment to the next; None: the model's own hop.
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
@@ -195,15 +202,16 @@ class Tagger:
         hop_seconds: float | None = None,
         bar: tqdm | None = None,
     ) -> Iterator[tuple[str | os.PathLike, Taggram | AudioDecodeError]]:
-        """Scores many files; segments of several share a batch.
+        """Scores many files; a batch may hold segments of several files.
 
         Args:
-            paths: Audio of any length.
-            hop_seconds: As for `taggram`.
-            bar: From `streaming.progress`.
+            paths: Audio files of any length.
+            hop_seconds: See `taggram`.
+            bar: Progress bar from `streaming.progress`, or None.
 
         Yields:
-            Each path in order with its taggram, or with why it cannot be decoded.
+            Each path in order with its taggram, or with the error if it cannot be
+            decoded.
 
         Raises:
             ValueError: the hop is shorter than a sample or longer than a segment.
@@ -222,25 +230,26 @@ class Tagger:
 
     @property
     def segment_seconds(self) -> float:
-        """Length of what the model scores at once."""
+        """Length of a segment in seconds."""
         return self.info.segmentation.num_samples / self.info.sample_rate
 
     def segment(
         self, path: str | os.PathLike, start_seconds: float = 0.0
     ) -> tuple[np.ndarray, float]:
-        """Reads one segment of a file, and no more into memory.
+        """Reads one segment of a file without loading the whole file into memory.
 
         Args:
-            path: Audio of any length.
-            start_seconds: Where the segment begins.
+            path: Audio file of any length.
+            start_seconds: Start of the segment.
 
         Returns:
-            float32 [num_samples], and how many seconds of it are the file's own: a file
-            shorter than the segment is repeated; behind a file's end are zeros.
+            float32 [num_samples], and the number of seconds that come from the file. A
+            file shorter than the segment is repeated if the segment starts at 0; a
+            later segment that exceeds the file is padded with zeros.
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
-            ValueError: the segment begins behind the file's end, or before 0.
+            ValueError: the segment starts before 0 or after the end of the file.
         """
         start = round(start_seconds * self.info.sample_rate)
         num_samples, num_seen, pieces = self.info.segmentation.num_samples, 0, []
@@ -256,8 +265,8 @@ class Tagger:
         if start < 0 or not len(piece):
             length = num_seen / self.info.sample_rate
             raise ValueError(
-                f"No segment begins at {start_seconds:g} s of {str(path)!r}, which is"
-                f" {length:.1f} s long."
+                f"A segment cannot start at {start_seconds:g} s: {str(path)!r} is"
+                f" {length:.1f} s long. Choose a start within the file."
             )
         own_seconds = len(piece) / self.info.sample_rate
         if start == 0:
@@ -273,19 +282,20 @@ def tag_files(
     thresholds: dict[str, float] | None = None,
     bar: tqdm | None = None,
 ) -> Iterator[tuple[dict, Taggram | None]]:
-    """Tags files; a bad one does not stop the rest.
+    """Tags files; a file that cannot be decoded does not stop the others.
 
     Args:
-        tagger: The model.
-        paths: Audio of any length.
+        tagger: Tagger to use.
+        paths: Audio files of any length.
         hop_seconds: See `Tagger.taggram`.
-        aggregate: "mean" or "max" of a file's segments.
-        thresholds: Tags below theirs are left out.
-        bar: From `streaming.progress`.
+        aggregate: "mean" or "max" over the segments of a file.
+        thresholds: Lowest score per tag, below which the tag is left out; None: no tag
+            is.
+        bar: Progress bar from `streaming.progress`, or None.
 
     Yields:
-        `{"path": …, "seconds": length, "tags": {name: score}}`, highest first, and the
-        taggram; or `{"path": …, "error": why}` and None.
+        `{"path": …, "seconds": length, "tags": {name: score}}`, highest score first,
+        and the taggram; or `{"path": …, "error": message}` and None.
     """
     thresholds = thresholds or {}
     for path, found in tagger.taggrams(paths, hop_seconds, bar):

@@ -1,9 +1,9 @@
-"""Results of `tag` on disk: lines of JSON, a CSV table, or a JAMS file per song.
+"""Writes results of `tag` to disk: JSON Lines, a CSV table, or one JAMS file per song.
 
 A result is {"path", "model", "seconds", "tags": {name: score}} or {"path", "model",
-"error"}. Each is on disk before the next file is tagged, so an interrupted run resumes:
-files that have tags are skipped, those with an error are tried again (the later result
-counts). Only the same model with the same settings may add to results.
+"error"}. Each is written before the next file is tagged, so an interrupted run resumes:
+files that have tags are skipped, and those with an error are tried again (the later
+result counts). Only the same model with the same settings may add to existing results.
 """
 
 import csv
@@ -18,12 +18,13 @@ from tagger.storage import write_text_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where results come from.
+    """The model and settings that produce results.
 
     Attributes:
         model: Name of the model.
-        tags: All its tags.
-        settings: hop, aggregate and threshold; results of others do not compare.
+        tags: Names of all its tags.
+        settings: Values of hop, aggregate and threshold; results with other settings
+            are not comparable.
     """
 
     model: str
@@ -31,35 +32,39 @@ class Source:
     settings: dict
 
     def check(self, path: Path, model: str, settings: dict | None) -> None:
-        """Refuses results of another model or other settings.
+        """Checks that existing results have the same model and settings.
 
         Args:
-            path: Where they are.
-            model: Their model.
-            settings: Their settings; None: they do not say.
+            path: Path of the results.
+            model: Name of the model that produced them.
+            settings: Settings that produced them; None if they are not stored.
 
         Raises:
-            ValueError: naming the difference.
+            ValueError: model or settings differ; the message names the difference.
         """
         if model != self.model:
             raise ValueError(
                 f"{str(path)!r} holds results of {model}, not {self.model}. Choose"
-                " another --output, or --force to replace it."
+                " another --output, or add --force to replace it."
             )
         for name, value in (settings or {}).items():
             if value != self.settings.get(name):
                 raise ValueError(
                     f"{str(path)!r} holds results with {name} {value}, not"
-                    f" {self.settings.get(name)}. Choose another --output, or --force"
-                    " to replace it."
+                    f" {self.settings.get(name)}. Choose another --output, or add"
+                    " --force to replace it."
                 )
 
 
 def check_output(path: str | None, is_allowed: bool) -> None:
-    """Refuses an output that exists, unless it is to be continued or replaced.
+    """Checks that an output does not exist, or may be continued or replaced.
+
+    Args:
+        path: Path of the output; None: there is no output.
+        is_allowed: Whether an existing output may be continued or replaced.
 
     Raises:
-        FileExistsError: it exists and is not empty.
+        FileExistsError: the output exists, is not empty and may not be changed.
     """
     if path is None or is_allowed or not os.path.exists(path):
         return
@@ -77,21 +82,22 @@ def check_output(path: str | None, is_allowed: bool) -> None:
 def open_results(
     path: str | os.PathLike, paths: Sequence[str], source: Source, force: bool = False
 ) -> "JsonLines | CsvTable | JamsFolder":
-    """Opens results to add to them. Nothing there is changed yet.
+    """Opens results to append to. Existing results change on the first write.
 
     Args:
-        path: A file that ends in .jsonl, .json or .csv; anything else is a folder.
-        paths: The files that are to be tagged.
-        source: Where the results come from.
-        force: Replace what is there.
+        path: File that ends in .jsonl, .json or .csv; any other path is a folder of
+            JAMS files.
+        paths: Files to be tagged.
+        source: Model and settings of the results.
+        force: Whether to delete existing results now.
 
     Returns:
-        An object with `done` (paths that have tags there), `write(result)` and
+        An object with `done` (paths that already have tags), `write(result)` and
         `close()`.
 
     Raises:
-        ValueError: there is something else, or results of another source.
-        ImportError: JAMS files without the package jams.
+        ValueError: the path holds something else, or results of another source.
+        ImportError: JAMS files need the package jams, which is not installed.
     """
     path = Path(path)
     is_file = path.suffix in (".jsonl", ".json", ".csv")
@@ -106,7 +112,7 @@ def open_results(
 
 
 class _File:
-    """A file that is appended to after its last complete line."""
+    """A file to which lines are appended after its last complete line."""
 
     def __init__(self, path: Path):
         self._path, self._file = path, None
@@ -114,8 +120,9 @@ class _File:
         *self.lines, self.half = text.split("\n")
 
     def write(self, text: str) -> None:
+        """Appends text; removes the incomplete line before the first one."""
         if self._file is None:
-            if self.half:  # a killed run left it
+            if self.half:  # an incomplete line of a killed run
                 num_bytes = len(self.half.encode("utf-8", "surrogateescape"))
                 os.truncate(self._path, self._path.stat().st_size - num_bytes)
             self._file = open(
@@ -125,12 +132,13 @@ class _File:
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file if it was opened."""
         if self._file:
             self._file.close()
 
 
 class JsonLines:
-    """A result per line."""
+    """JSON Lines: one line per result."""
 
     def __init__(self, path: Path, source: Source):
         self._file, self._settings = _File(path), source.settings
@@ -143,8 +151,8 @@ class JsonLines:
                 raise ValueError(half)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{str(path)!r} does not hold lines of JSON of `tag`. Choose another"
-                " --output."
+                f"{str(path)!r} does not hold JSON lines written by `tag`. Choose"
+                " another --output."
             ) from error
         for model, settings in held:
             source.check(path, model, settings)
@@ -159,7 +167,7 @@ class JsonLines:
 
 
 class CsvTable:
-    """A row per file: path, model, settings, seconds, a column per tag, error.
+    """One row per file: path, model, settings, seconds, one column per tag, error.
 
     The cell of a tag below its threshold is empty.
     """
@@ -170,10 +178,10 @@ class CsvTable:
         self._settings = json.dumps(source.settings)
         self._file = _File(path)
         rows = list(csv.reader(line + "\n" for line in self._file.lines))
-        if rows and rows[0] != self._header:
+        if path.exists() and path.stat().st_size and rows[:1] != [self._header]:
             raise ValueError(
-                f"{str(path)!r} is not a table of `tag` with this model's tags. Choose"
-                " another --output."
+                f"{str(path)!r} is not a table written by `tag` with the tags of this"
+                " model. Choose another --output."
             )
         for row in rows[1:]:
             source.check(path, row[1], json.loads(row[2]))
@@ -194,9 +202,10 @@ class CsvTable:
 
 
 class JamsFolder:
-    """A .jams file per audio file: namespace tag_open, the score as confidence.
+    """One .jams file per audio file: namespace tag_open, with scores as confidence.
 
-    Files keep their place below the working folder, others below the root.
+    The folder mirrors the paths of audio files relative to the working directory, or to
+    the root for files outside of it.
     """
 
     def __init__(self, path: Path, paths: Sequence[str], source: Source):
@@ -215,7 +224,7 @@ class JamsFolder:
                 source.check(path, *_annotator_of(target))
 
     def write(self, result: dict) -> None:
-        """Writes the file of a result; an error has none."""
+        """Writes the JAMS file of a result; a result with an error gets none."""
         if "error" in result:
             return
         jams, seconds = self._jams, result["seconds"]
@@ -243,7 +252,7 @@ class JamsFolder:
         write_text_atomically(target, jam.dumps(indent=2))
 
     def close(self) -> None:
-        """Does nothing: every file is complete."""
+        """Does nothing: every file is already complete."""
 
     def _target(self, path: str) -> Path:
         full = Path(os.path.abspath(path))
@@ -265,5 +274,6 @@ def _annotator_of(jam: Path) -> tuple[str, dict | None]:
         return annotator["model"], annotator.get("settings")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{str(jam)!r} is not a JAMS file of `tag`. Choose another --output."
+            f"{str(jam)!r} is not a JAMS file written by `tag`. Choose another"
+            " --output."
         ) from error

@@ -1,13 +1,13 @@
-"""What the network heard, for one recording or for a whole split.
+"""Shows what a network responds to, in one recording or a whole split.
 
     excitation_tables   SE blocks: excitations per clip and block (Kim et al. 2018)
     attention_maps      Transformers: attention, and tag-wise contribution (Won et al.
                         2019)
     attributions        any model: which times and frequencies raised a tag's score
-    spectrograms        what stands behind the pictures
-    report              `python -m tagger explain`: pictures, arrays, a page of a file
+    spectrograms        the spectrograms of the music that the pictures show
+    report              `python -m tagger explain`: pictures, arrays and one page
 
-Arrays come out; `plotting` draws them.
+The functions return arrays; `plotting` draws them.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from tagger.interpretation.attention_maps import (
 from tagger.interpretation.attributions import Attribution, attribute, filtered
 from tagger.interpretation.spectrograms import Spectrogram, spectrogram
 
-# Of excitation_tables, which reads records and so needs TensorFlow: the rest does not.
+# Imported on first use: excitation_tables needs TensorFlow, which the rest does not.
 _OF_TABLES = (
     "clip_loudness",
     "excitation_spread",

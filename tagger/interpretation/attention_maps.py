@@ -1,11 +1,11 @@
-"""Where self-attention looks, and what each moment alone would score.
+"""Attention of each layer, and the scores of each moment on its own.
 
 Won, Chun and Serra 2019, "Visualizing and Understanding Self-attention based Music
 Tagging", https://arxiv.org/abs/1911.04385.
 
 waveform [num_samples] -> attention [num_heads, length, length] of each layer, and
-contribution [num_tags, length]. Position 0 is the class token's, position i the i-th
-step of music.
+contribution [num_tags, length]. Position 0 is the class token, position i the i-th time
+step of the music.
 """
 
 import dataclasses
@@ -21,28 +21,28 @@ from tagger.models.layers import ClassToken, SelfAttention
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """What every layer of a model attended to, in one waveform.
+    """The attention of every layer of a model for one waveform.
 
     Attributes:
-        layers: Name of each layer -> its probabilities, float32 [num_heads, length
-            (query), length (key)]; a query's add up to 1.
-        seconds: Where the steps of music begin, and the last one ends [length].
+        layers: Name of each layer -> its attention probabilities, float32 [num_heads,
+            length (query), length (key)]; those of a query add up to 1.
+        seconds: Start of each time step, and the end of the last one [length].
     """
 
     layers: dict[str, np.ndarray]
     seconds: np.ndarray
 
     def heads(self, layer: str, queries: str = "class") -> np.ndarray:
-        """Attention that each head gives to every position: float32 [heads, length].
+        """Returns each head's attention to every position, float32 [heads, length].
 
         Args:
-            layer: Name.
-            queries: "class": what the class token attends to, from which the scores are
-                made; "all": the mean over all queries, of a layer whose output others
-                attend to in turn.
+            layer: Name of a layer.
+            queries: "class": the attention of the class token, from which the scores
+                are computed; "all": the mean over all queries, for a layer whose output
+                later layers attend to.
 
         Raises:
-            ValueError: there is no such layer or choice of queries.
+            ValueError: the layer or the choice of queries is unknown.
         """
         if layer not in self.layers:
             names = ", ".join(self.layers)
@@ -55,33 +55,33 @@ class Attention:
     def heat(
         self, layer: str, head: int | None = None, queries: str = "class"
     ) -> np.ndarray:
-        """Attention given to every position: float32 [length].
+        """Returns the attention to every position, float32 [length].
 
         Args:
-            layer: As for `heads`.
-            head: From 0; None: the sum of all.
-            queries: As for `heads`.
+            layer: See `heads`.
+            head: Index of a head, from 0; None: the sum of all heads.
+            queries: See `heads`.
 
         Raises:
-            ValueError: as for `heads`, or there is no such head.
+            ValueError: see `heads`, or the head does not exist.
         """
         heads = self.heads(layer, queries)
         if head is None:
             return heads.sum(axis=0)
         if not 0 <= head < len(heads):
             raise ValueError(
-                f"There is no head {head} among {len(heads)}, counted from 0."
+                f"There is no head {head}. Choose one of 0 to {len(heads) - 1}."
             )
         return heads[head]
 
 
 def attention(model: keras.Model, waveform: np.ndarray) -> Attention:
-    """Attention of every layer of a model that has some.
+    """Returns the attention of every attention layer of a model.
 
     Args:
-        model: `self_attention`, `cnn_self_attention` or `music_tagging_transformer`.
-        waveform: float32 [num_samples] at the model's rate, as long as its segment; a
-            loaded model that takes any length takes any here.
+        model: A `self_attention`, `cnn_self_attention` or `music_tagging_transformer`.
+        waveform: float32 [num_samples] at the model's sample rate, one segment long. A
+            loaded model that takes any length takes any length here, too.
 
     Raises:
         ValueError: the model has no attention, or the waveform has another length.
@@ -103,31 +103,31 @@ def contribution(
     layer: str | None = None,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """Scores if one layer attended to a single position alone, for every position.
+    """Returns the scores if one layer attended only to one position, for each position.
 
     The attention of all heads and queries is set to 1 at one position and to 0
-    elsewhere. Every query then gets the same: that position's value. So the attention
-    need not be computed; and behind the last layer, where positions no longer mix, only
-    the class token's is.
+    elsewhere. Every query then receives the value of that position, so the attention
+    need not be computed. After the last layer, positions no longer mix, so only the
+    class token is computed there.
 
     Args:
-        model: As for `attention`.
-        waveform: As for `attention`.
-        layer: Name; None: the last, as in the paper.
-        batch_size: Positions at once.
+        model: See `attention`.
+        waveform: See `attention`.
+        layer: Name of the layer; None: the last one, as in the paper.
+        batch_size: Number of positions per call of the model.
 
     Returns:
         float32 [num_tags, length].
 
     Raises:
-        ValueError: as for `attention`, or there is no such layer.
+        ValueError: see `attention`, or the model has no such layer.
     """
     layers = {found.name: found for found in attention_layers(model)}
     name = layer or list(layers)[-1]
     if name not in layers:
         names = ", ".join(layers)
         raise ValueError(f"There is no layer {name!r}. Choose one of: {names}.")
-    # Both papers' encoders add what a query got to the sequence that came in.
+    # The encoders of both papers add the output of attention to its input sequence.
     residual, attended = model.get_layer(f"{name}_add").input
     before = keras.Model(model.input, [layers[name].input, residual])
     behind = keras.Model([residual, attended], model.output)
@@ -146,9 +146,13 @@ def contribution(
 
 
 def half_and_half(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The start of one waveform before the start of another of the same length.
+    """Joins the first half of a waveform and the first half of another one.
 
-    As the paper concatenates two clips, to see each tag in its own half.
+    The paper concatenates two clips in this way, to see each tag in its own half.
+
+    Args:
+        first: Waveform [num_samples].
+        second: Waveform of the same length.
 
     Raises:
         ValueError: their lengths differ.
@@ -163,33 +167,34 @@ def half_and_half(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def attention_layers(model: keras.Model) -> list[SelfAttention]:
-    """The attention of a model, first layer first.
+    """Returns the attention layers of a model, from first to last.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the model has no attention layers.
     """
     found = [layer for layer in model.layers if isinstance(layer, SelfAttention)]
     if not found:
         raise ValueError(
-            f"This {model.name} has no attention. Those that have: self_attention (with"
-            " back end attention), cnn_self_attention, music_tagging_transformer."
+            f"Model {model.name} has no attention layers. Choose one of: self_attention"
+            " (with back end attention), cnn_self_attention, music_tagging_transformer."
         )
     return found
 
 
 def step_seconds(model: keras.Model, num_steps: int) -> np.ndarray:
-    """Where each step of music that a model attends to begins, and the last one ends.
+    """Returns the start of each time step of attention, and the end of the last one.
 
-    A step's middle is that of what its convolutions and poolings hear.
+    The middle of a step is the middle of its receptive field, the part of the music
+    that its convolutions and poolings cover.
 
     Args:
-        model: As for `attention`.
-        num_steps: Without the class token.
+        model: See `attention`.
+        num_steps: Number of time steps, without the class token.
 
     Returns:
-        [num_steps + 1], in seconds; the first is not before 0.
+        [num_steps + 1], in seconds; not negative.
     """
-    # Middle of the first step, and from one to the next, in frames or samples.
+    # Middle of the first step, and distance to the next one, in frames or samples.
     middle, stride = 0.0, 1
     for layer in model.layers:
         if isinstance(layer, ClassToken):
@@ -198,7 +203,7 @@ def step_seconds(model: keras.Model, num_steps: int) -> np.ndarray:
             middle += stride * (layer.pool_size[0] - 1) / 2
             stride *= layer.pool_size[0]
         elif isinstance(layer, keras.layers.Conv1D | keras.layers.Conv2D):
-            # Padded alike on both sides; a shortcut runs beside its block.
+            # Padding is symmetric; a shortcut runs parallel to its block.
             if "shortcut" not in layer.name:
                 stride *= layer.strides[0]
     unit = 1 / models.model_info(model).sample_rate
@@ -209,10 +214,11 @@ def step_seconds(model: keras.Model, num_steps: int) -> np.ndarray:
 
 
 def as_batch(model: keras.Model, waveform: np.ndarray) -> np.ndarray:
-    """A waveform as a model takes it: float32 [1, num_samples].
+    """Returns a waveform as a batch for a model: float32 [1, num_samples].
 
     Raises:
-        ValueError: it has not the length that the model takes.
+        ValueError: the waveform does not have one axis, or not the length that the
+            model takes.
     """
     expected, info = model.input_shape[1], models.model_info(model)
     if np.ndim(waveform) != 1:
@@ -229,7 +235,7 @@ def as_batch(model: keras.Model, waveform: np.ndarray) -> np.ndarray:
 
 
 def _of_length(network: keras.Model, length: int) -> keras.Model:
-    """The same layers for sequences of another length."""
+    """Returns a model with the same layers for sequences of another length."""
     channels = network.inputs[0].shape[-1]
     inputs = [keras.Input((length, channels)) for _ in network.inputs]
     return keras.models.clone_model(network, inputs, lambda layer: layer)

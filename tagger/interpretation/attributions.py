@@ -1,16 +1,16 @@
-"""Which times and frequencies raised a tag's score: integrated gradients.
+"""Attributes a tag's score to times and frequencies with integrated gradients.
 
-Sundararajan, Taly and Yan, ICML 2017, https://arxiv.org/abs/1703.01365. From silence to
-the music, the gradient of the score is summed along a straight line. The values of all
+Sundararajan, Taly and Yan, ICML 2017, https://arxiv.org/abs/1703.01365. The gradient of
+the score is summed along a straight line from silence to the music. The values of all
 cells of the spectrogram add up to the whole rise of the score (completeness); those of
 SmoothGrad do not (`tests/interpretation/test_attributions.py` compares the two).
 
 waveform [num_samples], tag -> attribution [num_frames, num_bands]
 
-- For a model of log-mel spectrograms, the line starts at the spectrogram of silence.
-- For a model of waveforms, the music fades in linearly; the values of the samples are
+- If a model takes log-mel spectrograms, the line starts at the spectrogram of silence.
+- If it takes waveforms, the music fades in linearly; the values of the samples are
   distributed over the bins of their Fourier transform.
-- For harmonic_cnn, whose input is decibels of the waveform, the music fades in by
+- harmonic_cnn computes decibels of the waveform, so the music fades in linearly in
   decibels, starting 100 dB lower.
 """
 
@@ -32,22 +32,22 @@ from tagger.interpretation.spectrograms import (
     spectrogram,
 )
 
-TOLERANCE = 0.02  # of the score's rise, or
-LEAST_ERROR = 0.005  # of a score, where it hardly rises
+TOLERANCE = 0.02  # largest error, as a share of the score's rise, or
+LEAST_ERROR = 0.005  # as a score, if the score hardly rises
 MAX_PARTS = 512
-FADE_DECIBELS = 100.0  # of a fade by decibels; what is left counts as silence
+FADE_DECIBELS = 100.0  # range of a fade in decibels; its start counts as silence
 
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """What every time and frequency added to a tag's score.
+    """What each time and frequency added to a tag's score.
 
     Attributes:
         values: float32 [num_frames, num_bands]; they add up to `score - silence_score`
-            but for `error`.
-        spectrogram: The music, frame by frame and band by band as the values.
-        score: Of the music.
-        silence_score: Where the line began.
+            except for `error`.
+        spectrogram: Spectrogram of the music, with the frames and bands of the values.
+        score: Score of the music.
+        silence_score: Score of silence, the start of the line.
     """
 
     values: np.ndarray
@@ -57,12 +57,12 @@ class Attribution:
 
     @property
     def error(self) -> float:
-        """What the sum of the values lacks."""
+        """The rise of the score minus the sum of the values."""
         return float(self.score - self.silence_score - self.values.sum())
 
     @property
     def is_complete(self) -> bool:
-        """Whether they lack no more than 2 % of the score's rise, or .005."""
+        """Whether the error is at most 2 % of the score's rise, or .005."""
         rise = abs(self.score - self.silence_score)
         return abs(self.error) <= max(TOLERANCE * rise, LEAST_ERROR)
 
@@ -77,13 +77,13 @@ def attribute(
     """Attributes the scores of some tags to times and frequencies.
 
     Args:
-        model: Any of ours.
-        waveform: float32 [num_samples] at the model's rate, as long as its segment; a
-            loaded model that takes any length takes any here.
-        tags: Numbers of the tags.
-        num_steps: Parts of the line at first. They are halved until the attribution
-            is complete, or there are 512.
-        batch_size: Points of the line whose gradients are computed at once.
+        model: Any model of this project.
+        waveform: float32 [num_samples] at the model's sample rate, one segment long. A
+            loaded model that takes any length takes any length here, too.
+        tags: Positions of the tags among the scores.
+        num_steps: Number of parts that the line has at first. They are halved until the
+            attribution is complete or there are 512 of them.
+        batch_size: Number of points on the line whose gradients are computed at once.
 
     Returns:
         One attribution per tag.
@@ -123,14 +123,15 @@ def attribute(
 def filtered(
     waveform: np.ndarray, attribution: Attribution, sample_rate: int
 ) -> np.ndarray:
-    """The music filtered by what raised a tag's score, to be listened to.
+    """Filters music to the times and frequencies that raised a tag's score.
+
+    The attribution is smoothed by a Gaussian of one cell. Cells that raised the score
+    pass in proportion to their values; the strongest twentieth of them pass in full.
 
     Args:
-        waveform: float32 [num_samples] that was attributed.
-        attribution: Of it, smoothed by a Gaussian of one cell. What raised the score
-            passes, the more the more it did; of these cells the strongest twentieth
-            wholly.
-        sample_rate: In Hz.
+        waveform: Attributed waveform, float32 [num_samples].
+        attribution: Attribution of the waveform.
+        sample_rate: Sample rate in Hz.
 
     Returns:
         float32 [num_samples].
@@ -156,16 +157,17 @@ def filtered(
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """Where the gradients are taken.
+    """The line from silence to the music, along which gradients are taken.
 
     Attributes:
-        network: Takes a batch of points.
-        at: Places [n] between 0 (silence) and 1 (music) -> points [n, …].
-        speed: Places [n] -> how fast the points move there, in units of what `shares`
-            multiplies with [n].
-        shares: Mean of speed times gradient, shaped as a point -> values [num_frames,
-            num_bands].
-        music: The spectrogram that the values belong to.
+        network: Model that takes a batch of points.
+        at: Function of places [n] between 0 (silence) and 1 (music) that returns points
+            [n, …].
+        speed: Function of places [n] that returns how fast the points move there [n],
+            in units of the factor that `shares` multiplies by.
+        shares: Function of the mean of speed times gradient, shaped like a point, that
+            returns values [num_frames, num_bands].
+        music: Spectrogram that the values belong to.
     """
 
     network: keras.Model
@@ -210,7 +212,7 @@ def _line(model: keras.Model, waveform: np.ndarray) -> _Line:
 
 
 def _gradients(network: keras.Model) -> Callable[[np.ndarray, int], np.ndarray]:
-    """A function of points [n, …] and a tag: gradients of its score, shaped alike."""
+    """Returns a function of points [n, …] and a tag that computes gradients [n, …]."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

@@ -3,7 +3,7 @@
 https://arxiv.org/abs/1710.10451
 
 model + shards -> a DataFrame of excitations per clip and block -> means per tag, their
-distances and spread over the depth, and how the gates follow loudness (the paper's
+distances and spread at each block, and how excitations depend on loudness (the paper's
 poster).
 """
 
@@ -29,24 +29,24 @@ def excitations(
     split: str = "test",
     batch_size: int = scoring.BATCH_SIZE,
 ) -> pd.DataFrame:
-    """Means of the excitations over each clip's segments, for every SE block.
+    """Returns the mean excitations of each clip's segments, for every SE block.
 
     Args:
-        model: With SE or ReSE blocks.
-        shards: The data.
+        model: Model with SE or ReSE blocks.
+        shards: Data to read.
         split: "train", "val" or "test".
-        batch_size: Segments per step.
+        batch_size: Number of segments per call of the model.
 
     Returns:
-        A row per clip and block, index `clip_id`: `ex` (float32 [channels]), `depth`
-        (block, counted from 0) and a 0/1 column per tag, as the original's notebook
-        reads it.
+        One row per clip and block, index `clip_id`: `ex` (float32 [channels]), `depth`
+        (block, counted from 0) and a 0/1 column per tag, as the notebook of the
+        original project reads it.
 
     Raises:
-        ValueError: the model has no SE blocks, or model and data disagree.
+        ValueError: the model has no SE blocks, or model and data do not match.
     """
-    gates = [layer for layer in model.layers if isinstance(layer, SqueezeExcitation)]
-    if not gates:
+    layers = [layer for layer in model.layers if isinstance(layer, SqueezeExcitation)]
+    if not layers:
         raise ValueError(
             f"Model {model.name} has no squeeze-and-excitation blocks, so there are no"
             " excitations. Train one with --block se or --block rese."
@@ -55,12 +55,14 @@ def excitations(
     scoring.check_rate(info, shards)
     tags = scoring.tag_names(info, shards)
     probe = models.with_record_inputs(
-        keras.Model(model.input, [gate.output for gate in gates], name=model.name),
+        keras.Model(model.input, [layer.output for layer in layers], name=model.name),
         shards.dtype,
         shards.manifest.features,
     )
     clips = scoring.clip_means(
-        lambda segments: [gate[:, 0] for gate in probe.predict_on_batch(segments)],
+        lambda segments: [
+            excitation[:, 0] for excitation in probe.predict_on_batch(segments)
+        ],
         shards,
         split,
         info.segmentation,
@@ -77,7 +79,7 @@ def excitations(
 
 
 def save_excitations(table: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Writes the table of `excitations` as a pickle, or as Parquet by its ending."""
+    """Writes the table of `excitations`: Parquet for .parquet paths, else a pickle."""
     if str(path).endswith(".parquet"):
         table.to_parquet(path)
     else:
@@ -85,7 +87,10 @@ def save_excitations(table: pd.DataFrame, path: str | os.PathLike) -> None:
 
 
 def load_excitations(path: str | os.PathLike) -> pd.DataFrame:
-    """Reads what `save_excitations` or the original wrote; trust a pickle's source."""
+    """Reads a table that `save_excitations` or the original project wrote.
+
+    A pickle can run code, so load only those from a source you trust.
+    """
     return (
         pd.read_parquet(path)
         if str(path).endswith(".parquet")
@@ -94,7 +99,7 @@ def load_excitations(path: str | os.PathLike) -> pd.DataFrame:
 
 
 def clip_loudness(shards: pipeline.Shards, split: str = "test") -> pd.Series:
-    """Root mean square of the whole segments of every clip, 0 to 1, by `clip_id`."""
+    """Returns the root mean square of each clip's whole segments, 0 to 1, by id."""
     scale = INT16_SCALE if shards.dtype == "int16" else 1
 
     def mean_square(segments: np.ndarray) -> list[np.ndarray]:
@@ -115,9 +120,12 @@ def clip_loudness(shards: pipeline.Shards, split: str = "test") -> pd.Series:
 def tag_excitations(
     table: pd.DataFrame, depth: int, tags: list[str] | None = None
 ) -> pd.DataFrame:
-    """Mean excitation of the clips of each tag at one block: [tags, channels].
+    """Returns the mean excitation of each tag's clips at one block, [tags, channels].
 
-    Tags without a clip are left out.
+    Args:
+        table: Table from `excitations`.
+        depth: Index of the block, from 0.
+        tags: Names of the tags; None: all. Tags without clips are left out.
 
     Raises:
         ValueError: the block or a tag is not in the table.
@@ -131,7 +139,8 @@ def tag_excitations(
     at_depth = table[table["depth"] == depth]
     if at_depth.empty:
         raise ValueError(
-            f"No block of depth {depth}: the table has {sorted(set(table['depth']))}."
+            f"The table has no block of depth {depth}. Choose one of:"
+            f" {', '.join(map(str, sorted(set(table['depth']))))}."
         )
     excitation = np.stack(at_depth["ex"].to_numpy())
     means = {
@@ -143,7 +152,11 @@ def tag_excitations(
 
 
 def excitation_spread(table: pd.DataFrame) -> pd.Series:
-    """Standard deviation across tags, averaged over channels, per block."""
+    """Returns the standard deviation across tags of each block, averaged over channels.
+
+    Args:
+        table: Table from `excitations`.
+    """
     spread = {
         depth: tag_excitations(table, depth).std(axis=0, ddof=0).mean()
         for depth in sorted(set(table["depth"]))
@@ -152,11 +165,12 @@ def excitation_spread(table: pd.DataFrame) -> pd.Series:
 
 
 def tag_distances(table: pd.DataFrame, depth: int) -> pd.DataFrame:
-    """Distance of every two tags' mean excitations at one block: [tags, tags].
+    """Returns the distances between tags' mean excitations at one block, [tags, tags].
 
-    Root mean square over channels, so that blocks of all widths compare: 0 is the same
-    excitation, 1 the largest there can be. Neighbours in the table are near each other
-    (leaves of average-linkage clustering, in the best order).
+    A distance is a root mean square over channels, so blocks of different width are
+    comparable: 0 means the same excitation, and 1 is the maximum. Tags are ordered so
+    that neighbours have small distances (leaves of average-linkage clustering, in
+    optimal order).
 
     Raises:
         ValueError: the block is not in the table.
@@ -173,10 +187,16 @@ def tag_distances(table: pd.DataFrame, depth: int) -> pd.DataFrame:
 def nearest_tags(
     table: pd.DataFrame, depth: int, tag: str, num_tags: int = 5
 ) -> pd.Series:
-    """The tags whose mean excitation at one block is nearest to that of a tag.
+    """Returns the tags whose mean excitation at one block is nearest to that of a tag.
+
+    Args:
+        table: Table from `excitations`.
+        depth: Index of the block, from 0.
+        tag: Name of the tag.
+        num_tags: Number of tags to return.
 
     Returns:
-        Distances as `tag_distances` has them, nearest first, without the tag itself.
+        Distances as in `tag_distances`, nearest first, without the tag itself.
 
     Raises:
         ValueError: the block is not in the table, or the tag has no clip in it.
@@ -184,7 +204,7 @@ def nearest_tags(
     distances = tag_distances(table, depth)
     if tag not in distances:
         raise ValueError(
-            f"Tag {tag!r} has no clip in the table. Those that have:"
+            f"Tag {tag!r} has no clips in the table. Choose one of:"
             f" {', '.join(sorted(distances))}."
         )
     return distances[tag].drop(tag).nsmallest(num_tags)
@@ -193,23 +213,27 @@ def nearest_tags(
 def loudness_regression(
     table: pd.DataFrame, loudness: pd.Series, depth: int = 0
 ) -> pd.DataFrame:
-    """Least-squares lines of each channel's excitation on clip loudness (the poster).
+    """Fits a line to each channel's excitation over clip loudness (the poster).
 
     Args:
-        table: From `excitations`, indexed by clip id.
-        loudness: From `clip_loudness`.
-        depth: Block, counted from 0.
+        table: Table from `excitations`, indexed by clip id.
+        loudness: Loudness from `clip_loudness`.
+        depth: Index of the block, from 0.
 
     Returns:
-        Per channel: slope, intercept, and error (root mean square of the residual).
+        The least-squares line of each channel: slope, intercept, and error (root mean
+        square of the residual).
 
     Raises:
-        ValueError: loudness lacks a clip, or all clips are equally loud.
+        ValueError: the loudness of a clip is missing, or all clips are equally loud.
     """
     at_depth = table[table["depth"] == depth]
     missing = at_depth.index.difference(loudness.index)
     if len(missing):
-        raise ValueError(f"There is no loudness for clip {missing[0]!r}.")
+        raise ValueError(
+            f"There is no loudness for clip {missing[0]!r}. Measure it with"
+            " clip_loudness on the same split."
+        )
     excitation = np.stack(at_depth["ex"].to_numpy()).astype(np.float64)
     x = loudness.loc[at_depth.index].to_numpy()
     deviation = x - x.mean()
@@ -230,15 +254,15 @@ def loudness_regression(
 def save_figures(
     table: pd.DataFrame, loudness: pd.Series, directory: str | os.PathLike
 ) -> list[Path]:
-    """Draws what paper and poster show: three blocks, their spread, and loudness.
+    """Draws the figures of paper and poster: three blocks, their spread, and loudness.
 
     Args:
-        table: From `excitations`.
-        loudness: From `clip_loudness`.
-        directory: Folder for the png files; made if need be.
+        table: Table from `excitations`.
+        loudness: Loudness from `clip_loudness`.
+        directory: Folder for the PNG files, created if necessary.
 
     Returns:
-        Their paths.
+        Paths of the files.
     """
     last = int(table["depth"].max())
     figures = {

@@ -1,14 +1,14 @@
-"""`python -m tagger explain`: pictures, arrays and one page about a recording.
+"""`python -m tagger explain`: writes pictures, arrays and one page about a recording.
 
 DIR
 ├── report.html            the page; pictures and sound are inside it
 ├── taggram.png, .svg      scores over the whole file
 ├── attribution.png …      which times and frequencies raised the scores
-├── attribution1_TAG.wav   the music filtered by that
-├── attention.png …        of a model that has attention: where it looks,
-├── contribution.png …     and what each moment alone would score
-├── excitations.png …      of a model that has SE blocks: their gates
-└── arrays.npz             what the pictures show
+├── attribution1_TAG.wav   the music filtered to those times and frequencies
+├── attention.png …        models with attention: where the model looks
+├── contribution.png …     models with attention: the score of each moment on its own
+├── excitations.png …      models with SE blocks: their excitations
+└── arrays.npz             the arrays that the pictures show
 """
 
 import base64
@@ -33,7 +33,7 @@ from tagger.models.layers import SelfAttention, SqueezeExcitation
 
 NUM_TAGGRAM_TAGS = 15
 SILENCE = 1e-4  # of full scale, -80 dB
-# What an earlier call left in the folder and this one may not write anew.
+# Files of an earlier call that this one may not overwrite.
 LEFTOVERS = (
     "attribution[0-9]*_*.wav", "attention.*", "attention_matrices.*", "contribution.*",
     "contribution_of_two.*", "excitations.*",
@@ -45,11 +45,11 @@ class Picture:
     """A figure and what it shows.
 
     Attributes:
-        name: Of its files, without ending.
-        title: Above it on the page.
-        text: What it shows and how to read it.
-        source: The paper.
-        figure: It.
+        name: Name of its files, without ending.
+        title: Heading on the page.
+        text: Explanation of what it shows and how to read it.
+        source: Reference to the paper.
+        figure: The figure.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Excerpt:
     """The segment of a recording that is explained.
 
     Attributes:
-        name: Of the file.
+        name: Name of the file.
         waveform: float32 [num_samples].
-        start_seconds: Where it begins in the file.
-        own_seconds: How much of it is the file's own, see `Tagger.segment`.
-        taggram: Of the whole file.
+        start_seconds: Start of the segment in the file.
+        own_seconds: Number of seconds that come from the file, see `Tagger.segment`.
+        taggram: Scores of the whole file over time.
     """
 
     name: str
@@ -89,41 +89,42 @@ def explain(
     num_tags: int = 3,
     taggram: Taggram | None = None,
 ) -> list[Path]:
-    """Writes all that can be said about why a model tags a recording as it does.
+    """Writes a report that explains why a model tags a recording as it does.
 
     Args:
-        tagger: The model.
-        path: Audio of any length; memory is bounded. A segment of it is explained.
-        output_dir: Folder to write to; made if need be.
-        tags: What is explained; None: the `num_tags` highest of each file.
-        second_path: Other audio, whose segment follows the first one's, half of each:
-            the contributions of two clips beside each other.
-        start_seconds: Where the segment begins; None: where the explained tags score
+        tagger: Tagger to explain.
+        path: Audio file of any length, of which one segment is explained. Memory is
+            bounded.
+        output_dir: Folder to write to, created if necessary.
+        tags: Names of the tags to explain; None: the `num_tags` highest of each file.
+        second_path: Second audio file. Half of its segment is joined to half of the
+            first one's, to show the contributions of two clips side by side.
+        start_seconds: Start of the segment; None: where the explained tags score
             highest.
-        hop_seconds: From one segment of the taggram to the next; None: as the model
-            scores files.
-        num_tags: See tags.
-        taggram: Of the first file, where it is known already.
+        hop_seconds: Time from one segment of the taggram to the next; None: the model's
+            own hop.
+        num_tags: Number of tags to explain if `tags` is None.
+        taggram: Scores of the first file over time, if they are already known.
 
     Returns:
-        The files, the page first.
+        Paths of the files, the page first.
 
     Raises:
         AudioDecodeError: a file cannot be decoded.
         OSError: the folder cannot be written to.
-        ValueError: the model is no Keras model; a tag is unknown; the start is behind
-            the end; a second file for a model without attention.
+        ValueError: the model is not a Keras model, a tag is unknown, the start is not
+            within the file, or a second file is given for a model without attention.
     """
-    models.model_info(tagger.model)  # an exported one has no layers to look into
+    models.model_info(tagger.model)  # fails for exported models: they have no layers
     numbers = [] if tags is None else tagger.tag_numbers(dict.fromkeys(tags))
     if second_path is not None:
         attention_maps.attention_layers(tagger.model)
     if start_seconds is not None:
-        tagger.segment(path, start_seconds)  # what is wrong shows before the work
+        tagger.segment(path, start_seconds)  # fails before the work starts
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(
-            f"{str(folder)!r} is no folder. Choose another --output."
+            f"{str(folder)!r} is not a folder. Choose another --output."
         )
     paths = [path] if second_path is None else [path, second_path]
     known = {path: taggram} if taggram else {}
@@ -142,7 +143,7 @@ def explain(
         makers += [_attention, _contribution]
         makers += [_two_clips(one) for one in second]
     if any(isinstance(layer, SqueezeExcitation) for layer in tagger.model.layers):
-        makers.append(_gates)
+        makers.append(_excitations)
     pictures, sounds = [], []
     arrays = {
         "model": np.array(tagger.info.name),
@@ -171,7 +172,7 @@ def _write(
     sounds: list[tuple[str, np.ndarray]],
     sample_rate: int,
 ) -> list[Path]:
-    """Writes all but the page."""
+    """Writes all files except the page."""
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in LEFTOVERS:
         for left in folder.glob(pattern):
@@ -201,21 +202,21 @@ def _excerpt(
     waveform, own_seconds = tagger.segment(path, start_seconds)
     if np.abs(waveform).max() < SILENCE:
         warnings.warn(
-            f"{path} is silent from {start_seconds:.1f} s on: the pictures show what"
-            " the model makes of silence.",
+            f"{path} is silent from {start_seconds:.1f} s on: the pictures show how"
+            " the model responds to silence.",
             stacklevel=3,
         )
     return Excerpt(Path(path).name, waveform, start_seconds, own_seconds, taggram)
 
 
 def _music(tagger: Tagger, excerpt: Excerpt) -> Spectrogram:
-    """What the model hears, at its time in the file."""
+    """Returns what the model hears of the excerpt, at its time in the file."""
     return spectrogram(tagger.model, excerpt.waveform).from_second(
         excerpt.start_seconds
     )
 
 
-# --- The pictures: each returns pictures, arrays and sounds ---------------------------
+# --- The pictures: each function returns pictures, arrays and sounds ------------------
 
 _Made = tuple[list[Picture], dict[str, np.ndarray], list[tuple[str, np.ndarray]]]
 
@@ -228,7 +229,8 @@ def _taggram(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     picture = Picture(
         "taggram",
         "Scores over time",
-        "Every column is a segment of the file, every row a tag, the highest on top.",
+        "Each column is a segment of the file and each row a tag, the highest-scoring"
+        " one at the top.",
         "Pons and Serra 2019, musicnn, https://arxiv.org/abs/1909.06654",
         plotting.plot_taggram(
             taggram.scores[:, shown],
@@ -247,7 +249,7 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     music, values, sounds = _music(tagger, excerpt), {}, []
     for number, one in zip(numbers, found, strict=True):
         tag = tagger.tags[number]
-        rise = f"score {one.score:.2f}, of silence {one.silence_score:.2f}"
+        rise = f"score {one.score:.2f}, silence {one.silence_score:.2f}"
         if not one.is_complete:
             rise += f", {one.error:+.2f} unexplained"
         values[f"{tag}: {rise}"] = one.values
@@ -255,11 +257,11 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         sounds.append((tag, heard))
     picture = Picture(
         "attribution",
-        "Which times and frequencies",
-        "Over the music in grey: what raised the tag's score in orange, what lowered"
-        " it in violet. All cells add up to the difference between the score of the"
-        " music and that of silence (here they are smoothed). The sounds above are the"
-        " music filtered by the orange cells.",
+        "Which times and frequencies matter",
+        "The music is grey. Orange shows what raised the tag's score, violet what"
+        " lowered it. All cells add up to the difference between the score of the music"
+        " and that of silence (they are smoothed in the picture). The sounds above are"
+        " the music filtered to the orange cells.",
         "integrated gradients, Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365",
         plotting.plot_attributions(
             values, music, f"{excerpt.name}: attribution by {tagger.info.name}"
@@ -284,17 +286,17 @@ def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     heats = {}
     for name in found.layers:
         queries = "class" if name == last else "all"
-        # The class token itself, at position 0, is no moment of music.
-        whose = "of the class token" if name == last else "of all moments, mean"
+        # Position 0 is the class token, not a moment of the music.
+        whose = "class token" if name == last else "mean of all moments"
         heats[f"{name}, {whose}"] = found.heads(name, queries)[:, 1:]
     source = "Won, Chun and Serra 2019, https://arxiv.org/abs/1911.04385"
     pictures = [
         Picture(
             "attention",
             "Where the model looks",
-            "Attention over time, a row per head and their sum, above the music on the"
-            " same axis. The scores are made from what the class token attends to in"
-            " the last layer.",
+            "Attention over time, one row per head and one for their sum, above the"
+            " music on the same time axis. The scores are computed from what the class"
+            " token attends to in the last layer.",
             source,
             plotting.plot_attention(
                 heats, seconds, _music(tagger, excerpt), f"{excerpt.name}: attention"
@@ -302,13 +304,13 @@ def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         ),
         Picture(
             "attention_matrices",
-            "What every moment attends to",
-            "Mean of all heads; a row is a moment, bright where it looks.",
+            "What each moment attends to",
+            "Mean of all heads. Each row is a moment, bright where it attends to.",
             source,
             plotting.plot_attention_matrices(
                 {n: a.mean(axis=0)[1:, 1:] for n, a in found.layers.items()},
                 seconds,
-                f"{excerpt.name}: attention of every moment",
+                f"{excerpt.name}: attention of each moment",
             ),
         ),
     ]
@@ -321,7 +323,7 @@ def _contribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made
 
 
 def _two_clips(second: Excerpt):
-    """A maker of the picture in which the second clip follows the first."""
+    """Returns a function that draws the contributions of two clips side by side."""
 
     def make(tagger: Tagger, first: Excerpt, numbers: list[int]) -> _Made:
         both = dataclasses.replace(
@@ -354,11 +356,14 @@ def _contributed(
     table = pd.DataFrame(scores[numbers, 1:], [tagger.tags[n] for n in numbers])
     picture = Picture(
         name,
-        "What each moment alone would score"
-        + (", of two clips beside each other" if junction else ""),
-        "The tag's score if the last layer attended to this moment alone, for every"
-        " moment; beside the name the score of the whole segment."
-        + (" The first half is of one clip, the second of another." * bool(junction)),
+        "What each moment would score on its own"
+        + (", for two clips side by side" if junction else ""),
+        "For each moment, the tag's score if the last layer attended only to that"
+        " moment. The number next to the name is the score of the whole segment."
+        + (
+            " The first half comes from one clip, the second from another."
+            * bool(junction)
+        ),
         "tag-wise contribution, Won, Chun and Serra 2019,"
         " https://arxiv.org/abs/1911.04385",
         plotting.plot_contribution(
@@ -373,23 +378,24 @@ def _contributed(
     return [picture], {name: scores, f"{name}_seconds": seconds}, []
 
 
-def _gates(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
+def _excitations(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     model = tagger.model
     layers = [x for x in model.layers if isinstance(x, SqueezeExcitation)]
     probe = keras.Model(model.input, [layer.output for layer in layers])
     outputs = probe(excerpt.waveform[None], training=False)
-    gates = [keras.ops.convert_to_numpy(gate)[0].mean(axis=0) for gate in outputs]
+    values = [keras.ops.convert_to_numpy(one)[0].mean(axis=0) for one in outputs]
     picture = Picture(
         "excitations",
-        "How the SE blocks weigh their channels",
-        "A box per block over the excitations of its channels: half of them lie in the"
-        " box, the line is their median. 1 lets a channel pass, 0 shuts it.",
+        "How the SE blocks weight their channels",
+        "One box per block shows the excitations of its channels: half of them lie in"
+        " the box, and the line is their median. An excitation of 1 passes a channel"
+        " unchanged, 0 blocks it.",
         "Kim, Lee and Nam 2018, https://arxiv.org/abs/1710.10451",
-        plotting.plot_gates(gates, f"{excerpt.name}: excitations"),
+        plotting.plot_gates(values, f"{excerpt.name}: excitations"),
     )
     arrays = {
-        f"excitations_{layer.name}": gate
-        for layer, gate in zip(layers, gates, strict=True)
+        f"excitations_{layer.name}": array
+        for layer, array in zip(layers, values, strict=True)
     }
     return [picture], arrays, []
 
@@ -410,7 +416,7 @@ def _page(
     means = excerpt.taggram.scores.mean(axis=0)
     shown = [int(n) for n in np.argsort(-means, kind="stable")[:10]]
     shown += [number for number in numbers if number not in shown]
-    waveforms = [("as it is", excerpt.waveform)]
+    waveforms = [("original", excerpt.waveform)]
     waveforms += [(f"what raised {tag}", waveform) for tag, waveform in sounds]
     return environment.get_template("report.html.jinja").render(
         excerpt=excerpt,
@@ -436,10 +442,10 @@ def _mp3(waveform: np.ndarray, sample_rate: int) -> str:
 
 
 def _data(path: Path, kind: str) -> str:
-    """A file as a URL that holds it."""
+    """Returns a file as a data URL."""
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _file_name(tag: str) -> str:
-    """A tag with nothing in it that a file system minds."""
+    """Returns a tag in which special characters are replaced by underscores."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in tag)

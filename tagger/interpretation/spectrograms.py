@@ -1,7 +1,8 @@
-"""Times and frequencies of what a model hears.
+"""Spectrograms of what a model hears.
 
-Most of our models hear a log-mel spectrogram. Those that hear the waveform, or its
-harmonics, are shown a Fourier transform of it in mel-spaced bands.
+Most of our models hear a log-mel spectrogram, which is returned as it is. For those
+that hear the waveform or its harmonics, it is a Fourier transform of the waveform in
+mel-spaced bands.
 """
 
 import dataclasses
@@ -14,9 +15,9 @@ from scipy.signal.windows import hann
 from tagger import models
 from tagger.models.frontends import UNITS, LogMelSpectrogram, mel_edges_hz
 
-FRAME_SECONDS = 0.0465  # at most; of a Fourier transform that no model prescribes
+FRAME_SECONDS = 0.0465  # maximum, for models without a spectrogram of their own
 MAX_BANDS = 96
-FLOOR = 1e-10  # of power, -100 dB
+FLOOR = 1e-10  # lowest power, -100 dB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Spectrogram:
         values: float32 [num_frames, num_bands].
         seconds: Centre of each frame [num_frames].
         frequencies_hz: Centre of each band [num_bands], rising.
-        unit: Of the values.
+        unit: Unit of the values.
     """
 
     values: np.ndarray
@@ -36,18 +37,23 @@ class Spectrogram:
     unit: str
 
     def from_second(self, start_seconds: float) -> "Spectrogram":
-        """The same at its time in a longer recording."""
+        """Returns the spectrogram with its times shifted by `start_seconds`."""
         return dataclasses.replace(self, seconds=self.seconds + start_seconds)
 
 
 def log_mel_frontend(model: keras.Model) -> LogMelSpectrogram | None:
-    """The frontend of a model that hears log-mel spectrograms; None of others."""
+    """Returns the log-mel frontend of a model, or None if it has none."""
     found = [layer for layer in model.layers if isinstance(layer, LogMelSpectrogram)]
     return found[0] if found else None
 
 
 def spectrogram(model: keras.Model, waveform: np.ndarray) -> Spectrogram:
-    """What a model hears of a waveform float32 [num_samples] at its rate."""
+    """Returns what a model hears of a waveform.
+
+    Args:
+        model: Any model of this project.
+        waveform: float32 [num_samples] at the model's sample rate.
+    """
     frontend = log_mel_frontend(model)
     if frontend is None:
         return FourierBands(models.model_info(model).sample_rate).levels(waveform)
@@ -62,34 +68,33 @@ def spectrogram(model: keras.Model, waveform: np.ndarray) -> Spectrogram:
 
 
 class FourierBands:
-    """A short-time Fourier transform whose bins are gathered in mel-spaced bands.
+    """A short-time Fourier transform whose bins are grouped into mel-spaced bands.
 
     Args:
-        sample_rate: Of the waveforms in Hz.
+        sample_rate: Sample rate of the waveforms in Hz.
     """
 
     def __init__(self, sample_rate: int):
         n_fft = 1 << int(np.log2(FRAME_SECONDS * sample_rate))
         window = hann(n_fft, sym=False)
         self._fourier = ShortTimeFFT(window, n_fft // 4, sample_rate)
-        # The transform's inverse multiplies with another window than its own.
+        # The inverse transform uses the dual window, not the window itself.
         self._of_inverse = ShortTimeFFT(self._fourier.dual_win, n_fft // 4, sample_rate)
         edges = mel_edges_hz(MAX_BANDS - 1, 0.0, sample_rate / 2)[1:-1]
         bins = np.searchsorted(self._fourier.f, edges)
-        # A band takes a bin at least; every bin is in one band.
+        # Every band has at least one bin, and every bin is in exactly one band.
         self._starts = np.unique([0, *bins[bins < len(self._fourier.f)]])
 
     def levels(self, waveform: np.ndarray) -> Spectrogram:
-        """Decibels of the power in each band."""
+        """Returns the power in each band in decibels."""
         power = self._in_bands(np.abs(self._fourier.stft(waveform)) ** 2)
         return self._placed(10 * np.log10(np.maximum(power, FLOOR)), len(waveform))
 
     def products(self, waveform: np.ndarray, other: np.ndarray) -> Spectrogram:
-        """Shares in the inner product of two waveforms, by time and frequency.
+        """Returns the inner product of two waveforms, divided by time and frequency.
 
-        A waveform is the sum of what its transform's inverse makes of each bin; the
-        product of each of these summands with the other waveform adds up to that of
-        the whole.
+        A waveform is the sum of the inverse transforms of its bins. The inner products
+        of these summands with the other waveform add up to that of the whole waveform.
         """
         n_fft = self._fourier.mfft
         once = np.isin(np.arange(self._fourier.f_pts), (0, n_fft // 2))
@@ -98,7 +103,7 @@ class FourierBands:
         return self._placed(self._in_bands(shares), len(waveform))
 
     def weighted(self, waveform: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """The waveform with its bins multiplied by weights [num_frames, num_bands]."""
+        """Returns the waveform with its bins multiplied by weights [frames, bands]."""
         transform = self._fourier.stft(waveform)
         widths = np.diff([*self._starts, len(transform)])
         transform *= np.repeat(weights.T, widths, axis=0)

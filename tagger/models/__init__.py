@@ -1,7 +1,7 @@
-"""The taggers: one file per paper, what they share, and what a model file holds.
+"""Music tagging models: one file per paper, their shared layers, and model files.
 
-The functions below are loaded when they are asked for: `registry` and `metadata` need
-no Keras, everything else does.
+The names below are imported on first use, because only `registry` and `metadata` work
+without Keras.
 """
 
 import importlib

@@ -1,9 +1,9 @@
-"""Stretches of layers that the papers' models repeat: convolution blocks, encoders.
+"""Blocks of layers that several models share: convolutions, residuals, encoders.
 
-Functions that add named layers to a functional graph. Spectrogram features are [batch,
+Each function adds named layers to a functional graph. Spectrogram features are [batch,
 time, mel, channels], waveform features [batch, time, channels]. The originals are
-PyTorch models: batch norm with epsilon 1e-5 and momentum .9 (PyTorch counts it .1), and
-the same padding on both sides.
+PyTorch models, so batch norm uses epsilon 1e-5 and momentum .9 (.1 in PyTorch's
+convention), and the padding is the same on both sides.
 """
 
 import numpy as np
@@ -13,29 +13,29 @@ from tagger.models.layers import SelfAttention, VerticalConv2D, torch_uniform
 
 
 def torch_norm(x, name: str):
-    """Batch normalisation with PyTorch's epsilon and momentum."""
+    """Applies batch normalisation with PyTorch's epsilon and momentum."""
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
 def convolution(
     x, filters: int, kernel_size: tuple[int, ...], name: str, strides=1, norm=True
 ):
-    """Convolution and batch norm: layers `{name}_conv`, `{name}_norm`.
+    """Applies a convolution and batch norm: layers `{name}_conv`, `{name}_norm`.
 
     Args:
-        x: Features; the number of their axes says whether the convolution is 1-D or
-            2-D.
-        filters: Output channels.
-        kernel_size: Odd lengths, one per axis.
-        name: Of the stretch.
-        strides: One, or one per axis.
-        norm: False leaves the batch norm out.
+        x: Features [batch, time, channels] for a 1-D convolution, [batch, time, mel,
+            channels] for a 2-D one.
+        filters: Number of output channels.
+        kernel_size: Odd kernel lengths, one per axis of the convolution.
+        name: Prefix of the layer names.
+        strides: One stride for all axes, or one per axis.
+        norm: Whether batch norm follows the convolution.
     """
     strides = np.broadcast_to(strides, len(kernel_size))
     is_2d = len(kernel_size) == 2
     padding = "same"
     if (strides > 1).any():
-        # Keras' "same" would pad a strided convolution at the end more than before.
+        # Keras' "same" pads a strided convolution more at the end than at the start.
         around = [(size // 2, size // 2) for size in kernel_size]
         pad = layers.ZeroPadding2D if is_2d else layers.ZeroPadding1D
         x = pad(around if is_2d else around[0], name=f"{name}_zeros")(x)
@@ -55,7 +55,7 @@ def convolution(
 def convolution_block(
     x, filters: int, kernel_size: tuple[int, ...], name: str, pool_size=None, strides=1
 ):
-    """Convolution, batch norm, ReLU and, where `pool_size` is given, max-pooling."""
+    """Applies a convolution, batch norm, ReLU and, if given a size, max-pooling."""
     x = convolution(x, filters, kernel_size, name, strides)
     x = layers.Activation("relu", name=f"{name}_relu")(x)
     if pool_size is None:
@@ -65,10 +65,10 @@ def convolution_block(
 
 
 def residual_block(x, filters: int, name: str, strides=1, pool_size=None):
-    """Two 3x3 convolutions beside a shortcut, ReLU, then max-pooling if asked for.
+    """Applies two 3x3 convolutions with a shortcut, ReLU and optional max-pooling.
 
-    The shortcut is a 3x3 convolution (`{name}_shortcut_conv`) where strides or channels
-    change, else the input itself.
+    The shortcut is a 3x3 convolution (`{name}_shortcut_conv`) if the block has strides
+    or changes the number of channels; otherwise it is the input itself.
 
     Reference:
         Won, Ferraro, Bogdanov and Serra, SMC 2020, https://arxiv.org/abs/2006.00751.
@@ -86,7 +86,7 @@ def residual_block(x, filters: int, name: str, strides=1, pool_size=None):
 
 
 def vertical_convolution(x, filters: int, kernel_size: tuple[int, int], name: str):
-    """Timbre filters: kernel over time and mel, then the maximum over mel.
+    """Applies timbre filters: a kernel over time and mel, then the maximum over mel.
 
     log-mel [batch, time, mel, 1] -> [batch, time, filters].
 
@@ -107,7 +107,7 @@ def vertical_convolution(x, filters: int, kernel_size: tuple[int, int], name: st
 
 
 def horizontal_convolution(x, filters: int, kernel_size: int, name: str):
-    """Rhythm filters: the mean over mel, then a long kernel over time.
+    """Applies rhythm filters: the mean over mel, then a long kernel over time.
 
     log-mel [batch, time, mel, 1] -> [batch, time, filters].
 
@@ -120,20 +120,20 @@ def horizontal_convolution(x, filters: int, kernel_size: int, name: str):
 
 
 def torch_dense(x, units: int, name: str, activation: str | None = None):
-    """Dense layer with PyTorch's draw of the first weights."""
+    """Applies a dense layer with PyTorch's default initialisation."""
     return layers.Dense(
         units, activation=activation, kernel_initializer=torch_uniform(), name=name
     )(x)
 
 
 def normed_image(x):
-    """Features [batch, time, mel] -> [batch, time, mel, 1], batch-normed."""
+    """Applies batch norm to features: [batch, time, mel] -> [batch, time, mel, 1]."""
     x = layers.Reshape((-1, x.shape[-1], 1), name="input_channel")(x)
     return torch_norm(x, "input_norm")
 
 
 def max_and_mean(x):
-    """Features [batch, time, channels] -> their maxima, then their means over time."""
+    """Concatenates maximum and mean over time of features [batch, time, channels]."""
     return layers.Concatenate(name="pooled")(
         [
             layers.GlobalMaxPooling1D(name="pooled_max")(x),
@@ -143,7 +143,7 @@ def max_and_mean(x):
 
 
 def dense_head(x, units: int, dropout_rate: float):
-    """Dense layer, batch norm, ReLU and dropout: what stands before the scores."""
+    """Applies the layers before the scores: dense, batch norm, ReLU and dropout."""
     x = torch_dense(x, units, "head_dense")
     x = torch_norm(x, "head_norm")
     x = layers.Activation("relu", name="head_relu")(x)
@@ -151,19 +151,21 @@ def dense_head(x, units: int, dropout_rate: float):
 
 
 def bert_encoder(x, num_heads: int, dropout_rates: tuple[float, float], name: str):
-    """Encoder layer with the norm after each sum (post-norm), exact GELU, 4x wide.
+    """Applies a Transformer encoder layer: post-norm, exact GELU, 4x hidden width.
 
     sequence [batch, length, channels] -> the same shape. Layers `{name}_attention`,
     `{name}_attention_norm`, `{name}_hidden`, `{name}_output`, `{name}_norm`.
 
     Args:
-        x: Sequence.
-        num_heads: Attention heads.
-        dropout_rates: On the attention's probabilities, and before each sum.
-        name: Of the stretch.
+        x: Sequence [batch, length, channels].
+        num_heads: Number of attention heads.
+        dropout_rates: Dropout rates of the attention probabilities, and before each
+            sum.
+        name: Prefix of the layer names.
 
     Reference:
-        Devlin et al. 2019, https://arxiv.org/abs/1810.04805, as Won et al. 2019 use it.
+        Devlin et al. 2019, https://arxiv.org/abs/1810.04805, as used by Won et al.
+        2019.
     """
     attention_rate, hidden_rate = dropout_rates
     channels = x.shape[-1]

@@ -1,9 +1,10 @@
-"""CNN with self-attention, as Won et al. compare it (SMC 2020).
+"""CNN with self-attention, as evaluated by Won et al. (SMC 2020).
 
-https://arxiv.org/abs/2006.00751, after Won, Chun and Serra 2019 (`self_attention.py`).
+https://arxiv.org/abs/2006.00751, based on Won, Chun and Serra 2019
+(`self_attention.py`).
 
-waveform [batch, 240000] -> log-mel [batch, 938, 128] -> 118 steps of 256 channels after
-a class token -> scores [batch, 50]. There are no positions.
+waveform [batch, 240000] -> log-mel [batch, 938, 128] -> a class token and 118 steps of
+256 channels -> scores [batch, 50]. The model has no positional encoding.
 """
 
 import keras
@@ -14,8 +15,8 @@ from tagger.models.frontends import LogMelSpectrogram, preset
 from tagger.models.layers import AudioInput, ClassToken, FirstPosition, TagScores
 from tagger.segmentation import Segmentation
 
-WIDTHS = (1, 1, 2, 2, 2, 2, 2)  # of the blocks, times num_filters
-STRIDES = (*3 * ((2, 2),), *4 * ((1, 2),))  # (time, mel); 128 bands become one
+WIDTHS = (1, 1, 2, 2, 2, 2, 2)  # channels of each block / num_filters
+STRIDES = (*3 * ((2, 2),), *4 * ((1, 2),))  # (time, mel); 128 bands to one
 
 
 def cnn_self_attention(
@@ -35,14 +36,14 @@ def cnn_self_attention(
     Args:
         num_tags: Number of scores.
         num_filters: Channels of the first block; the encoder has twice as many.
-        num_layers: Encoder layers.
-        num_heads: Attention heads.
-        attention_dropout_rate: On the attention's probabilities.
-        hidden_dropout_rate: Before the sums of the encoder.
-        dropout_rate: Before the last layer.
-        num_samples: Length of the waveform.
-        log_mel: Key of `frontends.PRESETS`, with 128 bands.
-        tags: Names of the tags, kept in the model.
+        num_layers: Number of encoder layers.
+        num_heads: Number of attention heads.
+        attention_dropout_rate: Dropout rate of the attention probabilities.
+        hidden_dropout_rate: Dropout rate before each sum of the encoder.
+        dropout_rate: Dropout rate before the last layer.
+        num_samples: Length of the waveform in samples.
+        log_mel: Key of a preset with 128 bands in `frontends.PRESETS`.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
@@ -50,7 +51,8 @@ def cnn_self_attention(
         `encoder1_attention` …, `pooler`, `head_scores`.
 
     Raises:
-        ValueError: the preset is unknown, or the heads do not divide the channels.
+        ValueError: the preset is unknown, or the channels cannot be divided evenly
+            among the heads.
     """
     definition = preset(log_mel)
     waveform = keras.Input((num_samples,), name="waveform")

@@ -1,6 +1,6 @@
 """Convolutional recurrent tagger (Choi, Fazekas, Sandler and Cho, ICASSP 2017).
 
-https://arxiv.org/abs/1609.04243, as Won et al. compare it (SMC 2020,
+https://arxiv.org/abs/1609.04243, as evaluated by Won et al. (SMC 2020,
 https://arxiv.org/abs/2006.00751).
 
 waveform [batch, 464000] -> log-mel [batch, 1813, 96] -> 18 steps of 128 channels ->
@@ -17,7 +17,7 @@ from tagger.models.frontends import LogMelSpectrogram, preset
 from tagger.models.layers import AudioInput, TagScores
 from tagger.segmentation import Segmentation
 
-POOL_SIZES = ((2, 2), (3, 3), (4, 4), (4, 4))  # (time, mel); 96 bands become one
+POOL_SIZES = ((2, 2), (3, 3), (4, 4), (4, 4))  # (time, mel); 96 bands to one
 
 
 def crnn(
@@ -29,16 +29,16 @@ def crnn(
     log_mel: str = "won2020",
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
-    """Builds four convolutions and two recurrent layers.
+    """Builds the network: four convolutions and two recurrent layers.
 
     Args:
         num_tags: Number of scores.
         filters: Channels of the convolutions.
         gru_units: Units of each recurrent layer; the last state of the second is used.
-        dropout_rate: Before the last layer.
-        num_samples: Length of the waveform.
-        log_mel: Key of `frontends.PRESETS`, with 96 bands.
-        tags: Names of the tags, kept in the model.
+        dropout_rate: Dropout rate before the last layer.
+        num_samples: Length of the waveform in samples.
+        log_mel: Key of a preset with 96 bands in `frontends.PRESETS`.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,

@@ -1,10 +1,10 @@
 """Fully convolutional tagger (Choi, Fazekas and Sandler, ISMIR 2016).
 
-https://arxiv.org/abs/1606.00298, as Won et al. compare it (SMC 2020,
+https://arxiv.org/abs/1606.00298, as evaluated by Won et al. (SMC 2020,
 https://arxiv.org/abs/2006.00751).
 
 waveform [batch, 464000] -> log-mel [batch, 1813, 96] -> scores [batch, 50]. Five
-poolings leave one cell.
+poolings reduce the spectrogram to one cell.
 """
 
 import keras
@@ -31,10 +31,10 @@ def fcn(
     Args:
         num_tags: Number of scores.
         filters: Channels of the five convolutions.
-        dropout_rate: Before the last layer.
-        num_samples: Length of the waveform; 29 s leave one cell.
-        log_mel: Key of `frontends.PRESETS`, with 96 bands.
-        tags: Names of the tags, kept in the model.
+        dropout_rate: Dropout rate before the last layer.
+        num_samples: Length of the waveform in samples; 29 s are reduced to one cell.
+        log_mel: Key of a preset with 96 bands in `frontends.PRESETS`.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,

@@ -1,4 +1,4 @@
-"""Keras layers that our models share; they run on every Keras backend."""
+"""Keras layers shared by our models; they run on every Keras backend."""
 
 import dataclasses
 
@@ -10,36 +10,36 @@ from tagger.segmentation import Segmentation
 
 
 def torch_uniform() -> keras.initializers.Initializer:
-    """PyTorch's own draw for kernels: U(-b, b) with b = 1 / sqrt(inputs of a unit)."""
+    """Returns PyTorch's kernel initializer: U(-b, b) with b = 1 / sqrt(fan-in)."""
     return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
-# Its name in files is older than the glossary, where a window belongs to a transform.
+# Model files store this layer under its former name.
 @keras.saving.register_keras_serializable("tagger", name="AudioWindow")
 class AudioInput(layers.Layer):
-    """Says what audio a model takes; passes its input through.
+    """Stores what audio a model takes and returns its input unchanged.
 
-    As a layer it is saved inside the model's file, whoever saves it: a loaded model
-    knows its sample rate and its segmentation without the code that trained it.
+    Because it is a layer, every way to save the model saves it too: a loaded model
+    knows its sample rate and segmentation without the code that trained it.
 
     waveform [batch, num_samples] -> the same.
 
     Args:
         sample_rate: Rate of the waveform in Hz.
         segmentation: How clips are cut for the model.
-        min_samples: Shortest waveform of a model that takes any length; None: the model
-            takes segments of exactly one length.
+        min_samples: Shortest waveform, in samples, that a model of any input length
+            takes; None if the model takes only segments of one length.
 
     Raises:
-        ValueError: a waveform is shorter than that. (After calls of several lengths
-            TensorFlow's `predict` hides the length; then TensorFlow raises an error of
-            its own.)
+        ValueError: a waveform is shorter than `min_samples`. (After calls with several
+            lengths, TensorFlow's `predict` hides the length; TensorFlow then raises its
+            own error.)
     """
 
     def __init__(
         self, sample_rate, segmentation, min_samples=None, dtype="float32", **kwargs
     ):
-        # Half precision would leave 8 or 11 of the 16 bits to the frontend.
+        # Half precision would leave the frontend only 8 or 11 of the 16 bits.
         super().__init__(dtype=dtype, **kwargs)
         self.sample_rate = sample_rate
         self.segmentation = segmentation
@@ -49,7 +49,7 @@ class AudioInput(layers.Layer):
         length = waveform.shape[1]
         if self.min_samples and isinstance(length, int) and length < self.min_samples:
             raise ValueError(
-                f"The model takes waveforms of {self.min_samples} samples and more, not"
+                f"The model takes waveforms of at least {self.min_samples} samples, not"
                 f" {length}. Repeat or pad shorter ones."
             )
         return waveform
@@ -66,6 +66,7 @@ class AudioInput(layers.Layer):
 
     @classmethod
     def from_config(cls, config):
+        """Creates the layer from the result of `get_config`."""
         config = dict(config)
         fields = {
             field.name: config.pop(field.name)
@@ -76,15 +77,15 @@ class AudioInput(layers.Layer):
 
 @keras.saving.register_keras_serializable("tagger")
 class SqueezeExcitation(layers.Layer):
-    """The gate of a squeeze-and-excitation block: one factor in 0..1 per channel.
+    """Computes the excitation of an SE block: one factor in 0..1 per channel.
 
-    Its output is the excitation; multiply the features by it.
+    Multiply the features by the excitation.
 
     features [batch, time, channels] -> excitation [batch, 1, channels].
 
     Args:
-        amplifying_ratio: Hidden units per channel. Above 1 the bottleneck of the image
-            networks becomes wide: 16 in Kim et al.
+        amplifying_ratio: Hidden units per channel. Image networks use a bottleneck
+            (below 1); Kim et al. widen the hidden layer (16).
 
     Reference:
         Hu et al., CVPR 2018, https://arxiv.org/abs/1709.01507;
@@ -121,15 +122,15 @@ class SqueezeExcitation(layers.Layer):
 
 @keras.saving.register_keras_serializable("tagger")
 class TagScores(layers.Dense):
-    """The last layer: one sigmoid score per tag. It keeps the tags' names in the model.
+    """Last layer: one sigmoid score per tag. It stores the tag names in the model.
 
     features [batch, channels] -> scores [batch, num_tags], float32 in every precision.
 
     Args:
         num_tags: Number of tags.
-        tags: Their names in the order of the scores; None where they are not known
-            (weights of the original projects hold none).
-        thresholds: Scores from which each tag applies; None where none were chosen.
+        tags: Tag names in the order of the scores; None if they are unknown (the
+            original projects' weights do not contain them).
+        thresholds: Decision threshold of each tag; None if none have been chosen.
     """
 
     def __init__(self, num_tags, tags=None, thresholds=None, dtype="float32", **kwargs):
@@ -142,7 +143,7 @@ class TagScores(layers.Dense):
             )
         twice = {tag for tag in tags or () if list(tags).count(tag) > 1}
         if twice:
-            raise ValueError(f"The tags name {sorted(twice)[0]!r} twice.")
+            raise ValueError(f"Tag {sorted(twice)[0]!r} is listed twice.")
         self.tags = None if tags is None else tuple(tags)
         self.thresholds = None if thresholds is None else tuple(thresholds)
 
@@ -156,13 +157,14 @@ class TagScores(layers.Dense):
 
 @keras.saving.register_keras_serializable("tagger")
 class ClassToken(layers.Layer):
-    """Puts one vector, the same for every example, before a sequence.
+    """Prepends one vector, the same for every example, to a sequence.
 
     sequence [batch, length, channels] -> [batch, 1 + length, channels].
 
     Args:
-        learned: Trained like any weight, drawn from N(0, 1) first; or fixed at numbers
-            in 0..1 drawn from seed 0, as in Won et al. 2019.
+        learned: If True, the vector is a trainable weight, initialised from N(0, 1).
+            If False, it is fixed: numbers in 0..1 drawn with seed 0, as in Won et al.
+            2019.
 
     Reference:
         Won, Chun and Serra 2019, https://arxiv.org/abs/1906.04972 (fixed);
@@ -208,11 +210,11 @@ class LearnedPositions(layers.Layer):
     sequence [batch, length, channels] -> the same shape.
 
     Args:
-        max_length: Positions there are; a longer sequence is refused.
+        max_length: Number of positions, the longest sequence that the layer accepts.
 
     Raises:
-        ValueError: the sequence is longer than `max_length`; see AudioInput on when
-            that is known.
+        ValueError: the sequence is longer than `max_length`; like AudioInput, the layer
+            can check this only if the length is known.
     """
 
     def __init__(self, max_length, **kwargs):
@@ -254,7 +256,8 @@ class SinusoidPositions(layers.Layer):
     the sine and cosine of position / 10000^(2i / channels).
 
     Reference:
-        Vaswani et al. 2017, section 3.5; the zeros as in the code of Won et al. 2019.
+        Vaswani et al. 2017, section 3.5; the zeros follow the code of Won et al.
+        2019.
     """
 
     def call(self, sequence):
@@ -276,18 +279,19 @@ class SelfAttention(layers.Layer):
 
     sequence [batch, length, channels] -> the same shape.
 
-    `layer(sequence, return_attention=True)` returns also the probabilities [batch,
-    num_heads, length (query), length (key)]. `layer(sequence, attention=…)` takes
-    probabilities of that shape (or one that broadcasts to it) in place of its own:
+    `layer(sequence, return_attention=True)` also returns the probabilities [batch,
+    num_heads, length (query), length (key)]. `layer(sequence, attention=…)` uses the
+    given probabilities of that shape (or one that broadcasts to it) instead of its own:
     the manual attention of Won et al. 2019, section 5.
 
     Args:
-        num_heads: Heads; they share the channels out among them.
-        use_bias: Of the query, key and value projections (the output's has one always).
-        dropout_rate: On the probabilities.
+        num_heads: Number of heads; the channels are divided evenly among them.
+        use_bias: Whether the query, key and value projections have a bias; the output
+            projection always has one.
+        dropout_rate: Dropout rate of the probabilities.
 
     Raises:
-        ValueError: the channels cannot be shared out among the heads.
+        ValueError: the channels cannot be divided evenly among the heads.
 
     Reference:
         Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.
@@ -303,8 +307,8 @@ class SelfAttention(layers.Layer):
         channels = input_shape[-1]
         if channels % self.num_heads:
             raise ValueError(
-                f"{channels} channels cannot be shared out among {self.num_heads}"
-                " heads."
+                f"{channels} channels cannot be divided evenly among"
+                f" {self.num_heads} heads."
             )
 
         def projection(name, use_bias):
@@ -350,6 +354,7 @@ class SelfAttention(layers.Layer):
     def compute_output_spec(
         self, sequence, attention=None, return_attention=False, training=None
     ):
+        """Returns the specs of the output and, if requested, the probabilities."""
         batch, length, _ = sequence.shape
         output = keras.KerasTensor(sequence.shape, dtype=self.compute_dtype)
         shape = (batch, self.num_heads, length, length)
@@ -366,7 +371,7 @@ class SelfAttention(layers.Layer):
 
 @keras.saving.register_keras_serializable("tagger")
 class FirstPosition(layers.Layer):
-    """What stands at the first position: where a class token was put.
+    """Returns the first position of a sequence, where `ClassToken` puts its vector.
 
     sequence [batch, length, channels] -> [batch, channels].
     """
@@ -380,35 +385,38 @@ class FirstPosition(layers.Layer):
 
 @keras.saving.register_keras_serializable("tagger")
 class VerticalConv2D(layers.Conv2D):
-    """Convolution of a spectrogram with kernels that span most of its mel bands.
+    """Convolves a spectrogram with kernels that span most of its mel bands.
 
     log-mel [batch, time, mel, 1] -> [batch, time', mel', filters], without padding.
 
-    In training it runs along time alone, once per place of the kernel among the mel
-    bands: the same sums, but gradients 3 times as fast on CPUs, where those of a
-    two-dimensional convolution of one channel are slow (`benchmarks/models.py`).
+    In training it runs as a 1-D convolution over time, once per mel offset of the
+    kernel. The sums are the same, but gradients are 3 times as fast on CPUs, where
+    those of a 2-D convolution of one channel are slow (`benchmarks/models.py`).
 
     Args:
-        filters: Output channels.
+        filters: Number of output channels.
         kernel_size: Frames and mel bands of a kernel.
-        kwargs: As in Conv2D, without strides and padding; there is always a bias.
+        kwargs: Other arguments of Conv2D. Strides, padding and bias must be the
+            defaults.
 
     Raises:
-        ValueError: other strides or padding, no bias, or several input channels.
+        ValueError: strides, padding or bias are not the defaults, or the input has
+            several channels.
     """
 
     def __init__(self, filters, kernel_size, **kwargs):
         super().__init__(filters, kernel_size, **kwargs)
         if (self.strides, self.padding, self.use_bias) != ((1, 1), "valid", True):
             raise ValueError(
-                "VerticalConv2D knows strides 1, padding 'valid' and a bias alone."
-                f" Received: {self.strides}, {self.padding!r}, {self.use_bias}"
+                "VerticalConv2D supports only strides 1, padding 'valid' and a bias."
+                f" Received: strides {self.strides}, padding {self.padding!r}, use_bias"
+                f" {self.use_bias}"
             )
 
     def build(self, input_shape):
         if input_shape[-1] != 1:
             raise ValueError(
-                f"VerticalConv2D takes one channel. Received: {input_shape[-1]}"
+                f"VerticalConv2D takes one input channel. Received: {input_shape[-1]}"
             )
         super().build(input_shape)
 

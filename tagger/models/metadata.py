@@ -1,7 +1,8 @@
-"""What a model file says of itself: how to cut music for it, what its scores mean.
+"""Metadata of a model: how to cut audio for it, and what its scores mean.
 
-Our models hold it in their first and last layers, exported ones as JSON beside the
-network. No Keras here: tagging with an exported model does not need it.
+Our models store it in their first and last layers, exported models as JSON beside the
+network. This module does not import Keras, because tagging with an exported model does
+not need it.
 """
 
 import dataclasses
@@ -13,20 +14,20 @@ from pathlib import Path
 from tagger.segmentation import Segmentation
 
 DEFAULT_MODEL = "musicnn_mtt"  # key of `pretrained.PRETRAINED`
-EXPORT_FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # endings
+EXPORT_FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # suffixes
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What a model says of itself.
+    """Metadata of a model.
 
     Attributes:
         name: Name of the model.
         sample_rate: Rate of its waveforms in Hz.
-        segmentation: How it takes a clip.
+        segmentation: How clips are cut for it.
         num_tags: Number of scores.
-        tags: Names of the scores, or None.
-        thresholds: Decision threshold of each tag, or None.
+        tags: Tag names in the order of the scores, or None if they are unknown.
+        thresholds: Decision threshold of each tag, or None if none have been chosen.
     """
 
     name: str
@@ -37,11 +38,11 @@ class ModelInfo:
     thresholds: tuple[float, ...] | None = None
 
     def as_dict(self) -> dict:
-        """Returns the same for JSON: what an engine needs to run the model.
+        """Returns the metadata as a flat dictionary, which can be stored as JSON.
 
         Returns:
             name, sample_rate (Hz), the fields of `segmentation.Segmentation`, num_tags,
-            tags and thresholds (tuples, or lists in JSON; or None).
+            tags and thresholds (None or tuples, which JSON turns into lists).
         """
         fields = dataclasses.asdict(self)
         segmentation = fields.pop("segmentation")
@@ -49,7 +50,7 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, fields: dict) -> "ModelInfo":
-        """Reads what `as_dict` returned, also after a round trip through JSON.
+        """Creates metadata from the result of `as_dict`, with or without JSON between.
 
         Raises:
             KeyError: a field is missing.
@@ -68,15 +69,15 @@ class ModelInfo:
 
 
 def check_export_path(path: str | os.PathLike, to: str) -> None:
-    """Checks the place of an export, before anything is loaded.
+    """Checks the output path of an export before anything is loaded.
 
     Args:
         path: File or folder to write.
-        to: Key of EXPORT_FORMATS.
+        to: Format, a key of EXPORT_FORMATS.
 
     Raises:
-        ValueError: the format is unknown, or the path has another ending.
-        FileNotFoundError: the folder to write to is missing.
+        ValueError: the format is unknown, or the path has the wrong suffix.
+        FileNotFoundError: the parent folder does not exist.
     """
     path = Path(path)
     if to not in EXPORT_FORMATS:
@@ -97,7 +98,7 @@ def check_export_path(path: str | os.PathLike, to: str) -> None:
 
 
 def suggest_names(name: str, names: Iterable[str]) -> str:
-    """Returns a sentence for an unknown name: the most similar ones, or all."""
+    """Returns a hint for an unknown name: the most similar names, or all of them."""
     names = list(names)
     alike = difflib.get_close_matches(name, names, 3, 0.5)
     if alike:

@@ -2,9 +2,9 @@
 
 https://github.com/amalad/Multi-Scale-Music-Tagger
 
-waveform [batch, 321093] -> log-mel [batch, 628, 128] -> scores [batch, 50]. The
-spectrogram is read at three scales: whole, averaged over 4 frames and 2 bands, and the
-maxima of that over 4 frames and 2 bands again.
+waveform [batch, 321093] -> log-mel [batch, 628, 128] -> scores [batch, 50]. The network
+reads the spectrogram at three scales: in full, averaged over 4 frames and 2 bands, and
+that average max-pooled over 4 frames and 2 bands.
 """
 
 import keras
@@ -28,12 +28,13 @@ def multi_scale_cnn(
 
     Args:
         num_tags: Number of scores.
-        filters: Channels of the first, second and every later convolution.
-        dense_units: Of the layer before the last.
-        dropout_rate: Before the dense layers.
-        num_samples: Length of the waveform; the default is a clip of MTT, 628 frames.
+        filters: Channels of the first, the second and every later convolution.
+        dense_units: Units of the dense layer before the last.
+        dropout_rate: Dropout rate before the dense layers.
+        num_samples: Length of the waveform in samples; the default is one MTT clip (628
+            frames).
         log_mel: Key of `frontends.PRESETS`.
-        tags: Names of the tags, kept in the model.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,

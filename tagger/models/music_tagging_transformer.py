@@ -2,9 +2,9 @@
 
 https://arxiv.org/abs/2111.13457
 
-waveform [batch, 220500] -> log-mel [batch, 431, 128] -> 107 steps behind a class token
--> scores [batch, 50]. Teacher: 256 channels in the encoder; student (knowledge
-distillation): 64.
+waveform [batch, 220500] -> log-mel [batch, 431, 128] -> a class token and 107 steps ->
+scores [batch, 50]. The teacher's encoder has 256 channels, that of the student
+(knowledge distillation) 64.
 """
 
 import keras
@@ -39,20 +39,20 @@ def music_tagging_transformer(
     log_mel: str = "won2021",
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
-    """Builds three residual blocks and a Transformer encoder.
+    """Builds the network: three residual blocks and a Transformer encoder.
 
     Args:
         num_tags: Number of scores.
         size: "teacher" or "student".
         num_filters: Channels of the convolutions.
-        channels: Of the encoder; None: as the size says.
-        num_layers: Encoder layers.
-        num_heads: Attention heads.
-        max_length: Steps there are positions for, each of 4 frames (93 ms): 47 s.
-        dropout_rate: In the encoder.
-        num_samples: Length of the waveform.
+        channels: Channels of the encoder; None: those of `size`.
+        num_layers: Number of encoder layers.
+        num_heads: Number of attention heads.
+        max_length: Longest sequence in steps of 4 frames (93 ms); the default is 47 s.
+        dropout_rate: Dropout rate in the encoder.
+        num_samples: Length of the waveform in samples.
         log_mel: Key of `frontends.PRESETS`.
-        tags: Names of the tags, kept in the model.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
@@ -61,7 +61,8 @@ def music_tagging_transformer(
         `head_scores`.
 
     Raises:
-        ValueError: an unknown size or preset, a waveform longer than the positions.
+        ValueError: the size or preset is unknown, or the waveform is longer than
+            `max_length`.
     """
     if size not in CHANNELS:
         raise ValueError(
@@ -96,7 +97,7 @@ def music_tagging_transformer(
 
 
 def _encoder(x, num_heads, dropout_rate, name):
-    """Encoder layer with the norm before each part (pre-norm), exact GELU, 4x wide."""
+    """Applies a Transformer encoder layer: pre-norm, exact GELU, 4x hidden width."""
     channels = x.shape[-1]
     y = layers.LayerNormalization(epsilon=1e-5, name=f"{name}_attention_norm")(x)
     y = SelfAttention(num_heads, use_bias=False, name=f"{name}_attention")(y)

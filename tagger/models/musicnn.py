@@ -1,10 +1,10 @@
 """Musically motivated CNN (Pons et al., ISMIR 2018).
 
-https://arxiv.org/abs/1711.02520, as Won et al. compare it (SMC 2020,
+https://arxiv.org/abs/1711.02520, as evaluated by Won et al. (SMC 2020,
 https://arxiv.org/abs/2006.00751).
 
-waveform [batch, 48000] -> log-mel [batch, 188, 96] -> scores [batch, 50]. The package
-`musicnn` is another network: see `pons.py`.
+waveform [batch, 48000] -> log-mel [batch, 188, 96] -> scores [batch, 50]. The network
+of the package `musicnn` is a different one, see `pons.py`.
 """
 
 import keras
@@ -22,7 +22,7 @@ from tagger.models.frontends import LogMelSpectrogram, preset
 from tagger.models.layers import AudioInput, TagScores
 from tagger.segmentation import Segmentation
 
-VERTICAL_SHARES = (0.7, 0.4)  # of the mel bands that a filter spans
+VERTICAL_SHARES = (0.7, 0.4)  # shares of the mel bands that the filters span
 NUM_VERTICAL_FRAMES = 7
 HORIZONTAL_FRAMES = (129, 65, 33)
 
@@ -43,13 +43,13 @@ def musicnn(
     Args:
         num_tags: Number of scores.
         vertical_filters: Channels of each of the two vertical convolutions.
-        horizontal_filters: Channels of each of the three horizontal ones.
+        horizontal_filters: Channels of each of the three horizontal convolutions.
         num_filters: Channels of the three convolutions over time; 512 for MSD.
-        dense_units: Of the layer before the last; 500 for MSD.
-        dropout_rate: Before the last layer.
-        num_samples: Length of the waveform.
+        dense_units: Units of the dense layer before the last; 500 for MSD.
+        dropout_rate: Dropout rate before the last layer.
+        num_samples: Length of the waveform in samples.
         log_mel: Key of `frontends.PRESETS`.
-        tags: Names of the tags, kept in the model.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,

@@ -1,11 +1,12 @@
 """The networks of the package musicnn (Pons and Serra 2019).
 
-https://arxiv.org/abs/1909.06654: musicnn and a VGG, whose weights its wheel holds.
+https://arxiv.org/abs/1909.06654. The wheel contains the weights of both networks,
+musicnn and a VGG.
 
 waveform [batch, 48128] -> log-mel [batch, 187, 96] -> scores [batch, 50]. The package
-computes one spectrogram over the whole file and cuts it into patches of 187 frames; a
-window here brings its patch's samples and no padding, so that its frames are the same.
-Batch norm comes after ReLU.
+computes one spectrogram over the whole file and cuts it into patches of 187 frames. A
+segment here contains exactly the samples of one patch, without padding, so that its
+frames are the same. Batch norm comes after ReLU.
 """
 
 import keras
@@ -16,7 +17,7 @@ from tagger.models.frontends import LogMelSpectrogram, preset
 from tagger.models.layers import AudioInput, TagScores, VerticalConv2D
 from tagger.segmentation import Segmentation
 
-VERTICAL_SHARES = (0.4, 0.7)  # of the mel bands that a filter spans
+VERTICAL_SHARES = (0.4, 0.7)  # shares of the mel bands that the filters span
 NUM_VERTICAL_FRAMES = 7
 HORIZONTAL_FRAMES = (128, 64, 32)
 VGG_POOL_SIZES = ((4, 1), (2, 2), (2, 2), (2, 2), (4, 4))  # (time, mel)
@@ -39,13 +40,15 @@ def musicnn_pons(
     Args:
         num_tags: Number of scores.
         vertical_filters: Channels of each of the two vertical (timbre) convolutions.
-        horizontal_filters: Channels of each of the three horizontal (rhythm) ones.
-        num_filters: Channels of the three convolutions over time; 512 in the wide one.
-        dense_units: Of the layer before the last; 500 in the wide one.
-        dropout_rate: Before both dense layers.
-        num_frames: Of a patch.
-        log_mel: Key of `frontends.PRESETS`, without padding.
-        tags: Names of the tags, kept in the model.
+        horizontal_filters: Channels of each of the three horizontal (rhythm)
+            convolutions.
+        num_filters: Channels of the three convolutions over time; 512 in
+            MSD_musicnn_big.
+        dense_units: Units of the dense layer before the last; 500 in MSD_musicnn_big.
+        dropout_rate: Dropout rate before each of the two dense layers.
+        num_frames: Number of frames of a segment.
+        log_mel: Key of a preset without padding in `frontends.PRESETS`.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
@@ -106,16 +109,16 @@ def vgg_pons(
     log_mel: str = "pons2019",
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
-    """Builds the VGG: five convolutions with poolings.
+    """Builds the VGG: five convolutions, each with max-pooling.
 
     Args:
         num_tags: Number of scores.
         num_filters: Channels of every convolution.
-        pool_dropout_rate: Before the second to fifth convolution.
-        dropout_rate: Before the last layer.
-        num_frames: Of a patch.
-        log_mel: Key of `frontends.PRESETS`, without padding.
-        tags: Names of the tags, kept in the model.
+        pool_dropout_rate: Dropout rate before the second to fifth convolution.
+        dropout_rate: Dropout rate before the last layer.
+        num_frames: Number of frames of a segment.
+        log_mel: Key of a preset without padding in `frontends.PRESETS`.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
@@ -141,7 +144,7 @@ def vgg_pons(
 
 
 def _maxima(x, name):
-    """Batch norm, then the maximum over mel: -> [batch, time, channels]."""
+    """Applies batch norm, then the maximum over mel: -> [batch, time, channels]."""
     x = layers.BatchNormalization(name=f"{name}_norm")(x)
     width = x.shape[-1]
     x = layers.MaxPooling2D((1, x.shape[2]), name=f"{name}_max")(x)
@@ -149,7 +152,7 @@ def _maxima(x, name):
 
 
 def _patch(log_mel, num_frames, is_any_length=False):
-    """The model's input, and its normalised patch [batch, num_frames, n_mels, 1]."""
+    """Returns the input and its normalised patch [batch, num_frames, n_mels, 1]."""
     definition = preset(log_mel)
     hop_samples = num_frames * definition.hop_length
     num_samples = hop_samples - definition.hop_length + definition.n_fft

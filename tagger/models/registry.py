@@ -1,9 +1,10 @@
-"""The table of taggers: factories, papers, recipes, published scores. Loads no Keras.
+"""The table of models: factories, papers, recipes and published scores.
 
-`facts.csv` and `published.csv` stand beside this file. The first holds what the
-factories' defaults build, so that listing the models need not build them:
+This module does not load Keras. It reads `facts.csv` and `published.csv` in this
+folder. `facts.csv` describes what each factory builds by default, so that listing the
+models does not have to build them:
 
-    python -m tagger.models.registry        # writes facts.csv anew
+    python -m tagger.models.registry        # rewrites facts.csv
 """
 
 import csv
@@ -30,7 +31,7 @@ class Published:
     Attributes:
         dataset: Key of `datasets.DATASETS`.
         roc_auc: ROC-AUC.
-        pr_auc: PR-AUC; None: not published.
+        pr_auc: PR-AUC; None if not published.
         options: Options of the factory.
         source: Who published them.
     """
@@ -44,12 +45,13 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a factory builds with its default options.
+    """Facts of the model that a factory builds with its default options.
 
     Attributes:
         sample_rate: Rate of the waveform in Hz.
-        num_samples: Length of a segment.
-        frontend: Key of `frontends.PRESETS`, "harmonic", or "waveform" for none.
+        num_samples: Length of a segment in samples.
+        frontend: Key of `frontends.PRESETS`, or "harmonic", or "waveform" for models
+            without a frontend.
         num_parameters: Number of trainable weights with 50 tags.
     """
 
@@ -61,12 +63,12 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
-    """A tagger of the field.
+    """A model from the literature.
 
     Attributes:
-        name: Name of its factory and key of MODELS.
-        module: File of this folder that holds the factory.
-        paper: Reference.
+        name: Name of the factory, and key of MODELS.
+        module: Module of this package that contains the factory.
+        paper: Authors, venue and URL of the paper.
         recipe: Key of `recipes.RECIPES`.
     """
 
@@ -77,16 +79,16 @@ class ModelEntry:
 
     @property
     def factory(self) -> "Callable[..., keras.Model]":
-        """Function(num_tags=…, tags=…, …) -> keras.Model; its defaults are the paper's.
+        """Function(num_tags=…, tags=…, …) -> keras.Model, with the paper's defaults.
 
-        The first use loads Keras.
+        The first access loads Keras.
         """
         module = importlib.import_module(f"{__package__}.{self.module}")
         return getattr(module, self.name)
 
     @property
     def facts(self) -> Facts:
-        """What the defaults build; of a model that facts.csv lacks, by building it."""
+        """Facts of the default model, which is built only if facts.csv lacks it."""
         stored = _stored_facts()
         return stored[self.name] if self.name in stored else derive_facts(self.name)
 
@@ -160,7 +162,7 @@ MODELS = {
 
 
 def entry(name: str) -> ModelEntry:
-    """Returns the entry of a name.
+    """Returns the entry of a model.
 
     Raises:
         ValueError: the name is unknown.
@@ -171,7 +173,7 @@ def entry(name: str) -> ModelEntry:
 
 
 def build_model(name: str, **options) -> "keras.Model":
-    """Builds a model by its name in MODELS; options go to its factory.
+    """Builds a model by its name in MODELS and passes the options to its factory.
 
     Raises:
         ValueError: the name or the value of an option is unknown.

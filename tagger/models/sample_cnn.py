@@ -31,16 +31,16 @@ def sample_cnn(
     Args:
         num_tags: Number of scores.
         block: "se", "rese", "res" or "basic".
-        multi: Concatenates the global maxima of the last three blocks (multi-level
-            feature aggregation) instead of taking the last block's alone.
+        multi: Whether to concatenate the global maxima of the last three blocks
+            (multi-level feature aggregation) instead of using only the last block's.
         alpha: Amplifying ratio of the SE blocks.
-        dropout_rate: Before the last layer. Residual blocks drop 0.2 between their
-            convolutions in any case.
+        dropout_rate: Dropout rate before the last layer. Residual blocks always use 0.2
+            between their convolutions.
         weight_decay: L2 penalty on the kernels of the convolutions.
         num_filters: Channels of the stem; doubled at block 3 and again at block 9.
-        num_samples: Length of the waveform, at least 3**10.
+        num_samples: Length of the waveform in samples, at least 3**10.
         sample_rate: Rate of the waveform in Hz.
-        tags: Names of the tags, kept in the model.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
@@ -94,15 +94,15 @@ def sample_cnn(
 
 
 def _plain_block(x, filters, alpha, weight_decay, name):
-    """Basic block, or SE block when `alpha` is given: the gate comes after the pool."""
+    """Applies a basic block, or with `alpha` an SE block: excitation after the pool."""
     x = _convolution(x, filters, 3, weight_decay, name)
     x = layers.Activation("relu", name=f"{name}_relu")(x)
     x = layers.MaxPooling1D(3, name=f"{name}_pool")(x)
-    return _gate(x, alpha, name)
+    return _excite(x, alpha, name)
 
 
 def _residual_block(x, filters, alpha, weight_decay, name):
-    """Res-2 block, or ReSE-2 when `alpha` is given: the gate comes before the sum."""
+    """Applies a Res-2 block, or with `alpha` ReSE-2: excitation before the sum."""
     shortcut = x
     if x.shape[-1] != filters:
         shortcut = _convolution(
@@ -117,13 +117,14 @@ def _residual_block(x, filters, alpha, weight_decay, name):
     x = layers.Activation("relu", name=f"{name}_1_relu")(x)
     x = layers.Dropout(0.2, name=f"{name}_dropout")(x)
     x = _convolution(x, filters, 3, weight_decay, f"{name}_2")
-    x = _gate(x, alpha, name)
+    x = _excite(x, alpha, name)
     x = layers.Add(name=f"{name}_add")([shortcut, x])
     x = layers.Activation("relu", name=f"{name}_relu")(x)
     return layers.MaxPooling1D(3, name=f"{name}_pool")(x)
 
 
-def _gate(x, alpha, name):
+def _excite(x, alpha, name):
+    """Multiplies features by their excitation, unless `alpha` is None."""
     if alpha is None:
         return x
     excitation = SqueezeExcitation(alpha, name=f"{name}_excitation")(x)
@@ -140,7 +141,7 @@ def _convolution(
     padding="same",
     initializer="he_uniform",
 ):
-    """Convolution with bias, then batch normalisation with Keras' defaults."""
+    """Applies a convolution with bias, then batch norm with Keras' defaults."""
     x = layers.Conv1D(
         filters,
         kernel_size,

@@ -2,9 +2,9 @@
 
 https://arxiv.org/abs/1703.01789
 
-waveform [batch, 59049] -> scores [batch, 50]. With other widths the same network is Won
-et al. 2020's SampleCNN (https://arxiv.org/abs/2006.00751; the default) and Won et al.
-2019's `lee_lee`.
+waveform [batch, 59049] -> scores [batch, 50]. With other widths, the same network is
+the SampleCNN of Won et al. 2020 (https://arxiv.org/abs/2006.00751; the default) and
+`lee_lee` of Won et al. 2019.
 """
 
 import keras
@@ -23,16 +23,16 @@ def sample_cnn_lee(
     sample_rate: int = 16000,
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
-    """Builds a stem, nine convolutions with pooling by 3, and one of length 1.
+    """Builds a stem, nine convolutions with pooling by 3, and one with kernel size 1.
 
     Args:
         num_tags: Number of scores.
-        filters: Channels of the eleven convolutions. Won et al. 2019 have 64, six times
-            128 after one more 64, then 256, 256 and 512.
-        dropout_rate: Before the last layer.
-        num_samples: Length of the waveform; 3**10 leave one step.
+        filters: Channels of the eleven convolutions. Won et al. 2019 use 64, 64, six
+            times 128, 256, 256 and 512.
+        dropout_rate: Dropout rate before the last layer.
+        num_samples: Length of the waveform in samples; 3**10 leave one step.
         sample_rate: Rate of the waveform in Hz.
-        tags: Names of the tags, kept in the model.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,

@@ -1,6 +1,6 @@
-"""Sample-level CNN with residual SE blocks, as Won et al. compare it (SMC 2020).
+"""Sample-level CNN with residual SE blocks, as evaluated by Won et al. (SMC 2020).
 
-https://arxiv.org/abs/2006.00751, after Kim, Lee and Nam 2018 (`sample_cnn.py`).
+https://arxiv.org/abs/2006.00751, based on Kim, Lee and Nam 2018 (`sample_cnn.py`).
 
 waveform [batch, 59049] -> scores [batch, 50].
 """
@@ -21,15 +21,17 @@ def sample_cnn_se_won2020(
     sample_rate: int = 16000,
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
-    """Builds eleven residual SE blocks: strides 3, nine with pooling by 3, length 1.
+    """Builds eleven residual SE blocks.
+
+    The first has stride 3, the next nine pool by 3, and the last has kernel size 1.
 
     Args:
         num_tags: Number of scores.
         filters: Channels of the blocks.
-        dropout_rate: Before the last layer.
-        num_samples: Length of the waveform; 3**10 leave one step.
+        dropout_rate: Dropout rate before the last layer.
+        num_samples: Length of the waveform in samples; 3**10 leave one step.
         sample_rate: Rate of the waveform in Hz.
-        tags: Names of the tags, kept in the model.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
@@ -52,7 +54,7 @@ def sample_cnn_se_won2020(
 
 
 def _block(x, filters, kernel_size, name, strides=1, pool_size=None):
-    """Two convolutions and a gate beside a shortcut, ReLU, pooling."""
+    """Applies two convolutions and an excitation with a shortcut, ReLU and pooling."""
     shortcut, kernel_size = x, (kernel_size,)
     if strides > 1 or x.shape[-1] != filters:
         shortcut = convolution(x, filters, kernel_size, f"{name}_shortcut", strides)

@@ -1,10 +1,11 @@
 """Self-attention tagger (Won, Chun and Serra 2019, https://arxiv.org/abs/1906.04972).
 
 front end: Pons et al.'s spectrogram filters, or Lee et al.'s sample-level convolutions
-back end:  a Transformer encoder behind a class token, or Pons et al.'s convolutions
+back end:  a class token and a Transformer encoder, or Pons et al.'s convolutions
 
 waveform [batch, 65280] -> log-mel [batch, 256, 96] -> 257 steps of 512 channels ->
-scores [batch, 50]. Lee's front end with neither back end is `sample_cnn_lee.py`.
+scores [batch, 50]. The paper's `lee_lee`, which uses neither back end, is in
+`sample_cnn_lee.py`.
 """
 
 import keras
@@ -35,9 +36,9 @@ BACK_ENDS = ("attention", "cnn")
 POSITIONS = ("sinusoid", "learned")
 NUM_SAMPLES = {"pons": 65280, "lee": 65610}  # 256 frames; 270 steps of 3**5 samples
 NUM_FILTERS = {"pons": 16, "lee": 64}
-VERTICAL_SHARES = (0.9, 0.4)  # of the mel bands that a filter spans
-VERTICAL_FRAMES = ((7, 1), (3, 2), (1, 4))  # and width, times num_filters
-HORIZONTAL_FRAMES = ((165, 1), (129, 2), (65, 4), (33, 8))  # and width
+VERTICAL_SHARES = (0.9, 0.4)  # shares of the mel bands that the filters span
+VERTICAL_FRAMES = ((7, 1), (3, 2), (1, 4))  # (frames, filters / num_filters)
+HORIZONTAL_FRAMES = ((165, 1), (129, 2), (65, 4), (33, 8))  # the same
 LEE_WIDTHS = (1, 2, 2, 2)
 CNN_DENSE_UNITS = 500
 
@@ -63,20 +64,20 @@ def self_attention(
     Args:
         num_tags: Number of scores.
         front_end: "pons" (spectrogram) or "lee" (waveform).
-        back_end: "attention", or "cnn" (with "pons" alone).
-        num_filters: Width of the front end; None: 16 for pons, 64 for lee.
-        channels: Of the back end.
-        num_layers: Encoder layers.
-        num_heads: Attention heads.
-        attention_dropout_rate: In the encoder.
-        dropout_rate: Before the last layer.
+        back_end: "attention", or "cnn" (only with "pons").
+        num_filters: Width of the front end; None means 16 for "pons", 64 for "lee".
+        channels: Channels of the back end.
+        num_layers: Number of encoder layers.
+        num_heads: Number of attention heads.
+        attention_dropout_rate: Dropout rate in the encoder.
+        dropout_rate: Dropout rate before the last layer.
         positions: "sinusoid", or "learned" with a layer norm (the network of the
             authors' figures).
-        max_length: Learned positions there are; None: as many as are needed.
-        num_samples: Length of the waveform; None: 65280 for pons (256 frames), 65610
-            for lee.
-        log_mel: Key of `frontends.PRESETS`, for pons.
-        tags: Names of the tags, kept in the model.
+        max_length: Number of learned positions; None creates as many as needed.
+        num_samples: Length of the waveform in samples; None means 65280 for "pons" (256
+            frames), 65610 for "lee".
+        log_mel: Key of `frontends.PRESETS`, used with "pons".
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
@@ -86,7 +87,7 @@ def self_attention(
         `head_scores`.
 
     Raises:
-        ValueError: an unknown choice, or lee with cnn.
+        ValueError: a choice is unknown, or front_end is "lee" and back_end "cnn".
     """
     for name, value, choices in (
         ("front_end", front_end, FRONT_ENDS),
@@ -99,8 +100,8 @@ def self_attention(
             )
     if (front_end, back_end) == ("lee", "cnn"):
         raise ValueError(
-            "There is no front_end 'lee' with back_end 'cnn': that is the model"
-            " sample_cnn_lee."
+            "front_end 'lee' works only with back_end 'attention', not 'cnn'. Lee et"
+            " al.'s convolutional network is the model sample_cnn_lee."
         )
     definition = preset(log_mel)
     num_samples = num_samples or NUM_SAMPLES[front_end]

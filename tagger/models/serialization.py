@@ -1,7 +1,7 @@
-"""Models as files, and what a model says of itself.
+"""Saves and loads models, and reads their metadata.
 
-`.keras` file -> keras.Model -> `ModelInfo`; also the part of a model behind its
-frontend, and a model that takes segments as the records hold them.
+`.keras` file -> keras.Model -> `ModelInfo`. Two functions derive models: the part of a
+model after its frontend, and a model that takes segments as the records store them.
 """
 
 import os
@@ -16,7 +16,7 @@ from tagger.segmentation import INT16_SCALE
 
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> None:
-    """Writes a `.keras` file, all or nothing."""
+    """Writes a `.keras` file; a failed save leaves no incomplete file behind."""
     folder, name = os.path.split(path)
     unfinished = os.path.join(folder, f"unfinished-{name}")
     try:
@@ -30,49 +30,47 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> None:
 def load_model(path: str | os.PathLike) -> keras.Model:
     """Reads a `.keras` file made by our training or conversion.
 
-    Where the network allows it, the loaded model takes waveforms of any length.
+    If the network allows it, the loaded model takes waveforms of any length.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no Keras model, or not one of ours.
+        ValueError: the file is not a Keras model, or was not made by this project.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no model file {str(path)!r}.")
     if not zipfile.is_zipfile(path):
         raise ValueError(
-            f"{str(path)!r} is no .keras model file (a damaged copy, perhaps)."
+            f"{str(path)!r} is not a .keras model file. The copy may be damaged."
         )
     try:
         model = keras.saving.load_model(path, compile=False)
-    except (
-        Exception
-    ) as error:  # Keras raises many kinds, some of them from h5py or json
+    # Keras raises many kinds of errors, some of them from h5py or json.
+    except Exception as error:
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
-            f"{str(path)!r} is no model Keras can read: {first}"
+            f"{str(path)!r} is not a model that Keras can read: {first}"
         ) from error
     model_info(model)
     return _of_any_length(model)
 
 
 def model_info(model: keras.Model) -> ModelInfo:
-    """Reads what a model says of itself from its first and last layers.
+    """Reads the metadata of a model from its first and last layers.
 
     Raises:
-        ValueError: the model is no Keras model, or has no AudioWindow or no TagScores
-            layer.
+        ValueError: the model is not a Keras model, or does not have one AudioInput and
+            one TagScores layer.
     """
     if not isinstance(model, keras.Model):
         raise ValueError(
-            f"A {type(model).__name__} does nothing but tag. Give the .keras file that"
-            " it was made of."
+            "ONNX files work only with `tag`. Give the .keras file instead."
         )
     audio = [layer for layer in model.layers if isinstance(layer, AudioInput)]
     scores = [layer for layer in model.layers if isinstance(layer, TagScores)]
     if len(audio) != 1 or len(scores) != 1:
         raise ValueError(
-            f"Model {model.name!r} was not made by this project: it does not hold its"
-            " sample rate, segmentation and tags. Use a model made by train.py."
+            f"Model {model.name!r} was not made by this project: its sample rate,"
+            " segmentation and tags are missing. Use a model made by train.py."
         )
     audio, scores = audio[0], scores[0]
     return ModelInfo(
@@ -86,13 +84,13 @@ def model_info(model: keras.Model) -> ModelInfo:
 
 
 def set_thresholds(model: keras.Model, thresholds) -> None:
-    """Stores the scores [num_tags] from which tags apply; saved with the model."""
+    """Sets the decision thresholds [num_tags]; they are saved with the model."""
     (scores,) = (layer for layer in model.layers if isinstance(layer, TagScores))
     scores.thresholds = tuple(float(threshold) for threshold in thresholds)
 
 
 def feature_network(model: keras.Model) -> keras.Model:
-    """The part of a model after its frontend, sharing its layers.
+    """Returns the part of a model after its frontend; both models share their layers.
 
     Returns:
         Model from log-mel features [batch, num_frames, n_mels] (harmonic_cnn: [batch,
@@ -104,15 +102,15 @@ def feature_network(model: keras.Model) -> keras.Model:
     frontend = [layer for layer in model.layers if layer.name == "frontend"]
     if not frontend:
         raise ValueError(
-            f"Model {model.name} reads the waveform itself: it has no frontend and so"
-            " takes no features."
+            f"Model {model.name} reads the waveform itself: it has no frontend, so it"
+            " cannot take log-mel features."
         )
     name = f"{model.name}_features"
     return keras.Model(frontend[0].output, model.output, name=name)
 
 
 def _of_any_length(model: keras.Model) -> keras.Model:
-    """The same layers behind an input without a fixed length, if they allow it."""
+    """Returns the model with an input of any length, if its layers allow that."""
     (audio,) = (layer for layer in model.layers if isinstance(layer, AudioInput))
     if audio.min_samples is None or model.input_shape[1] is None:
         return model
@@ -128,25 +126,27 @@ def with_record_inputs(
     features: str | None = None,
     augmentation: keras.Layer | None = None,
 ) -> keras.Model:
-    """Makes a model that takes segments as the records hold them.
+    """Returns a model that takes segments as the records store them.
 
-    So int16 crosses to the accelerator, half the bytes of float32. Both models share
-    their layers; save the one that was given.
+    Int16 segments are thus transferred to the accelerator as int16, which takes half
+    the bytes of float32. Both models share their layers; save the original one.
 
     Args:
-        model: Takes float32 waveforms at ±1.
-        dtype: Of the segments: "int16", or "float32" for the model as it is.
-        features: Key of `frontends.PRESETS` if the records hold log-mel spectrograms
-            (float16 or float32): the frontend is left out.
-        augmentation: Noises the waveforms in training.
+        model: Model that takes float32 waveforms at ±1.
+        dtype: Type of the segments, such as "int16". For "float32" without features and
+            augmentation, the model itself is returned.
+        features: Key of `frontends.PRESETS` if the records contain log-mel spectrograms
+            (float16 or float32), which skip the frontend; None if they contain
+            waveforms.
+        augmentation: Layer that augments the waveforms in training.
 
     Raises:
-        ValueError: the model has another frontend, or none; or log-mel spectrograms
-            should be augmented.
+        ValueError: the model has no frontend or a different one, or augmentation is
+            requested for log-mel spectrograms.
     """
     if features and augmentation:
         raise ValueError(
-            "Augmentation needs waveforms, and these records hold log-mel spectrograms."
+            "Augmentation needs waveforms, but these records hold log-mel spectrograms."
             " Build without --features, or train without --augment."
         )
     if features:
@@ -155,8 +155,8 @@ def with_record_inputs(
         if made_by != [preset(features)]:
             raise ValueError(
                 f"Model {model.name} does not take log-mel spectrograms of the preset"
-                f" {features}, which these records hold. Build waveforms (without"
-                " --features), or the features that python -m tagger models shows."
+                f" {features}, which these records hold. Build without --features, or"
+                " with the preset that python -m tagger models shows for this model."
             )
         network = feature_network(model)
         spectrogram = keras.Input(network.input_shape[1:], dtype=dtype, name="log_mel")

@@ -3,7 +3,7 @@
 https://arxiv.org/abs/2006.00751
 
 waveform [batch, 59049] -> log-mel [batch, 231, 128] -> scores [batch, 50]. Seven
-halvings leave one band; the maximum is taken over what is left of time.
+halvings reduce the 128 bands to one; the maximum is taken over the remaining steps.
 """
 
 import keras
@@ -19,7 +19,7 @@ from tagger.models.frontends import LogMelSpectrogram, preset
 from tagger.models.layers import AudioInput, TagScores
 from tagger.segmentation import Segmentation
 
-WIDTHS = (1, 1, 2, 2, 2, 2, 4)  # of the blocks, times num_filters
+WIDTHS = (1, 1, 2, 2, 2, 2, 4)  # channels of each block / num_filters
 
 
 def short_chunk_cnn(
@@ -30,15 +30,15 @@ def short_chunk_cnn(
     log_mel: str = "won2020_128",
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
-    """Builds the plain network: convolutions, each with a max-pooling by 2.
+    """Builds the plain network: seven convolutions, each with max-pooling by 2.
 
     Args:
         num_tags: Number of scores.
-        num_filters: Channels of the first block; four times as many in the last.
-        dropout_rate: Before the last layer.
-        num_samples: Length of the waveform.
-        log_mel: Key of `frontends.PRESETS`, with 128 bands.
-        tags: Names of the tags, kept in the model.
+        num_filters: Channels of the first block; the last has four times as many.
+        dropout_rate: Dropout rate before the last layer.
+        num_samples: Length of the waveform in samples.
+        log_mel: Key of a preset with 128 bands in `frontends.PRESETS`.
+        tags: Names of the tags, stored in the model.
 
     Returns:
         Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
@@ -55,7 +55,7 @@ def short_chunk_cnn(
     return _short_chunk(
         "short_chunk_cnn",
         block,
-        2 ** len(WIDTHS),  # every pooling halves them
+        2 ** len(WIDTHS),  # every pooling halves the frames
         num_tags=num_tags,
         num_filters=num_filters,
         dropout_rate=dropout_rate,
@@ -73,9 +73,9 @@ def short_chunk_resnet(
     log_mel: str = "won2020_128",
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
-    """Builds the residual network: two convolutions a block, strides 2, no pooling.
+    """Builds the residual network: two convolutions per block, stride 2, no pooling.
 
-    Arguments as in `short_chunk_cnn`. Layers: `frontend`, `block1_1_conv`,
+    The arguments are those of `short_chunk_cnn`. Layers: `frontend`, `block1_1_conv`,
     `block1_shortcut_conv` … `block7_add`, `head_dense`, `head_scores`.
     """
 
@@ -85,7 +85,7 @@ def short_chunk_resnet(
     return _short_chunk(
         "short_chunk_resnet",
         block,
-        1,  # strides round up
+        1,  # strided convolutions round up
         num_tags=num_tags,
         num_filters=num_filters,
         dropout_rate=dropout_rate,

@@ -1,1 +1,1 @@
-"""Recipes, and the runs that carry them out."""
+"""Training recipes, and the code that runs them."""

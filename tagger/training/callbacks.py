@@ -1,6 +1,6 @@
-"""What happens at the end of an epoch: validate, keep the best, make it resumable.
+"""Callbacks that validate each epoch, keep the best one and make training resumable.
 
-`fit` calls them in this order. Each adds to the epoch's logs what the next one reads.
+`fit` calls them in this order, and each may read logs that an earlier one added.
 """
 
 import time
@@ -20,12 +20,12 @@ from tagger.training.runs import StageFolder, StageState, badness
 
 
 class ScoringModel:
-    """The float32 copy of the model that is scored and saved, on one device.
+    """A float32 copy of the model, on one device, that is scored and saved.
 
     Args:
-        build: Builds the model.
-        shards: What it is scored on.
-        devices: Where training runs.
+        build: Function that builds the model.
+        shards: Data that the model is scored on.
+        devices: Devices that train.
 
     Attributes:
         model: The copy.
@@ -54,7 +54,7 @@ class ScoringModel:
             self.model.set_weights(weights)
 
     def can_score(self, split: str) -> bool:
-        """Whether the data has clips of a split."""
+        """Returns whether a split has clips."""
         return self._shards.manifest.num_clips(split) > 0
 
     def score(self, split: str) -> metrics.Evaluation:
@@ -81,15 +81,15 @@ def synchronized_model(callback: keras.callbacks.Callback) -> keras.Model:
 
 
 class Validate(keras.callbacks.Callback):
-    """Adds the loss and the macro scores of the val split to the epoch's logs.
+    """Adds the loss and macro metrics of the val split to the epoch's logs.
 
     Args:
-        trained: The model in training, which shares its layers with the one in `fit`.
-        scoring_model: Scores its weights.
-        monitor: The value that must be defined.
-        stage_dir: The folder of the stage; its `validation` gets ROC-AUC per tag for
-            TensorBoard.
-        devices: Where training runs.
+        trained: Model in training, which shares its layers with the one in `fit`.
+        scoring_model: Model that scores its weights.
+        monitor: Name of the monitored value, which must be defined.
+        stage_dir: Folder of the stage; its subfolder `validation` receives ROC-AUC per
+            tag for TensorBoard.
+        devices: Devices that train.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class Validate(keras.callbacks.Callback):
             self._per_tag = tf.summary.create_file_writer(folder)
 
     def on_epoch_end(self, epoch, logs=None):
+        """Scores the val split and adds the results to `logs`."""
         synchronized_model(self)
         self._scoring_model.set_weights(self._trained.get_weights())
         scored = self._scoring_model.score("val")
@@ -138,14 +139,14 @@ class Validate(keras.callbacks.Callback):
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Saves an epoch that is better than all before it, and counts those that are not.
+    """Saves each epoch that is the best so far, and counts epochs without improvement.
 
     Args:
-        scoring_model: Holds the weights that `Validate` scored.
-        monitor: The value that decides.
-        folder: The folder of the stage.
-        state: Its epochs_without_gain are counted here.
-        devices: Where training runs.
+        scoring_model: Model with the weights that `Validate` scored.
+        monitor: Name of the value that is compared.
+        folder: Folder of the stage.
+        state: Progress of the stage, whose epochs_without_gain is updated.
+        devices: Devices that train.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class KeepBest(keras.callbacks.Callback):
         self._folder, self._state, self._devices = folder, state, devices
 
     def on_epoch_end(self, epoch, logs=None):
+        """Saves a checkpoint if the epoch is the best so far."""
         is_best = self._devices.is_chief and self._save_if_best(epoch, logs)
         is_best = self._devices.broadcast_flag(is_best)
         self._state.epochs_without_gain += 1
@@ -173,7 +175,7 @@ class KeepBest(keras.callbacks.Callback):
             return False
         path = self._folder.checkpoint_path(epoch, self._monitor, value)
         best = min(self._folder.checkpoints(), key=badness, default=None)
-        # An epoch that a kill made run twice finds its own checkpoint.
+        # An epoch that is repeated after a kill finds its own checkpoint.
         if best not in (None, path) and badness(path) >= badness(best):
             return False
         self._folder.check_space(4 * self._scoring_model.model.count_params())
@@ -183,14 +185,14 @@ class KeepBest(keras.callbacks.Callback):
 
 
 class Resume(keras.callbacks.Callback):
-    """Saves the state of a stage, restores it, and stops the stage when it is over.
+    """Saves and restores the state of a stage, and stops the stage when it is over.
 
     Args:
-        stage: Says when it is over.
-        folder: The folder of the stage.
-        state: Where the stage stands; `restore` replaces its content.
-        devices: Where training runs.
-        checkpoint_minutes: Time between two saves within an epoch.
+        stage: Stage, which sets the patience and the maximum number of epochs.
+        folder: Folder of the stage.
+        state: Progress of the stage; `restore` replaces its content.
+        devices: Devices that train.
+        checkpoint_minutes: Minutes between two saves within an epoch.
     """
 
     def __init__(
@@ -209,7 +211,7 @@ class Resume(keras.callbacks.Callback):
         self._metrics = {}
 
     def is_over(self) -> bool:
-        """Whether the stage ends before the next epoch."""
+        """Returns whether the stage ends before the next epoch."""
         return (
             self._state.epochs_without_gain >= self._stage.patience
             or self._state.epoch >= self._stage.max_epochs
@@ -244,16 +246,19 @@ class Resume(keras.callbacks.Callback):
         }
 
     def on_epoch_begin(self, epoch, logs=None):
+        """Restores the metrics of a resumed epoch."""
         if self._state.step:  # `fit` has just reset the metrics of the resumed epoch
             for name, variable in _variables_of(self.model).items():
                 if name in self._metrics:
                     variable.assign(self._metrics[name])
 
     def on_train_batch_begin(self, batch, logs=None):
+        """Notes the step at which this `fit` starts."""
         if batch == 0:
             self._first_step = self._state.step
 
     def on_train_batch_end(self, batch, logs=None):
+        """Counts the step, and saves the state if the last save is long ago."""
         self._state.step = self._first_step + batch + 1
         is_last = batch + 1 == self.params["steps"]  # on_epoch_end saves
         waited = time.monotonic() - self._saved_at
@@ -261,6 +266,7 @@ class Resume(keras.callbacks.Callback):
             self._save()
 
     def on_epoch_end(self, epoch, logs=None):
+        """Saves the state and the history, and stops a stage that is over."""
         self._state.history.append({"epoch": epoch} | logs)
         self._state.epoch, self._state.step = epoch + 1, 0
         if self._devices.is_chief:
@@ -280,9 +286,9 @@ class Resume(keras.callbacks.Callback):
 
 
 def _variables_of(model: keras.Model) -> dict[str, keras.Variable]:
-    """Everything that training changes, by names that do not depend on the process.
+    """Returns all variables that training changes, by names equal in every process.
 
-    (Keras' own paths do: it numbers layers over the lifetime of a process.)
+    Keras' own paths are not equal: Keras numbers layers over the lifetime of a process.
     """
     kinds = {
         "weight": model.variables,

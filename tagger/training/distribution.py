@@ -1,16 +1,16 @@
-"""Where a model trains: one device, several of one machine, or several machines.
+"""The devices that train: one, several of one machine, or those of several machines.
 
 | `--strategy` | TensorFlow | JAX |
 |---|---|---|
 | none | one device | one device |
 | mirrored | `tf.distribute.MirroredStrategy` | `keras.distribution.DataParallel` |
 | tpu | `tf.distribute.TPUStrategy` | the same, over the TPU's cores |
-| multiworker | refused: Keras 3 cannot | the same, over the devices of all machines |
+| multiworker | not supported by Keras 3 | the same, over the devices of all machines |
 
-Every device takes its share of each batch. Gradients and the statistics of batch
-normalisation are those of the whole batch, so the weights equal those of one device
-except for rounding. (TensorFlow's devices all draw the same dropout and noise, each for
-its own share.)
+Each device computes an equal share of every batch. Gradients and the statistics of
+batch normalisation are those of the whole batch, so the weights equal those of training
+on one device except for rounding. (TensorFlow's devices all draw the same dropout and
+augmentation, each for its own share.)
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from tagger.training.recipes import STRATEGIES
 
 
 class ProcessLostError(OSError):
-    """Another process is gone; the remaining ones can neither continue nor shut down."""
+    """Another process was lost; the others can neither continue nor shut down."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """What `choose` found.
+    """The devices of a training run, from `choose`.
 
     Attributes:
-        names: Names of the devices, for the user.
-        num_replicas: Devices that share a batch, over all processes.
-        process_id: Number of this process, from 0.
-        num_processes: Processes that train together.
+        names: Names of the devices, to show to the user.
+        num_replicas: Number of devices that share a batch, over all processes.
+        process_id: Index of this process, from 0.
+        num_processes: Number of processes that train together.
         strategy: TensorFlow's strategy, JAX's distribution, or None.
     """
 
@@ -48,16 +48,16 @@ class Devices:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process, the first, writes the files."""
+        """Whether this is the first process, the one that writes files."""
         return self.process_id == 0
 
     def scope(self) -> contextlib.AbstractContextManager:
-        """Context in which models are built and trained on all devices."""
+        """Returns a context in which models are built and trained on all devices."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def one_local_device(self) -> Iterator[None]:
-        """Context in which models run on the first device of this process."""
+        """Returns a context in which models run on this process's first device."""
         if keras.backend.backend() == "tensorflow":
             tpus = tf.config.list_logical_devices("TPU") if self.strategy else []
             with tf.device(tpus[0].name) if tpus else contextlib.nullcontext():
@@ -71,21 +71,22 @@ class Devices:
             keras.distribution.set_distribution(shared)
 
     def check_batch(self, batch_size: int) -> None:
-        """Checks that a batch divides evenly among the devices.
+        """Checks that a batch can be divided evenly among the devices.
 
         Raises:
-            ValueError: it does not; the message names the nearest sizes that do.
+            ValueError: it cannot; the message names the nearest sizes that can.
         """
         rest = batch_size % self.num_replicas
         if rest:
             near = [batch_size - rest, batch_size - rest + self.num_replicas]
             raise ValueError(
-                f"A batch of {batch_size} does not divide among {self.num_replicas}"
-                f" devices. Give --batch-size {' or '.join(str(n) for n in near if n)}."
+                f"A batch of {batch_size} cannot be divided evenly among"
+                f" {self.num_replicas} devices. Give --batch-size"
+                f" {' or '.join(str(n) for n in near if n)}."
             )
 
     def share_statistics(self, model: keras.Model) -> None:
-        """Makes batch normalisation use the whole batch; on JAX it does anyway."""
+        """Makes batch normalisation use the whole batch, as it always does on JAX."""
         if self.strategy and keras.backend.backend() == "tensorflow":
             for layer in model.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
@@ -97,11 +98,11 @@ class Devices:
         return bool(self.broadcast(lambda: flags, flags)[0])
 
     def broadcast(self, make: Callable[[], list], like: list) -> list[np.ndarray]:
-        """Returns arrays that the first process makes, on every process.
+        """Returns arrays that the first process computes, on every process.
 
         Args:
-            make: Called on the first process only.
-            like: Arrays of the same shapes and dtypes, for the others.
+            make: Function that returns the arrays; called on the first process only.
+            like: Arrays of the same shapes and dtypes, which the other processes need.
         """
         if self.num_processes == 1:
             return make()
@@ -118,18 +119,18 @@ def choose(
     hosts: str | None = None,
     process_id: int | None = None,
 ) -> Devices:
-    """Finds the devices to train on. Call it before anything uses them.
+    """Returns the devices to train on. Call it before anything uses a device.
 
     Args:
         strategy: One of STRATEGIES.
         hosts: For "multiworker": address:port of every process, comma-separated, the
-            same list on each. The first one's port must be free.
-        process_id: For "multiworker": place of this process in that list, from 0.
+            same list on each. The port of the first one must be free.
+        process_id: For "multiworker": position of this process in `hosts`, from 0.
 
     Raises:
         ValueError: the strategy is unknown or the backend does not support it, or
             `hosts` and `process_id` do not match.
-        OSError: there is no such device, or the other processes do not answer.
+        OSError: the device does not exist, or the other processes do not answer.
     """
     backend = keras.backend.backend()
     if strategy not in STRATEGIES:
@@ -157,16 +158,17 @@ def choose(
 
 
 def _make_repeatable() -> None:
-    """Makes TensorFlow's results on CPUs identical to the last bit, run after run.
+    """Makes TensorFlow's results on CPUs identical to the last bit in every run.
 
     Deterministic operations are not enough: gradients are added in the order in which
-    they arrive. Running one operation at a time costs a Transformer 10 % on 2 cores.
+    they arrive, so operations run one at a time. That slows a Transformer down by 10 %
+    on 2 cores.
     """
     # Unlike `list_logical_devices`, this does not fix the number of threads yet.
     if {device.device_type for device in tf.config.list_physical_devices()} != {"CPU"}:
         return
     tf.config.experimental.enable_op_determinism()
-    with contextlib.suppress(RuntimeError):  # too late in this process
+    with contextlib.suppress(RuntimeError):  # this process has already used TensorFlow
         tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
@@ -226,7 +228,7 @@ def _join_processes(backend: str, hosts: str | None, process_id: int | None) -> 
         )
     if process_id is None or not 0 <= process_id < len(addresses):
         raise ValueError(
-            "--process-id must be the place of this process in --hosts, 0 to"
+            "--process-id must be the position of this process in --hosts, 0 to"
             f" {len(addresses) - 1}, not {process_id}."
         )
     try:
@@ -242,7 +244,10 @@ def _join_processes(backend: str, hosts: str | None, process_id: int | None) -> 
 
 @contextlib.contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """Context in which new layers compute in a dtype policy; weights stay float32."""
+    """Returns a context in which new layers compute in a dtype policy.
+
+    Weights stay float32.
+    """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

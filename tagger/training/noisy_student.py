@@ -1,10 +1,10 @@
 """Noisy-student training: a teacher tags unlabelled music, a student learns from both.
 
 Won, Choi and Serra, ISMIR 2021, https://arxiv.org/abs/2111.13457, section 3. A part of
-every batch is labelled, the rest is not. The teacher hears unlabelled music as it is,
-the student hears it noised (`augmentations`) and learns the teacher's scores. Knowledge
-expansion keeps the size of the network, knowledge distillation shrinks it; in later
-rounds the student is the teacher.
+every batch is labelled, the rest is not. The teacher scores unlabelled music unchanged;
+the student hears it augmented (`augmentations`) and learns the teacher's scores.
+Knowledge expansion keeps the size of the network, knowledge distillation shrinks it. In
+later rounds, the previous student is the teacher.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from tagger.weights import conversion
 
 STUDENTS = ("expansion", "distillation")
 LABELLED_LOSSES = ("bce", "skeptical")
-# Width a quarter of the teacher's, as the paper's.
+# A quarter of the teacher's width, as in the paper.
 DISTILLED = {
     "music_tagging_transformer": {"size": "student"},
     "short_chunk_resnet": {"num_filters": 32},
@@ -40,23 +40,23 @@ EPSILON = 1e-7
 
 
 def labelled_loss(labels, scores, teacher_scores, kind: str = "bce"):
-    """What a student loses on labelled clips.
+    """Returns the loss of a student on labelled clips.
 
     "bce" is binary cross-entropy. "skeptical" is ours; the paper's code calls a loss of
-    this name that it never defines. A tag that people gave is believed. A tag they did
-    not give was perhaps forgotten: its term is weighted with 1 - p, where p is the
-    teacher's score, so that the more the teacher hears it the less its absence counts:
+    this name but never defines it. A tag that annotators gave counts in full. A tag
+    that they did not give may have been forgotten: its term is weighted with 1 - p,
+    where p is the teacher's score. The higher p is, the less a missing tag counts:
 
         -mean over tags of  y log(s) + (1 - y) (1 - p) log(1 - s)
 
     Args:
-        labels: y, 0 or 1 [batch, num_tags].
-        scores: s, the student's [batch, num_tags].
-        teacher_scores: p [batch, num_tags].
+        labels: Labels y, 0 or 1 [batch, num_tags].
+        scores: Student's scores s [batch, num_tags].
+        teacher_scores: Teacher's scores p [batch, num_tags].
         kind: One of LABELLED_LOSSES.
 
     Returns:
-        [batch].
+        Loss per example [batch].
     """
     scores = ops.clip(scores, EPSILON, 1 - EPSILON)
     believed = 1 - teacher_scores if kind == "skeptical" else 1.0
@@ -66,7 +66,7 @@ def labelled_loss(labels, scores, teacher_scores, kind: str = "bce"):
 
 
 class _Teacher(keras.layers.Layer):
-    """A model that scores without dropout even while the model around it trains."""
+    """Scores without dropout, even while the surrounding model trains."""
 
     def __init__(self, model: keras.Model, **kwargs):
         super().__init__(trainable=False, **kwargs)
@@ -79,7 +79,7 @@ class _Teacher(keras.layers.Layer):
 
 @dataclasses.dataclass(frozen=True)
 class StudentData:
-    """What a student learns from.
+    """The data and the teacher that a student learns from.
 
     Attributes:
         labelled: Data with a train and a val split.
@@ -98,14 +98,15 @@ class StudentOptions:
 
     Attributes:
         student: "expansion" keeps the size of the network, "distillation" shrinks it.
-        labelled_loss: One of LABELLED_LOSSES, see the function of this name.
+        labelled_loss: One of LABELLED_LOSSES, see the function `labelled_loss`.
         labelled_share: Share of every batch that is labelled.
         rounds: Number of students; each is the teacher of the next.
-        cache_scores: Each teacher scores every whole segment once, into the folder of
-            the run, instead of every batch. Does not work with random crops.
+        cache_scores: Whether each teacher scores every whole segment only once and
+            stores the scores in the folder of the run, instead of scoring every batch.
+            Does not work with random crops.
 
     Raises:
-        ValueError: a choice is unknown or the share is not between 0 and 1.
+        ValueError: a choice is unknown, or the share is not between 0 and 1.
     """
 
     student: str = "expansion"
@@ -135,14 +136,14 @@ class ScoredShards(pipeline.Shards):
     """Shards whose labels are followed by a teacher's stored scores.
 
     Attributes:
-        scores_dir: Folder with a file of scores per shard, see `write_scores`.
+        scores_dir: Folder with one file of scores per shard, see `write_scores`.
     """
 
     scores_dir: Path = Path()
 
     @classmethod
     def of(cls, shards: pipeline.Shards, scores_dir: Path) -> "ScoredShards":
-        """Adds the scores of a folder to shards."""
+        """Returns the shards combined with the scores in a folder."""
 
         def parse(pair):
             example, scores = pair
@@ -152,7 +153,7 @@ class ScoredShards(pipeline.Shards):
         return cls(**fields)
 
     def read(self, path: tf.Tensor) -> tf.data.Dataset:
-        """Serialized clips of one shard, each with its serialized scores."""
+        """Returns the serialized clips of a shard, each with its serialized scores."""
         name = tf.strings.regex_replace(path, r".*[/\\]", "")
         scores = tf.strings.join([str(self.scores_dir), name], os.sep)
         return tf.data.Dataset.zip(
@@ -160,7 +161,7 @@ class ScoredShards(pipeline.Shards):
         )
 
     def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
-        """Labels, then scores: float32 [num_segments, num_tags + num_scores]."""
+        """Returns labels and scores: float32 [num_segments, num_tags + num_scores]."""
         scores = tf.io.decode_raw(clip["scores"], tf.float32)
         scores = tf.reshape(scores, [num_segments, -1])
         return tf.concat([super().labels_of(clip, num_segments), scores], axis=1)
@@ -168,16 +169,17 @@ class ScoredShards(pipeline.Shards):
 
 @dataclasses.dataclass(frozen=True)
 class NoisyStudentTask(trainer.SupervisedTask):
-    """Tags of labelled music, and a teacher's scores of unlabelled music.
+    """Learns tags of labelled music and a teacher's scores of unlabelled music.
 
     Attributes:
         unlabelled: Data with a student split.
         teacher_path: Path of the teacher.
-        options: See StudentOptions.
-        scores_dir: Folder of the teacher's stored scores; None: it scores every batch.
+        options: Options of the student.
+        scores_dir: Folder of the teacher's stored scores; None: the teacher scores
+            every batch.
 
     Raises:
-        ValueError: there is no unlabelled clip.
+        ValueError: there are no unlabelled clips.
     """
 
     unlabelled: pipeline.Shards
@@ -190,7 +192,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
 
     @property
     def sources(self) -> tuple[pipeline.Shards, ...]:
-        """All data that is read."""
+        """All data that the task reads."""
         return self.shards, self.unlabelled
 
     @property
@@ -198,24 +200,25 @@ class NoisyStudentTask(trainer.SupervisedTask):
         return [self.options.labelled_share, 1 - self.options.labelled_share]
 
     def num_batches(self, plan: trainer.BatchPlan) -> int:
-        """Returns the number of batches in which every labelled segment comes once."""
+        """Returns the batches per epoch, in which each labelled segment occurs once."""
         num_labelled, _ = pipeline.split_batch(self._weights, plan.batch_size)
         return super().num_batches(dataclasses.replace(plan, batch_size=num_labelled))
 
     def batches(
         self, plan: trainer.BatchPlan, epoch: int, step: int
     ) -> tf.data.Dataset:
-        """Returns endless batches ((segments, 1 where unlabelled), labels, weights).
+        """Returns endless batches ((segments, unlabelled), labels, weights).
 
-        The weights make the mean loss of a batch the sum of the means of both parts.
+        `unlabelled` is 1 for unlabelled segments and 0 for labelled ones. The weights
+        make the mean loss of a batch the sum of the mean losses of both parts.
 
         Raises:
-            ValueError: random crops of stored scores are asked for.
+            ValueError: scores are stored, but segments are random crops.
         """
         if self.scores_dir and plan.options.crops_per_clip:
             raise ValueError(
-                "A teacher's scores are stored for whole segments, not for random crops."
-                " Add --crops-per-clip 0, or remove --cache-scores."
+                "A teacher's scores are stored for whole segments, not for random"
+                " crops. Add --crops-per-clip 0, or remove --cache-scores."
             )
         places = pipeline.split_batch(self._weights, plan.batch_size)
         weights = [plan.batch_size / share for share in places]
@@ -243,9 +246,14 @@ class NoisyStudentTask(trainer.SupervisedTask):
         return mixed.map(mark, tf.data.AUTOTUNE)
 
     def training_model(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
-        """Returns a model of (segments, unlabelled): the student's scores.
+        """Returns a model that takes (segments, unlabelled) and returns scores.
 
-        The scores of a live teacher follow them.
+        The output is the student's scores. Unless the teacher's scores are stored, they
+        are appended.
+
+        Raises:
+            ValueError: the data holds spectrograms, or the teacher does not match the
+                data or the student.
         """
         if self.shards.manifest.features:
             raise ValueError(
@@ -273,7 +281,11 @@ class NoisyStudentTask(trainer.SupervisedTask):
         return keras.Model([segments, unlabelled], scores)
 
     def loss(self, labels, scores):
-        """Loss of labels, or cross-entropy with the teacher's scores, [batch]."""
+        """Returns the loss of each example, [batch].
+
+        It is `labelled_loss` for labelled examples, and the cross-entropy with the
+        teacher's scores for unlabelled ones.
+        """
         if self.scores_dir:
             labels, teacher_scores = ops.split(labels, 2, axis=-1)
         else:
@@ -287,7 +299,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
         return (1 - unlabelled) * of_labelled + unlabelled * of_unlabelled
 
     def describe(self) -> dict:
-        """Returns what run.json says of the task; a resumed run must say the same."""
+        """Returns the task's part of run.json, which must be the same to resume."""
         return super().describe() | {
             "unlabelled": self.unlabelled.manifest.identity(),
             "teacher": _checksum(self.teacher_path),
@@ -302,9 +314,9 @@ class NoisyStudentTask(trainer.SupervisedTask):
         scoring.check_match(info, self.shards)
         if teacher.input_shape[1] not in (None, length):
             raise ValueError(
-                f"The teacher {info.name} takes {teacher.input_shape[1]} samples, the"
-                f" student {model.name} {length}. Choose a student of that length, or a"
-                " teacher that takes any length."
+                f"The teacher {info.name} takes {teacher.input_shape[1]} samples, but"
+                f" the student {model.name} takes {length}. Choose a student of the"
+                " same length, or a teacher that takes any length."
             )
 
 
@@ -315,17 +327,17 @@ def write_scores(
     segmentation: Segmentation,
     folder: Path,
 ) -> None:
-    """Stores a teacher's scores of every whole segment, a file of records per shard.
+    """Stores a teacher's scores of every whole segment, one file of records per shard.
 
     A record belongs to a clip: float32 little-endian bytes [num_segments, num_tags].
-    Files that exist are kept.
+    Existing files are kept.
 
     Args:
         teacher_path: Path of the teacher.
-        shards: What to score.
+        shards: Data to score.
         split: "train" or "student".
-        segmentation: How the student cuts clips.
-        folder: Where the files go; they have the names of the shards.
+        segmentation: How the student cuts clips into segments.
+        folder: Folder to write to; the files have the names of the shards.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = shards.paths(split)
@@ -348,23 +360,23 @@ def train(
     student: StudentOptions = StudentOptions(),
     run: trainer.RunOptions = trainer.RunOptions(),
 ) -> Path:
-    """Trains a student, then perhaps students of students.
+    """Trains a student, and in further rounds students of the previous student.
 
     Args:
         name: Key of `models.MODELS`.
         options: Options of the student's factory.
-        recipe: How each student is trained.
-        data: What it learns from.
+        recipe: Recipe of every student.
+        data: Data and first teacher.
         train_dir: Folder of the run; with several rounds it holds `round1`, `round2` …
-        student: How it learns.
-        run: See `trainer.train`.
+        student: Options of the students.
+        run: Options of the run, see `trainer.train`.
 
     Returns:
         Path of the last student.
 
     Raises:
-        ValueError: this model has no smaller size, or as `trainer.train`.
-        OSError: as `trainer.train`.
+        ValueError: the model has no predefined smaller size, or see `trainer.train`.
+        OSError: see `trainer.train`.
     """
     if student.student == "distillation":
         if name not in DISTILLED and not options:
@@ -393,7 +405,7 @@ def _with_stored_scores(
     recipe: TrainingRecipe,
     folder: Path,
 ) -> NoisyStudentTask:
-    """Lets the teacher score all data once; errors in the arguments come before."""
+    """Checks the arguments, then lets the teacher score all data once."""
     task.training_model(student, recipe)
     scores_dir = folder / f"scores-{_checksum(task.teacher_path)[:16]}"
     task = dataclasses.replace(task, scores_dir=scores_dir)

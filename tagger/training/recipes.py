@@ -1,30 +1,32 @@
-"""Training recipes: what the papers did, as data.
+"""The training recipes of the papers.
 
-`RECIPES[name](**options)` is a `TrainingRecipe`: stages one after the other, each with
-its optimiser, rate and longest length. `trainer.train` carries one out.
+`RECIPES[name](**options)` returns a `TrainingRecipe`: a sequence of stages, each with
+its optimiser, learning rate and maximum number of epochs. `trainer.train` runs it.
 """
 
 import dataclasses
 
 MAXIMIZED = ("val_roc_auc", "val_pr_auc")
 MONITORS = ("val_loss", *MAXIMIZED)
-STRATEGIES = ("none", "mirrored", "tpu", "multiworker")  # of `distribution.choose`
+STRATEGIES = ("none", "mirrored", "tpu", "multiworker")  # see `distribution.choose`
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stretch of training under one optimiser.
+    """A part of training with one optimiser.
 
     Attributes:
-        optimizer: Name of a class of `keras.optimizers`: "SGD", "Adam" …
-        options: Its other arguments: momentum, nesterov …
-        learning_rate: At the stage's first step.
-        step_decay: The rate falls as 1 / (1 + step_decay · step).
-        max_epochs: Longest stage.
-        patience: Epochs without a better monitored value that end the stage.
-        weight_decay: λ of λ · w in the gradient of every weight w, before momentum and
-            Adam's scaling: PyTorch's weight_decay, not Keras'.
+        optimizer: Name of a class in `keras.optimizers`: "SGD", "Adam" …
+        options: Other arguments of that class: momentum, nesterov …
+        learning_rate: Learning rate at the first step of the stage.
+        step_decay: Decay of the learning rate, which falls as
+            1 / (1 + step_decay · step).
+        max_epochs: Maximum number of epochs.
+        patience: Early-stopping patience: the stage ends after this many epochs without
+            a better monitored value.
+        weight_decay: Factor λ; λ · w is added to the gradient of every weight w, before
+            momentum and Adam's scaling: PyTorch's weight_decay, not Keras'.
     """
 
     optimizer: str
@@ -41,16 +43,18 @@ class TrainingRecipe:
     """How a model is trained; saved to `run.json`.
 
     Attributes:
-        batch_size: Segments per step.
-        stages: One after the other, each from the best checkpoint before it.
-        crops_per_clip: See `pipeline.training_segments`; 0 is every whole segment.
-        monitor: What chooses the best epoch: one of MONITORS.
-        augment: Whether `augmentations.Augmentation` noises the segments.
-        precision: Of the layers' arithmetic: one of PRECISIONS. Weights, scores and
-            what is saved are float32 always.
-        xla: Compile TensorFlow's graph with XLA; JAX always does.
-        clip_norm: Longest norm of the gradient of all weights; None: any.
-        accumulation_steps: Batches whose gradients one step takes together; None: one.
+        batch_size: Number of segments per batch.
+        stages: Stages in order; each starts from the best checkpoint before it.
+        crops_per_clip: Random crops of a clip per epoch, see
+            `pipeline.training_segments`; 0: every whole segment.
+        monitor: Value that decides which epoch is the best: one of MONITORS.
+        augment: Whether `augmentations.Augmentation` augments the segments.
+        precision: Precision of the layers' arithmetic: one of PRECISIONS. Weights,
+            scores and saved models are always float32.
+        xla: Whether to compile TensorFlow's graph with XLA; JAX always does.
+        clip_norm: Maximum norm of the gradient of all weights; None: no limit.
+        accumulation_steps: Number of batches whose gradients are accumulated for one
+            step; None: one.
 
     Raises:
         ValueError: a number is out of range.
@@ -82,14 +86,15 @@ class TrainingRecipe:
             ("number of stages", len(self.stages)),
             ("number of accumulation steps", self.accumulation_steps or 1),
             *(("patience", stage.patience) for stage in self.stages),
-            *(("longest stage", stage.max_epochs) for stage in self.stages),
+            *(("maximum number of epochs", stage.max_epochs) for stage in self.stages),
         ]
         for name, count in counts:
             if count < 1:
                 raise ValueError(f"The {name} must be at least 1, not {count}.")
         if self.crops_per_clip < 0:
             raise ValueError(
-                f"The number of crops per clip cannot be {self.crops_per_clip}."
+                "--crops-per-clip must be at least 0 (every whole segment), not"
+                f" {self.crops_per_clip}."
             )
 
 
@@ -105,19 +110,20 @@ def resemul(
 ) -> TrainingRecipe:
     """The recipe of Kim, Lee and Nam (ICASSP 2018, section 3.2, and their code).
 
-    `python train.py --block se` (or rese): 24.7 M parameters, about 9 s per step of 23
-    segments on 2 CPU cores, so a GPU is needed for MTT's 152,500 segments. Published
-    test ROC-AUC on MTT: .9111 (se), .9113 (rese).
+    Command: `python train.py --block se` (or rese). The model has 24.7 M parameters. A
+    step of 23 segments takes about 9 s on 2 CPU cores, so MTT's 152,500 segments need a
+    GPU. Published test ROC-AUC on MTT: .9111 (se), .9113 (rese).
 
     Args:
-        learning_rate: Of the first stage.
-        lr_decay: Factor from one stage to the next.
+        learning_rate: Learning rate of the first stage.
+        lr_decay: Factor of the learning rate from one stage to the next.
         num_stages: Number of stages.
-        patience: Epochs without a better one that end a stage.
-        batch_size: Segments per step.
+        patience: Early-stopping patience in epochs, per stage.
+        batch_size: Number of segments per batch.
         momentum: Nesterov momentum of SGD.
-        max_epochs: Longest stage.
-        crops_per_clip: Random ones an epoch sees; 0: every whole segment, as published.
+        max_epochs: Maximum number of epochs per stage.
+        crops_per_clip: Random crops of a clip per epoch; 0: every whole segment, as
+            published.
     """
     stages = [
         Stage(
@@ -140,18 +146,20 @@ def won2019(
     patience: int | None = None,
     crops_per_clip: int = 1,
 ) -> TrainingRecipe:
-    """The recipe of Won, Chun and Serra 2019: Adam, then SGD of falling rate.
+    """The recipe of Won, Chun and Serra 2019: Adam, then SGD with a falling rate.
 
     Every stage starts from the best checkpoint before it, as the paper says (its code
-    forgot to); the best one has the highest validation ROC-AUC. `python train.py
-    --model self_attention`.
+    does not). The best epoch has the highest validation ROC-AUC. Command: `python
+    train.py --model self_attention`.
 
     Args:
-        learning_rate: Of Adam.
-        batch_size: Segments per step.
-        max_epochs: Of Adam; the stages of SGD last at most 20, 20 and 60.
-        patience: Epochs without a better one that end a stage; None: none does.
-        crops_per_clip: Random ones an epoch sees, as published; 0: every whole segment.
+        learning_rate: Learning rate of Adam.
+        batch_size: Number of segments per batch.
+        max_epochs: Maximum number of epochs of Adam; the stages of SGD last at most 20,
+            20 and 60.
+        patience: Early-stopping patience in epochs, per stage; None disables it.
+        crops_per_clip: Random crops of a clip per epoch, as published; 0: every whole
+            segment.
     """
     return _adam_then_sgd(
         learning_rate, batch_size, max_epochs, patience, 60, 0.0, crops_per_clip
@@ -165,17 +173,20 @@ def won2020(
     patience: int | None = None,
     crops_per_clip: int = 1,
 ) -> TrainingRecipe:
-    """The recipe of Won et al. (SMC 2020): 200 epochs, Adam, then SGD of falling rate.
+    """The recipe of Won et al. (SMC 2020): Adam, then SGD with a falling rate.
 
-    The best epoch has the highest validation ROC-AUC. `python train.py --model
-    short_chunk_resnet`. Published test scores on MTT stand in `models.MODELS`.
+    It takes 200 epochs; the best one has the highest validation ROC-AUC. Command:
+    `python train.py --model short_chunk_resnet`. `models.MODELS` holds the published
+    test scores on MTT.
 
     Args:
-        learning_rate: Of Adam.
-        batch_size: Segments per step.
-        max_epochs: Of Adam; the stages of SGD last at most 20, 20 and 80.
-        patience: Epochs without a better one that end a stage; None: none does.
-        crops_per_clip: Random ones an epoch sees, as published; 0: every whole segment.
+        learning_rate: Learning rate of Adam.
+        batch_size: Number of segments per batch.
+        max_epochs: Maximum number of epochs of Adam; the stages of SGD last at most 20,
+            20 and 80.
+        patience: Early-stopping patience in epochs, per stage; None disables it.
+        crops_per_clip: Random crops of a clip per epoch, as published; 0: every whole
+            segment.
     """
     return _adam_then_sgd(
         learning_rate, batch_size, max_epochs, patience, 80, 1e-4, crops_per_clip
@@ -217,15 +228,16 @@ def multi_scale(
 ) -> TrainingRecipe:
     """The recipe of Dabral and Deshmukh: 100 epochs of Adam with weight decay.
 
-    The best epoch has the highest validation ROC-AUC. `python train.py --model
-    multi_scale_cnn`; published test ROC-AUC .9094 on a random split of MTT.
+    The best epoch has the highest validation ROC-AUC. Command: `python train.py --model
+    multi_scale_cnn`. Published test ROC-AUC on a random split of MTT: .9094.
 
     Args:
-        learning_rate: Of Adam.
-        batch_size: Segments per step.
-        max_epochs: Longest training.
-        patience: Epochs without a better one that end it; None: none does.
-        crops_per_clip: Random ones an epoch sees; 0: every whole segment, as published.
+        learning_rate: Learning rate of Adam.
+        batch_size: Number of segments per batch.
+        max_epochs: Maximum number of epochs.
+        patience: Early-stopping patience in epochs; None disables it.
+        crops_per_clip: Random crops of a clip per epoch; 0: every whole segment, as
+            published.
     """
     patience = patience or max_epochs
     stage = Stage("Adam", {}, learning_rate, 0.0, max_epochs, patience, 1e-4)
@@ -241,14 +253,15 @@ def transformer(
 ) -> TrainingRecipe:
     """The recipe of Won, Choi and Serra (ISMIR 2021) without its noisy student.
 
-    `python train.py --model music_tagging_transformer`.
+    Command: `python train.py --model music_tagging_transformer`.
 
     Args:
-        learning_rate: Of Adam.
-        batch_size: Segments per step.
-        max_epochs: Longest training.
-        patience: Epochs without a better one that end it.
-        crops_per_clip: Random ones an epoch sees, as published; 0: every whole segment.
+        learning_rate: Learning rate of Adam.
+        batch_size: Number of segments per batch.
+        max_epochs: Maximum number of epochs.
+        patience: Early-stopping patience in epochs.
+        crops_per_clip: Random crops of a clip per epoch, as published; 0: every whole
+            segment.
     """
     stage = Stage("Adam", {}, learning_rate, 0.0, max_epochs, patience)
     return TrainingRecipe(batch_size, (stage,), crops_per_clip)

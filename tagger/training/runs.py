@@ -1,17 +1,17 @@
-"""What a training run keeps on disk.
+"""The files of a training run.
 
     log
-    ├── run.json          recipe, model, data, versions, seed: what made these weights
-    ├── 0 … 4             a folder per stage
-    │   ├── ckpt-e007-val_loss=0.143210.keras   the best epoch of the stage
+    ├── run.json          recipe, model, data, versions and seed of the run
+    ├── 0 … 4             one folder per stage
+    │   ├── ckpt-e007-val_loss=0.143210.keras   best epoch of the stage
     │   ├── resume.npz                  state from which an interrupted stage resumes
     │   ├── training.csv                losses and validation scores per epoch
     │   ├── train, validation           the same for TensorBoard, and ROC-AUC per tag
     │   └── result.json                 validation and test scores of a finished stage
-    └── model.keras       the best checkpoint of all stages, with a threshold per tag
+    └── model.keras       best checkpoint of all stages, with a threshold per tag
 
-Every file is written under another name and then renamed, so whatever a killed run
-leaves behind is complete.
+Every file is written under a temporary name and then renamed, so the files above are
+complete even if the run is killed.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class RunFolder:
     """The folder of a run.
 
     Args:
-        path: The folder; it need not exist yet.
+        path: Path of the folder, which need not exist yet.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -55,10 +55,11 @@ class RunFolder:
         return min(found, key=badness, default=None)
 
     def describe(self, description: dict) -> None:
-        """Writes run.json, or checks that the folder holds this very run.
+        """Writes run.json, or checks that an existing one describes the same run.
 
         Raises:
-            ValueError: it holds another run, or run.json is not one of ours.
+            ValueError: the folder holds another run, or this project did not write
+                its run.json.
         """
         path = self.description_path
         if not path.exists():
@@ -86,7 +87,7 @@ class StageFolder:
     """The folder of one stage.
 
     Args:
-        path: The folder; `RunFolder.stage` names it.
+        path: Path of the folder, from `RunFolder.stage`.
     """
 
     def __init__(self, path: Path):
@@ -109,13 +110,13 @@ class StageFolder:
         return self.path / f"ckpt-e{epoch:03d}-{monitor}={value:.9g}.keras"
 
     def keep_only(self, checkpoint: Path) -> None:
-        """Deletes all other checkpoints."""
+        """Deletes all checkpoints except one."""
         for other in self.checkpoints():
             if other != checkpoint:
                 other.unlink()
 
     def write_history(self, history: list[dict]) -> None:
-        """Writes training.csv, a row per epoch."""
+        """Writes training.csv, one row per epoch."""
         text = io.StringIO()
         rows = csv.DictWriter(text, history[0], lineterminator="\n")
         rows.writeheader()
@@ -127,25 +128,25 @@ class StageFolder:
         write_text_atomically(self.result_path, json.dumps(result, indent=1) + "\n")
 
     def tidy(self) -> None:
-        """Deletes what a finished stage no longer needs and what a kill left."""
+        """Deletes files that a finished stage no longer needs or a killed run left."""
         for pattern in ("resume*", "unfinished*"):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
 
     def check_space(self, num_bytes: int) -> None:
-        """Checks that a checkpoint fits: on a full disk HDF5 crashes the program.
+        """Checks that a checkpoint fits on the disk, since HDF5 crashes on a full one.
 
         Raises:
-            OSError: it does not.
+            OSError: the checkpoint does not fit.
         """
         num_bytes = 2 * num_bytes + (1 << 20)
         if shutil.disk_usage(self.path).free < num_bytes:
-            reason = f"a checkpoint needs {num_bytes / 1e6:.0f} MB, the disk has less"
+            reason = f"a checkpoint needs {num_bytes / 1e6:.0f} MB, but less is free"
             raise OSError(errno.ENOSPC, reason)
 
 
 def badness(checkpoint: Path) -> float:
-    """Reads the monitored value from a checkpoint's name; lower is better."""
+    """Returns the monitored value in a checkpoint's name, negated if maximised."""
     _, monitor, value = re.fullmatch(
         r"ckpt-e(\d+)-(\w+)=(.+)\.keras", checkpoint.name
     ).groups()
@@ -154,12 +155,12 @@ def badness(checkpoint: Path) -> float:
 
 @dataclasses.dataclass
 class StageState:
-    """Where a stage stands; with the variables, all that is needed to resume it.
+    """The progress of a stage; with the variables, all that is needed to resume it.
 
     Attributes:
-        epoch: The next epoch to train.
-        step: The next step of that epoch.
-        epochs_without_gain: Epochs since the best one.
+        epoch: Next epoch to train.
+        step: Next step of that epoch.
+        epochs_without_gain: Number of epochs since the best one.
         history: Losses and scores of each finished epoch.
     """
 
@@ -180,17 +181,17 @@ class StageState:
     def load(
         cls, path: Path, like: dict[str, np.ndarray]
     ) -> "tuple[StageState, dict[str, np.ndarray]]":
-        """Reads what `save` wrote.
+        """Reads a state that `save` wrote.
 
         Args:
-            path: The file.
-            like: An array of the right shape for each variable.
+            path: Path of the file.
+            like: Array of the expected shape for each variable, by name.
 
         Returns:
             The state, and the arrays of the variables in the order of `like`.
 
         Raises:
-            ValueError: the file is something else, or holds other variables.
+            ValueError: the file is not a saved state, or holds other variables.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -209,7 +210,7 @@ class StageState:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yields a path to write to, which replaces `path` if the block succeeds."""
+    """Yields a path to write to; the file replaces `path` if the block succeeds."""
     unfinished = path.with_name(f"unfinished-{path.name}")
     try:
         yield unfinished

@@ -1,8 +1,8 @@
-"""Staged training: the stages of a recipe, each from the best checkpoint before it.
+"""Trains the stages of a recipe, each from the best checkpoint before it.
 
-`runs` shows what a run leaves on disk. The same command resumes an interrupted run, and
-a seeded run on CPUs ends with the weights of one that was never interrupted: the order
-of the examples, dropout and augmentation are functions of seed, stage, epoch and step.
+`runs` lists the files of a run. The same command resumes an interrupted run. A seeded
+run on CPUs ends with the same weights whether or not it was interrupted: the order of
+the examples, dropout and augmentation are functions of seed, stage, epoch and step.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ from tagger.training.runs import RunFolder, StageFolder, StageState
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """Which batches this process trains on.
+    """The batches that this process trains on.
 
     Attributes:
-        segmentation: How clips are cut.
-        batch_size: Segments per batch of this process.
-        options: How the shards are read.
+        segmentation: How clips are cut into segments.
+        batch_size: Number of segments in a batch of this process.
+        options: Options for reading the shards.
     """
 
     segmentation: Segmentation
@@ -48,7 +48,7 @@ class BatchPlan:
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedTask:
-    """What is learnt: examples with their tags, by binary cross-entropy.
+    """Learns the labels of clips with binary cross-entropy.
 
     Attributes:
         shards: Data with a train and a val split; a test split is scored after each
@@ -59,7 +59,7 @@ class SupervisedTask:
 
     @property
     def sources(self) -> tuple[pipeline.Shards, ...]:
-        """All data that is read."""
+        """All data that the task reads."""
         return (self.shards,)
 
     def num_batches(self, plan: BatchPlan) -> int:
@@ -69,7 +69,7 @@ class SupervisedTask:
         )
 
     def batches(self, plan: BatchPlan, epoch: int, step: int) -> tf.data.Dataset:
-        """Returns endless batches (segments, labels) from a step of an epoch on."""
+        """Returns endless batches (segments, labels), from a step of an epoch on."""
         batches = pipeline.training_segments(
             self.shards,
             "train",
@@ -81,7 +81,7 @@ class SupervisedTask:
         return batches.skip(step)
 
     def loss(self, labels, scores):
-        """Binary cross-entropy [batch]."""
+        """Returns the binary cross-entropy of each example, [batch]."""
         return keras.losses.binary_crossentropy(labels, scores)
 
     def training_model(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
@@ -95,24 +95,30 @@ class SupervisedTask:
         )
 
     def check(self, model: keras.Model) -> None:
-        """Raises ValueError if the model does not match the data."""
+        """Checks that the model matches the data.
+
+        Raises:
+            ValueError: it does not.
+        """
         scoring.check_match(models.model_info(model), self.shards)
 
     def describe(self) -> dict:
-        """Returns what run.json says of the task; a resumed run must say the same."""
+        """Returns the task's part of run.json, which must be the same to resume."""
         return {"data": self.shards.manifest.identity()}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; the recipe says what it does.
+    """Options of a run that are not part of the recipe.
 
     Attributes:
-        seed: Seed of the first weights, dropout, augmentation and order.
-        initial_stage: Earlier stages are skipped.
-        num_read_threads: Shards read at once.
-        checkpoint_minutes: A killed run loses no more training time than this.
-        devices: From `distribution.choose`; None: the first device.
+        seed: Random seed of the initial weights, dropout, augmentation and the order of
+            the examples.
+        initial_stage: Index of the stage to start with; earlier ones are skipped.
+        num_read_threads: Number of shards read in parallel.
+        checkpoint_minutes: Minutes between two saves within an epoch; a killed run
+            loses no more training time than this.
+        devices: Devices from `distribution.choose`; None: the first device.
     """
 
     seed: int = 0
@@ -130,15 +136,15 @@ def train(
     train_dir: str | os.PathLike,
     run: RunOptions = RunOptions(),
 ) -> Path:
-    """Builds a model and trains it; called again on the same folder, it resumes.
+    """Builds a model and trains it, or resumes the run that a folder holds.
 
     Args:
         name: Key of `models.MODELS`.
         options: Options of the model's factory, without the tags.
-        recipe: How to train.
-        task: What to learn.
+        recipe: Recipe of the training.
+        task: Task to learn.
         train_dir: Folder of the run, see `runs`.
-        run: How to carry it out.
+        run: Options of the run.
 
     Returns:
         Path of the best model of all stages.
@@ -146,7 +152,7 @@ def train(
     Raises:
         ValueError: model and data do not match, the folder holds another run, or the
             loss is no longer finite.
-        OSError: the folder cannot be written, is in use, the disk is full, or another
+        OSError: the folder cannot be written or is in use, the disk is full, or another
             process was lost.
     """
     devices = run.devices or distribution.choose()
@@ -155,7 +161,7 @@ def train(
         name, options, recipe, task, dataclasses.replace(run, devices=devices)
     )
     runner.check()
-    # Without a word, TensorFlow trains on the CPU if its CUDA libraries are broken.
+    # TensorFlow silently trains on the CPU if its CUDA libraries are broken.
     print(f"Training on {', '.join(devices.names)}")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_naming_lost_processes(devices))
@@ -172,12 +178,12 @@ def train(
                 stage.tidy()
         if devices.is_chief and not folder.model_path.exists():
             runner.save_best(folder)
-        devices.broadcast_flag(True)  # wait: JAX ends a process whose partners left
+        devices.broadcast_flag(True)  # wait: JAX kills a process whose partners exited
     return folder.model_path
 
 
 class _Runner:
-    """Carries out a recipe; holds what all its stages share."""
+    """Runs a recipe; holds what all its stages share."""
 
     def __init__(
         self,
@@ -207,7 +213,7 @@ class _Runner:
             models.model_info(self._scoring_model.model).segmentation,
             self._recipe.batch_size // devices.num_processes,
             pipeline.ReadOptions(
-                # An epoch adds to its seed; stages do not repeat each other's order.
+                # The epoch is added to this seed; no two stages use the same order.
                 self._run.seed + 1000 * stage_number,
                 self._recipe.crops_per_clip,
                 self._run.num_read_threads,
@@ -217,7 +223,7 @@ class _Runner:
         )
 
     def check(self) -> None:
-        """Raises errors in the arguments before run.json would refuse their repair."""
+        """Checks the arguments while they can be corrected: run.json fixes them."""
         shards, stages = self._task.shards, self._recipe.stages
         self._task.check(self._scoring_model.model)
         if not 0 <= self._run.initial_stage < len(stages):
@@ -226,7 +232,7 @@ class _Runner:
                 f" {self._run.initial_stage}: the recipe has {len(stages)} stages."
             )
         for split in ("train", "val", *shards.manifest.splits):
-            shards.paths(split)  # names missing shards before hours of work
+            shards.paths(split)  # reports missing shards before hours of work
         self._devices.check_batch(self._recipe.batch_size)
         if not self._run.checkpoint_minutes >= 0:
             raise ValueError(
@@ -260,12 +266,12 @@ class _Runner:
         return self._devices.broadcast_flag(best is not None)
 
     def train_stage(self, folder: RunFolder, number: int) -> None:
-        """Trains and scores one stage, from its start or from where it stopped."""
+        """Trains and scores one stage, from its start or where it was interrupted."""
         stage_folder, stage = folder.stage(number), self._recipe.stages[number]
         if self._devices.is_chief:
             stage_folder.path.mkdir(exist_ok=True)
-        # From here on everything drawn depends on the stage alone, not on what was
-        # drawn before it, which a restart skips.
+        # From here on, random numbers depend only on the stage, not on earlier stages,
+        # which a resumed run skips.
         keras.utils.set_random_seed(self._plan(number).options.seed)
         model, fitted = self._compiled(stage)
         self._load_best(model, folder, number)
@@ -273,7 +279,7 @@ class _Runner:
         if not self._has_checkpoint(folder, number + 1, number):
             raise ValueError(
                 f"Training diverged: no epoch of stage {number} had a finite validation"
-                " loss. Choose a smaller --lr and another --train-dir than"
+                " loss. Choose a smaller --lr, and a --train-dir other than"
                 f" {folder.path}."
             )
         if self._devices.is_chief:
@@ -281,7 +287,7 @@ class _Runner:
             print(f"Stage {number} ({rate}): {self._score(folder, number)}")
 
     def _compiled(self, stage: Stage) -> tuple[keras.Model, keras.Model]:
-        """The model to train, and the compiled one that takes batches."""
+        """Returns the model to train, and the compiled one that takes batches."""
         with self._devices.scope(), distribution.precision(self._recipe.precision):
             model = self._build()
             fitted = self._task.training_model(model, self._recipe)
@@ -338,16 +344,16 @@ class _Runner:
                 fitted.fit(
                     self._task.batches(plan, state.epoch, state.step),
                     steps_per_epoch=num_batches - state.step,
-                    shuffle=False,  # the dataset does
+                    shuffle=False,  # the dataset is already shuffled
                     initial_epoch=state.epoch,
-                    # The rest of an interrupted epoch is a fit of its own.
+                    # The rest of an interrupted epoch needs its own call of `fit`.
                     epochs=state.epoch + 1 if state.step else stage.max_epochs,
                     verbose=_verbosity(devices),
                     callbacks=callbacks,
                 )
 
     def _score(self, folder: RunFolder, number: int) -> str:
-        """Scores the best checkpoint of a stage; its result.json ends the stage."""
+        """Scores the best checkpoint of a stage and marks the stage as finished."""
         checkpoint = folder.best_checkpoint(number + 1, number)
         self._scoring_model.load(checkpoint)
         result, lines = {"checkpoint": checkpoint.name}, []
@@ -360,7 +366,7 @@ class _Runner:
         return "; ".join(lines)
 
     def save_best(self, folder: RunFolder) -> None:
-        """Writes the best checkpoint of all, with the thresholds of best F1 on val."""
+        """Writes the best checkpoint, with the thresholds that maximise F1 on val."""
         best = folder.best_checkpoint(len(self._recipe.stages))
         self._scoring_model.load(best)
         thresholds = metrics.best_thresholds(self._scoring_model.score("val"))
@@ -399,8 +405,8 @@ def _verbosity(devices: distribution.Devices) -> int:
 
 
 def make_optimizer(stage: Stage, recipe: TrainingRecipe) -> keras.optimizers.Optimizer:
-    """Makes a stage's optimiser, with loss scaling where the precision needs it."""
-    # Keras 2's `decay`, which the original resemul used.
+    """Returns the optimiser of a stage, with loss scaling if the precision needs it."""
+    # The same as Keras 2's `decay`, which the original resemul used.
     rate = keras.optimizers.schedules.InverseTimeDecay(
         stage.learning_rate, decay_steps=1, decay_rate=stage.step_decay
     )
@@ -409,7 +415,7 @@ def make_optimizer(stage: Stage, recipe: TrainingRecipe) -> keras.optimizers.Opt
         stage,
         rate,
         global_clipnorm=recipe.clip_norm,
-        # In Keras only None means one batch per step.
+        # Keras accepts None, but not 1, for one batch per step.
         gradient_accumulation_steps=num_accumulated if num_accumulated > 1 else None,
     )
     if recipe.precision == "mixed_float16":
@@ -418,10 +424,10 @@ def make_optimizer(stage: Stage, recipe: TrainingRecipe) -> keras.optimizers.Opt
 
 
 def decayed_optimizer(stage: Stage, rate, **options) -> keras.optimizers.Optimizer:
-    """Makes a stage's optimiser with PyTorch's weight decay.
+    """Returns the optimiser of a stage, with PyTorch's weight decay.
 
     Args:
-        stage: Names the optimiser and the decay.
+        stage: Stage that sets the optimiser and the weight decay.
         rate: Learning rate or schedule.
         **options: Other arguments of `keras.optimizers.Optimizer`.
     """
@@ -447,13 +453,13 @@ def _naming_corrupt_records(task: SupervisedTask) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _naming_lost_processes(devices: distribution.Devices) -> Iterator[None]:
-    """Turns the error of an operation that all processes share into ours."""
+    """Replaces the errors of operations across processes by ProcessLostError."""
     try:
         yield
     except Exception as error:
-        # JAX raises what Gloo says as its own error or as ValueError.
+        # JAX raises Gloo's errors as JaxRuntimeError or as ValueError.
         is_shared = type(error).__name__ == "JaxRuntimeError" or "Gloo" in str(error)
-        is_own = "RESOURCE_EXHAUSTED" in str(error)  # memory, above all
+        is_own = "RESOURCE_EXHAUSTED" in str(error)  # such as memory
         if devices.num_processes == 1 or not is_shared or is_own:
             raise
         raise distribution.ProcessLostError(
@@ -463,7 +469,7 @@ def _naming_lost_processes(devices: distribution.Devices) -> Iterator[None]:
 
 
 def _git_state() -> str | None:
-    """Commit of the code, with -dirty if it was changed; None outside a checkout."""
+    """Returns the commit, with -dirty if the code differs; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
         folder = Path(__file__).parent

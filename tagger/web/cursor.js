@@ -1,4 +1,4 @@
-// The cursors of the waveform and the taggram follow the playing; a click jumps.
+// The cursors of the waveform and the taggram follow playback; a click jumps to that time.
 const sound = () => element.querySelector("audio");
 const follow = () => {
   const audio = sound();

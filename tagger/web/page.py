@@ -1,7 +1,7 @@
-"""`python -m tagger serve`: a page that tags a song, plays it and shows why.
+"""`python -m tagger serve`: a web page that tags, plays and explains a song.
 
-Gradio makes the page; what goes with the playing (waveform, taggram, cursor) is made by
-`song.py` and moved by `cursor.js`. Every visitor's song is a state of their own.
+Gradio builds the page. `song.py` builds the parts that follow playback (waveform,
+taggram, cursor), and `cursor.js` moves the cursor. Visitors do not share songs.
 """
 
 import os
@@ -25,20 +25,20 @@ _FILES = Path(__file__).parent
 def serve(
     tagger: Tagger, host: str, port: int, max_minutes: float, max_megabytes: float
 ) -> None:
-    """Serves the page until it is interrupted; nothing of it stays on the disk.
+    """Serves the page until it is interrupted; no uploaded files stay on the disk.
 
     Args:
-        tagger: The model.
-        host: Address to listen at.
-        port: To listen at.
-        max_minutes: Longer files are refused.
-        max_megabytes: Larger files are refused.
+        tagger: Tagger that the page uses.
+        host: Address to listen on.
+        port: Port to listen on.
+        max_minutes: Maximum length of a file in minutes; longer ones are refused.
+        max_megabytes: Maximum size of a file in MB; larger ones are refused.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the page cannot listen on this address and port.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-    # Gradio asks the page whether it is there, which no proxy can tell.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
+    # Gradio checks that the page responds; that request must not go through a proxy.
     os.environ["NO_PROXY"] = ",".join([os.environ.get("NO_PROXY", ""), host])
     with tempfile.TemporaryDirectory(prefix="tagger-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -60,10 +60,10 @@ def serve(
             )
         except OSError as error:
             raise OSError(
-                f"Nothing can be served at {host}, port {port}: it is taken or not"
-                " this machine's. Choose another --port or --host."
+                f"Cannot listen on {host}, port {port}: the port is in use, or the"
+                " address is not one of this machine. Choose another --port or --host."
             ) from error
-        print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
+        print(f"The page is at {url} (press Ctrl-C to stop)", flush=True)
         try:
             threading.Event().wait()
         finally:
@@ -71,7 +71,12 @@ def serve(
 
 
 def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
-    """The page, not yet served, for files of so many minutes at most."""
+    """Builds the page without serving it.
+
+    Args:
+        tagger: Tagger that the page uses.
+        max_minutes: Maximum length of a file in minutes; longer ones are refused.
+    """
     info = tagger.info
     with gr.Blocks(
         title="tagger", analytics_enabled=False, delete_cache=(600, 3600)
@@ -79,8 +84,9 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
         song = gr.State()
         gr.Markdown(
             f"# What is in this song?\n`{info.name}` scores {len(tagger.tags)} tags in"
-            f" segments of {tagger.segment_seconds:.1f} s. Files of up to"
-            f" {max_minutes:g} minutes stay on the machine that serves this page."
+            f" segments of {tagger.segment_seconds:.1f} s. Files may be up to"
+            f" {max_minutes:g} minutes long, and they stay on the machine that serves"
+            " this page."
         )
         with gr.Row():
             upload = gr.File(label="Drop a song here", type="filepath", scale=1)
@@ -138,7 +144,7 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
 
         def why(tagged: Song, tags: list[str]) -> str:
             if not os.path.exists(tagged.path):
-                gone = "it is no longer kept here. Drop it again."
+                gone = "the server has deleted this file. Drop it here again."
                 return html("error", name=tagged.name, sentence=gone)
             with tempfile.TemporaryDirectory() as folder:
                 report.explain(
@@ -151,8 +157,8 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
                 page = (Path(folder) / "report.html").read_text(encoding="utf-8")
             return html("report", page=page)
 
-        # One at a time: a batch of one song fills all cores. A song dropped while
-        # another is worked on waits, one that is taken away is given up.
+        # One song at a time: a batch of one song uses all cores. A song that is dropped
+        # meanwhile waits; removing a song cancels it.
         one_by_one = {"concurrency_limit": 1, "concurrency_id": "model"}
         outputs = [song, bars, player, chosen, rows, explain, download, pictures]
         tagging = upload.upload(

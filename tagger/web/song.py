@@ -1,4 +1,4 @@
-"""A dropped song: what the page knows of it, as HTML and as JSON."""
+"""An uploaded song: its analysis, and its HTML and JSON."""
 
 import base64
 import dataclasses
@@ -18,7 +18,7 @@ from matplotlib import colormaps, image
 from tagger.audio import AudioDecodeError, load_audio, stream_audio, write_audio
 from tagger.inference.tagger import Tagger, Taggram
 
-NUM_COLUMNS = 600  # of the waveform and the taggram
+NUM_COLUMNS = 600  # columns of the waveform and the taggram
 PLAYABLE = (".aac", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
 CODECS = ("aac", "flac", "mp3", "opus", "pcm", "vorbis")
 _TEMPLATE = jinja2.Environment(
@@ -31,9 +31,9 @@ class Song:
     """A tagged file.
 
     Attributes:
-        path: Where it is kept for this visitor.
-        sound: A file of the same music that browsers play.
-        loudness: Root mean square by column [NUM_COLUMNS], the loudest 1.
+        path: Path of the visitor's uploaded file.
+        sound: Path of a file with the same music that browsers can play.
+        loudness: Root mean square per column [NUM_COLUMNS], scaled to a maximum of 1.
         taggram: Scores over time.
     """
 
@@ -44,7 +44,7 @@ class Song:
 
     @property
     def name(self) -> str:
-        """Of the file, as its owner has it."""
+        """Name of the file, as uploaded."""
         return Path(self.path).name
 
 
@@ -52,14 +52,16 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
     """Tags a file.
 
     Args:
-        tagger: The model.
-        path: Audio.
-        max_minutes: Longer files are refused, whatever their header says.
-        bar: Called with a share of the work done and what is being done.
+        tagger: Tagger to use.
+        path: Path of an audio file.
+        max_minutes: Maximum length in minutes; it is checked while decoding, since
+            headers can be wrong.
+        bar: Function called with the share of the work that is done, and with `desc`,
+            the current activity; or None.
 
     Raises:
-        AudioDecodeError: it is none.
-        ValueError: it is too long.
+        AudioDecodeError: the file cannot be decoded.
+        ValueError: the file is too long.
     """
     rate, pieces, num_samples = tagger.info.sample_rate, [], 0
     for block in stream_audio(path, rate):
@@ -67,9 +69,9 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
         if num_samples > 60 * max_minutes * rate:
             raise ValueError(
                 f"The song is longer than the {max_minutes:g} minutes that this page"
-                " takes. python -m tagger tag takes any length."
+                " accepts. Use python -m tagger tag, which accepts any length."
             )
-        # A mean per 10 ms stands for its samples: memory stays small.
+        # Keep only the mean of every 10 ms, to save memory.
         whole = len(block) // (rate // 100) * (rate // 100)
         pieces.append(np.square(block[:whole]).reshape(-1, rate // 100).mean(axis=1))
     ((_, found),) = tagger.taggrams([path], bar=None if bar is None else _Bar(bar))
@@ -83,14 +85,17 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
 
 
 def _is_playable(path: str) -> bool:
-    """Whether browsers play a file, by its ending and what is in it."""
+    """Returns whether browsers can play a file, judging by its ending and codec."""
     with av.open(path) as container:
         codec = container.streams.audio[0].codec_context.name
     return Path(path).suffix.lower() in PLAYABLE and codec.startswith(CODECS)
 
 
 def _loudness(power: np.ndarray) -> np.ndarray:
-    """Root mean square by column [NUM_COLUMNS], the loudest 1, of power over time."""
+    """Returns the root mean square of power over time, per column [NUM_COLUMNS].
+
+    The maximum is scaled to 1.
+    """
     power = power if len(power) else np.zeros(1)
     edges = np.linspace(0, len(power), NUM_COLUMNS + 1)
     sums = np.interp(edges, np.arange(len(power) + 1), np.cumsum([0.0, *power]))
@@ -99,7 +104,7 @@ def _loudness(power: np.ndarray) -> np.ndarray:
 
 
 class _Bar:
-    """What `streaming` moves on, shown by Gradio."""
+    """A progress bar for `streaming` that Gradio shows."""
 
     disable = False
 
@@ -107,12 +112,13 @@ class _Bar:
         self.n, self._show = 0.0, show
 
     def update(self, share: float) -> None:
+        """Advances the bar by a share of the work."""
         self.n += share
         self._show(self.n, desc="Listening")
 
 
 def player_html(song: Song) -> str:
-    """The song's sound and waveform, with a cursor."""
+    """Returns the HTML of a song's player and waveform, with a cursor."""
     heights = 50 * np.maximum(song.loudness, 0.01)
     top = [f"{x},{50 - h:.1f}" for x, h in enumerate(heights)]
     bottom = [f"{x},{50 + h:.1f}" for x, h in enumerate(heights)]
@@ -127,7 +133,7 @@ def player_html(song: Song) -> str:
 
 
 def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
-    """The taggram of some tags, with a cursor."""
+    """Returns the HTML of the taggram of some tags, with a cursor."""
     taggram = song.taggram
     seconds = (np.arange(NUM_COLUMNS) + 0.5) / NUM_COLUMNS * taggram.length_seconds
     # Each column shows the segment whose middle is nearest.
@@ -137,7 +143,7 @@ def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
     scores = taggram.scores[segments][:, tagger.tag_numbers(tags)].T
     highest = max(scores.max(), 0.01)
     colours = colormaps["magma"](scores / highest)
-    # What follows the last segment was not scored.
+    # The rest after the last segment was not scored.
     colours[:, seconds > taggram.seconds[-1] + taggram.segment_seconds, 3] = 0
     means = taggram.aggregated()
     rows = [
@@ -148,7 +154,7 @@ def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
 
 
 def json_file(tagger: Tagger, song: Song) -> str:
-    """Path of a JSON file with all scores, of the whole and over time."""
+    """Writes a JSON file with all scores, overall and over time; returns its path."""
     taggram = song.taggram
     result = {
         "file": song.name,
@@ -173,13 +179,13 @@ def _clock(seconds: float) -> str:
 
 
 def _png(pixels: np.ndarray) -> str:
-    """Colours [height, width, 4] as a URL that holds the picture."""
+    """Returns colours [height, width, 4] as the data URL of a PNG image."""
     held = io.BytesIO()
     image.imsave(held, pixels, format="png")
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
 def html(part: str, **values) -> str:
-    """A block of `song.html.jinja`."""
+    """Returns a rendered block of `song.html.jinja`."""
     context = _TEMPLATE.new_context(values)
     return "".join(_TEMPLATE.blocks[part](context))

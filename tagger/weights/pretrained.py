@@ -1,7 +1,7 @@
-"""Trained models by name: what there is, and how it gets into the cache.
+"""Pretrained models by name, and the cache that stores them.
 
-name -> download -> converted -> a `.keras` file in the cache. `pretrained.csv` beside
-this file lists them. Listing loads no Keras.
+name -> download -> conversion -> a `.keras` file in the cache. `pretrained.csv` in this
+folder lists the models. Listing them does not load Keras.
 """
 
 import csv
@@ -33,18 +33,18 @@ TAGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A trained model of somebody else.
+    """A model that others trained and published.
 
     Attributes:
         name: Key of PRETRAINED.
         model: Key of `models.MODELS`.
-        dataset: Key of `datasets.DATASETS`, with the split's name where it has several.
-        tags: Names of its scores.
+        dataset: Key of `datasets.DATASETS`, with the split's name if it has several.
+        tags: Tag names in the order of the scores.
         licence: Licence of the weights.
-        source: Where its weights are; None: only the user can get them.
-        repository: Who published them.
+        source: Where to download the weights; None if the user has to get them.
+        repository: Where they are published: "owner/name" on GitHub, or "PyPI".
         scores: Published macro ROC-AUC and PR-AUC on the test split, or None.
-        is_verified: Whether these weights were converted and run here.
+        is_verified: Whether we have converted and run these weights.
     """
 
     name: str
@@ -99,7 +99,7 @@ PRETRAINED = _read_table()
 
 
 def entry(name: str) -> Pretrained:
-    """Returns the entry of a name.
+    """Returns the entry of a pretrained model.
 
     Raises:
         ValueError: the name is unknown.
@@ -112,7 +112,7 @@ def entry(name: str) -> Pretrained:
 
 
 def listing() -> str:
-    """Returns a line per model: dataset, tags, scores, size, licence, source."""
+    """Returns one line per model: dataset, tags, scores, size, licence, source."""
     lines = []
     for name, found in PRETRAINED.items():
         scores = " ".join(f"{score:.4f}" for score in found.scores or ()) or 13 * " "
@@ -128,9 +128,9 @@ def listing() -> str:
             f" {num_bytes / 1e6:>3.0f} MB  {found.licence:<11} {verified:<8}  {source}"
         )
     head = (
-        "ROC-AUC and PR-AUC are macro scores on the dataset's test split as published"
-        " or shipped.\nverified: converted and run by us; MB: size of the download,"
-        " estimated from the number of weights.\n"
+        "ROC-AUC and PR-AUC are macro scores on the dataset's test split, as reported"
+        " by the paper or package.\nverified: converted and run by us; MB: size of the"
+        " download, estimated from the number of weights.\n"
     )
     return "\n".join([head, *lines])
 
@@ -147,12 +147,12 @@ def ensure_cached(name: str) -> Path:
     """Downloads and converts a model unless it is in the cache.
 
     Returns:
-        Its `.keras` file.
+        Path of its `.keras` file.
 
     Raises:
-        ValueError: the name is unknown, only the user can get these weights, or the
-            download is not the published file.
-        OSError: no network, or the cache cannot be written.
+        ValueError: the name is unknown, the weights cannot be downloaded automatically,
+            or the download is not the published file.
+        OSError: there is no network, or the cache is not writable.
         ImportError: the weights are a PyTorch file and PyTorch is not installed.
     """
     found = entry(name)
@@ -168,8 +168,8 @@ def ensure_cached(name: str) -> Path:
     is_torch = isinstance(found.source, GitFile)
     if is_torch and not importlib.util.find_spec("torch"):
         raise ImportError(
-            f"{name} is a PyTorch file. Reading it needs PyTorch (the CPU build is"
-            " enough): pip install torch"
+            f"{name} is a PyTorch file, and PyTorch is not installed: pip install torch"
+            " (the CPU build is enough)."
         )
     from tagger.models import serialization
     from tagger.weights import conversion
@@ -191,11 +191,11 @@ def ensure_cached(name: str) -> Path:
 
 
 def path_of(name_or_path: str | os.PathLike) -> Path:
-    """Returns the file of a pretrained model, or the path that was given.
+    """Returns the file of a pretrained model, or the given path.
 
     Raises:
-        FileNotFoundError: it is neither a name nor a file.
-        ValueError, OSError, ImportError: as `ensure_cached`.
+        FileNotFoundError: the argument is neither a pretrained model nor a file.
+        ValueError, OSError, ImportError: see `ensure_cached`.
     """
     if name_or_path in PRETRAINED:
         return ensure_cached(name_or_path)
@@ -211,8 +211,8 @@ def load(name_or_path: str | os.PathLike) -> "keras.Model":
     """Loads a pretrained model by its name, or a model file.
 
     Raises:
-        FileNotFoundError: it is neither a name nor a file.
-        ValueError, OSError, ImportError: as `ensure_cached` and
+        FileNotFoundError: the argument is neither a pretrained model nor a file.
+        ValueError, OSError, ImportError: see `ensure_cached` and
             `conversion.load_model`.
     """
     path = path_of(name_or_path)

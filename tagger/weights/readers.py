@@ -1,7 +1,7 @@
-"""Weight files of the originals -> arrays under the names they have there.
+"""Reads the original projects' weight files into arrays under their original names.
 
-PyTorch state dicts, Keras 2 HDF5 files, TensorFlow 1 checkpoints and `.npz`; nothing
-that a file brings is ever executed.
+The files are PyTorch state dicts, Keras 2 HDF5 files, TensorFlow 1 checkpoints and
+`.npz` files. Nothing in a file is ever executed.
 """
 
 import os
@@ -15,22 +15,22 @@ import numpy as np
 
 Weights = dict[str, np.ndarray]
 
-# What wraps a network in a checkpoint: Lightning's attribute, DataParallel.
+# Prefixes that wrappers add to the names: a Lightning attribute, DataParallel.
 _PREFIXES = ("network.", "module.")
-_TEACHER = "teacher_network."  # a student's checkpoint holds its teacher too
+_TEACHER = "teacher_network."  # a student's checkpoint also holds its teacher
 
 
 def read_weights(path: str | os.PathLike) -> Weights:
-    """Reads the weights in a file, by its ending; floats become float32.
+    """Reads a weight file; floating-point arrays become float32.
 
     Args:
-        path: `.pth`, `.pt` or `.ckpt` (PyTorch), `.hdf5` or `.h5` (Keras 2), `.npz`, or
-            the folder or prefix of a TensorFlow 1 checkpoint.
+        path: `.pth`, `.pt` or `.ckpt` file (PyTorch), `.hdf5` or `.h5` file (Keras 2),
+            `.npz` file, or the folder or prefix of a TensorFlow 1 checkpoint.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is none of these, is damaged, or holds more than arrays.
-        ImportError: a PyTorch file, and no PyTorch.
+        ValueError: the file has another type, is damaged, or contains more than arrays.
+        ImportError: it is a PyTorch file, and PyTorch is not installed.
     """
     path = os.fspath(path)
     checkpoint = _tensorflow_prefix(path)
@@ -42,16 +42,15 @@ def read_weights(path: str | os.PathLike) -> Weights:
         reader = READERS.get(os.path.splitext(path)[1].lower())
         if reader is None:
             raise ValueError(
-                f"Cannot tell what {path!r} is. Its name must end in one of:"
-                f" {', '.join(READERS)}; or give the folder of a TensorFlow 1"
-                " checkpoint."
+                f"Unknown type of weight file: {path!r}. Give a file that ends in"
+                f" {', '.join(READERS)}, or the folder of a TensorFlow 1 checkpoint."
             )
         weights = reader(path)
     if not weights:
         raise ValueError(f"{path!r} holds no weights.")
     others = [name for name, array in weights.items() if array.dtype.kind not in "fiu"]
     if others:
-        raise ValueError(f"{path!r} holds no numbers under {others[0]!r}.")
+        raise ValueError(f"{path!r} is refused: {others[0]!r} is not numeric.")
     return {
         name: array.astype(np.float32) if array.dtype.kind == "f" else array
         for name, array in weights.items()
@@ -69,27 +68,27 @@ def read_torch(path: str) -> Weights:
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for what it cannot read
+    except Exception as error:  # torch raises many kinds of errors
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
             raise ValueError(
-                f"{path!r} is refused: beside tensors it would load {refused[1]}, and a"
-                " pickle can run code. Save the state dict alone:"
+                f"{path!r} is refused: besides tensors it would load {refused[1]}, and"
+                " a pickle can run code. Save only the state dict:"
                 " torch.save(model.state_dict(), …)."
             ) from error
-        raise ValueError(f"{path!r} is no PyTorch file of tensors.") from error
+        raise ValueError(f"{path!r} is not a PyTorch file of tensors.") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path!r} holds a {type(content).__name__}, no state dict. Save"
+            f"{path!r} holds a {type(content).__name__}, not a state dict. Save"
             " model.state_dict()."
         )
     for name, value in content.items():
         is_plain = isinstance(value, torch.Tensor) and value.layout == torch.strided
         if not isinstance(name, str) or not is_plain:
             raise ValueError(
-                f"{path!r} is no state dict: {name!r} is no tensor's name. Save"
+                f"{path!r} is not a state dict: {name!r} does not name a tensor. Save"
                 " model.state_dict()."
             )
     return _unwrapped(
@@ -104,7 +103,7 @@ def read_torch(path: str) -> Weights:
 
 
 def read_keras2_hdf5(path: str) -> Weights:
-    """Reads a whole model or weights alone: `conv1d_1/kernel:0` … -> array."""
+    """Reads a Keras 2 model or weight file: `conv1d_1/kernel:0` … -> array."""
     import h5py
 
     try:
@@ -115,14 +114,14 @@ def read_keras2_hdf5(path: str) -> Weights:
                 for name in map(_text, group[layer].attrs["weight_names"]):
                     weights[name] = np.asarray(group[layer][name])
     except (OSError, KeyError) as error:
-        raise ValueError(f"{path!r} is no Keras 2 model file ({error}).") from error
+        raise ValueError(f"{path!r} is not a Keras 2 model file ({error}).") from error
     return number_from_one(weights)
 
 
 def read_npz(path: str) -> Weights:
-    """Reads arrays under the original parameter names."""
+    """Reads an `.npz` file of arrays under their original parameter names."""
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path!r} is no .npz file.")
+        raise ValueError(f"{path!r} is not an .npz file.")
     try:
         with np.load(path, allow_pickle=False) as file:
             return _unwrapped({name: file[name] for name in file.files})
@@ -136,7 +135,7 @@ def read_npz(path: str) -> Weights:
 
 
 def read_tensorflow_checkpoint(prefix: str) -> Weights:
-    """Reads the variables of a TensorFlow 1 checkpoint by the prefix of its files."""
+    """Reads the variables of a TensorFlow 1 checkpoint, given its files' prefix."""
     import tensorflow as tf
 
     try:
@@ -147,7 +146,7 @@ def read_tensorflow_checkpoint(prefix: str) -> Weights:
         }
     except (tf.errors.OpError, ValueError) as error:
         raise ValueError(
-            f"{prefix!r} is no TensorFlow checkpoint ({_first_line(error)})."
+            f"{prefix!r} is not a TensorFlow checkpoint ({_first_line(error)})."
         ) from error
 
 
@@ -162,9 +161,10 @@ READERS: dict[str, Callable[[str], Weights]] = {
 
 
 def number_from_one(weights: Weights) -> Weights:
-    """Renames Keras layers so that each kind counts from _1, as in a fresh session.
+    """Renames Keras layers so that each type is numbered from _1.
 
-    A file saved later in a session counts from where the session stood.
+    Keras continues its numbers within a session, so only the first model of a session
+    has these names in its file.
     """
     layers = dict.fromkeys(name.rpartition("/")[0] for name in weights)
     kinds = {}
@@ -183,9 +183,9 @@ def number_from_one(weights: Weights) -> Weights:
 
 
 def _tensorflow_prefix(path: str) -> str | None:
-    """What the names of a checkpoint's files begin with; None if the path is none."""
+    """Returns the prefix of a checkpoint's files, or None if the path is not one."""
     if os.path.isdir(path):
-        # The package musicnn left it empty: its files are `.index`, `.data-…`.
+        # The prefix may be empty: musicnn's files are `.index` and `.data-…`.
         names = [name for name in os.listdir(path) if name.endswith(".index")]
         if len(names) != 1:
             raise ValueError(
@@ -198,7 +198,7 @@ def _tensorflow_prefix(path: str) -> str | None:
 
 
 def _unwrapped(weights: Weights) -> Weights:
-    """Without what wraps the network's names; a teacher beside it is left out."""
+    """Removes the wrappers' prefixes, and the teacher of a student's checkpoint."""
     weights = {n: a for n, a in weights.items() if not n.startswith(_TEACHER)}
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in weights):

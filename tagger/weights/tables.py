@@ -1,11 +1,12 @@
-"""Which array of an original is which weight of ours: one table per model.
+"""Tables that map the original projects' arrays to our weights, one per model.
 
-A table reads the shapes of the arrays and returns the factory's options and the rows
+Each function takes the shapes of the arrays and returns the factory's options and the
+rows of the table:
 
-    (names in the file, weight of ours as layer.attribute, how the arrays are turned)
+    (names in the file, our weight as layer.attribute, conversion function)
 
-PyTorch keeps kernels as [out, in, mel, time], Keras as [time, mel, in, out]: the plain
-transpose, for dense layers and convolutions of one or two axes alike.
+PyTorch stores kernels as [out, in, mel, time], Keras as [time, mel, in, out]. A plain
+transpose converts them, both for dense layers and for 1-D and 2-D convolutions.
 """
 
 import re
@@ -19,15 +20,15 @@ Shapes = dict[str, tuple[int, ...]]
 Row = tuple[tuple[str, ...], str, Callable[..., np.ndarray]]
 Table = tuple[dict, list[Row]]
 
-# Arrays that no table asks for: counters, windows of transforms that we compute, and
-# the state of an optimiser.
+# Arrays that no table needs: counters, Fourier windows (we compute them), and the state
+# of an optimiser.
 IGNORED = (
     r".*\.num_batches_tracked",
     r"spec\.spectrogram\.window",
     r"hstft\.spec\.window",
     r"(.*/)?(Adam(_\d+)?|Momentum|global_step|beta\d_power)",
 )
-# Weights that a file may lack: ours are then what the original computes.
+# Weights that a file may lack, because we compute the same values as the original.
 COMPUTED = ("frontend.filters",)
 # No PyTorch file holds the class token of Won et al. 2019; it is fixed.
 FIXED = ("class_token.token",)
@@ -36,12 +37,12 @@ NUM_SHORT_CHUNK_BLOCKS = 7
 
 
 def same(array: np.ndarray) -> np.ndarray:
-    """As it is."""
+    """Returns the array unchanged."""
     return array
 
 
 def transpose(array: np.ndarray) -> np.ndarray:
-    """PyTorch kernel -> Keras kernel."""
+    """Converts a PyTorch kernel to a Keras kernel."""
     return array.T
 
 
@@ -49,7 +50,7 @@ def transpose(array: np.ndarray) -> np.ndarray:
 
 
 def _layer(source: str, layer: str) -> list[Row]:
-    """A convolution or dense layer."""
+    """Maps a convolution or dense layer."""
     return [
         ((f"{source}.weight",), f"{layer}.kernel", transpose),
         ((f"{source}.bias",), f"{layer}.bias", same),
@@ -57,7 +58,7 @@ def _layer(source: str, layer: str) -> list[Row]:
 
 
 def _scale(source: str, layer: str) -> list[Row]:
-    """Scale and shift of a norm."""
+    """Maps the scale and shift of a norm."""
     return [
         ((f"{source}.weight",), f"{layer}.gamma", same),
         ((f"{source}.bias",), f"{layer}.beta", same),
@@ -65,7 +66,7 @@ def _scale(source: str, layer: str) -> list[Row]:
 
 
 def _norm(source: str, layer: str) -> list[Row]:
-    """Batch normalisation."""
+    """Maps a batch normalisation layer."""
     return [
         *_scale(source, layer),
         ((f"{source}.running_mean",), f"{layer}.moving_mean", same),
@@ -74,7 +75,7 @@ def _norm(source: str, layer: str) -> list[Row]:
 
 
 def _conv_norm(source: str, name: str, suffix: str = "") -> list[Row]:
-    """`{source}.conv{suffix}` and `.bn{suffix}`."""
+    """Maps `{source}.conv{suffix}` and `{source}.bn{suffix}`."""
     return [
         *_layer(f"{source}.conv{suffix}", f"{name}_conv"),
         *_norm(f"{source}.bn{suffix}", f"{name}_norm"),
@@ -82,7 +83,7 @@ def _conv_norm(source: str, name: str, suffix: str = "") -> list[Row]:
 
 
 def _residual(shapes: Shapes, source: str, name: str) -> list[Row]:
-    """Two convolutions and, where the file has one, that of the shortcut."""
+    """Maps two convolutions and, if the file has one, the shortcut's convolution."""
     rows = _conv_norm(source, f"{name}_1", "_1") + _conv_norm(source, f"{name}_2", "_2")
     if f"{source}.conv_3.weight" in shapes:
         rows += _conv_norm(source, f"{name}_shortcut", "_3")
@@ -111,7 +112,7 @@ def _bert(source: str, name: str) -> list[Row]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """Different values of the pattern's group among the names."""
+    """Counts the distinct values of the pattern's group among the names."""
     found = (re.match(pattern, name) for name in shapes)
     return len({match[1] for match in found if match})
 
@@ -120,10 +121,10 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 
 def sample_cnn(shapes: Shapes) -> Table:
-    """Resemul: Keras 2 names, layers counted from 1 as its code makes them."""
+    """Maps resemul: Keras 2 names, layers numbered from 1 in the order of its code."""
     num_convs = sum(name.startswith("conv1d_") for name in shapes) // 2
     num_dense = sum(name.startswith("dense_") for name in shapes) // 2
-    gated, residual = num_dense > 2, num_convs > 1 + NUM_BLOCKS
+    excited, residual = num_dense > 2, num_convs > 1 + NUM_BLOCKS
     num_filters = shapes["conv1d_1/kernel:0"][-1]
     head = shapes[f"dense_{num_dense - 1}/kernel:0"]
     options = {
@@ -133,26 +134,29 @@ def sample_cnn(shapes: Shapes) -> Table:
             (True, False): "se",
             (False, True): "res",
             (True, True): "rese",
-        }[gated, residual],
+        }[excited, residual],
         # The last block has 4 · num_filters channels, the two before it 2 · num_filters
         # each.
         "multi": head[0] == 8 * num_filters,
-        "alpha": _amplifying_ratio(shapes) if gated else 16,
+        "alpha": _amplifying_ratio(shapes) if excited else 16,
         "num_filters": num_filters,
     }
-    return options, list(_sample_cnn_rows(gated, residual))
+    return options, list(_sample_cnn_rows(excited, residual))
 
 
 def _amplifying_ratio(shapes: Shapes) -> float:
-    """The smallest ratio that gives every gate its hidden units, rounded down."""
-    gates = [shapes[f"dense_{2 * i - 1}/kernel:0"] for i in range(1, NUM_BLOCKS + 1)]
-    ratio = max(hidden / channels for channels, hidden in gates)
+    """Returns the smallest ratio that gives every SE block its hidden units.
+
+    SqueezeExcitation rounds the product of channels and ratio down.
+    """
+    kernels = [shapes[f"dense_{2 * i - 1}/kernel:0"] for i in range(1, NUM_BLOCKS + 1)]
+    ratio = max(hidden / channels for channels, hidden in kernels)
     # The product may round to just below a whole number.
-    short = any(int(channels * ratio) < hidden for channels, hidden in gates)
+    short = any(int(channels * ratio) < hidden for channels, hidden in kernels)
     return float(np.nextafter(ratio, np.inf)) if short else ratio
 
 
-def _sample_cnn_rows(gated: bool, residual: bool) -> Iterator[Row]:
+def _sample_cnn_rows(excited: bool, residual: bool) -> Iterator[Row]:
     count = dict.fromkeys(("conv1d", "batch_normalization", "dense"), 0)
     attributes = {
         "conv1d": ("kernel", "bias"),
@@ -167,10 +171,10 @@ def _sample_cnn_rows(gated: bool, residual: bool) -> Iterator[Row]:
 
     parts = ["stem"]
     for i in range(1, NUM_BLOCKS + 1):
-        # The width changes at blocks 3 and 9: there the shortcut is a convolution.
+        # The width changes at blocks 3 and 9, whose shortcut is a convolution.
         shortcut = [f"block{i}_shortcut"] if i in (3, NUM_BLOCKS) else []
         convs = [*shortcut, f"block{i}_1", f"block{i}_2"] if residual else [f"block{i}"]
-        parts += [*convs, f"block{i}_excitation"] if gated else convs
+        parts += [*convs, f"block{i}_excitation"] if excited else convs
     for part in parts:
         if part.endswith("_excitation"):
             yield from layer("dense", f"{part}.squeeze")
@@ -184,7 +188,7 @@ def _sample_cnn_rows(gated: bool, residual: bool) -> Iterator[Row]:
 
 
 def sample_cnn_lee(shapes: Shapes) -> Table:
-    """Won et al. 2020's SampleCNN, and Won et al. 2019's lee_lee."""
+    """Maps SampleCNN of Won et al. 2020, and lee_lee of Won et al. 2019."""
     if "front_end.init_conv.conv.weight" in shapes:
         num_blocks = _count(shapes, r"front_end\.convs\.(\d+)\.")
         convs = [f"front_end.convs.{i}" for i in range(num_blocks)]
@@ -208,7 +212,7 @@ def sample_cnn_lee(shapes: Shapes) -> Table:
 
 
 def sample_cnn_se_won2020(shapes: Shapes) -> Table:
-    """Won et al. 2020's SampleCNNSE."""
+    """Maps SampleCNNSE of Won et al. 2020."""
     numbers = range(1, _count(shapes, r"layer(\d+)\.") + 1)
     rows = []
     for i in numbers:
@@ -234,7 +238,7 @@ def _dense_head() -> list[Row]:
 
 
 def fcn(shapes: Shapes) -> Table:
-    """Won et al. 2020's FCN."""
+    """Maps FCN of Won et al. 2020."""
     options = {
         "num_tags": shapes["dense.weight"][0],
         "filters": tuple(shapes[f"layer{i}.conv.weight"][0] for i in range(1, 6)),
@@ -244,7 +248,7 @@ def fcn(shapes: Shapes) -> Table:
 
 
 def crnn(shapes: Shapes) -> Table:
-    """Won et al. 2020's CRNN."""
+    """Maps CRNN of Won et al. 2020."""
     options = {
         "num_tags": shapes["dense.weight"][0],
         "filters": tuple(shapes[f"layer{i}.conv.weight"][0] for i in range(1, 5)),
@@ -274,13 +278,13 @@ def _gru_kernel(array: np.ndarray) -> np.ndarray:
 
 
 def _keras_gates(array: np.ndarray) -> np.ndarray:
-    """PyTorch's gates reset, update, new -> Keras' update, reset, new."""
+    """Reorders GRU gates from PyTorch's reset, update, new to update, reset, new."""
     reset, update, new = np.split(array, 3)
     return np.concatenate([update, reset, new])
 
 
 def musicnn(shapes: Shapes) -> Table:
-    """Won et al. 2020's Musicnn."""
+    """Maps Musicnn of Won et al. 2020."""
     names = ["vertical1", "vertical2", "horizontal1", "horizontal2", "horizontal3"]
     rows = _log_mel()
     for i, name in enumerate(names):
@@ -298,7 +302,7 @@ def musicnn(shapes: Shapes) -> Table:
 
 
 def short_chunk_cnn(shapes: Shapes) -> Table:
-    """Won et al. 2020's ShortChunkCNN."""
+    """Maps ShortChunkCNN of Won et al. 2020."""
     rows = _log_mel()
     for i in range(1, NUM_SHORT_CHUNK_BLOCKS + 1):
         rows += _conv_norm(f"layer{i}", f"block{i}")
@@ -310,7 +314,7 @@ def short_chunk_cnn(shapes: Shapes) -> Table:
 
 
 def short_chunk_resnet(shapes: Shapes) -> Table:
-    """Won et al. 2020's ShortChunkCNN_Res."""
+    """Maps ShortChunkCNN_Res of Won et al. 2020."""
     rows = _log_mel()
     for i in range(1, NUM_SHORT_CHUNK_BLOCKS + 1):
         rows += _residual(shapes, f"layer{i}", f"block{i}")
@@ -322,7 +326,7 @@ def short_chunk_resnet(shapes: Shapes) -> Table:
 
 
 def harmonic_cnn(shapes: Shapes) -> Table:
-    """Won et al. 2020's HarmonicCNN."""
+    """Maps HarmonicCNN of Won et al. 2020."""
     rows = [(("hstft.bw_Q",), "frontend.q", same), *_norm("hstft_bn", "input_norm")]
     for i in range(1, NUM_SHORT_CHUNK_BLOCKS + 1):
         if f"layer{i}.conv.weight" in shapes:
@@ -338,7 +342,7 @@ def harmonic_cnn(shapes: Shapes) -> Table:
 
 
 def cnn_self_attention(shapes: Shapes) -> Table:
-    """Won et al. 2020's CNNSA; its class token is in no file."""
+    """Maps CNNSA of Won et al. 2020, whose class token is not in the file."""
     num_layers = _count(shapes, r"encoder\.layer\.(\d+)\.")
     rows = _log_mel()
     for i in range(1, NUM_SHORT_CHUNK_BLOCKS + 1):
@@ -358,7 +362,7 @@ def cnn_self_attention(shapes: Shapes) -> Table:
 
 
 def multi_scale_cnn(shapes: Shapes) -> Table:
-    """MSCNN of Dabral and Deshmukh."""
+    """Maps MSCNN of Dabral and Deshmukh."""
     convs = {
         "conv11": "scale1_1",
         "conv12": "scale1_2",
@@ -370,10 +374,10 @@ def multi_scale_cnn(shapes: Shapes) -> Table:
         "conv5": "merged2",
     }
     later = shapes["conv13.weight"][0]
-    mel, time = 8, 9  # of the cells that PyTorch flattens as [channel, mel, time]
+    mel, time = 8, 9  # cells, which PyTorch flattens as [channel, mel, time]
 
     def reorder(array: np.ndarray) -> np.ndarray:
-        """To our order, [time, mel, channel], along the last axis."""
+        """Reorders the last axis to ours, [time, mel, channel]."""
         cells = array.reshape(*array.shape[:-1], later, mel, time)
         return np.swapaxes(cells, -1, -3).reshape(array.shape)
 
@@ -398,7 +402,10 @@ POSITIONS = "back_end.embedding.position_embeddings.weight"
 
 
 def self_attention(shapes: Shapes) -> Table:
-    """MTSA of Won et al. 2019: pons_won, lee_won, pons_pons; that of its figures."""
+    """Maps MTSA of Won et al. 2019.
+
+    The combinations are pons_won, lee_won, pons_pons, and the network of its figures.
+    """
     rows = []
     if "front_end.input_bn.weight" in shapes:
         options = {"front_end": "pons"}
@@ -444,7 +451,7 @@ def self_attention(shapes: Shapes) -> Table:
 
 
 def music_tagging_transformer(shapes: Shapes) -> Table:
-    """MusicTaggingTransformer of Won et al. 2021."""
+    """Maps MusicTaggingTransformer of Won et al. 2021."""
     num_filters = shapes["frontend.layer1.conv_1.weight"][0]
     num_layers = _count(shapes, r"transformer\.layers\.(\d+)\.")
     rows = _log_mel("frontend.input_bn")
@@ -452,7 +459,7 @@ def music_tagging_transformer(shapes: Shapes) -> Table:
         rows += _residual(shapes, f"frontend.layer{i}", f"block{i}")
 
     def embedding(array: np.ndarray) -> np.ndarray:
-        """Columns [channel, mel] -> rows [mel, channel]."""
+        """Converts columns [channel, mel] to rows [mel, channel]."""
         cells = array.reshape(array.shape[0], num_filters, -1)
         return np.swapaxes(cells, 1, 2).reshape(array.shape).T
 
@@ -510,14 +517,14 @@ def _tf1_norm(number: int, layer: str, turn: Callable = same) -> list[Row]:
 
 
 def musicnn_pons(shapes: Shapes) -> Table:
-    """MTT_musicnn, MSD_musicnn and MSD_musicnn_big."""
+    """Maps MTT_musicnn, MSD_musicnn and MSD_musicnn_big."""
 
     def one_axis(array: np.ndarray) -> np.ndarray:
-        """[time, channels in, 1, out]: the channels lay along an image axis."""
+        """Removes the unit axis of [time, channels in, 1, out], a 2-D kernel."""
         return array[:, :, 0]
 
     def maxima_first(array: np.ndarray) -> np.ndarray:
-        """Maximum and mean stand side by side per channel; ours: all maxima first."""
+        """Reorders each channel's maximum and mean: all maxima, then all means."""
         return np.concatenate([array[0::2], array[1::2]])
 
     names = ["vertical1", "vertical2", "horizontal1", "horizontal2", "horizontal3"]
@@ -542,7 +549,7 @@ def musicnn_pons(shapes: Shapes) -> Table:
 
 
 def vgg_pons(shapes: Shapes) -> Table:
-    """MTT_vgg and MSD_vgg."""
+    """Maps MTT_vgg and MSD_vgg."""
     rows = _tf1_norm(0, "input_norm")
     for i in range(1, 6):
         rows += _tf1_layer(f"{i}CNN", f"block{i}_conv")

@@ -1,4 +1,4 @@
-"""The builder: the same bytes always, nothing lost, every bad clip listed."""
+"""The builder always writes the same bytes, loses nothing and lists every bad clip."""
 
 import contextlib
 import dataclasses
@@ -83,7 +83,7 @@ def test_a_rerun_makes_only_what_is_missing(corpus):
     assert kept.stat().st_mtime_ns == modified
 
 
-# A worker process imports the script as well, and so is as slow as the builder.
+# Worker processes import this script too, so they are slowed down as well.
 SLOW_BUILD = """
 import time
 from tagger import cli
@@ -102,7 +102,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def start_build(corpus, tmp_path):
-    """start_build() starts a build of .4 s a shard and waits for the first one."""
+    """start_build() starts a build at .4 s per shard and waits for the first shard."""
     script = tmp_path / "slow_build.py"
     script.write_text(SLOW_BUILD)
 
@@ -117,7 +117,7 @@ def start_build(corpus, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # Of a test run in the background SIGINT is ignored, and so by its children.
+            # A test run in the background ignores SIGINT, and so do its children.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.time() + 60
@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_every_finished_shard_and_says_how_to_go_on(corpus, start_b
     process, _ = start_build()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "The same command resumes." in said
+    assert process.returncode == 130 and "Run the same command again" in said
     assert "Traceback" not in said
     manifest = Manifest.load(corpus / "tfrecord")
     assert set(manifest.shards) == set(shards_of(corpus / "tfrecord"))
@@ -168,7 +168,7 @@ def test_workers_end_when_their_parent_is_killed(start_build):
     session = process.pid
 
     def alive():
-        """Processes of the build's session, the dead that nobody collected left out."""
+        """Returns the processes of the build's session, without zombies."""
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
@@ -185,7 +185,7 @@ def test_workers_end_when_their_parent_is_killed(start_build):
 
 
 def spoil(corpus):
-    """A missing clip and five bad ones: returns these and a pattern for the reason."""
+    """Makes one clip missing and five bad; returns each bad one's expected reason."""
     clips = sorted((corpus / "mp3").glob("[0-5]/*.mp3"))[:6]
     clips[0].unlink()
     clips[1].write_bytes(b"")
@@ -248,7 +248,7 @@ def test_clips_that_went_since_stay_in_their_shards(corpus):
     before = build_corpus(corpus, **options)
     held = shards_of(corpus / "tfrecord")
     shutil.rmtree(folders[1])
-    for known in (True, False):  # a build that was killed did not write its list
+    for known in (True, False):  # a killed build has not written its list
         assert build_corpus(corpus, **options) == before
         assert shards_of(corpus / "tfrecord") == held
         listed = (corpus / "tfrecord/missing.txt").read_text().splitlines()
@@ -263,7 +263,7 @@ def test_shards_of_an_earlier_decoder_stay_with_a_note(corpus, built):
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"versions": {"av": "9.0"}}))
     (corpus / "tfrecord/.manifest.json.1234.tmp").touch()
-    with pytest.warns(UserWarning, match="was begun with {'av': '9.0'}; its shards st"):
+    with pytest.warns(UserWarning, match="was begun with {'av': '9.0'}; its shards ar"):
         build_corpus(corpus)
     assert shards_of(corpus / "tfrecord") == shards_of(built)
     assert not list((corpus / "tfrecord").glob(".*.tmp"))
@@ -272,7 +272,7 @@ def test_shards_of_an_earlier_decoder_stay_with_a_note(corpus, built):
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"sample_rate": 16000}, "its sample_rate is 22050, this one's 16000"),
+        ({"sample_rate": 16000}, "its sample_rate is 22050, but this build's"),
         ({"segment_samples": 60000}, "its segment_samples is 59049"),
         ({"num_audios_per_shard": 5}, "its num_audios_per_shard is 4"),
     ],
@@ -349,13 +349,13 @@ def test_a_worker_that_dies_is_replaced_and_the_same_bytes_come_out(
 
 def test_workers_that_die_again_and_again_end_in_one_sentence(tmp_path):
     with pytest.raises(
-        workers.WorkersDied, match="died 3 times in a row and got nothing done"
+        workers.WorkersDied, match="died 3 times in a row without finishing a"
     ):
         workers.run(os._exit, [1], lambda *_: None, num_workers=1)
 
 
 def test_a_file_that_crashes_the_decoder_is_skipped(corpus, run_script, tmp_path):
-    """As eight channels once did: every process of the build dies of one file."""
+    """Every process of the build dies of one file, as with eight channels once."""
     clip = next((corpus / "mp3/1").iterdir())
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal\n"
@@ -389,7 +389,7 @@ def cluster():
         yield cluster
 
 
-# Dask's own sockets are closed when its threads get to it.
+# Dask closes its own sockets later, in its threads.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_cluster_whose_worker_dies_makes_the_same_bytes(corpus, built, cluster):
@@ -446,7 +446,7 @@ def test_builds_behind_a_url_are_the_same_and_resume(corpus, built, tmp_path):
     assert shards_of(folder) == shards_of(built)
     again = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")}
     assert [name for name in again if again[name] != modified[name]] == [lost.name]
-    with pytest.raises(ValueError, match="its sample_rate is 22050, this one's 16000"):
+    with pytest.raises(ValueError, match="its sample_rate is 22050, but this build's"):
         build_corpus(corpus, f"file://{folder}", sample_rate=16000)
 
 
@@ -495,7 +495,8 @@ def test_log_mel_records_hold_what_the_models_frontend_makes(
     assert not any(faults for _, faults in verification.verify(tmp_path, manifest))
     row = list(annotations.splits).index("val")
     waveform = audio.load_audio(corpus / "mp3" / annotations.paths[row], rate)
-    segments = cut(waveform, Segmentation(48000, "pad")).astype(np.float32) / 32768
+    segments = cut(to_int16(waveform), Segmentation(48000, "pad"))
+    segments = segments.astype(np.float32) / 32768
     expected = np.asarray(frontend(segments))
     (shard,) = manifest.shard_names("val")
     (held,) = [
@@ -504,7 +505,7 @@ def test_log_mel_records_hold_what_the_models_frontend_makes(
         for values in [records.decode(example, dtype)]
         if values["clip_id"] == annotations.clip_ids[row]
     ]
-    # Within 60 dB of the peak FFT and convolution differ by 2e-3 dB, half a step of
+    # Within 60 dB of the peak, FFT and convolution differ by 2e-3 dB; half a step of
     # float16 is .03; log10(10000x + 1) and the natural logarithm have smaller values.
     in_decibels = frontends.PRESETS[name].logarithm.endswith("db")
     audible = expected > expected.max() - (60 if in_decibels else 3)
@@ -513,7 +514,7 @@ def test_log_mel_records_hold_what_the_models_frontend_makes(
 
 
 def test_features_of_another_rate_or_name_are_refused(corpus):
-    with pytest.raises(ValueError, match="won2021 are made at 22050 Hz, not at 16000"):
+    with pytest.raises(ValueError, match="are computed at 22050 Hz, not at 16000 Hz"):
         build_corpus(corpus, features="won2021", sample_rate=16000)
     with pytest.raises(ValueError, match="Unknown log-mel preset 'mel'. Choose one of"):
         build_corpus(corpus, features="mel", sample_rate=None)
@@ -527,14 +528,14 @@ def test_features_of_another_rate_or_name_are_refused(corpus):
 
 
 def write_wav(path, samples, sample_rate, dtype):
-    """[num_samples, num_channels] by hand: any rate, any number of channels."""
+    """Writes [num_samples, num_channels] as wav, at any rate, with any channels."""
     import scipy.io.wavfile
 
     scipy.io.wavfile.write(path, sample_rate, samples.astype(dtype))
 
 
 def write_video(path, with_audio):
-    """Four seconds of black, with a constant tone of level .1 or without sound."""
+    """Writes four seconds of black, with a constant level of .1 or without sound."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("mpeg4", rate=5)
         video.width = video.height = 64
@@ -560,7 +561,7 @@ def write_video(path, with_audio):
 
 @pytest.fixture(scope="module")
 def odd_files(tmp_path_factory):
-    """Folder of odd files -> what the builder makes of them: None, or a reason."""
+    """Fills a folder with odd files; returns None for each, or why it is skipped."""
     folder = tmp_path_factory.mktemp("odd")
     tone = 0.5 * np.sin(np.arange(3 * 22050) / 9).astype(np.float32)
     audio.write_audio(folder / "truncated.mp3", tone, 22050)
@@ -596,7 +597,7 @@ def odd_files(tmp_path_factory):
 
 
 def build_odd(folder, names, output_dir):
-    """Every file has a tag of its own, so that a wrong label would show."""
+    """Builds files that each have their own tag, so that a wrong label would show."""
     ids = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     annotations = Annotations(
         "csv", "all train", tuple(ids), np.array(ids), folder, np.array(names),
@@ -669,7 +670,7 @@ def test_verify_names_every_bad_shard_and_record(corpus, run_script):
     assert good.returncode == 0 and "8 shards, 32 clips, 0 files with" in good.stdout
     flipped, cut, lost, copied = manifest.shard_names("train")[:4]
     content = bytearray((folder / flipped).read_bytes())
-    content[len(content) // 2] ^= 1  # somewhere in the third of four records
+    content[len(content) // 2] ^= 1  # within the third of four records
     (folder / flipped).write_bytes(content)
     (folder / cut).write_bytes((folder / cut).read_bytes()[:-1000])
     (folder / lost).unlink()
@@ -686,12 +687,12 @@ def test_verify_names_every_bad_shard_and_record(corpus, run_script):
         "4 files with faults",
     ):
         assert words in bad.stdout, words
-    with pytest.raises(ValueError, match="4 files in .* are not as they were written"):
+    with pytest.raises(ValueError, match="4 files in .* failed verification"):
         pipeline.open_shards(folder, verify=True)
 
 
 def test_verify_sees_what_checksums_cannot(corpus):
-    """A shard written whole, with a manifest that fits, by a program that is wrong."""
+    """A wrong program wrote a complete shard, and a manifest that matches it."""
     manifest = build_corpus(corpus)
     name = manifest.shard_names("val")[0]
     one = next(records.read_shard(corpus / "tfrecord" / name))
@@ -716,7 +717,7 @@ def test_verify_sees_what_checksums_cannot(corpus):
     for fault, words in zip(
         faults[name],
         ("1 repeats", "2 does not hold 10", "3 does not hold 10", "4 holds",
-         "5 is no record", "6 clips, 2 were written"),
+         "5 is not a record", "6 clips, but 2 were written"),
         strict=True,
     ):  # fmt: skip
         assert words in fault
@@ -724,7 +725,7 @@ def test_verify_sees_what_checksums_cannot(corpus):
 
 @pytest.mark.slow
 def test_an_hour_of_music_takes_little_more_than_its_int16_samples(tmp_path):
-    """160 MB of samples; a float64 copy alone would be 640."""
+    """The samples take 160 MB; a float64 copy alone would take 640 MB."""
     pytest.importorskip("resource", reason="Unix alone measures so")
     hour = np.resize(np.sin(np.arange(22050) / 9).astype(np.float32), 22050 * 3600)
     audio.write_audio(tmp_path / "hour.flac", hour, 22050)

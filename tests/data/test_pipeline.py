@@ -1,4 +1,4 @@
-"""Shards -> batches: every segment once, in an order that seed and epoch decide."""
+"""Shards -> batches: every segment once, in an order set by seed and epoch."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ tf = pytest.importorskip("tensorflow")
 
 
 def segments_of(built, split, num_samples=59049):
-    """Every whole segment of a split, read without TensorFlow."""
+    """Returns every whole segment of a split, read without TensorFlow."""
     manifest = Manifest.load(built)
     for name in manifest.shard_names(split):
         for example in records.read_shard(built / name):
@@ -91,7 +91,7 @@ def test_neighbours_in_a_batch_are_of_different_clips(built):
     distinct = np.mean([len(set(batch)) for batch in clips])
     assert (
         distinct > 6
-    )  # 8 random segments of 24 clips have 7.0 distinct ones on average
+    )  # 8 random segments come from 7.0 of 24 clips on average
 
 
 def test_evaluation_yields_every_segment_with_its_clip(built):
@@ -110,11 +110,11 @@ def test_evaluation_yields_every_segment_with_its_clip(built):
     assert index.tolist() == np.repeat(np.arange(6), 5).tolist()
 
 
-# --- Crops, processes, mixtures -----------------------------------------------------------
+# --- Crops, processes, mixtures -------------------------------------------------------
 
 
 def starts_of(built, crops):
-    """Where each crop begins in its clip, and which clip that is."""
+    """Returns where each crop begins in its clip, and which clip that is."""
     clips = {}
     for segment, _, clip in segments_of(built, "train"):
         clips.setdefault(clip, []).append(segment)
@@ -160,7 +160,7 @@ def test_crops_begin_anywhere_and_every_clip_has_its_share(built):
     starts = np.array([start for _, start in found])
     assert (starts % 59049 != 0).all()
     across = (starts // 59049 != (starts + 39999) // 59049).mean()
-    assert 0.4 < across < 0.95  # 40000 of 59049: 68 % cross a border of segments
+    assert 0.4 < across < 0.95  # 68 % of crops cross a segment boundary
 
 
 def test_processes_share_the_shards_of_an_epoch(built):
@@ -186,7 +186,7 @@ def test_processes_share_the_shards_of_an_epoch(built):
 
 @pytest.fixture
 def unlabelled(corpus):
-    """The same clips as a student split, built beside another tag."""
+    """Returns shards with the same clips as a student split and another tag."""
     annotations = magnatagatune.load_annotations(corpus)
     student = dataclasses.replace(
         annotations, splits=np.full(32, "student"), tags=("other",),
@@ -231,11 +231,11 @@ def test_sources_that_do_not_mix_are_refused(built, built_at, unlabelled):
         )
 
     slow = pipeline.open_shards(built_at(16000))
-    with pytest.raises(ValueError, match="do not mix: their sample_rate are 22050 and"):
+    with pytest.raises(ValueError, match="cannot be mixed: sample_rate is 22050 in the"):
         mix((shards, "train", 1), (slow, "train", 1))
     with pytest.raises(ValueError, match="must be positive, not 0"):
         mix((shards, "train", 1), (unlabelled, "student", 0))
-    with pytest.raises(ValueError, match="A batch of 4 has no place for each of the 2"):
+    with pytest.raises(ValueError, match="A batch of 4 is too small for 2 sources"):
         mix((shards, "train", 100), (unlabelled, "student", 1))
     assert pipeline.split_batch([1, 1, 1], 8) == [3, 3, 2]
     assert pipeline.split_batch([0.5, 0.5], 32) == [16, 16]
@@ -262,7 +262,7 @@ def test_a_model_scores_log_mel_records_as_it_scores_waveforms(log_mel, built_at
         scored = scoring.evaluate(predict, shards, info)
         order = np.argsort(scored.clip_ids)
         scores.append(scored.scores[order])
-    # The FFT that made the records and the model's convolution differ by 2e-3 dB.
+    # The records come from an FFT, which differs from the convolution by 2e-3 dB.
     np.testing.assert_allclose(*scores, atol=1e-4)
     assert np.ptp(scores[0]) > 1e-3
 
@@ -369,7 +369,7 @@ def test_a_corrupted_record_is_named(corpus):
 
 
 def test_a_shard_cut_at_a_record_is_named(corpus):
-    """TensorFlow reads such a file without a word."""
+    """TensorFlow reads such a file without an error."""
     build_corpus(corpus)
     path = corpus / "tfrecord/test-00000-of-00001.tfrecord"
     first = next(records.read_shard(path))
@@ -388,7 +388,7 @@ def test_shards_of_other_projects_are_refused(tmp_path, content):
 
 
 def write_resemul_shards(folder):
-    """Shards as resemul writes them: Example per segment, SequenceExample per clip."""
+    """Writes shards as resemul does: an Example per segment or SequenceExamples."""
     folder.mkdir()
     random = np.random.RandomState(0)
 

@@ -1,4 +1,4 @@
-"""The record against TensorFlow's and TFDS' own readers."""
+"""Compares our records with what TensorFlow and TFDS read and write."""
 
 import json
 
@@ -104,7 +104,7 @@ def test_a_corrupted_shard_is_named_with_the_number_of_its_record(tmp_path, dama
     write_shard(path)
     content = bytearray(path.read_bytes())
     if damage == "flip":
-        content[len(content) // 2] ^= 1  # in record 1 of three
+        content[len(content) // 2] ^= 1  # within record 1 (the second of three)
     elif damage == "truncate":
         del content[-len(content) // 2 :]
     else:

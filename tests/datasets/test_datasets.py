@@ -1,4 +1,4 @@
-"""Annotations of every dataset, and the facts of MagnaTagATune."""
+"""The annotations of every dataset, and the facts about MagnaTagATune."""
 
 import csv
 import inspect
@@ -100,10 +100,10 @@ def test_byte_order_mark_and_line_ends_do_not_matter(tmp_path, newline, encoding
 @pytest.mark.parametrize(
     ("tags", "rows", "message"),
     [
-        (["rock"], [(2, 7, "0/a.mp3")], "column 'rock' holds '7'; labels are 0 or 1"),
-        (["rock"], [(2, 1, "x/a.mp3")], "'x/a.mp3' stands in none of the directories"),
-        (["rock"], [(2, 1, "0/a.mp3"), (2, 1, "0/b.mp3")], "'2' stands twice"),
-        (["rock"], [(2, 0, "0/a.mp3")], "No clip of .* carries any"),
+        (["rock"], [(2, 7, "0/a.mp3")], "column 'rock' holds '7', but labels are"),
+        (["rock"], [(2, 1, "x/a.mp3")], "'x/a.mp3' is in none of the directories"),
+        (["rock"], [(2, 1, "0/a.mp3"), (2, 1, "0/b.mp3")], "'2' occurs twice"),
+        (["rock"], [(2, 0, "0/a.mp3")], "No clip of .* has any"),
         (["rock"], [], "no rows"),
         ([], [(2, "0/a.mp3")], "found 'clip_id', 'mp3_path'"),
     ],
@@ -140,7 +140,7 @@ def with_every_path(shared, folder):
 
 @pytest.mark.parametrize("variant", ["pons", "multi_scale", "lee"])
 def test_variants_of_the_real_paths_have_the_published_sizes(shared, tmp_path, variant):
-    """Those whose sizes do not hang on the labels, which are not here for train."""
+    """Checks sizes that do not depend on the labels, which are missing for train."""
     folder = with_every_path(shared, tmp_path)
     for path in (shared / "reference/splits/mtt").glob("*_list_pub.cP"):
         (folder / path.name).write_bytes(path.read_bytes())
@@ -153,7 +153,7 @@ def test_variants_of_the_real_paths_have_the_published_sizes(shared, tmp_path, v
 def test_real_labels_of_validation_and_test_have_the_published_sizes(
     shared, tmp_path, variant
 ):
-    """Pons et al. list validation and test with tag vectors, untagged included."""
+    """Pons et al. publish labels of validation and test, with untagged clips."""
     paths = real_paths(shared)
     folder = shared / "reference/splits/mtt"
     rows = []
@@ -208,11 +208,11 @@ def test_annotations_refuse_lengths_that_differ():
         labels = np.zeros((num_labels, 1), np.uint8)
         return Annotations("x", "rule", ("rock",), one, where, one, labels, one)
 
-    with pytest.raises(ValueError, match="need labels of that shape"):
+    with pytest.raises(ValueError, match="need labels of shape"):
         annotations(2)
     with pytest.raises(ValueError, match="Unknown split 'a'. Choose from: train, val"):
         annotations(1)
-    with pytest.raises(ValueError, match="Tag 'rock' stands twice"):
+    with pytest.raises(ValueError, match="Tag 'rock' occurs twice"):
         labels = np.zeros((1, 2), np.uint8)
         Annotations("x", "rule", ("rock", "rock"), one, where, one, labels, one)
 
@@ -223,7 +223,7 @@ TRACKS = [f"TRA{'AB'[n % 2]}{'KLMNO'[n % 5]}XX128F42{n:05X}" for n in range(20)]
 
 
 def write_classic(folder, num_train=14):
-    """The four files of the classic split, as Python 2 wrote them."""
+    """Writes the four files of the classic split, as Python 2 wrote them."""
     folder.mkdir(exist_ok=True)
     (folder / "50tagList.txt").write_text("rock\npop\nHip-Hop\n")
     vectors = {
@@ -244,7 +244,7 @@ def write_cals(folder, as_table=False):
     rows, start = ["\tclip_ids\tsplits\tlength"], 0
     for name, end in parts.items():
         ids = np.array(TRACKS[start:end])
-        in_order = ids[::-1] if as_table else ids  # the table stands in another order
+        in_order = ids[::-1] if as_table else ids  # the table has another order
         if not as_table or name != "student":
             np.save(folder / f"{name}_ids.npy", in_order)
         rows += [f"{n}\t{track}\t{name.upper()}\t661500" for n, track in enumerate(ids)]
@@ -349,14 +349,14 @@ def test_lists_of_msd_that_disagree_are_refused(tmp_path):
     with pytest.raises(ValueError, match="labels other than 0 and 1"):
         million_song.load_annotations(tmp_path / "b", "cals")
     np.save(write_cals(tmp_path / "c") / "train_ids.npy", np.array(["x"] * 8))
-    with pytest.raises(ValueError, match="'x', which is no track id"):
+    with pytest.raises(ValueError, match="'x', which is not an MSD"):
         million_song.load_annotations(tmp_path / "c", "cals")
     (write_cals(tmp_path / "d") / "train_ids.npy").write_bytes(b"no array")
-    with pytest.raises(ValueError, match="train_ids.npy is no NumPy array"):
+    with pytest.raises(ValueError, match="train_ids.npy is not a NumPy"):
         million_song.load_annotations(tmp_path / "d", "cals")
     vectors = write_classic(tmp_path / "e") / "msd_id_to_tag_vector.cP"
     vectors.write_bytes(pickle.dumps({}, protocol=2))
-    with pytest.raises(ValueError, match="holds no tags of 'TRA"):
+    with pytest.raises(ValueError, match="holds no tags for 'TRA"):
         million_song.load_annotations(tmp_path / "e")
     for text in ("id\tx\n1\t2\n", "clip_ids\tsplits\n"):
         (write_cals(tmp_path / "f", True) / "msd_splits.tsv").write_text(text)
@@ -368,7 +368,7 @@ def test_lists_of_msd_that_disagree_are_refused(tmp_path):
         million_song.load_annotations(tmp_path / "g", "cals")
     lists = write_classic(tmp_path / "h") / "filtered_list_test.cP"
     lists.write_bytes(pickle.dumps(7))
-    with pytest.raises(ValueError, match="test.cP holds a int, not a list"):
+    with pytest.raises(ValueError, match="must hold the type list, not int"):
         million_song.load_annotations(tmp_path / "h")
     vectors = write_classic(tmp_path / "i") / "msd_id_to_tag_vector.cP"
     one = {track: np.array([1]) for track in TRACKS}
@@ -401,7 +401,7 @@ def write_jamendo(folder):
 
 def test_the_real_split_of_jamendo_has_the_published_counts(shared):
     folder = shared / "reference/splits/jamendo"
-    annotations = mtg_jamendo.load_annotations(folder)  # a difference would warn
+    annotations = mtg_jamendo.load_annotations(folder)  # warns if counts differ
     assert annotations.counts() == {"train": 32136, "val": 10888, "test": 11356}
     assert len(annotations.tags) == 50
     assert list(annotations.tags) == sorted(annotations.tags)
@@ -432,7 +432,7 @@ def test_jamendo_reads_files_of_the_repository_too(tmp_path):
         mtg_jamendo.load_annotations(folder, "genre")
     path = folder / "data/splits/split-0/autotagging_top50tags-test.tsv"
     path.write_text(path.read_text() + "track_1\tartist_1\n")
-    with pytest.raises(ValueError, match="line 6: 2 columns; a track has 6 and more"):
+    with pytest.raises(ValueError, match="line 6 has 2 columns, but a track"):
         mtg_jamendo.load_annotations(folder)
     path.write_text("a,b\n")
     with pytest.raises(ValueError, match="must begin with the columns TRACK_ID"):
@@ -543,7 +543,7 @@ def test_folders_are_tags_and_a_circle_of_links_ends(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "rock/deep/circle").symlink_to(tmp_path / "rock")
-    (tmp_path / "jazz/up").symlink_to("..")  # would make jazz of everything
+    (tmp_path / "jazz/up").symlink_to("..")  # would tag everything as jazz
     (tmp_path / "metal").symlink_to("rock")
     (tmp_path / "tfrecord").mkdir()
     annotations = csv_manifest.load_annotations(tmp_path)
@@ -560,22 +560,22 @@ def test_folders_are_tags_and_a_circle_of_links_ends(tmp_path):
     ("text", "message"),
     [
         ("file,tags\na.mp3,rock\n", "must have a column called path"),
-        ("path,tags\n", "must have a column called path, and rows"),
+        ("path,tags\n", "must have a column called path and at least one"),
         ("path,tags\n,rock\n", "row 1 has no path"),
         ("path\na.mp3\n", "neither a column called tags nor a column per tag"),
-        ("path,rock,title\na.mp3,1,Song\n", "column 'title' holds 'Song'; a tag's"),
-        ("path,tags\na.mp3,\n", "No file of .* carries a tag.*needs --tags"),
+        ("path,rock,title\na.mp3,1,Song\n", "column 'title' holds 'Song', but the"),
+        ("path,tags\na.mp3,\n", "No file of .* has a tag.* with --tags"),
         ("path,tags\na.mp3,rock\nb.mp3,rock\n", "2 tagged files; three splits need"),
         ("path,tags,artist\n" + "a.mp3,rock,A\n" * 5, "has 1 artists; three splits"),
         ("path,tags,artist\na.mp3,rock,\n", "row 1 names no artist"),
-        ("path,tags,split\na.mp3,rock,holdout\n", "holds the split 'holdout'"),
-        ("path,tags,split\n" + "a.mp3,rock,train\n" * 2, "'a.mp3' stands twice"),
-        ('path,tags\n"a.mp3,rock\n', "is no comma-separated text"),
-        ("path,tags\na.mp3,rock,pop\n", "is no comma-separated text"),
-        ("path,tags,split\na.mp3,rock\n", "row 1 has 2 cells, the first line 3"),
+        ("path,tags,split\na.mp3,rock,holdout\n", "has the unknown split 'holdout'"),
+        ("path,tags,split\n" + "a.mp3,rock,train\n" * 2, "'a.mp3' occurs twice"),
+        ('path,tags\n"a.mp3,rock\n', "is not comma-separated text"),
+        ("path,tags\na.mp3,rock,pop\n", "is not comma-separated text"),
+        ("path,tags,split\na.mp3,rock\n", "row 1 has 2 cells, but the first"),
         ("path,rock,rock\na.mp3,1,0\n", "has two columns called 'rock'"),
         ("path,rock, Path\na.mp3,1,0\n", "has two columns called 'path'"),
-        ("path,tags,split\na,x,train\n./a,x,test\n", "'a' stands twice"),
+        ("path,tags,split\na,x,train\n./a,x,test\n", "'a' occurs twice"),
     ],
 )
 def test_a_bad_csv_ends_in_one_sentence(tmp_path, text, message):
@@ -587,13 +587,13 @@ def test_other_encodings_and_empty_folders_are_said(tmp_path):
     path = write_tracks(tmp_path, "path,tags\nü.mp3,rock\n", "latin1")
     with pytest.raises(ValueError, match="is not UTF-8 text. Save it as UTF-8"):
         csv_manifest.load_annotations(path)
-    with pytest.raises(ValueError, match="no audio in the folders of"):
+    with pytest.raises(ValueError, match="no audio in the subfolders of"):
         csv_manifest.load_annotations(tmp_path)
     with pytest.raises(FileNotFoundError, match="no .*nowhere.csv"):
         csv_manifest.load_annotations(tmp_path / "nowhere.csv")
 
 
-# --- What every dataset keeps ---------------------------------------------------------
+# --- What every dataset must do--------------------------------------------------------
 
 
 def write_mtt(folder):
@@ -601,7 +601,7 @@ def write_mtt(folder):
     return write_csv(folder, ["rock", "slow"], rows)
 
 
-# Key of DATASETS -> writes a small example and returns what its reader takes.
+# Key of DATASETS -> function that writes a small dataset and returns its path.
 EXAMPLES = {
     "magnatagatune": write_mtt,
     "million_song": write_cals,
@@ -683,3 +683,14 @@ def test_the_command_line_knows_every_dataset(name, capsys, monkeypatch):
     ).parameters.values():
         if option.default is not option.empty:
             assert f"--{option.name.replace('_', '-')}" in shown
+
+
+def test_tags_joined_by_another_separator_are_pointed_out(tmp_path):
+    path = tmp_path / "tracks.csv"
+    path.write_text('path,tags\na.mp3,"rock, pop"\nb.mp3,"jazz"\nc.mp3,"rock, slow"\n')
+    with pytest.warns(
+        UserWarning, match="2 of 3 tags .* contain ',', such as 'rock, p"
+    ):
+        csv_manifest.load_annotations(path)
+    split = csv_manifest.load_annotations(path, tag_separator=",")
+    assert split.tags == ("jazz", "pop", "rock", "slow")

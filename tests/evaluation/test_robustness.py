@@ -1,4 +1,4 @@
-"""The changed clips are changed as they say."""
+"""Each change of a clip has the effect that its name says."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RATE = 16000
 
 @pytest.fixture
 def tone():
-    """Two seconds of 440 Hz at half of full scale."""
+    """Returns two seconds of 440 Hz at half of full scale."""
     time = np.arange(2 * RATE) / RATE
     return (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
 
@@ -43,7 +43,8 @@ def test_compression_follows_its_curve(tone, preset):
     gain_db = 20 * np.log10(louder[RATE:].std() / quiet[RATE:].std())
     points = robustness.COMPRESSION[preset].split("|")
     curve = np.array([[float(level) for level in p.split("/")] for p in points])
-    level_db = 20 * np.log10(np.abs(quiet).mean())  # what FFmpeg's follower settles on
+    # FFmpeg's envelope follower settles on this level.
+    level_db = 20 * np.log10(np.abs(quiet).mean())
     expected = np.interp(level_db, *curve.T) - level_db
     assert gain_db == pytest.approx(expected, abs=1) and gain_db > 5
 

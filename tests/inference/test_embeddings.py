@@ -1,4 +1,4 @@
-"""Vectors of files, libraries of them, and which files are alike."""
+"""Embeddings of files, libraries of them, and similar files."""
 
 import numpy as np
 import pytest
@@ -86,12 +86,12 @@ def test_an_interrupted_run_keeps_what_it_made(embedder, tmp_path):
 def test_files_of_others_are_no_library(name, content, beside, tmp_path):
     (tmp_path / name).write_text(content)
     (tmp_path / f"{name}.json").write_text(beside)
-    with pytest.raises(ValueError, match="holds no library of embeddings"):
+    with pytest.raises(ValueError, match="is not a library of embeddings"):
         embeddings.Library.load(tmp_path / name)
 
 
 def test_a_library_whose_writer_was_killed_is_read(tmp_path):
-    """Between the vectors and their names."""
+    """The writer was killed after the embeddings, before their names."""
     library = embeddings.Library("m", "l", {"a": np.ones(3, np.float32)})
     library.save(tmp_path / "x.npy")
     named = (tmp_path / "x.npy.json").read_bytes()

@@ -16,7 +16,7 @@ def test_a_prefetching_thread_ends_with_its_consumer():
     ahead = streaming._prefetched(items())
     assert [next(ahead) for _ in range(3)] == [0, 1, 2]
     ahead.close()
-    assert len(made) <= 3 + 4 * streaming.BATCH_SIZE + 2  # queued, and one in hand
+    assert len(made) <= 3 + 4 * streaming.BATCH_SIZE + 2  # queued or in use
 
     def failing():
         yield 1

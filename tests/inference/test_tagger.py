@@ -47,7 +47,7 @@ def test_tag_and_eval_agree_on_a_clip(tagger, corpus, built):
     annotations = magnatagatune.load_annotations(corpus)
     paths = dict(zip(annotations.clip_ids, annotations.paths, strict=True))
     for clip_id, scores in zip(result.clip_ids, result.scores, strict=True):
-        # The records hold int16, the file is decoded to float.
+        # The records hold int16; the file is decoded to float32.
         ours = tagger.scores(corpus / "mp3" / paths[clip_id])
         np.testing.assert_allclose(ours, scores, atol=1e-3)
 
@@ -79,7 +79,7 @@ def test_the_command_prints_a_table_and_goes_on_after_a_bad_file(
     assert "Cannot decode" in first and "mono.mp3" in second
     assert (
         "it/s" not in done.stderr and "file/s" not in done.stderr
-    )  # no terminal, no bar
+    )  # without a terminal, no progress bar
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     first = output.read_text()
     again = run_script(*tag, clips[0])
     assert again.returncode == 2 and "Add --resume to continue it" in again.stderr
-    output.write_text(first + '{"path": "half a li')  # killed while it wrote
+    output.write_text(first + '{"path": "half a li')  # as if killed while writing
     done = run_script(*tag, *clips, "--resume", "--json")
     assert done.returncode == 0, done.stderr
     assert str(clips[0]) not in done.stdout
@@ -176,7 +176,7 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     two = run_script(
         "-m", "tagger", "tag", *clips, *model, "--taggram", tmp_path / "t.png"
     )
-    assert two.returncode == 2 and "--taggram draws one file, but 2" in two.stderr
+    assert two.returncode == 2 and "--taggram plots exactly one file" in two.stderr
     (tmp_path / "empty").mkdir()
     none = run_script("-m", "tagger", "tag", tmp_path / "empty", *model)
-    assert none.returncode == 2 and "holds no audio" in none.stderr
+    assert none.returncode == 2 and "contains no audio files" in none.stderr

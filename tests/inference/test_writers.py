@@ -1,4 +1,4 @@
-"""What `tag` leaves on disk, and going on with it."""
+"""What `tag` writes to disk, and how it resumes."""
 
 import csv
 import json

@@ -17,13 +17,13 @@ SHORT = {
 
 @pytest.fixture(params=SHORT, scope="module")
 def attentive(request):
-    """A model with attention, and a waveform for it."""
+    """Returns a model with attention, and a waveform for it."""
     keras.utils.set_random_seed(0)
     name = request.param
     model = models.build_model(name, num_tags=3, **narrow_options(name) | SHORT[name])
     model.get_layer("input_norm").moving_variance.assign([400.0])
     for layer in interpretation.attention_maps.attention_layers(model):
-        # As drawn they all attend to everything alike.
+        # With the drawn weights, every moment attends to all others equally.
         layer.query.kernel.assign(8 * layer.query.kernel)
     info = models.model_info(model)
     return model, draw_music(info.segmentation.num_samples, info.sample_rate)[0]
@@ -51,7 +51,7 @@ def test_steps_span_the_waveform(attentive):
     step_samples = {"self_attention": 256, "cnn_self_attention": 8 * 256,
                     "music_tagging_transformer": 4 * 512}  # fmt: skip
     assert step == pytest.approx(step_samples[model.name])
-    # Of a pooling's last, incomplete step nothing comes out, or a step of its own.
+    # The last, incomplete step of a pooling is dropped, or becomes a step of its own.
     assert abs(seconds[-1] * sample_rate - len(waveform)) <= step
 
 
@@ -62,7 +62,7 @@ def test_steps_span_the_waveform(attentive):
 def test_a_step_lies_amid_what_it_hears(name, num_samples, at):
     import tensorflow as tf
 
-    options = narrow_options(name) | {"num_samples": num_samples}
+    options = narrow_options(name) | {"num_samples": num_samples, "num_filters": 4}
     model = models.build_model(name, num_tags=3, **options)
     waveform = np.zeros(num_samples, np.float32)
     frontend, token = model.get_layer("frontend"), model.get_layer("class_token")
@@ -76,7 +76,7 @@ def test_a_step_lies_amid_what_it_hears(name, num_samples, at):
     seconds = interpretation.attention(model, waveform).seconds
     hop_seconds = frontend.log_mel.hop_length / frontend.log_mel.sample_rate
     middle = (seconds[at] + seconds[at + 1]) / 2 / hop_seconds
-    # A maximum lets through the gradient of one frame of a pair alone.
+    # A maximum passes on the gradient of only one frame of a pair.
     assert (frames[0] + frames[-1]) / 2 == pytest.approx(middle, abs=1)
 
 
@@ -116,7 +116,7 @@ def test_half_and_half_has_both_starts():
 
 def test_what_there_is_not_is_said():
     model = models.build_model("fcn", num_tags=3, **narrow_options("fcn"))
-    have = "This fcn has no attention. Those that have: self_attention .*, cnn_self"
+    have = "Model fcn has no attention layers. Choose one of: self_attention .*, cnn"
     for function in (interpretation.attention, interpretation.contribution):
         with pytest.raises(ValueError, match=have):
             function(model, np.zeros(16000, np.float32))
@@ -131,7 +131,7 @@ def test_what_there_is_not_is_said():
     with pytest.raises(ValueError, match="no layer 'encoder9'. Choose one of: enc"):
         interpretation.contribution(short, waveform, "encoder9")
     found = interpretation.attention(short, waveform)
-    with pytest.raises(ValueError, match="no head 2 among 2"):
+    with pytest.raises(ValueError, match="no head 2. Choose one of 0 to 1"):
         found.heat("encoder1_attention", 2)
     with pytest.raises(ValueError, match="'class' or 'all', not 'cls'"):
         found.heat("encoder1_attention", queries="cls")

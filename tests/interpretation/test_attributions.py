@@ -1,4 +1,4 @@
-"""Integrated gradients on spectrograms: completeness, by hand, and sanity."""
+"""Integrated gradients on spectrograms: completeness, hand arithmetic, sanity."""
 
 import os
 
@@ -36,7 +36,7 @@ def test_values_add_up_to_the_scores_rise_from_silence(name):
     waveform = music_for(model)
     silence, music = model.predict(np.stack([0 * waveform, waveform]), verbose=0)
     logits = [np.log(scores / (1 - scores)) for scores in (silence, music)]
-    # Untrained networks hardly tell the two apart: the rise shall be worth explaining.
+    # Untrained networks hardly tell the two apart, but the rise must be large enough.
     head = model.get_layer("head_scores")
     head.kernel.assign(head.kernel * 2 / np.abs(np.subtract(*logits)).max())
     found = interpretation.attribute(model, waveform, [0, 2])
@@ -44,7 +44,7 @@ def test_values_add_up_to_the_scores_rise_from_silence(name):
     assert max(abs(one.score - one.silence_score) for one in found) > 0.1
     for tag, one in zip((0, 2), found, strict=True):
         assert one.score == pytest.approx(scores[0, tag], abs=1e-5)
-        # A fade by decibels begins 100 dB below the music.
+        # A fade in decibels begins 100 dB below the music.
         assert one.silence_score == pytest.approx(scores[1, tag], abs=0.01)
         rise = one.score - one.silence_score
         assert abs(one.values.sum() - rise) <= max(0.02 * abs(rise), 0.005)
@@ -54,7 +54,7 @@ def test_values_add_up_to_the_scores_rise_from_silence(name):
 
 
 def linear_model(weights):
-    """A score that is a weighted sum of log-mel cells, through the sigmoid."""
+    """Returns a model whose score is the sigmoid of a weighted sum of log-mel cells."""
     waveform = keras.Input((4096,))
     x = AudioInput(16000, Segmentation(4096), name="audio_input")(waveform)
     x = LogMelSpectrogram("won2020", name="frontend")(x)
@@ -75,12 +75,12 @@ def test_of_a_weighted_sum_every_cell_gets_its_share():
     silence = interpretation.spectrogram(model, 0 * waveform).values
     shares = weights * (one.spectrogram.values - silence)
     expected = shares / shares.sum() * (one.score - one.silence_score)
-    # The trapezoid rule's rest is shared out alike.
+    # The rest of the trapezoid rule is spread evenly.
     np.testing.assert_allclose(one.values, expected, rtol=0.02, atol=1e-6)
 
 
 def test_smoothgrad_does_not_add_up():
-    """Why it is integrated gradients: see attributions.py."""
+    """Shows why we use integrated gradients; see attributions.py."""
     model = narrow_model("musicnn")
     waveform = music_for(model)
     (one,) = interpretation.attribute(model, waveform, [0])
@@ -115,8 +115,8 @@ def test_randomised_weights_change_the_map(hears, trained, corpus):
     (chance,) = interpretation.attribute(model, waveform, [0])
     real, chance = real.values.ravel(), chance.values.ravel()
     assert abs(spearmanr(real, chance).statistic) < 0.3
-    # Both are products with the music: of a sparse Fourier transform the same few cells
-    # stand out whatever the weights (.93 here), of decibels they need not (.53).
+    # Both are products with the music. In a sparse Fourier transform the same few cells
+    # stand out whatever the weights (.93 here); in decibels they need not (.53).
     if hears == "log_mel":
         assert spearmanr(abs(real), abs(chance)).statistic < 0.7
 
@@ -183,7 +183,7 @@ def test_every_backend_attributes_alike(backend, tmp_path, run_script):
     done = run_script("-c", code, tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     (one,) = interpretation.attribute(model, waveform, [1])
-    # float32 in another order, through ReLUs
+    # float32 sums in another order, through ReLUs
     np.testing.assert_allclose(
         np.load(tmp_path / "y.npy"), one.values, atol=0.02 * np.abs(one.values).max()
     )

@@ -1,4 +1,4 @@
-"""Excitations per clip, as the original's notebook reads them, and what they tell."""
+"""Excitations per clip, in the original notebook's format, and their analysis."""
 
 import numpy as np
 import pandas as pd
@@ -87,15 +87,17 @@ def test_a_model_without_gates_says_which_have_them(shards, block):
         interpretation.excitations(plain, shards)
 
 
-def test_legacy_models_take_the_manifests_tags(built):
+def test_excitations_need_no_tags_of_the_model(built):
+    """The labels are those of the data, whatever the model scores."""
     legacy = conversion.load_model(REFERENCES / "rese_multi.hdf5")
     shards = pipeline.open_shards(built)
-    with pytest.raises(ValueError, match="scores 5 tags but .* holds 10"):
-        interpretation.excitations(legacy, shards)
+    table = interpretation.excitations(legacy, shards, "val")
+    assert tuple(table.columns[2:]) == shards.manifest.tags
+    assert len(table) == 2 * table["depth"].nunique()
 
 
 def toy_table():
-    """Two clips, two tags, one block of three channels."""
+    """Returns a table of two clips, two tags and one block of three channels."""
     return pd.DataFrame(
         {
             "ex": [np.array([0.1, 0.5, 0.9]), np.array([0.3, 0.5, 0.1])],
@@ -110,7 +112,7 @@ def toy_table():
 
 def test_tag_means_and_spread_by_hand():
     means = interpretation.tag_excitations(toy_table(), 0)
-    assert list(means.index) == ["loud", "rock"]  # "never" has no clip
+    assert list(means.index) == ["loud", "rock"]  # no clip has the tag "never"
     np.testing.assert_allclose(means.loc["rock"], [0.2, 0.5, 0.5])
     spread = interpretation.excitation_spread(toy_table())
     assert spread.tolist() == pytest.approx([(0.05 + 0 + 0.2) / 3])
@@ -133,7 +135,7 @@ def test_distances_by_hand_and_neighbours_side_by_side():
     nearest = interpretation.nearest_tags(table, 0, "a", 2)
     assert nearest.index[0] == "d" and nearest.iloc[0] == pytest.approx(0.01)
     assert "a" not in nearest and nearest.is_monotonic_increasing
-    with pytest.raises(ValueError, match="'x' has no clip in the table.*: a, b, c, d"):
+    with pytest.raises(ValueError, match="'x' has no clips in the table.*: a, b, c, d"):
         interpretation.nearest_tags(table, 0, "x")
 
 
@@ -142,7 +144,7 @@ def test_unknown_tags_and_blocks_are_named():
         ValueError, match="Unknown tag 'jazz'. The table has: loud, rock"
     ):
         interpretation.tag_excitations(toy_table(), 0, ["jazz"])
-    with pytest.raises(ValueError, match="No block of depth 5"):
+    with pytest.raises(ValueError, match="no block of depth 5"):
         interpretation.tag_excitations(toy_table(), 5)
 
 

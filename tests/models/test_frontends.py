@@ -1,4 +1,4 @@
-"""Log-mel spectrograms against librosa, torchaudio and hand arithmetic."""
+"""Compares log-mel spectrograms with librosa, torchaudio and hand arithmetic."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def music(definition):
 
 
 def spectrogram(definition, waveform, filters=None, fourier="convolution"):
-    """[n_mels, num_frames] of the first waveform."""
+    """Returns [n_mels, num_frames] of the first waveform."""
     layer = LogMelSpectrogram(definition, fourier)
     layer.build(waveform.shape)
     if filters is not None:
@@ -33,7 +33,7 @@ def spectrogram(definition, waveform, filters=None, fourier="convolution"):
 
 
 def test_mel_scales_have_the_values_computed_by_hand():
-    # HTK: 2595 log10(1 + 1000 / 700) = 999.986; Slaney: 1000 Hz are 15, 6400 Hz are 42.
+    # HTK: 2595 log10(1 + 1000 / 700) = 999.986; Slaney: 1000 Hz is 15, 6400 Hz is 42.
     assert frontends.hz_to_mel_htk(1000) == pytest.approx(999.9856)
     assert frontends.mel_to_hz_htk(999.9856) == pytest.approx(1000, abs=1e-3)
     mel = [0, 3, 15, 42]
@@ -75,7 +75,7 @@ def test_presets_are_what_the_libraries_compute(held, name, fourier):
     ours = spectrogram(definition, waveform, held.get(f"{name}/filters"), fourier)
     expected = held[name]
     assert ours.shape == expected.shape
-    # float32 Fourier transforms: 1e-3 dB down to 60 dB below the loudest cell
+    # float32 Fourier transforms: 1e-3 dB within 60 dB of the loudest cell
     heard = expected > expected.max() - 60 if "db" in definition.logarithm else ...
     np.testing.assert_allclose(ours[heard], expected[heard], atol=1e-3)
 
@@ -121,7 +121,7 @@ def test_decibels_do_not_depend_on_batch_neighbours(name):
     waveform = music(PRESETS[name])  # the second is 20 dB below the first
     layer = LogMelSpectrogram(name)
     together, alone = np.asarray(layer(waveform))[1:], np.asarray(layer(waveform[1:]))
-    # float32 sums by batch; decibels amplify them 80 dB below the peak
+    # float32 sums depend on the batch; decibels amplify them 80 dB below the peak
     np.testing.assert_allclose(together, alone, atol=5e-3)
 
 

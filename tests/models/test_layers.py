@@ -1,4 +1,4 @@
-"""Layers that the models share, each against its definition."""
+"""Compares each layer that the models share with its definition."""
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ def test_attention_is_softmax_of_scaled_products_per_head():
         return values.reshape(2, 6, 2, 4)
 
     query, key, value = map(projected, (layer.query, layer.key, layer.value))
-    logits = np.einsum("bqhc,bkhc->bhqk", query, key) / 2  # sqrt of 4 channels a head
+    logits = np.einsum("bqhc,bkhc->bhqk", query, key) / 2  # sqrt of 4 channels per head
     expected = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(attention, expected, atol=1e-6)
     context = np.einsum("bhqk,bkhc->bqhc", expected, value).reshape(2, 6, 8)
@@ -48,7 +48,7 @@ def test_given_attention_replaces_the_layers_own():
     layer = SelfAttention(2)
     output, attention = layer(x, return_attention=True)
     np.testing.assert_allclose(layer(x, attention=attention), output, atol=1e-6)
-    # All heads and queries look at step 3: every step becomes what step 3 holds.
+    # All heads and queries attend to step 3, so every step takes the value of step 3.
     at_three = np.zeros((1, 1, 1, 6), np.float32)
     at_three[..., 3] = 1
     looked = np.asarray(layer(x, attention=at_three))
@@ -61,7 +61,7 @@ def test_attention_says_its_shapes_and_refuses_uneven_heads():
     x = keras.Input((6, 8))
     output, attention = SelfAttention(4)(x, return_attention=True)
     assert output.shape == (None, 6, 8) and attention.shape == (None, 4, 6, 6)
-    with pytest.raises(ValueError, match="8 channels cannot be shared out among 3"):
+    with pytest.raises(ValueError, match="8 channels cannot be divided evenly among 3"):
         SelfAttention(3)(x)
 
 

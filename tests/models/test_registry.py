@@ -1,4 +1,4 @@
-"""Contracts of every model in MODELS."""
+"""The contract tests of every model in MODELS."""
 
 import os
 import re
@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from conftest import XLA_IN_HASTE
 from drawn import draw_music
-from narrow import music, narrow_model, narrow_options
+from narrow import music, narrow_model, narrow_options, scores_of
 
 from tagger import models
 
 
 @pytest.fixture(params=models.MODELS, scope="module")
 def narrow(request):
-    """One model after the other; no test changes its weights."""
+    """Returns a narrow model; no test changes its weights."""
     return narrow_model(request.param)
 
 
 @pytest.fixture(scope="module")
 def exact(narrow):
-    """Its scores for `music`."""
-    return narrow.predict_on_batch(music(narrow))
+    """Returns the scores of the narrow model for `music`."""
+    return scores_of(narrow, music(narrow))
 
 
 # --- Contracts ------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def test_scores_are_probabilities_per_tag(exact):
 
 @pytest.fixture
 def zeros_to_begin_with(monkeypatch):
-    """Full-size models are built to be counted: drawing their weights takes seconds."""
+    """Initialises weights with zeros, because drawing full-size ones takes seconds."""
     monkeypatch.setattr(
         keras.initializers.VarianceScaling,
         "__call__",
@@ -46,7 +46,7 @@ def zeros_to_begin_with(monkeypatch):
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_stored_facts_are_those_of_the_default_model(name, zeros_to_begin_with):
-    """The numbers of weights were counted on the originals (see test_originals.py)."""
+    """The expected numbers are those of the originals (see test_originals.py)."""
     from tagger.models import registry
 
     if name in registry._stored_facts():
@@ -70,7 +70,7 @@ def test_a_saved_model_carries_tags_rate_and_segment_and_scores_the_same(
     narrow.save(tmp_path / "model.keras")
     loaded = models.load_model(tmp_path / "model.keras")
     assert models.model_info(loaded) == models.model_info(narrow)
-    scores = loaded.predict_on_batch(music(narrow))
+    scores = scores_of(loaded, music(narrow))
     np.testing.assert_allclose(scores, exact, atol=1e-6)
 
 
@@ -78,7 +78,7 @@ def test_layer_names_are_chosen(narrow):
     for layer in narrow.layers:
         if type(layer).__module__.startswith("tagger"):
             continue  # a class token may be called class_token
-        # Keras calls a layer without a name conv1d, conv1d_1, max_pooling1d_7 …
+        # Keras names an unnamed layer conv1d, conv1d_1, max_pooling1d_7 …
         automatic = re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
         assert not re.fullmatch(rf"{automatic}(_\d+)?", layer.name), layer.name
 
@@ -86,13 +86,13 @@ def test_layer_names_are_chosen(narrow):
 def test_gradient_reaches_every_trainable_weight(narrow):
     import tensorflow as tf
 
-    model = narrow_model(narrow.name)  # a training step moves the batch norms' means
+    model = narrow_model(narrow.name)  # a training step changes the batch norms' means
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(model(music(model, 4), training=True) - 0.3))
     weights = model.trainable_weights
     for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
         assert gradient is not None and np.isfinite(gradient).all(), weight.path
-        # A batch norm takes the bias before it off: its gradient is mere rounding.
+        # A batch norm subtracts the bias before it, whose gradient is only rounding.
         if not weight.path.endswith("bias"):
             assert np.abs(gradient).max() > 0, weight.path
 
@@ -100,8 +100,8 @@ def test_gradient_reaches_every_trainable_weight(narrow):
 def test_scores_do_not_depend_on_batch_neighbours(narrow):
     x = music(narrow, 3)
     x[1] *= 1e-3
-    together = narrow.predict_on_batch(x)
-    alone = narrow.predict_on_batch(x[1:2])
+    together = scores_of(narrow, x)
+    alone = scores_of(narrow, x[1:2])
     np.testing.assert_allclose(together[1:2], alone, atol=1e-6)  # float32 sums by batch
 
 
@@ -123,19 +123,19 @@ def test_mixed_precision_scores_stay_close(narrow, exact, policy):
             keras.Model(model.input, model.get_layer("frontend").output)
             for model in (mixed, narrow)
         ]
-        ours, theirs = (m.predict_on_batch(music(narrow)) for m in frontends_of)
+        ours, theirs = (scores_of(m, music(narrow)) for m in frontends_of)
         np.testing.assert_array_equal(ours, theirs)
     scores = mixed.predict_on_batch(music(narrow))
     assert scores.dtype == np.float32
-    # bfloat16 keeps 8 bits: some 1e-2 after eleven layers; float16 keeps 11.
+    # bfloat16 keeps 8 bits, which gives 1e-2 after eleven layers; float16 keeps 11.
     np.testing.assert_allclose(scores, exact, atol=3e-2 if "b" in policy else 5e-3)
 
 
 def test_bfloat16_convolutions_ignore_what_lies_behind_their_channels():
     """The smallest program in which AMX kernels of oneDNN 3.7 returned NaN.
 
-    8 channels fill a quarter of an AMX tile; the NaNs just freed lie where the rest is
-    read. Without AMX nothing is read there. See `tagger/__init__.py`.
+    8 channels fill a quarter of an AMX tile; the rest of the tile is read from memory
+    that held NaNs before. Without AMX nothing is read there. See `tagger/__init__.py`.
     """
     tf = pytest.importorskip("tensorflow")
     x = tf.ones((2, 118, 1, 8), tf.bfloat16)
@@ -148,7 +148,7 @@ def test_bfloat16_convolutions_ignore_what_lies_behind_their_channels():
 
     for _ in range(20):
         nans = tf.fill((tf.size(x) * 8,), tf.cast(np.nan, tf.bfloat16)) * 2
-        del nans  # its memory is the next to be given out
+        del nans  # the next tensor is given its memory
         assert np.isfinite(convolved(x)).all()
 
 
@@ -158,17 +158,15 @@ def test_int16_feed_scores_as_the_waveform_does(narrow):
         .randint(-32768, 32767, music(narrow).shape)
         .astype(np.int16)
     )
-    fed = models.with_record_inputs(narrow, "int16").predict_on_batch(x)
-    np.testing.assert_allclose(
-        fed, narrow.predict_on_batch(x.astype("f") / 32768), atol=1e-6
-    )
+    fed = scores_of(models.with_record_inputs(narrow, "int16"), x)
+    np.testing.assert_allclose(fed, scores_of(narrow, x.astype("f") / 32768), atol=1e-6)
     assert models.with_record_inputs(narrow, "float32") is narrow
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_every_backend_gives_the_same_scores(backend, tmp_path, run_script):
-    """One process for all models: a backend takes seconds to start."""
+    """Runs all models in one process, because a backend takes seconds to start."""
     if run_script("-c", f"import {backend}").returncode:
         pytest.skip(f"{backend} is not installed")
     expected = {}
@@ -176,7 +174,7 @@ def test_every_backend_gives_the_same_scores(backend, tmp_path, run_script):
         model = narrow_model(name)
         model.save(tmp_path / f"{name}.keras")
         np.save(tmp_path / f"{name}.npy", music(model))
-        expected[name] = model.predict_on_batch(music(model))
+        expected[name] = scores_of(model, music(model))
     code = (
         "import sys, pathlib, keras, numpy as np; from tagger import models\n"
         "assert 'tensorflow' not in sys.modules, 'models import TensorFlow'\n"
@@ -205,7 +203,7 @@ def test_the_network_behind_the_frontend_scores_the_same(narrow, exact):
     features = np.asarray(frontend(music(narrow)))
     network = models.feature_network(narrow)
     assert network.input_shape[1:] == features.shape[1:]
-    np.testing.assert_allclose(network.predict_on_batch(features), exact, atol=1e-5)
+    np.testing.assert_allclose(scores_of(network, features), exact, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -228,13 +226,13 @@ def test_a_loaded_model_takes_any_length(name, tmp_path):
     )
     built.set_weights(loaded.get_weights())
     np.testing.assert_allclose(
-        loaded.predict_on_batch(longer), built.predict_on_batch(longer), atol=1e-5
+        scores_of(loaded, longer), scores_of(built, longer), atol=1e-5
     )
     segmentation = loaded.get_layer("audio_input")
     shortest = draw_music(segmentation.min_samples, info.sample_rate)
-    assert np.isfinite(loaded.predict_on_batch(shortest)).all()
+    assert np.isfinite(scores_of(loaded, shortest)).all()
     with pytest.raises(
-        ValueError, match=f"takes waveforms of {segmentation.min_samples} sam"
+        ValueError, match=f"takes waveforms of at least {segmentation.min_samples}"
     ):
         loaded(shortest[:, :-1])
     loaded.save(tmp_path / "again.keras")
@@ -243,7 +241,7 @@ def test_a_loaded_model_takes_any_length(name, tmp_path):
 
 
 def any_length(name, num_samples):
-    """The option that builds a model for so many samples."""
+    """Returns the option that builds a model for this number of samples."""
     if name == "musicnn_pons":
         return {"num_frames": (num_samples - 512) // 256 + 1}
     return {"num_samples": num_samples}
@@ -265,7 +263,7 @@ def test_unknown_names_and_options_say_what_to_choose():
         models.build_model("sample_cnn", num_samples=100)
     with pytest.raises(ValueError, match="Unknown front_end 'x'. Choose one of: pons"):
         models.build_model("self_attention", front_end="x")
-    with pytest.raises(ValueError, match="that is the model sample_cnn_lee"):
+    with pytest.raises(ValueError, match="is the model sample_cnn_lee"):
         models.build_model("self_attention", front_end="lee", back_end="cnn")
     with pytest.raises(ValueError, match="Unknown size 'tiny'. Choose one of: teacher"):
         models.build_model("music_tagging_transformer", size="tiny")
@@ -277,15 +275,15 @@ def test_a_file_that_is_no_model_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no model file"):
         models.load_model(tmp_path / "nothing.keras")
     (tmp_path / "text.keras").write_text("no model")
-    with pytest.raises(ValueError, match="is no .keras model file"):
+    with pytest.raises(ValueError, match="is not a .keras model file"):
         models.load_model(tmp_path / "text.keras")
     with zipfile.ZipFile(tmp_path / "zip.keras", "w") as file:
         file.writestr("a.txt", "no model")
-    with pytest.raises(ValueError, match="is no model Keras can read"):
+    with pytest.raises(ValueError, match="is not a model that Keras can read"):
         models.load_model(tmp_path / "zip.keras")
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     other.save(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match="is no tagger of this project"):
+    with pytest.raises(ValueError, match="was not made by this project"):
         models.load_model(tmp_path / "other.keras")
 
 
@@ -294,7 +292,7 @@ def test_a_file_that_is_no_model_says_so(tmp_path):
 
 @pytest.mark.parametrize(
     ("block", "multi", "parameters"),
-    [  # counted on the original's models
+    [  # counted in the original's models
         ("se", True, 24749618), ("se", False, 23935026),
         ("rese", True, 26993202), ("rese", False, 26178610),
         ("res", True, 4933938), ("res", False, 4119346),

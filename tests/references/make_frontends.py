@@ -3,9 +3,9 @@
     pip install torch torchaudio librosa
     python tests/references/make_frontends.py
 
-The file was made with librosa 0.11, torchaudio 2.11 and torch 2.13, of the first of the
-two waveforms of `drawn.draw_music`, 1 s at each preset's rate. librosa is asked for the
-padding by reflection of its versions before 0.10, which the originals ran with.
+The file was made with librosa 0.11, torchaudio 2.11 and torch 2.13 from the first of
+the two waveforms of `drawn.draw_music`, 1 s at each preset's rate. librosa is told to
+pad by reflection, as its versions before 0.10 did, with which the originals ran.
 """
 
 import sys

@@ -2,14 +2,14 @@
 
     python tests/references/make_originals.py --originals DIR
 
-DIR holds checkouts in folders of the repositories' names; the file was made with
+DIR holds checkouts in folders named after their repositories. The file was made with
     tbrouns/sota-music-tagging-models            (the code of Won et al. 2020)
     minzwon/self-attention-music-tagging
     minzwon/semi-supervised-music-tagging-transformer
     amalad/Multi-Scale-Music-Tagger
     jordipons/musicnn                            (TensorFlow 1, through tf_keras)
 and torch 2.13, torchaudio 2.11, tf_keras 2.21, librosa 0.11. Weights come from
-`tests/drawn.py`; names, shapes, the mel filters of torchaudio and outputs are kept.
+`tests/drawn.py`; the file stores names, shapes, torchaudio's mel filters and outputs.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def run_torch(case: str, directory: Path) -> dict[str, np.ndarray]:
         x = drawn.draw_music(length, sample_rate)
     with torch.no_grad():
         scores = network(torch.from_numpy(x))
-    if case == "multi_scale_cnn":  # its sigmoid is in the training script
+    if case == "multi_scale_cnn":  # its sigmoid is in its training script
         scores = torch.sigmoid(scores)
     print(f"{case:28} {scores.numpy().min():.3f} … {scores.numpy().max():.3f}")
     return {

@@ -4,11 +4,11 @@
     git clone https://github.com/tae-jun/resemul
     python make_sample_cnn.py resemul
 
-What is here came of tae-jun/resemul@f2c2c80, model.py, under tf_keras 2.21.0,
+The files were made with tae-jun/resemul@f2c2c80, model.py, under tf_keras 2.21.0,
 TensorFlow 2.21.0 and NumPy 2.4.6: four stem filters, five tags, random weights, loud
 and soft white noise as input.
 sample_cnn.npz holds `<block>_<multi>|<original layer>/<weight>:0`, `…|scores` and
-`…|excitation<depth>`; the input is drawn again from its seed.
+`…|excitation<depth>`; tests draw the input again from its seed.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def original_function(folder):
     source = (Path(folder) / "model.py").read_text().replace(".value", "")
     namespace = {}
     exec(compile(source, "model.py", "exec"), namespace)
-    namespace["Input"] = lambda tensor: tensor  # it wrapped a tensor of the input queue
+    namespace["Input"] = lambda tensor: tensor  # it wrapped a tensor of the queue
     return namespace["resemul"]
 
 

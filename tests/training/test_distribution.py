@@ -1,4 +1,4 @@
-"""Several devices and several machines reach the weights of one."""
+"""Several devices or machines reach the same weights as one device."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def test_hosts_are_checked_before_anything_waits_for_them():
         with pytest.raises(ValueError, match="needs --hosts with the address:port of"):
             distribution._join_processes("jax", hosts, 0)
     for process_id in (None, 2, -1):
-        with pytest.raises(ValueError, match="--process-id must be the place of this "):
+        with pytest.raises(ValueError, match="--process-id must be the position of "):
             distribution._join_processes("jax", "a:1,b:1", process_id)
 
 
@@ -50,9 +50,10 @@ def test_one_process_broadcasts_to_itself():
 
 
 def difference(one, other):
-    """Largest over the arrays, of changes from the same start, as a part of them.
+    """Returns the largest relative difference between two runs' changes of an array.
 
-    A bias before batch normalisation has no gradient but rounding: below 1e-6.
+    Changes below 1e-6 are ignored: before batch normalisation, a bias has no gradient
+    except rounding.
     """
     assert one.keys() == other.keys()
     parts = {
@@ -71,7 +72,7 @@ def test_mirrored_over_two_cpus_equals_one(backend, tmp_path):
     environment = XLA_IN_HASTE | {"KERAS_BACKEND": backend}
     environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
     environment["PYTHONPATH"] = str(REPOSITORY)
-    # XLA's threads: a device waits for the other in one of them. Two are too few.
+    # Each device waits for the other in one of XLA's threads, so two are too few.
     environment["NPROC"] = "4"
     results = []
     for strategy in ("none", "mirrored"):
@@ -85,7 +86,7 @@ def test_mirrored_over_two_cpus_equals_one(backend, tmp_path):
         )
         with np.load(path) as arrays:
             results.append(dict(arrays))
-    # Rounding, through ReLUs and poolings. Statistics of half a batch: .5 and more.
+    # Rounding, through ReLUs and poolings. Statistics of half a batch give over .5.
     assert difference(*results) < 0.02
 
 
@@ -103,7 +104,7 @@ ARGUMENTS += ["--batch-size", "8", "--dropout", "0", "--num-lr-decays", "1"]
 
 @pytest.fixture(scope="session")
 def jax_environment(common):
-    """The variables with which a command trains on JAX; what one compiles, all have."""
+    """Returns the environment for training on JAX, with a shared compilation cache."""
     pytest.importorskip("jax")
     cache = {"JAX_COMPILATION_CACHE_DIR": str(common / "compiled")}
     return os.environ | XLA_IN_HASTE | cache | {"KERAS_BACKEND": "jax"}
@@ -121,7 +122,7 @@ def start_processes(built, folder, environment, *options):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # the process that supervises, and its child
+            start_new_session=True,  # groups the supervising process and its child
         )
         for number in range(2)
     ]
@@ -162,7 +163,7 @@ cli.run(train.main)
     )
     assert done.returncode == 0, done.stderr
     one, two = (weights_of(tmp_path / name / "model.keras") for name in ("one", "two"))
-    for name in one:  # these steps change weights by some 1e-2
+    for name in one:  # these steps change weights by about 1e-2
         np.testing.assert_allclose(one[name], two[name], atol=5e-4, err_msg=name)
 
 
@@ -174,20 +175,20 @@ def test_when_a_process_is_lost_the_other_stops_and_the_same_command_goes_on(
     endless = ["--max-epochs", 200, "--patience", 200, "--checkpoint-minutes", 0]
     hosts = start_processes(built, tmp_path / "log", jax_environment, *endless)
     deadline = time.time() + 200
-    while not (tmp_path / "log/0/training.csv").exists():  # an epoch is done
+    while not (tmp_path / "log/0/training.csv").exists():  # the first epoch is done
         assert time.time() < deadline and hosts[0].poll() is None
         time.sleep(0.1)
     os.killpg(hosts[lost].pid, signal.SIGKILL)
     started = time.time()
     _, errors = hosts[1 - lost].communicate(timeout=130)
     assert hosts[1 - lost].returncode == 2
-    assert time.time() - started < 110  # JAX's heartbeat, where no socket breaks
+    assert time.time() - started < 110  # JAX's heartbeat, if no socket breaks
     last = errors.strip().splitlines()[-1]
     assert "ost" in last and "Start the same command again on every host" in last
     hosts[lost].communicate()
     assert (tmp_path / "log/0/resume.npz").exists()
     if lost == 0:
-        return  # which one was lost tells nothing of the restart, and minutes count
+        return  # the restart does not depend on which one died, and takes minutes
     table = tmp_path / "log/0/training.csv"
     before = table.read_text().splitlines()
     hosts = start_processes(built, tmp_path / "log", jax_environment, *endless)
@@ -198,7 +199,7 @@ def test_when_a_process_is_lost_the_other_stops_and_the_same_command_goes_on(
     for host in hosts:
         os.killpg(host.pid, signal.SIGKILL)
         host.communicate()
-    # The epochs of before stand as they were: they were not trained again.
+    # The earlier epochs are unchanged: they were not trained again.
     assert after[: len(before)] == before
     assert [row.split(",")[0] for row in after[1:]] == [
         *map(str, range(len(after) - 1))
@@ -207,7 +208,7 @@ def test_when_a_process_is_lost_the_other_stops_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 def test_a_run_computes_one_operation_at_a_time_on_cpus():
-    """In a process of its own: TensorFlow takes the setting before its first work."""
+    """Needs a new process: TensorFlow takes this setting only before it computes."""
     code = "from tagger.training import distribution; distribution.choose()"
     code += "; import tensorflow as tf"
     code += "; assert tf.config.threading.get_inter_op_parallelism_threads() == 1"

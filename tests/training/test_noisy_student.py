@@ -1,4 +1,4 @@
-"""Teachers, students and what they lose."""
+"""Teachers, students and their losses."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from tagger.training import noisy_student, recipes, trainer
 
 @pytest.fixture(scope="module")
 def half_labelled(_corpus, tmp_path_factory):
-    """Shards of the demo clips at 22050 Hz; every second train clip is unlabelled."""
+    """Returns the demo clips' shards with every second train clip unlabelled."""
     annotations = magnatagatune.load_annotations(_corpus)
     splits = annotations.splits.astype("<U7")
     splits[np.flatnonzero(splits == "train")[::2]] = "student"
@@ -59,13 +59,13 @@ def test_losses_by_hand():
     assert float(loss(labels, scores, teacher)[0]) == pytest.approx(plain)
     doubted = float(loss(labels, scores, teacher, "skeptical")[0])
     assert doubted == pytest.approx(skeptical)
-    # A teacher that hears nothing doubts nothing.
+    # A teacher with scores of zero gives every missing tag its full weight.
     certain = float(loss(labels, scores, np.zeros((1, 3)), "skeptical")[0])
     assert certain == pytest.approx(plain)
 
 
 def test_a_batchs_loss_is_the_sum_of_both_parts_means(half_labelled, teacher):
-    """Of seven segments at a share of .4 three are labelled."""
+    """Of seven segments, at a labelled share of .4, three are labelled."""
     task = task_of(half_labelled, teacher, labelled_share=0.4)
     batches = task.batches(plan_of(teacher, 7), epoch=0, step=0)
     _, labels, weights = next(iter(batches))
@@ -88,7 +88,7 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
     model = models.build_model(
         "sample_cnn", num_tags=10, **narrow_options("sample_cnn")
     )
-    model.load_weights(teacher)  # so that both would say the same of the same
+    model.load_weights(teacher)  # so that both give the same scores for the same input
     fed = task.training_model(model, recipes.resemul(batch_size=8))
     batches = task.batches(plan_of(teacher, 8), epoch=0, step=0)
     (segments, unlabelled), labels, weights = next(iter(batches))
@@ -99,7 +99,7 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
     student, heard = np.split(np.array(both), 2, axis=1)
     waveforms = np.array(segments, np.float32) / 32768
     alone = models.load_model(teacher).predict_on_batch(waveforms)
-    np.testing.assert_allclose(heard, alone, atol=1e-6)  # no noise, no dropout
+    np.testing.assert_allclose(heard, alone, atol=1e-6)  # no augmentation, no dropout
     assert np.abs(student - heard).max() > 1e-3
     before = [np.array(weight) for weight in fed.get_layer("teacher").weights]
     assert before
@@ -141,7 +141,7 @@ def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_p
 
 
 def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teacher):
-    """Although the unlabelled epoch has another length than the labelled one."""
+    """It does, although labelled and unlabelled epochs have different lengths."""
     task = task_of(half_labelled, teacher, labelled_share=0.75)
     plan = plan_of(teacher, 8, seed=3, num_read_threads=2)
     num_batches = task.num_batches(plan)
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_said(half_labelled, teacher, built, tmp_path):
         noisy_student.train("fcn", {}, recipe, data, tmp_path, student)
     name = "music_tagging_transformer"
     longer = models.build_model(name, num_tags=10, **narrow_options(name))
-    with pytest.raises(ValueError, match="teacher sample_cnn takes 59049 samples, the"):
+    with pytest.raises(ValueError, match="teacher sample_cnn takes 59049 samples, but"):
         task_of(shards, teacher).training_model(longer, recipe)
 
 

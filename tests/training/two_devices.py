@@ -1,6 +1,8 @@
-"""Trains a narrow model three steps on one device or two; a script for test_devices.
+"""Trains a narrow model for three steps on one device or two.
 
-python two_devices.py STRATEGY FILE.npz
+    python two_devices.py STRATEGY FILE.npz
+
+test_distribution.py runs this script.
 """
 
 import sys

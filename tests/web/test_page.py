@@ -1,4 +1,4 @@
-"""The page: what it makes of a song, and in a real browser."""
+"""The web page: its content for a song, and its behaviour in a real browser."""
 
 import json
 import shutil
@@ -68,13 +68,13 @@ def test_a_taken_port_is_said(trained, run_script):
         port = taken.getsockname()[1]
         serve = ("-m", "tagger", "serve", "--model", trained / "model.keras")
         done = run_script(*serve, "--port", port)
-    assert done.returncode == 2 and f"port {port}: it is taken" in done.stderr
+    assert done.returncode == 2 and f"port {port}: the port is in use" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
 def url(tagger, tmp_path_factory):
-    """Of the page, served by the command as a user's would be."""
+    """Serves the page by the command, as a user would; returns its URL."""
     folder = tmp_path_factory.mktemp("served")
     models.save_model(tagger.model, folder / "model.keras")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -99,7 +99,7 @@ def url(tagger, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Debian's or another Chromium: Playwright's own need not be downloadable."""
+    """Starts an installed Chromium, because Playwright's may not be downloadable."""
     playwright = pytest.importorskip("playwright.sync_api")
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next(filter(None, map(shutil.which, names)), None)
@@ -123,7 +123,7 @@ def visit(browser, url, song=None, width=1100):
 
 
 def shown_tags(tab):
-    """Tag -> its number beside the taggram, as the page shows them."""
+    """Returns tag -> the number that the page shows beside the taggram."""
     tab.wait_for_selector(".song img", timeout=60_000)
     rows = tab.query_selector_all(".song .row:has(img)")
     texts = [row.inner_text().split("\n") for row in rows]
@@ -184,7 +184,7 @@ def test_tags_are_chosen_and_explained(browser, url, tmp_path):
     report.wait_for_selector("h1")
     text = report.inner_text("body")
     assert "Where the model looks" in text
-    assert "What each moment alone would score" in text
+    assert "What each moment would score on its own" in text
     tab.close()
 
 
@@ -197,7 +197,7 @@ def test_what_cannot_be_tagged_is_said(browser, url, tmp_path):
     tab.close()
     tab = visit(browser, url, noise(tmp_path / "long.wav", 31))
     said = tab.wait_for_selector(".error", timeout=60_000).inner_text()
-    assert "longer than the 0.5 minutes that this page takes" in said
+    assert "longer than the 0.5 minutes that this page accepts" in said
     tab.close()
     tab = visit(browser, url, noise(tmp_path / "large.wav", 60))
     tab.wait_for_selector("text=exceed the maximum allowed size")
@@ -207,14 +207,14 @@ def test_what_cannot_be_tagged_is_said(browser, url, tmp_path):
 @pytest.mark.browser
 def test_visitors_do_not_mix(tagger, browser, url, tmp_path):
     songs = []
-    for number in range(3):  # tones far from each other: so are their scores
+    for number in range(3):  # distant tones have different scores
         times = np.arange((6 + number) * 22050) / 22050
         tone = 0.3 * np.sin(2 * np.pi * 110 * 4**number * times)
         songs.append(str(tmp_path / f"{number}.wav"))
         audio.write_audio(songs[-1], tone.astype(np.float32), 22050)
     shutil.copy(REFERENCES / "stereo.mp3", tmp_path / "music.mp3")
     songs.append(str(tmp_path / "music.mp3"))
-    tabs = [visit(browser, url, song) for song in songs]  # a profile each
+    tabs = [visit(browser, url, song) for song in songs]  # one browser profile per tab
     for tab, song in zip(tabs, songs, strict=True):
         expected = tagger.tag(song)
         shown = shown_tags(tab)

@@ -1,4 +1,4 @@
-"""Conversion is strict: every array used, every shape equal, else both are listed."""
+"""Conversion is strict: all arrays are used and fit, or both sides are listed."""
 
 import json
 import pickle
@@ -7,18 +7,19 @@ import keras
 import numpy as np
 import pytest
 from conftest import REFERENCES
+from narrow import scores_of as forward
 from test_originals import narrow_reference, original
 
 from tagger import models
 from tagger.datasets.annotations import read_tags
-from tagger.weights import conversion, readers
+from tagger.weights import conversion, readers, tables
 
 LEGACY = REFERENCES / "rese_multi.hdf5"
 
 
 @pytest.fixture(scope="module")
 def transformer():
-    """Weights, waveform and scores of the original Music Tagging Transformer."""
+    """Returns weights, waveform and scores of the original Transformer."""
     return original("music_tagging_transformer")
 
 
@@ -33,7 +34,7 @@ def scores_of(path, transformer):
     model = conversion.convert(
         weights, "music_tagging_transformer", num_samples=transformer[1].shape[1]
     )
-    return model.predict_on_batch(transformer[1])
+    return forward(model, transformer[1])
 
 
 # --- Keras 2 --------------------------------------------------------------------------
@@ -55,7 +56,7 @@ def test_layers_counted_from_later_in_a_session_are_counted_from_one():
         layer, weight = name.split("/")
         kind, _, number = layer.rpartition("_")
         return (
-            f"{kind}_{int(number) + 96}/{weight}"  # also past the turn from 99 to 100
+            f"{kind}_{int(number) + 96}/{weight}"  # numbers cross from 99 to 100
         )
 
     renamed = {later(name): array for name, array in weights.items()}
@@ -90,7 +91,7 @@ def test_given_options_outrank_the_shapes(transformer):
     options = {"num_samples": waveform.shape[1], "num_heads": 2}
     model = conversion.convert(weights, "music_tagging_transformer", **options)
     assert model.get_layer("encoder1_attention").num_heads == 2
-    assert np.abs(model.predict_on_batch(waveform) - scores).max() > 1e-3
+    assert np.abs(forward(model, waveform) - scores).max() > 1e-3
 
 
 def test_a_fractional_amplifying_ratio_is_found():
@@ -99,7 +100,7 @@ def test_a_fractional_amplifying_ratio_is_found():
     for i in range(1, 10):
         gate = model.get_layer(f"block{i}_excitation")
         shapes[f"dense_{2 * i - 1}/kernel:0"] = tuple(gate.squeeze.kernel.shape)
-    ratio = conversion.tables._amplifying_ratio(shapes)
+    ratio = tables._amplifying_ratio(shapes)
     assert all(int(c * ratio) == hidden for c, hidden in shapes.values())
 
 
@@ -120,24 +121,24 @@ def test_missing_left_over_and_misshapen_arrays_are_listed_on_both_sides():
     with pytest.raises(ValueError) as caught:
         conversion.convert(weights, "sample_cnn")
     message = str(caught.value)
-    assert "conv1d_5/bias:0: file lacks it, model (8,) (block4_conv.bias)" in message
-    assert "extra_1/kernel:0: file (2, 2), model has no such" in message
+    assert "conv1d_5/bias:0: not in the file, model (8,) (block4_conv.bias)" in message
+    assert "extra_1/kernel:0: file (2, 2), not in the model" in message
     assert "conv1d_3/kernel:0: file (3, 1, 4), model (3, 4, 4)" in message
 
 
 def test_a_class_token_must_be_given_where_it_is_learned(transformer):
     weights = dict(transformer[0])
     del weights["cls_token"]
-    with pytest.raises(ValueError, match=r"cls_token: file lacks it, model \(16,\)"):
+    with pytest.raises(ValueError, match=r"cls_token: not in the file, model \(16,\)"):
         conversion.convert(weights, "music_tagging_transformer")
 
 
 def test_weights_of_another_model_are_refused(transformer):
     with pytest.raises(
-        ValueError, match="These weights are no fcn: there is no 'dense"
+        ValueError, match="These are not fcn weights: key 'dense"
     ):
         conversion.convert(transformer[0], "fcn")
-    with pytest.raises(ValueError, match="These weights are no sample_cnn"):
+    with pytest.raises(ValueError, match="These are not sample_cnn weights"):
         conversion.convert({"lstm_1/kernel:0": np.zeros(3)}, "sample_cnn")
     with pytest.raises(
         ValueError, match="Unknown model 'vgg42'. Choose one of: sample"
@@ -178,7 +179,7 @@ def test_half_precision_torch_files_are_read_as_float32(tmp_path):
 
 
 class Malicious:
-    """What a pickle can do: it writes a file when it is read."""
+    """Shows what a pickle can do: it writes a file when it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -191,11 +192,11 @@ def test_a_pickle_that_would_run_code_is_refused_and_never_run(tmp_path):
     torch = pytest.importorskip("torch")
     written = tmp_path / "written"
     torch.save({"a": Malicious(written)}, tmp_path / "a.pth")
-    pickled = pickle.dumps({"a": Malicious(written)})  # and no file of torch's
+    pickled = pickle.dumps({"a": Malicious(written)})  # not a file that torch wrote
     (tmp_path / "b.pth").write_bytes(pickled)
     for name, message in {
-        "a.pth": "is refused: beside tensors it would load",
-        "b.pth": "is no PyTorch file of tensors",
+        "a.pth": "is refused: besides tensors it would load",
+        "b.pth": "is not a PyTorch file of tensors",
     }.items():
         with pytest.raises(ValueError, match=message):
             conversion.read_weights(tmp_path / name)
@@ -208,7 +209,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_never_run(tmp_path):
 def test_a_torch_file_with_more_than_tensors_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"a": torch.zeros(2), "b": "text"}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="is no state dict: 'b' is no tensor's name"):
+    with pytest.raises(ValueError, match="is not a state dict: 'b' does not name"):
         conversion.read_weights(tmp_path / "a.pth")
 
 
@@ -232,16 +233,16 @@ def test_tensorflow_1_checkpoints_score_as_the_original(prefix, tmp_path):
         tensors=list(held.values()),
     )
     model = conversion.convert(conversion.read_weights(tmp_path), "vgg_pons")
-    ours = models.feature_network(model).predict_on_batch(patches)
+    ours = forward(models.feature_network(model), patches)
     np.testing.assert_allclose(ours, scores, atol=1e-5)
 
 
 def test_files_that_are_none_of_these_say_so(tmp_path):
     for name, message in {
-        "text.hdf5": "is no Keras 2 model file",
-        "text.npz": "is no .npz file",
-        "text.doc": "Cannot tell what .* is",
-        "text.index": "is no TensorFlow checkpoint",
+        "text.hdf5": "is not a Keras 2 model file",
+        "text.npz": "is not an .npz file",
+        "text.doc": "Unknown type of weight file",
+        "text.index": "is not a TensorFlow checkpoint",
     }.items():
         (tmp_path / name).write_text("no weights")
         with pytest.raises(ValueError, match=message):
@@ -260,7 +261,7 @@ def test_files_that_are_none_of_these_say_so(tmp_path):
 def test_a_damaged_torch_file_says_so(tmp_path):
     pytest.importorskip("torch")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match="is no PyTorch file of tensors"):
+    with pytest.raises(ValueError, match="is not a PyTorch file of tensors"):
         conversion.read_weights(tmp_path / "text.pth")
 
 
@@ -292,26 +293,26 @@ def test_a_conversion_that_fails_writes_nothing(tmp_path, transformer, run_scrip
         tmp_path / "out.keras", "--model", "music_tagging_transformer",
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "extra: file (2,), model has no such" in done.stderr
+    assert "extra: file (2,), not in the model" in done.stderr
     assert not list(tmp_path.glob("*.keras"))
 
 
 def test_tags_that_do_not_fit_are_refused(tmp_path, transformer):
     with pytest.raises(ValueError, match="7 tags need 7 names. Received: 2"):
         conversion.convert(transformer[0], "music_tagging_transformer", tags=("a", "b"))
-    with pytest.raises(ValueError, match="The tags name 'c' twice"):
+    with pytest.raises(ValueError, match="Tag 'c' is listed twice"):
         conversion.convert(transformer[0], "music_tagging_transformer", tags="abcdecf")
     for text in ('{"tags": "rock"}', '["rock", ""]', "[]"):
         (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(ValueError, match="holds no names of tags"):
+        with pytest.raises(ValueError, match="holds no tag names"):
             read_tags(tmp_path / "bad.json")
     (tmp_path / "80s.txt").write_text("80\n")
     assert read_tags(tmp_path / "80s.txt") == ("80",)
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="is no text file"):
+    with pytest.raises(ValueError, match="is not a text file"):
         read_tags(tmp_path / "binary.txt")
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(ValueError, match="holds no names of tags"):
+    with pytest.raises(ValueError, match="holds no tag names"):
         read_tags(tmp_path / "empty.txt")
-    with pytest.raises(FileNotFoundError, match="There is no file of tags"):
+    with pytest.raises(FileNotFoundError, match="There is no tag file"):
         read_tags(tmp_path / "nothing.txt")

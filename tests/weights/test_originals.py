@@ -1,7 +1,7 @@
 """Given the originals' weights, our models return the originals' numbers.
 
-Small references lie in `references/` (how they were made stands in its scripts); the
-large ones, real weights and real music among them, are on the developers' machines.
+Small references lie in `references/`, with the scripts that made them. The large ones,
+among them real weights and real music, are only on the developers' machines.
 """
 
 import json
@@ -12,6 +12,7 @@ import pytest
 from conftest import REFERENCES
 from drawn import draw_features, draw_music, draw_weights
 from keras import ops
+from narrow import scores_of
 
 from tagger import interpretation, models
 from tagger.models.layers import SqueezeExcitation
@@ -28,7 +29,7 @@ def num_trainable(model):
 
 
 def narrow_reference(block, multi):
-    """Weights, input, scores and excitations made by the original code."""
+    """Returns weights, input, scores and excitations of the original code."""
     prefix = f"{block}_{multi}|"
     with np.load(REFERENCES / "sample_cnn.npz") as held:
         arrays = {
@@ -70,7 +71,7 @@ with np.load(REFERENCES / "originals.npz") as _held:
 
 
 def original(case):
-    """Weights, input and scores of a case."""
+    """Returns weights, input and scores of a case."""
     with np.load(REFERENCES / "originals.npz") as held:
         shapes = json.loads(str(held[f"{case}/shapes"]))
         weights = draw_weights(shapes)
@@ -91,13 +92,13 @@ def test_converted_model_reproduces_the_originals_scores(case):
     model = conversion.convert(weights, case.split("|")[0], **options)
     network = model if x.ndim == 2 else models.feature_network(model)
     assert np.ptp(scores) > 0.1
-    # float32 in another order; decibels of near silence amplify it
-    np.testing.assert_allclose(network.predict_on_batch(x), scores, atol=1e-4)
+    # float32 sums in another order; decibels of near silence amplify them
+    np.testing.assert_allclose(scores_of(network, x), scores, atol=1e-4)
 
 
 # --- Large references -----------------------------------------------------------------
 
-# The helper beside the references leaves its json files open.
+# The helper module of the references leaves its json files open.
 large = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -226,7 +227,7 @@ def test_trained_weights_score_whole_clips_as_the_originals(
         ours = model.predict(np.stack(segments), verbose=0)
         tolerance = case["suggested_atol_outputs"]
         if name.endswith("_pons"):
-            # Its spectrogram was rounded to float16, ours is not.
+            # The original rounded its spectrogram to float16, ours is float32.
             np.testing.assert_allclose(ours, scores, atol=2e-4)
             patches = np.load(root / f"preprocessing/{clip}_musicnn_patches.npy")
             ours = models.feature_network(model).predict(patches, verbose=0)
@@ -254,7 +255,7 @@ def test_attention_and_contribution_are_won_2019s(
     first, last = found.layers
     with np.load(root / f"attention/{stem}_heatmaps.npz") as heats:
         for head in range(8):
-            # The original adds up the queries of a head.
+            # The original sums over the queries of a head.
             heat = found.heat(first, head, "all")
             np.testing.assert_allclose(heat, heats[f"att_1_{head}"] / 257, atol=atol)
             heat = found.heat(last, head)

@@ -1,4 +1,4 @@
-"""Trained models of others: what is fetched is whole, or not kept."""
+"""Pretrained models: a download is complete, or it is not kept."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ SOURCE = downloads.GitFile("a/b", "c" * 40, "model.pth", BLOB_ID)
 
 @contextlib.contextmanager
 def serving(content, breaks_after=None, knows_ranges=True):
-    """Yields a URL, and the ranges that were asked for."""
+    """Yields a URL, and a list of the byte ranges that were requested."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -71,7 +71,7 @@ def test_a_whole_file_is_kept_and_not_fetched_again(tmp_path):
 @pytest.mark.parametrize("knows_ranges", [True, False])
 def test_an_interrupted_download_is_gone_on_with(tmp_path, knows_ranges):
     with serving(CONTENT, 100_000, knows_ranges) as (url, asked):
-        with pytest.raises(ConnectionError, match="The same command goes on"):
+        with pytest.raises(ConnectionError, match="Run the same command again"):
             downloads.fetch(SOURCE, tmp_path / "x", url)
         assert (tmp_path / "x.part").stat().st_size == 100_000
     with serving(CONTENT, knows_ranges=knows_ranges) as (url, asked):
@@ -90,7 +90,7 @@ def test_a_download_that_was_whole_but_not_renamed_is_taken(tmp_path):
 @pytest.mark.parametrize("content", [CONTENT[:-1], b"?" + CONTENT[1:], CONTENT + b"?"])
 def test_another_file_is_refused_and_not_kept(tmp_path, content):
     with serving(content) as (url, _):
-        with pytest.raises(ValueError, match="not the published file: .* not kept"):
+        with pytest.raises(ValueError, match="not the published file: .* was deleted"):
             downloads.fetch(SOURCE, tmp_path / "x", url)
     assert not list(tmp_path.iterdir())
 
@@ -104,7 +104,7 @@ def test_sha256_must_hold_too(tmp_path):
 
 def test_without_a_network_one_sentence(tmp_path):
     with pytest.raises(
-        ConnectionError, match="cannot be fetched: .*Connect to the net"
+        ConnectionError, match="cannot be downloaded: .*Connect to the net"
     ):
         downloads.fetch(SOURCE, tmp_path / "x", "http://127.0.0.1:1/model.pth")
 
