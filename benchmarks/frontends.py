@@ -16,6 +16,7 @@ import time
 import numpy as np
 
 from tagger import cli
+from tagger.cli.arguments import at_least_one
 
 SECONDS = 10
 
@@ -24,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--audio", metavar="FILE", help="music to measure on (default: random notes)")
-    add("--repeats", type=cli.at_least_one, default=7)
+    add("--repeats", type=at_least_one, default=7)
     args = parser.parse_args()
 
     cli.load_tensorflow()

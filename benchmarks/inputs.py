@@ -100,8 +100,9 @@ def run(args, folder: Path) -> None:
             "train",
             segmentation,
             args.batch_size,
-            crops_per_clip=crops_per_clip,
-            num_read_threads=args.num_read_threads,
+            pipeline.ReadOptions(
+                crops_per_clip=crops_per_clip, num_read_threads=args.num_read_threads
+            ),
         )
         for batch, _ in batches:
             yield len(batch)

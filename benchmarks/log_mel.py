@@ -43,7 +43,7 @@ def run(args, folder: Path) -> None:
 
     model = models.load_model(args.model)
     info = models.model_info(model)
-    preset = models.entry(info.name).frontend
+    preset = models.entry(info.name).facts.frontend
     annotations = magnatagatune.load_annotations(args.data_dir, num_tags=1000)
     # The model's tags, in its order; a tag that the data lack has no positive clip.
     columns = {tag: n for n, tag in enumerate(annotations.tags)}

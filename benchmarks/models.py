@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from tagger import cli
+from tagger.cli.arguments import at_least_one
 
 # our name -> (repository, folder, module), class, arguments of the class
 SOTA = ("sota-music-tagging-models", "training", "model")
@@ -59,8 +60,8 @@ def main() -> None:
     add = parser.add_argument
     add("--models", help="comma-separated (default: all)")
     add("--originals", type=Path, metavar="DIR", help="checkouts of the originals")
-    add("--batch-size", type=cli.at_least_one, default=4)
-    add("--repeats", type=cli.at_least_one, default=5)
+    add("--batch-size", type=at_least_one, default=4)
+    add("--repeats", type=at_least_one, default=5)
     add("--precision", choices=["float32", "bfloat16", "both"], default="float32")
     add("--output", default="models.json")
     args = parser.parse_args()
@@ -165,10 +166,10 @@ def original_ways(name: str, directory: Path, batch_size: int) -> dict[str, Call
     found = load_module((directory / repository).resolve(), folder, module)
     network = getattr(found, class_name)(**options)
     entry = models.MODELS[name]
-    shape = (batch_size, entry.num_samples)
+    shape = (batch_size, entry.facts.num_samples)
     if name in READS_FEATURES:
-        preset = frontends.PRESETS[entry.frontend]
-        shape = (batch_size, preset.n_mels, preset.num_frames(entry.num_samples))
+        preset = frontends.PRESETS[entry.facts.frontend]
+        shape = (batch_size, preset.n_mels, preset.num_frames(entry.facts.num_samples))
     if name == "multi_scale_cnn":
         shape = (batch_size, 1, *shape[1:])
     x, y = map(torch.from_numpy, batch(shape, batch_size))

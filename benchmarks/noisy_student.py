@@ -102,9 +102,9 @@ def train(args, work: Path, run: Path, method: str, seed: int) -> None:
 
 def test_scores(run: Path) -> dict[str, float]:
     """Returns those of the best checkpoint's stage, whose weights the run saved."""
-    from tagger.training import trainer
+    from tagger.training.runs import RunFolder
 
-    best = trainer.best_checkpoint(*(path.parent for path in run.glob("*/result.json")))
+    best = RunFolder(run).best_checkpoint(len(list(run.glob("*/result.json"))))
     best = json.loads((best.parent / "result.json").read_text())
     return {name: round(best["test"][name], 4) for name in ("roc_auc", "pr_auc")}
 

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from tagger import cli
+from tagger.cli.arguments import at_least_one
 
 SECONDS = 180
 SAMPLE_RATE = 44100
@@ -57,8 +58,8 @@ def main() -> None:
     add("--original-python", default=sys.executable, metavar="PYTHON")
     add("--audio-dir", required=True, metavar="DIR", help="audio to make songs of")
     add("--models", nargs="+", default=["fcn", "crnn", "musicnn"])
-    add("--minutes", type=cli.at_least_one, default=60)
-    add("--repeats", type=cli.at_least_one, default=3)
+    add("--minutes", type=at_least_one, default=60)
+    add("--repeats", type=at_least_one, default=3)
     add("--work-dir", default="tag_benchmark", metavar="DIR")
     add("--output", default="tag.json")
     args = parser.parse_args()
@@ -111,9 +112,8 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
     import av
 
     from tagger import audio
-    from tagger.inference import tagger as tagging
 
-    files = itertools.cycle(tagging.audio_files([audio_dir]))
+    files = itertools.cycle(audio.list_audio([audio_dir]))
     paths = [folder / f"{n:02d}.mp3" for n in range(number)]
     for path in paths:
         if path.exists():

@@ -58,7 +58,7 @@ def export(args) -> None:
 
     shards = pipeline.open_shards(args.data_dir)
     for name in MODELS:
-        segmentation = Segmentation(models.entry(name).num_samples)
+        segmentation = Segmentation(models.entry(name).facts.num_samples)
         folder = Path(args.arrays) / name
         for path in pipeline.export_arrays(
             shards, "train", segmentation, folder, args.max_segments
@@ -117,7 +117,7 @@ def from_records(args, name: str) -> Iterator[tuple]:
     from tagger.data import pipeline
 
     shards = pipeline.open_shards(args.data_dir)
-    segmentation = Segmentation(models.entry(name).num_samples)
+    segmentation = Segmentation(models.entry(name).facts.num_samples)
     batches = pipeline.training_segments(shards, "train", segmentation, args.batch_size)
     return iter(batches)
 

@@ -39,6 +39,8 @@ The glossary, with one word for each thing:
 
 import os
 
+import lazy_loader
+
 __version__ = "0.1.0"
 
 # On CPUs with AMX, oneDNN before August 2026 (TensorFlow 2.21 ships 3.7.3) multiplies
@@ -47,11 +49,6 @@ __version__ = "0.1.0"
 # bfloat16. oneDNN reads it at its first computation; a value set by the user is kept.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
-
-def __getattr__(name: str):
-    # Imported on demand, so that `import tagger` does not load TensorFlow.
-    if name == "Tagger":
-        from tagger.inference.tagger import Tagger
-
-        return Tagger
-    raise AttributeError(f"module 'tagger' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"inference.tagger": ["Tagger"]}
+)

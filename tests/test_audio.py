@@ -26,9 +26,7 @@ def test_stereo_is_the_mean_of_the_channels_as_ffmpeg_mixes_int16(sample_rate):
     with np.load(REFERENCES / "ffmpeg_decoded.npz") as expected:
         ours = to_int16(audio.load_audio(REFERENCES / "stereo.mp3", sample_rate))
         difference = np.abs(ours.astype(int) - expected[f"stereo_{sample_rate}_int16"])
-    assert (
-        difference.max() <= 1
-    )  # a mean halfway between two steps rounds either way
+    assert difference.max() <= 1  # a mean halfway between two steps rounds either way
     assert (difference > 0).mean() < 1e-3
 
 

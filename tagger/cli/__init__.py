@@ -74,22 +74,22 @@ COMMANDS = {
     "pretrained": Command(
         "list trained models, or download one",
         models.add_pretrained,
-        models.pretrained,
+        models.get_pretrained,
         _same_command,
     ),
     "models": Command(
-        "list the models, or describe one", models.add_models, models.models
+        "list the models, or describe one", models.add_models, models.list_models
     ),
     "convert": Command(
         "convert weights of an original project",
         models.add_convert,
-        models.convert,
+        models.convert_weights,
         _again,
     ),
     "export": Command(
         "export a model as SavedModel, LiteRT or ONNX",
         models.add_export,
-        models.export,
+        models.export_model,
         _again,
     ),
     "build": Command(

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from tagger.models.metadata import suggest_names
+from tagger.weights.pretrained import PRETRAINED
 
 
 def arguments_of(function: Callable, args: argparse.Namespace) -> dict:
@@ -135,8 +136,6 @@ def _ending(text: str, *endings: str) -> str:
 
 def model_name(text: str) -> str:
     """Argument type: a model file that exists, or the name of a pretrained model."""
-    from tagger.weights.pretrained import PRETRAINED
-
     if text in PRETRAINED:
         return text
     if os.path.isfile(text):

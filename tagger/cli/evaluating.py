@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from tagger import data, evaluation, interpretation, models, weights
 from tagger.cli.arguments import (
     add_force,
     at_least_one,
@@ -87,33 +88,30 @@ def evaluate(args: argparse.Namespace) -> None:
     """Scores a model on a split and prints the requested results."""
     check_outputs(args, "json", "csv", "plot", "robustness", "tune_thresholds")
     load_tensorflow()
-    from tagger import models, plotting
-    from tagger.data import pipeline
-    from tagger.evaluation import bootstrap, metrics, published, robustness, scoring
-    from tagger.weights import pretrained
+    from tagger import plotting
 
-    shards = pipeline.open_shards(args.data_dir, args.verify)
-    model = pretrained.load(args.model)
-    predict = scoring.predictor(model, shards)
+    shards = data.pipeline.open_shards(args.data_dir, args.verify)
+    model = weights.pretrained.load(args.model)
+    predict = evaluation.scoring.predictor(model, shards)
     info = models.model_info(model)
-    batch_size = args.batch_size or scoring.BATCH_SIZE
+    batch_size = args.batch_size or evaluation.scoring.BATCH_SIZE
 
     def score(predict, info, split):
-        return scoring.evaluate(predict, shards, info, split, batch_size)
+        return evaluation.scoring.evaluate(predict, shards, info, split, batch_size)
 
     # Report mismatches before scoring.
     if args.compare_with:
-        other = pretrained.load(args.compare_with)
-        scoring.check_rate(models.model_info(other), shards)
+        other = weights.pretrained.load(args.compare_with)
+        evaluation.scoring.check_rate(models.model_info(other), shards)
     if args.compare:
-        published.scores_on(shards.manifest.dataset)
+        evaluation.published.scores_on(shards.manifest.dataset)
     if args.robustness:
-        robustness.check(shards)
+        evaluation.robustness.check(shards)
     if args.tune_thresholds:
-        scoring.check_match(info, shards)
+        evaluation.scoring.check_match(info, shards)
     scored = score(predict, info, args.split)
     if args.tune_thresholds:
-        thresholds = metrics.best_thresholds(score(predict, info, "val"))
+        thresholds = evaluation.metrics.best_thresholds(score(predict, info, "val"))
         models.set_thresholds(model, thresholds)
         models.save_model(model, args.tune_thresholds)
         info = models.model_info(model)
@@ -129,22 +127,26 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.tune_thresholds:
         lines.append(f"tuned   {args.tune_thresholds}")
     if args.compare:
-        lines.append(published.compare(scored, info.name))
+        lines.append(evaluation.published.compare(scored, info.name))
     if info.thresholds:
         f1 = scored.at_thresholds(info.thresholds)
         lines.append(f"macro F1 {f1:.4f} at the thresholds in the model")
     num_resamples = args.bootstrap or 1000
     if args.bootstrap:
-        lines += bootstrap.describe(bootstrap.bootstrap(scored, num_resamples))
+        lines += evaluation.bootstrap.describe(
+            evaluation.bootstrap.bootstrap(scored, num_resamples)
+        )
     if args.compare_with:
         other_scored = score(
-            scoring.predictor(other, shards), models.model_info(other), args.split
+            evaluation.scoring.predictor(other, shards),
+            models.model_info(other),
+            args.split,
         )
         lines.append(f"{args.compare_with}: {other_scored.macro_line()}; difference:")
-        pair = bootstrap.bootstrap(scored, num_resamples, other_scored)
-        lines += bootstrap.describe(pair)
+        pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other_scored)
+        lines += evaluation.bootstrap.describe(pair)
     if args.robustness:
-        table = robustness.measure(predict, shards, info, args.split)
+        table = evaluation.robustness.measure(predict, shards, info, args.split)
         title = f"{args.model}, {scored.dataset}, {scored.split_rule}"
         macro = scored.macro()["roc_auc"]
         figure = plotting.plot_robustness(table, "roc_auc", macro, title)
@@ -179,12 +181,8 @@ def excitations(args: argparse.Namespace) -> None:
     """Writes the excitations of every clip and block, and the paper's figures."""
     check_outputs(args, "out", "plot_dir")
     load_tensorflow()
-    from tagger import interpretation
-    from tagger.data import pipeline
-    from tagger.weights import pretrained
-
-    shards = pipeline.open_shards(args.data_dir)
-    model = pretrained.load(args.model)
+    shards = data.pipeline.open_shards(args.data_dir)
+    model = weights.pretrained.load(args.model)
     table = interpretation.excitations(model, shards, args.split)
     interpretation.save_excitations(table, args.out)
     num_blocks = table["depth"].nunique()

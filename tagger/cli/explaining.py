@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tagger import audio
+from tagger import audio, interpretation, web
 from tagger.cli.arguments import (
     above_zero,
     add_force,
@@ -58,12 +58,10 @@ def explain(args: argparse.Namespace) -> None:
     """Writes the pictures, the sounds and the page."""
     check_outputs(args, "output")
     load_tensorflow()
-    from tagger.interpretation import report
-
     tags = None
     if args.tags:
         (tags,) = csv.reader([args.tags], skipinitialspace=True)
-    for path in report.explain(
+    for path in interpretation.report.explain(
         load_tagger(args),
         args.file,
         args.output,
@@ -158,6 +156,4 @@ def serve(args: argparse.Namespace) -> None:
             " install 'gradio>=6'."
         )
     load_tensorflow()
-    from tagger.web import page
-
-    page.serve(load_tagger(args), **arguments_of(page.serve, args))
+    web.page.serve(load_tagger(args), **arguments_of(web.page.serve, args))

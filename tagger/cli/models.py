@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tagger import inference, models, weights
 from tagger.cli.arguments import (
     OptionGroup,
     add_force,
@@ -12,9 +13,9 @@ from tagger.cli.arguments import (
     model_name,
 )
 from tagger.cli.process import load_tensorflow
+from tagger.datasets.annotations import read_tags
 from tagger.models import registry
 from tagger.models.metadata import EXPORT_FORMATS, check_export_path
-from tagger.weights import pretrained as weights
 
 _DATASETS = {"magnatagatune": "MTT", "million_song": "MSD", "mtg_jamendo": "Jamendo"}
 
@@ -26,7 +27,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def models(args: argparse.Namespace) -> None:
+def list_models(args: argparse.Namespace) -> None:
     """Lists the models, or describes one."""
     if args.name:
         print(_columns(_description(registry.entry(args.name))))
@@ -76,7 +77,7 @@ def _description(entry: registry.ModelEntry) -> list[list[str]]:
         rows.append(["published", ", ".join(words)])
     for key, value in registry.default_options(entry.name).items():
         rows.append(["option", f"{key} = {value}"])
-    for found in weights.PRETRAINED.values():
+    for found in weights.pretrained.PRETRAINED.values():
         if found.model == entry.name:
             rows.append(["pretrained", f"{found.name}, licence {found.licence}"])
     return rows
@@ -100,14 +101,14 @@ def add_pretrained(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def pretrained(args: argparse.Namespace) -> None:
+def get_pretrained(args: argparse.Namespace) -> None:
     """Lists the pretrained models, or downloads one."""
     if not args.name:
-        print(weights.listing())
+        print(weights.pretrained.listing())
         return
-    weights.entry(args.name)
+    weights.pretrained.entry(args.name)
     load_tensorflow()
-    print(weights.ensure_cached(args.name))
+    print(weights.pretrained.ensure_cached(args.name))
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
@@ -157,23 +158,19 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(options=options)
 
 
-def convert(args: argparse.Namespace) -> None:
+def convert_weights(args: argparse.Namespace) -> None:
     """Converts the weights of an original project."""
     check_outputs(args, "output")
     load_tensorflow()
-    from tagger.datasets.annotations import read_tags
-    from tagger.models import serialization
-    from tagger.weights import conversion
-
     known = list(registry.default_options(args.model))
     options = args.options.values(known, args, f"model {args.model}")
     if args.tags:
         options["tags"] = read_tags(args.tags)
-    model = conversion.convert(
-        conversion.read_weights(args.source), args.model, **options
+    model = weights.conversion.convert(
+        weights.conversion.read_weights(args.source), args.model, **options
     )
-    serialization.save_model(model, args.output)
-    info = serialization.model_info(model)
+    models.save_model(model, args.output)
+    info = models.model_info(model)
     names = f"named by {args.tags}" if args.tags else "without names"
     print(
         f"{args.output}: {args.model}, {model.count_params():,} weights,"
@@ -205,7 +202,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add_force(parser)
 
 
-def export(args: argparse.Namespace) -> None:
+def export_model(args: argparse.Namespace) -> None:
     """Exports a model."""
     ending = EXPORT_FORMATS[args.to]
     if args.output is None:
@@ -213,12 +210,9 @@ def export(args: argparse.Namespace) -> None:
     check_export_path(args.output, args.to)
     check_outputs(args, "output")
     load_tensorflow()
-    from tagger.inference import export as exporter
-    from tagger.models import serialization
-
-    model = weights.load(args.model)
-    path = exporter.export(model, args.output, args.to, args.force)
-    info = serialization.model_info(model)
+    model = weights.pretrained.load(args.model)
+    path = inference.export.export(model, args.output, args.to, args.force)
+    info = models.model_info(model)
     batch = 1 if args.to == "litert" else "batch"
     print(
         f"{path}: waveforms [{batch}, {info.segmentation.num_samples}] at"

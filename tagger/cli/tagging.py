@@ -1,4 +1,4 @@
-"""The commands tag and embed: audio files -> tags or embeddings."""
+"""The commands tag and embed: audio files -> tags or inference.embeddings."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from tagger import audio
+from tagger import audio, data, inference, models, weights
 from tagger.cli.arguments import (
     add_force,
     at_least_one,
@@ -77,23 +77,18 @@ def load_tagger(args: argparse.Namespace) -> Tagger:
         model = engines.OnnxModel(args.model)
         return Tagger(model, _tags_of(model.info, args))
     load_tensorflow()
-    from tagger.models import serialization
-    from tagger.weights import pretrained
-
-    model = pretrained.load(args.model)
-    return Tagger(model, _tags_of(serialization.model_info(model), args))
+    model = weights.pretrained.load(args.model)
+    return Tagger(model, _tags_of(models.model_info(model), args))
 
 
 def _tags_of(info: ModelInfo, args: argparse.Namespace) -> tuple[str, ...] | None:
     if info.tags:
         return None
-    from tagger.data import pipeline  # loads TensorFlow
-
     warnings.warn(
         f"{args.model} holds no tag names; using those of {args.data_dir}.",
         stacklevel=1,
     )
-    return pipeline.open_shards(args.data_dir).manifest.tags
+    return data.pipeline.open_shards(args.data_dir).manifest.tags
 
 
 # --- tag ------------------------------------------------------------------------------
@@ -311,26 +306,27 @@ def embed(args: argparse.Namespace) -> int:
         )
     paths = list_files(args.files) if args.files else []
     load_tensorflow()
-    from tagger.inference import embeddings
-    from tagger.weights import pretrained
-
-    library = embeddings.Library(args.model, args.layer)
+    library = inference.embeddings.Library(args.model, args.layer)
     if exists:
-        library = embeddings.Library.load(args.library)
+        library = inference.embeddings.Library.load(args.library)
         if (library.model, library.layer) != (args.model, args.layer):
             raise ValueError(
                 f"{args.library} holds embeddings of {library.model}, layer"
                 f" {library.layer}. Give that --model and --layer, or another"
                 " --library."
             )
-    embedder = embeddings.Embedder(pretrained.load(args.model), args.layer)
+    embedder = inference.embeddings.Embedder(
+        weights.pretrained.load(args.model), args.layer
+    )
     song = args.similar_to
     if song:
         vector = library.vector_of(song)
         if vector is None:
             vector = embedder.embed(song)
     with streaming.progress(len(paths), "Embedding") as bar:
-        errors = embeddings.extend(library, embedder, paths, args.library, bar)
+        errors = inference.embeddings.extend(
+            library, embedder, paths, args.library, bar
+        )
     for path, error in errors.items():
         print(f"{path}\n  {error}", file=sys.stderr)
     if song and library.vectors:

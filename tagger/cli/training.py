@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import inspect
 
+from tagger import data, models, weights
+from tagger import training as work
 from tagger.cli.arguments import OptionGroup, at_least_one, model_name, setting
 from tagger.cli.process import load_tensorflow, supervise
 from tagger.training.recipes import (
@@ -249,11 +251,6 @@ def train(args: argparse.Namespace) -> None:
     if getattr(args, "strategy", "none") == "multiworker":
         supervise()
     load_tensorflow()
-    from tagger import models
-    from tagger.data import pipeline
-    from tagger.training import distribution, noisy_student, trainer
-    from tagger.weights import pretrained
-
     entry = models.entry(args.model)
     options = args.model_options.values(
         list(models.default_options(args.model)),
@@ -264,30 +261,30 @@ def train(args: argparse.Namespace) -> None:
     recipe = recipe_of(args, entry.recipe)
     choices = ("strategy", "hosts", "process_id")
     given = {name: getattr(args, name) for name in choices if hasattr(args, name)}
-    run = trainer.RunOptions(
+    run = work.trainer.RunOptions(
         args.seed,
         args.initial_stage,
         args.num_read_threads,
         args.checkpoint_minutes,
-        distribution.choose(**given),
+        work.distribution.choose(**given),
     )
-    shards = pipeline.open_shards(args.data_dir, args.verify)
+    shards = data.pipeline.open_shards(args.data_dir, args.verify)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
     arguments = args.model, options, recipe
     if hasattr(args, "teacher"):
-        unlabelled = pipeline.open_shards(args.unlabelled, args.verify)
-        teacher = pretrained.path_of(args.teacher)
-        fields = dataclasses.fields(noisy_student.StudentOptions)
+        unlabelled = data.pipeline.open_shards(args.unlabelled, args.verify)
+        teacher = weights.pretrained.path_of(args.teacher)
+        fields = dataclasses.fields(work.noisy_student.StudentOptions)
         known = [field.name for field in fields]
         student = args.student_options.values(known, args, "the student")
-        best = noisy_student.train(
+        best = work.noisy_student.train(
             *arguments,
-            noisy_student.StudentData(shards, unlabelled, teacher),
+            work.noisy_student.StudentData(shards, unlabelled, teacher),
             args.train_dir,
-            noisy_student.StudentOptions(**student),
+            work.noisy_student.StudentOptions(**student),
             run,
         )
     else:
-        task = trainer.SupervisedTask(shards)
-        best = trainer.train(*arguments, task, args.train_dir, run)
+        task = work.trainer.SupervisedTask(shards)
+        best = work.trainer.train(*arguments, task, args.train_dir, run)
     print(f"Best model: {best}")

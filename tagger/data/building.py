@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from tagger import storage
+from tagger import models, storage
 from tagger.audio import AudioDecodeError, stream_audio
 from tagger.data import records, tfds, workers
 from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard
@@ -178,13 +178,11 @@ def _plan_manifest(
     if features is None:
         dtype = "int16"
     else:
-        from tagger.models import frontends  # imports Keras
-
         if dtype not in ("float16", "float32"):
             raise ValueError(
                 f"Unknown dtype {dtype!r}. Choose one of: float16, float32."
             )
-        log_mel = frontends.preset(features)
+        log_mel = models.frontends.preset(features)
         if sample_rate not in (None, log_mel.sample_rate):
             raise ValueError(
                 f"The features {features} are computed at {log_mel.sample_rate} Hz, not"
@@ -380,10 +378,8 @@ def _frontend(preset: str):
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.set_visible_devices([], "GPU")
-    from tagger.models import frontends
-
     # On CPUs, models run a convolution: half as fast as the FFT, and within 2e-3 dB.
-    return frontends.LogMelSpectrogram(preset, fourier="fft")
+    return models.frontends.LogMelSpectrogram(preset, fourier="fft")
 
 
 # --- All shards -----------------------------------------------------------------------

@@ -1,1 +1,7 @@
 """Evaluation of scores: metrics, confidence intervals, robustness, comparisons."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submodules=["bootstrap", "metrics", "published", "robustness", "scoring"]
+)

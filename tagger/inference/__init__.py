@@ -1,1 +1,8 @@
 """Tags and embeddings of audio files, and export of models."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["embeddings", "engines", "export", "streaming", "tagger", "writers"],
+)

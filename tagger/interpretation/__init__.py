@@ -10,47 +10,26 @@
 The functions return arrays; `plotting` draws them.
 """
 
-import importlib
+import lazy_loader
 
-from tagger.interpretation.attention_maps import (
-    Attention,
-    attention,
-    contribution,
-    half_and_half,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["report"],
+    submod_attrs={
+        "attention_maps": ["Attention", "attention", "contribution", "half_and_half"],
+        "attributions": ["Attribution", "attribute", "filtered"],
+        "excitation_tables": [
+            "clip_loudness",
+            "excitation_spread",
+            "excitations",
+            "load_excitations",
+            "loudness_regression",
+            "nearest_tags",
+            "save_excitations",
+            "save_figures",
+            "tag_distances",
+            "tag_excitations",
+        ],
+        "spectrograms": ["Spectrogram", "spectrogram"],
+    },
 )
-from tagger.interpretation.attributions import Attribution, attribute, filtered
-from tagger.interpretation.spectrograms import Spectrogram, spectrogram
-
-# Imported on first use: excitation_tables needs TensorFlow, which the rest does not.
-_OF_TABLES = (
-    "clip_loudness",
-    "excitation_spread",
-    "excitations",
-    "load_excitations",
-    "loudness_regression",
-    "nearest_tags",
-    "save_excitations",
-    "save_figures",
-    "tag_distances",
-    "tag_excitations",
-)
-
-__all__ = [
-    "Attention",
-    "Attribution",
-    "Spectrogram",
-    "attention",
-    "attribute",
-    "contribution",
-    "filtered",
-    "half_and_half",
-    "spectrogram",
-    *_OF_TABLES,
-]
-
-
-def __getattr__(name):
-    if name in _OF_TABLES:
-        tables = importlib.import_module("tagger.interpretation.excitation_tables")
-        return getattr(tables, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,29 +1,24 @@
-"""Music tagging models: one file per paper, their shared layers, and model files.
+"""The taggers: one file per paper, what they share, and what a model file holds.
 
-The names below are imported on first use, because only `registry` and `metadata` work
-without Keras.
+Everything here is loaded at its first use: `registry` and `metadata` need no Keras, the
+rest does.
 """
 
-import importlib
+import lazy_loader
 
-_MODULE_OF = {
-    "MODELS": "registry",
-    "build_model": "registry",
-    "default_options": "registry",
-    "entry": "registry",
-    "feature_network": "serialization",
-    "load_model": "serialization",
-    "model_info": "serialization",
-    "ModelInfo": "metadata",
-    "save_model": "serialization",
-    "set_thresholds": "serialization",
-    "with_record_inputs": "serialization",
-}
-__all__ = list(_MODULE_OF)
-
-
-def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
-    return getattr(module, name)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["blocks", "frontends", "layers", "serialization"],
+    submod_attrs={
+        "metadata": ["ModelInfo"],
+        "registry": ["MODELS", "build_model", "default_options", "entry"],
+        "serialization": [
+            "feature_network",
+            "load_model",
+            "model_info",
+            "save_model",
+            "set_thresholds",
+            "with_record_inputs",
+        ],
+    },
+)

@@ -1,1 +1,15 @@
 """Training recipes, and the code that runs them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "callbacks",
+        "distribution",
+        "noisy_student",
+        "recipes",
+        "runs",
+        "trainer",
+    ],
+)

@@ -1,1 +1,7 @@
 """The web page."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submodules=["page", "song"]
+)

@@ -1,1 +1,7 @@
 """Trained weights: conversion from the original projects, and downloads."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submodules=["conversion", "downloads", "pretrained", "readers", "tables"]
+)

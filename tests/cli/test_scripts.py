@@ -393,7 +393,7 @@ def test_tagger_is_found_without_its_module_and_import_is_light(run_script):
         "import sys, tagger; assert 'keras' not in sys.modules; tagger.Tagger; tagger.x"
     )
     done = run_script("-c", code)
-    assert "has no attribute 'x'" in done.stderr
+    assert "No tagger attribute x" in done.stderr
 
 
 @pytest.mark.slow

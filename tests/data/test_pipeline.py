@@ -89,9 +89,7 @@ def test_neighbours_in_a_batch_are_of_different_clips(built):
     clip_of = {key(segment): clip for segment, _, clip in segments_of(built, "train")}
     clips = [[clip_of[key(segment)] for segment in x] for x, _ in epoch(built)]
     distinct = np.mean([len(set(batch)) for batch in clips])
-    assert (
-        distinct > 6
-    )  # 8 random segments come from 7.0 of 24 clips on average
+    assert distinct > 6  # 8 random segments come from 7.0 of 24 clips on average
 
 
 def test_evaluation_yields_every_segment_with_its_clip(built):
@@ -199,8 +197,9 @@ def unlabelled(corpus):
 def test_a_batch_mixes_labelled_and_unlabelled_by_weight(built, unlabelled):
     shards = pipeline.open_shards(built)
     sources = [
-        pipeline.Source(shards, "train", 2.0), pipeline.Source(unlabelled, "student", 1.0)
-    ]  # fmt: skip
+        pipeline.Source(shards, "train", 2.0),
+        pipeline.Source(unlabelled, "student", 1.0),
+    ]
     mixed = pipeline.mixed_segments(
         sources, Segmentation(59049), 9, pipeline.ReadOptions(seed=3)
     )
@@ -231,7 +230,9 @@ def test_sources_that_do_not_mix_are_refused(built, built_at, unlabelled):
         )
 
     slow = pipeline.open_shards(built_at(16000))
-    with pytest.raises(ValueError, match="cannot be mixed: sample_rate is 22050 in the"):
+    with pytest.raises(
+        ValueError, match="cannot be mixed: sample_rate is 22050 in the"
+    ):
         mix((shards, "train", 1), (slow, "train", 1))
     with pytest.raises(ValueError, match="must be positive, not 0"):
         mix((shards, "train", 1), (unlabelled, "student", 0))

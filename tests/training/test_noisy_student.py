@@ -31,8 +31,8 @@ def half_labelled(_corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(half_labelled, tmp_path_factory):
-    model = models.build_model("sample_cnn", num_tags=10, **narrow_options("sample_cnn"),
-                               tags=half_labelled.manifest.tags)  # fmt: skip
+    tags, options = half_labelled.manifest.tags, narrow_options("sample_cnn")
+    model = models.build_model("sample_cnn", num_tags=10, tags=tags, **options)
     path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
     models.save_model(model, path)
     return path

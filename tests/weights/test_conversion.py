@@ -55,9 +55,7 @@ def test_layers_counted_from_later_in_a_session_are_counted_from_one():
     def later(name):
         layer, weight = name.split("/")
         kind, _, number = layer.rpartition("_")
-        return (
-            f"{kind}_{int(number) + 96}/{weight}"  # numbers cross from 99 to 100
-        )
+        return f"{kind}_{int(number) + 96}/{weight}"  # numbers cross from 99 to 100
 
     renamed = {later(name): array for name, array in weights.items()}
     model = conversion.convert(readers.number_from_one(renamed), "sample_cnn")
@@ -134,9 +132,7 @@ def test_a_class_token_must_be_given_where_it_is_learned(transformer):
 
 
 def test_weights_of_another_model_are_refused(transformer):
-    with pytest.raises(
-        ValueError, match="These are not fcn weights: key 'dense"
-    ):
+    with pytest.raises(ValueError, match="These are not fcn weights: key 'dense"):
         conversion.convert(transformer[0], "fcn")
     with pytest.raises(ValueError, match="These are not sample_cnn weights"):
         conversion.convert({"lstm_1/kernel:0": np.zeros(3)}, "sample_cnn")
