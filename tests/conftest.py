@@ -28,6 +28,14 @@ SHARED = REPOSITORY.parent / "shared"
 XLA_IN_HASTE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
+# Where oneDNN is told to use less than the CPU has, TensorFlow, which asks the CPU,
+# aborts in bfloat16.
+needs_bfloat16 = pytest.mark.skipif(
+    os.environ.get("ONEDNN_MAX_CPU_ISA", "AVX512").split("_")[0] != "AVX512",
+    reason="ONEDNN_MAX_CPU_ISA leaves no bfloat16, but TensorFlow would use it",
+)
+
+
 @pytest.fixture
 def shared():
     """Returns the folder of large references, on the developers' machines only."""

@@ -153,7 +153,8 @@ def predictor(model, shards: pipeline.Shards) -> Predict:
 
 def tag_names(info: models.ModelInfo, shards: pipeline.Shards) -> tuple[str, ...]:
     """Returns the tag names of the data, or the model's if the shards have none."""
-    return shards.manifest.tags if shards.names_tags or not info.tags else info.tags
+    fits = info.tags and len(info.tags) == len(shards.manifest.tags)
+    return info.tags if fits and not shards.names_tags else shards.manifest.tags
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from tagger import models
 from tagger.augmentations import Augmentation
-from tagger.data import pipeline
+from tagger.data import mixing, pipeline
 from tagger.data.records import ShardWriter
 from tagger.evaluation import scoring
 from tagger.segmentation import INT16_SCALE, Segmentation
@@ -201,7 +201,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
 
     def num_batches(self, plan: trainer.BatchPlan) -> int:
         """Returns the batches per epoch, in which each labelled segment occurs once."""
-        num_labelled, _ = pipeline.split_batch(self._weights, plan.batch_size)
+        num_labelled, _ = mixing.split_batch(self._weights, plan.batch_size)
         return super().num_batches(dataclasses.replace(plan, batch_size=num_labelled))
 
     def batches(
@@ -220,14 +220,14 @@ class NoisyStudentTask(trainer.SupervisedTask):
                 "A teacher's scores are stored for whole segments, not for random"
                 " crops. Add --crops-per-clip 0, or remove --cache-scores."
             )
-        places = pipeline.split_batch(self._weights, plan.batch_size)
+        places = mixing.split_batch(self._weights, plan.batch_size)
         weights = [plan.batch_size / share for share in places]
         sources = self.sources
         if self.scores_dir:
             sources = [ScoredShards.of(shards, self.scores_dir) for shards in sources]
-        mixed = pipeline.mixed_segments(
+        mixed = mixing.mixed_segments(
             [
-                pipeline.Source(shards, split, weight)
+                mixing.Source(shards, split, weight)
                 for shards, split, weight in zip(
                     sources, ("train", "student"), self._weights, strict=True
                 )

@@ -9,7 +9,7 @@ import pytest
 from conftest import build_corpus
 
 from tagger import models
-from tagger.data import building, pipeline, records
+from tagger.data import building, mixing, pipeline, records
 from tagger.data.manifest import Manifest
 from tagger.datasets import magnatagatune
 from tagger.evaluation import scoring
@@ -197,16 +197,16 @@ def unlabelled(corpus):
 def test_a_batch_mixes_labelled_and_unlabelled_by_weight(built, unlabelled):
     shards = pipeline.open_shards(built)
     sources = [
-        pipeline.Source(shards, "train", 2.0),
-        pipeline.Source(unlabelled, "student", 1.0),
+        mixing.Source(shards, "train", 2.0),
+        mixing.Source(unlabelled, "student", 1.0),
     ]
-    mixed = pipeline.mixed_segments(
+    mixed = mixing.mixed_segments(
         sources, Segmentation(59049), 9, pipeline.ReadOptions(seed=3)
     )
     assert mixed.element_spec[0] == tf.TensorSpec((9, 59049), tf.int16)
     batches = list(mixed.take(25).as_numpy_iterator())
     again = list(
-        pipeline.mixed_segments(
+        mixing.mixed_segments(
             sources, Segmentation(59049), 9, pipeline.ReadOptions(seed=3)
         )
         .take(25)
@@ -225,8 +225,8 @@ def test_sources_that_do_not_mix_are_refused(built, built_at, unlabelled):
     shards = pipeline.open_shards(built)
 
     def mix(*sources, batch_size=4):
-        pipeline.mixed_segments(
-            [pipeline.Source(*s) for s in sources], segmentation, batch_size
+        mixing.mixed_segments(
+            [mixing.Source(*s) for s in sources], segmentation, batch_size
         )
 
     slow = pipeline.open_shards(built_at(16000))
@@ -238,8 +238,8 @@ def test_sources_that_do_not_mix_are_refused(built, built_at, unlabelled):
         mix((shards, "train", 1), (unlabelled, "student", 0))
     with pytest.raises(ValueError, match="A batch of 4 is too small for 2 sources"):
         mix((shards, "train", 100), (unlabelled, "student", 1))
-    assert pipeline.split_batch([1, 1, 1], 8) == [3, 3, 2]
-    assert pipeline.split_batch([0.5, 0.5], 32) == [16, 16]
+    assert mixing.split_batch([1, 1, 1], 8) == [3, 3, 2]
+    assert mixing.split_batch([0.5, 0.5], 32) == [16, 16]
 
 
 # --- Log-mel records, URLs ------------------------------------------------------------

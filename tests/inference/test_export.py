@@ -7,7 +7,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import REFERENCES, REPOSITORY
+from conftest import REFERENCES, REPOSITORY, needs_bfloat16
 
 from tagger import audio, models
 from tagger.inference import embeddings, export
@@ -91,6 +91,7 @@ def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path)
 
 
 @pytest.mark.slow
+@needs_bfloat16
 def test_mixed_precision_is_exported_in_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

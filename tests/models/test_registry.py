@@ -7,7 +7,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import XLA_IN_HASTE
+from conftest import XLA_IN_HASTE, needs_bfloat16
 from drawn import draw_music
 from narrow import music, narrow_model, narrow_options, scores_of
 
@@ -107,7 +107,10 @@ def test_scores_do_not_depend_on_batch_neighbours(narrow):
 
 @pytest.mark.parametrize(
     "policy",
-    [pytest.param("mixed_float16", marks=pytest.mark.slow), "mixed_bfloat16"],
+    [
+        pytest.param("mixed_float16", marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", marks=needs_bfloat16),
+    ],
 )
 def test_mixed_precision_scores_stay_close(narrow, exact, policy):
     keras.config.set_dtype_policy(policy)
@@ -131,6 +134,7 @@ def test_mixed_precision_scores_stay_close(narrow, exact, policy):
     np.testing.assert_allclose(scores, exact, atol=3e-2 if "b" in policy else 5e-3)
 
 
+@needs_bfloat16
 def test_bfloat16_convolutions_ignore_what_lies_behind_their_channels():
     """The smallest program in which AMX kernels of oneDNN 3.7 returned NaN.
 

@@ -53,7 +53,7 @@ def train(built, folder, options=OPTIONS, how=None, **run):
 
 
 def logged(folder):
-    """Returns the rows of trainer.csv."""
+    """Returns the rows of training.csv."""
     return list(csv.DictReader((folder / "training.csv").read_text().splitlines()))
 
 
