@@ -163,7 +163,7 @@ def audio_files_in(
             warnings.warn(f"Cannot read {folder}: {error.strerror}.", stacklevel=3)
             return
         for path in paths:
-            if path.is_dir():
+            if os.path.isdir(path):
                 yield from walk(path, False)
             elif path.name.lower().endswith(AUDIO_EXTENSIONS):
                 if not path.name.startswith("."):
@@ -204,9 +204,10 @@ def list_audio(names: Iterable[str]) -> list[str]:
             "No audio files were found. Give audio files, or folders that contain files"
             f" with one of the extensions {extensions}."
         )
-    return list({os.path.realpath(path): path for path in reversed(paths)}.values())[
-        ::-1
-    ]
+    unique = {}
+    for path in paths:
+        unique.setdefault(os.path.realpath(path), path)
+    return list(unique.values())
 
 
 def rough_seconds(path: str | os.PathLike) -> float | None:

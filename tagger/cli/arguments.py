@@ -56,7 +56,11 @@ class OptionGroup:
         for name in (further or {}) | given:
             if name not in known:
                 flag = self.flags.get(name, f"--set {name}")
-                flags = [self.flags.get(n, f"--set {n}") for n in known]
+                flags = [
+                    self.flags.get(n, f"--set {n}")
+                    for n in known
+                    if n in self.flags or further is not None
+                ]
                 raise ValueError(
                     f"{flag} is not an option of {owner}. Available:"
                     f" {', '.join(flags) or 'none'}."
@@ -73,6 +77,30 @@ def setting(text: str) -> tuple[str, object]:
         return name.replace("-", "_"), ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name.replace("-", "_"), value
+
+
+def check_types(settings: dict, defaults: dict) -> None:
+    """Checks that the values of --set have the types of the defaults.
+
+    Args:
+        settings: Values by option; unknown options are not checked.
+        defaults: Default of each option; any value may replace None.
+
+    Raises:
+        ValueError: a value has another type. A whole number may replace a float, and a
+            list a tuple.
+    """
+    accepted = {float: (float, int), tuple: (tuple, list)}
+    for name, value in settings.items():
+        kind = type(defaults.get(name))
+        is_bool_for_number = kind is not bool and isinstance(value, bool)
+        if kind is type(None):
+            continue
+        if is_bool_for_number or not isinstance(value, accepted.get(kind, kind)):
+            raise ValueError(
+                f"--set {name}={value} must be of type {kind.__name__}, as its default"
+                f" {defaults[name]!r} is."
+            )
 
 
 def at_least_one(text: str) -> int:

@@ -102,7 +102,8 @@ def evaluate(args: argparse.Namespace) -> None:
     # Report mismatches before scoring.
     if args.compare_with:
         other = weights.pretrained.load(args.compare_with)
-        evaluation.scoring.check_rate(models.model_info(other), shards)
+        other_info = models.model_info(other)
+        evaluation.scoring.check_comparable(info, other_info, shards)
     if args.compare:
         evaluation.published.scores_on(shards.manifest.dataset)
     if args.robustness:
@@ -139,7 +140,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.compare_with:
         other_scored = score(
             evaluation.scoring.predictor(other, shards),
-            models.model_info(other),
+            other_info,
             args.split,
         )
         lines.append(f"{args.compare_with}: {other_scored.macro_line()}; difference:")

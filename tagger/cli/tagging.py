@@ -73,12 +73,14 @@ def _paths_in(lines: Iterable[str]) -> list[str]:
 
 def load_tagger(args: argparse.Namespace) -> Tagger:
     """Returns the Tagger of --model; --data-dir names the tags if it does not."""
-    if args.model.endswith(".onnx"):
-        model = engines.OnnxModel(args.model)
-        return Tagger(model, _tags_of(model.info, args))
     load_tensorflow()
     model = weights.pretrained.load(args.model)
     return Tagger(model, _tags_of(models.model_info(model), args))
+
+
+def _load_onnx_tagger(args: argparse.Namespace) -> Tagger:
+    model = engines.OnnxModel(args.model)
+    return Tagger(model, _tags_of(model.info, args))
 
 
 def _tags_of(info: ModelInfo, args: argparse.Namespace) -> tuple[str, ...] | None:
@@ -147,7 +149,8 @@ def add_tag(parser: argparse.ArgumentParser) -> None:
     add(
         "--resume",
         action="store_true",
-        help="skip files whose tags --output already holds, and add the others",
+        help="skip files whose tags --output already holds, and add the others; also"
+        " replaces a --taggram",
     )
     add_force(parser)
 
@@ -182,7 +185,8 @@ def if_tag_interrupted(args: argparse.Namespace) -> str:
     if not args.output:
         return "Run the same command again."
     resume = "" if args.resume else " with --resume"
-    return f"Run the same command{resume} to continue {args.output}."
+    instead = " instead of --force" if args.force else ""
+    return f"Run the same command{resume}{instead} to continue {args.output}."
 
 
 def tag(args: argparse.Namespace) -> int:
@@ -196,9 +200,12 @@ def tag(args: argparse.Namespace) -> int:
         raise ValueError("--resume needs --output with the results to continue.")
     if args.resume and args.force:
         raise ValueError("Give --resume or --force, not both.")
-    check_outputs(args, "taggram")
-    writers.check_output(args.output, args.resume or args.force)
-    tagger = load_tagger(args)
+    if args.output and not (args.resume or args.force):
+        writers.check_no_results(args.output, paths)
+    if not args.resume:
+        check_outputs(args, "taggram")
+    is_onnx = args.model.endswith(".onnx")
+    tagger = _load_onnx_tagger(args) if is_onnx else load_tagger(args)
     thresholds = results = None
     if args.threshold is not None:
         is_held = args.threshold == HELD

@@ -6,7 +6,13 @@ import inspect
 
 from tagger import data, models, weights
 from tagger import training as work
-from tagger.cli.arguments import OptionGroup, at_least_one, model_name, setting
+from tagger.cli.arguments import (
+    OptionGroup,
+    at_least_one,
+    check_types,
+    model_name,
+    setting,
+)
 from tagger.cli.process import load_tensorflow, supervise
 from tagger.training.recipes import (
     MONITORS,
@@ -252,11 +258,10 @@ def train(args: argparse.Namespace) -> None:
         supervise()
     load_tensorflow()
     entry = models.entry(args.model)
+    defaults, settings = models.default_options(args.model), dict(args.settings)
+    check_types(settings, defaults)
     options = args.model_options.values(
-        list(models.default_options(args.model)),
-        args,
-        f"model {args.model}",
-        dict(args.settings),
+        list(defaults), args, f"model {args.model}", settings
     )
     recipe = recipe_of(args, entry.recipe)
     choices = ("strategy", "hosts", "process_id")

@@ -238,6 +238,27 @@ def check_rate(info: models.ModelInfo, shards: pipeline.Shards) -> None:
         )
 
 
+def check_comparable(
+    info: models.ModelInfo, other: models.ModelInfo, shards: pipeline.Shards
+) -> None:
+    """Checks that two models can be scored on the same tags of the data.
+
+    Raises:
+        ValueError: a sample rate differs from the data's, or the models have different
+            tags in common with the data.
+    """
+    check_rate(info, shards)
+    check_rate(other, shards)
+    tags, others = common_tags(info, shards).names, common_tags(other, shards).names
+    if tags != others:
+        only = sorted(set(tags) ^ set(others))
+        raise ValueError(
+            f"Models {info.name} and {other.name} cannot be compared on"
+            f" {shards.directory}: only one of them scores {', '.join(only[:5])}"
+            f"{' …' if len(only) > 5 else ''}. Choose models with the same tags."
+        )
+
+
 def check_match(info: models.ModelInfo, shards: pipeline.Shards) -> None:
     """Checks that the model and the data have the same sample rate, tags and order.
 

@@ -36,21 +36,21 @@ def export(
             `conversion.load_model`. Mixed precision becomes float32.
         path: Path with the ending of the format; a folder for "saved-model".
         to: Key of `metadata.EXPORT_FORMATS`.
-        force: Whether to overwrite an existing path.
+        force: Whether to replace an existing file or SavedModel.
 
     Returns:
         The path that was written.
 
     Raises:
         ValueError: the format is unknown, or the path has another ending.
-        FileExistsError: the path exists.
+        FileExistsError: the path exists, or is a folder that `force` must not replace
+            because it holds something else than a SavedModel.
         FileNotFoundError: the folder to write to does not exist.
         ImportError: a package is missing, or Keras does not run on TensorFlow.
     """
     path = Path(path)
     check_export_path(path, to)
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists. Choose another path.")
+    _check_replaceable(path, force)
     if keras.backend.backend() != "tensorflow":
         raise ImportError(
             "Exporting needs the TensorFlow backend, but Keras runs on"
@@ -62,10 +62,21 @@ def export(
         made = Path(folder) / path.name
         with contextlib.redirect_stdout(io.StringIO()):  # the converters' messages
             write(_in_float32(model), made, described)
-        if path.is_dir():
+        if path.exists():
             path.rename(Path(folder) / "replaced")
-        made.replace(path)
+        made.rename(path)
     return path
+
+
+def _check_replaceable(path: Path, force: bool) -> None:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not force:
+        raise FileExistsError(f"{path} exists. Choose another path.")
+    if path.is_dir() and not (path / "saved_model.pb").exists():
+        raise FileExistsError(
+            f"{path} is a folder that holds no SavedModel. Choose another path."
+        )
 
 
 def _saved_model(model: keras.Model, path: Path, described: dict) -> None:

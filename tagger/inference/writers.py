@@ -56,25 +56,25 @@ class Source:
                 )
 
 
-def check_output(path: str | None, is_allowed: bool) -> None:
-    """Checks that an output does not exist, or may be continued or replaced.
+def check_no_results(path: str | os.PathLike, paths: Sequence[str]) -> None:
+    """Checks that an output holds no results yet.
 
     Args:
-        path: Path of the output; None: there is no output.
-        is_allowed: Whether an existing output may be continued or replaced.
+        path: As for `open_results`.
+        paths: Files to be tagged.
 
     Raises:
-        FileExistsError: the output exists, is not empty and may not be changed.
+        FileExistsError: the file is not empty, or the folder has a JAMS file of one of
+            the paths.
     """
-    if path is None or is_allowed or not os.path.exists(path):
-        return
-    if os.path.isdir(path):
-        is_empty = not any(Path(path).rglob("*.jams"))
+    path = Path(path)
+    if _is_file(path):
+        files = [path] if path.exists() and path.stat().st_size else []
     else:
-        is_empty = not os.path.getsize(path)
-    if not is_empty:
+        files = [file for file in (_jams_path(path, p) for p in paths) if file.exists()]
+    if files:
         raise FileExistsError(
-            f"{path} exists. Add --resume to continue it, --force to overwrite it, or"
+            f"{files[0]} exists. Add --resume to continue, --force to overwrite, or"
             " choose another --output."
         )
 
@@ -89,7 +89,8 @@ def open_results(
             JAMS files.
         paths: Files to be tagged.
         source: Model and settings of the results.
-        force: Whether to delete existing results now.
+        force: Whether to replace existing results instead: the file on the first
+            write, a JAMS file when its song is written.
 
     Returns:
         An object with `done` (paths that already have tags), `write(result)` and
@@ -100,23 +101,27 @@ def open_results(
         ImportError: JAMS files need the package jams, which is not installed.
     """
     path = Path(path)
-    is_file = path.suffix in (".jsonl", ".json", ".csv")
-    if force and is_file:
-        path.unlink(missing_ok=True)
-    elif force and path.exists():
-        for jam in path.rglob("*.jams"):
-            jam.unlink()
-    if not is_file:
-        return JamsFolder(path, paths, source)
-    return (CsvTable if path.suffix == ".csv" else JsonLines)(path, source)
+    if not _is_file(path):
+        return JamsFolder(path, paths, source, force)
+    return (CsvTable if path.suffix == ".csv" else JsonLines)(path, source, force)
+
+
+def _is_file(path: Path) -> bool:
+    return path.suffix in (".jsonl", ".json", ".csv")
 
 
 class _File:
-    """A file to which lines are appended after its last complete line."""
+    """A file to which lines are appended after its last complete line.
 
-    def __init__(self, path: Path):
-        self._path, self._file = path, None
-        text = path.read_text("utf-8", "surrogateescape") if path.exists() else ""
+    Args:
+        path: Path of the file.
+        replace: Whether to ignore existing lines and remove them on the first write.
+    """
+
+    def __init__(self, path: Path, replace: bool):
+        self._path, self._file, self._mode = path, None, "w" if replace else "a"
+        is_read = path.exists() and not replace
+        text = path.read_text("utf-8", "surrogateescape") if is_read else ""
         *self.lines, self.half = text.split("\n")
 
     def write(self, text: str) -> None:
@@ -126,7 +131,11 @@ class _File:
                 num_bytes = len(self.half.encode("utf-8", "surrogateescape"))
                 os.truncate(self._path, self._path.stat().st_size - num_bytes)
             self._file = open(
-                self._path, "a", encoding="utf-8", errors="surrogateescape", newline=""
+                self._path,
+                self._mode,
+                encoding="utf-8",
+                errors="surrogateescape",
+                newline="",
             )
         self._file.write(text)
         self._file.flush()
@@ -140,8 +149,8 @@ class _File:
 class JsonLines:
     """JSON Lines: one line per result."""
 
-    def __init__(self, path: Path, source: Source):
-        self._file, self._settings = _File(path), source.settings
+    def __init__(self, path: Path, source: Source, force: bool):
+        self._file, self._settings = _File(path, force), source.settings
         half = self._file.half
         try:
             rows = [json.loads(line) for line in self._file.lines]
@@ -172,13 +181,13 @@ class CsvTable:
     The cell of a tag below its threshold is empty.
     """
 
-    def __init__(self, path: Path, source: Source):
+    def __init__(self, path: Path, source: Source, force: bool):
         fixed = ["path", "model", "settings", "seconds"]
         self._header = [*fixed, *source.tags, "error"]
         self._settings = json.dumps(source.settings)
-        self._file = _File(path)
+        self._file = _File(path, force)
         rows = list(csv.reader(line + "\n" for line in self._file.lines))
-        if path.exists() and path.stat().st_size and rows[:1] != [self._header]:
+        if (rows or self._file.half) and rows[:1] != [self._header]:
             raise ValueError(
                 f"{str(path)!r} is not a table written by `tag` with the tags of this"
                 " model. Choose another --output."
@@ -208,7 +217,7 @@ class JamsFolder:
     the root for files outside of it.
     """
 
-    def __init__(self, path: Path, paths: Sequence[str], source: Source):
+    def __init__(self, path: Path, paths: Sequence[str], source: Source, force: bool):
         try:
             import jams
         except ImportError as error:
@@ -218,10 +227,12 @@ class JamsFolder:
         self._jams, self._source, self._path = jams, source, path
         self.done = set()
         for audio_path in paths:
-            target = self._target(audio_path)
+            target = _jams_path(path, audio_path)
             if target.exists():
-                self.done.add(audio_path)
-                source.check(path, *_annotator_of(target))
+                annotator = _annotator_of(target)
+                if not force:
+                    self.done.add(audio_path)
+                    source.check(path, *annotator)
 
     def write(self, result: dict) -> None:
         """Writes the JAMS file of a result; a result with an error gets none."""
@@ -247,19 +258,20 @@ class JamsFolder:
         jam.file_metadata.duration = seconds
         jam.file_metadata.title = Path(result["path"]).stem
         jam.validate()
-        target = self._target(result["path"])
+        target = _jams_path(self._path, result["path"])
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(target, jam.dumps(indent=2))
 
     def close(self) -> None:
         """Does nothing: every file is already complete."""
 
-    def _target(self, path: str) -> Path:
-        full = Path(os.path.abspath(path))
-        here = Path.cwd()
-        below = here if full.is_relative_to(here) else full.anchor
-        relative = full.relative_to(below)
-        return self._path / relative.with_name(f"{relative.name}.jams")
+
+def _jams_path(folder: Path, path: str) -> Path:
+    full = Path(os.path.abspath(path))
+    here = Path.cwd()
+    below = here if full.is_relative_to(here) else full.anchor
+    relative = full.relative_to(below)
+    return folder / relative.with_name(f"{relative.name}.jams")
 
 
 def as_line(result: dict) -> str:

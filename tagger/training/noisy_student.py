@@ -205,7 +205,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
         return super().num_batches(dataclasses.replace(plan, batch_size=num_labelled))
 
     def batches(
-        self, plan: trainer.BatchPlan, epoch: int, step: int
+        self, plan: trainer.BatchPlan, num_batches: int, epoch: int = 0, step: int = 0
     ) -> tf.data.Dataset:
         """Returns endless batches ((segments, unlabelled), labels, weights).
 
@@ -235,7 +235,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
             plan.segmentation,
             plan.batch_size,
             plan.options,
-            first_batch=epoch * self.num_batches(plan) + step,
+            first_batch=epoch * num_batches + step,
         )
 
         def mark(segments, labels):
@@ -411,7 +411,7 @@ def _with_stored_scores(
     task = dataclasses.replace(task, scores_dir=scores_dir)
     segmentation = models.model_info(student).segmentation
     options = pipeline.ReadOptions(crops_per_clip=recipe.crops_per_clip)
-    task.batches(trainer.BatchPlan(segmentation, recipe.batch_size, options), 0, 0)
+    task.batches(trainer.BatchPlan(segmentation, recipe.batch_size, options), 1)
     for shards, split in zip(task.sources, ("train", "student"), strict=True):
         write_scores(task.teacher_path, shards, split, segmentation, scores_dir)
     return task

@@ -68,8 +68,17 @@ class SupervisedTask:
             self.shards, "train", plan.segmentation, plan.batch_size, plan.options
         )
 
-    def batches(self, plan: BatchPlan, epoch: int, step: int) -> tf.data.Dataset:
-        """Returns endless batches (segments, labels), from a step of an epoch on."""
+    def batches(
+        self, plan: BatchPlan, num_batches: int, epoch: int = 0, step: int = 0
+    ) -> tf.data.Dataset:
+        """Returns endless batches (segments, labels).
+
+        Args:
+            plan: Which batches to make.
+            num_batches: Number of batches in an epoch, from the method of that name.
+            epoch: Epoch of the first batch.
+            step: Position of the first batch in that epoch.
+        """
         batches = pipeline.training_segments(
             self.shards,
             "train",
@@ -196,6 +205,7 @@ class _Runner:
         self._name, self._options = name, models.default_options(name) | options
         self._recipe, self._task, self._run = recipe, task, run
         self._devices = run.devices
+        self._num_batches = None  # counted by `check`
         self._scoring_model = ScoringModel(self._build, task.shards, self._devices)
 
     def _build(self) -> keras.Model:
@@ -241,8 +251,8 @@ class _Runner:
             )
         plan = self._plan(0)
         with _naming_corrupt_records(self._task):
-            num_batches = self._task.num_batches(plan)
-        if not num_batches:
+            self._num_batches = self._task.num_batches(plan)
+        if not self._num_batches:
             raise ValueError(
                 f"{shards.directory} holds fewer train segments than one batch of"
                 f" {self._recipe.batch_size}. Choose a smaller --batch-size, or more"
@@ -250,7 +260,7 @@ class _Runner:
             )
         with self._devices.one_local_device():
             self._task.training_model(self._scoring_model.model, self._recipe)
-        self._task.batches(plan, 0, 0)
+        self._task.batches(plan, self._num_batches)
 
     def check_initial_stage(self, folder: RunFolder) -> None:
         """Checks that a skipped stage left a checkpoint to start from."""
@@ -334,7 +344,6 @@ class _Runner:
                 keras.callbacks.TensorBoard(folder.path, write_graph=False)
             )
         resume.restore(fitted)
-        num_batches = self._task.num_batches(plan)
         is_jax = keras.backend.backend() == "jax"
         with (
             _naming_corrupt_records(self._task),
@@ -342,8 +351,10 @@ class _Runner:
         ):
             while not resume.is_over():
                 fitted.fit(
-                    self._task.batches(plan, state.epoch, state.step),
-                    steps_per_epoch=num_batches - state.step,
+                    self._task.batches(
+                        plan, self._num_batches, state.epoch, state.step
+                    ),
+                    steps_per_epoch=self._num_batches - state.step,
                     shuffle=False,  # the dataset is already shuffled
                     initial_epoch=state.epoch,
                     # The rest of an interrupted epoch needs its own call of `fit`.

@@ -122,7 +122,9 @@ def listing() -> str:
         if isinstance(found.source, Wheel):
             source, num_bytes = f"PyPI, {Wheel.REQUIREMENT}", Wheel.NUM_BYTES
         elif found.source is None:
-            source += f" (tagger convert FILE --model {found.model})"
+            source += (
+                f" (tagger convert FILE --model {found.model} --output {name}.keras)"
+            )
         verified = "verified" if found.is_verified else ""
         lines.append(
             f"{name:<34} {found.dataset:<19} {len(found.tags) or '':>2} tags  {scores}"
@@ -164,7 +166,7 @@ def ensure_cached(name: str) -> Path:
         raise ValueError(
             f"{name} cannot be downloaded automatically. Get the weights from"
             f" https://github.com/{found.repository} and convert them: python -m tagger"
-            f" convert FILE --model {found.model}."
+            f" convert FILE --model {found.model} --output {name}.keras."
         )
     is_torch = isinstance(found.source, GitFile)
     if is_torch and not importlib.util.find_spec("torch"):

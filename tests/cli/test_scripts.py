@@ -18,6 +18,7 @@ from conftest import REFERENCES, build_corpus, fails, run_process
 import tagger
 from tagger import audio, cli, models
 from tagger.cli import process, training
+from tagger.cli.arguments import check_types
 from tagger.inference import embeddings
 from tagger.training import noisy_student, recipes
 
@@ -105,6 +106,17 @@ def test_every_option_that_models_lists_can_be_set(name):
         assert values == {option: default}
     with pytest.raises(ValueError, match="--set widht is not an option of"):
         args.model_options.values(known, args, name, {"widht": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", "abc"), ("width", 2.5), ("width", True), ("kind", 3)]
+)
+def test_settings_have_the_types_of_their_defaults(name, value):
+    defaults = {"width": 8, "rate": 0.5, "kind": "a", "filters": (1, 2), "any": None}
+    good = {"width": 9, "rate": 1, "kind": "b", "filters": [3], "any": "x", "new": 1}
+    check_types(good, defaults)
+    with pytest.raises(ValueError, match=f"--set {name}={value} must be of type"):
+        check_types({name: value}, defaults)
 
 
 def test_settings_are_python_values_or_text(capsys):

@@ -225,6 +225,18 @@ def test_a_paired_comparison_draws_the_same_clips_for_both():
         bootstrap.bootstrap(one, 10, others)
 
 
+def test_models_are_compared_only_on_the_same_tags(trained, built):
+    shards = pipeline.open_shards(built)
+    info = models.model_info(models.load_model(trained / "model.keras"))
+    scoring.check_comparable(info, info, shards)
+    fewer = dataclasses.replace(info, tags=info.tags[1:], num_tags=info.num_tags - 1)
+    with pytest.raises(ValueError, match=f"only one of them scores {info.tags[0]}. C"):
+        scoring.check_comparable(info, fewer, shards)
+    faster = dataclasses.replace(info, sample_rate=44100)
+    with pytest.raises(ValueError, match="expects 44100 Hz"):
+        scoring.check_comparable(info, faster, shards)
+
+
 def test_thresholds_have_the_best_f1_of_all():
     one = many(60)
     thresholds = metrics.best_thresholds(one)

@@ -117,9 +117,18 @@ def test_mixed_precision_is_exported_in_float32(tmp_path):
 )
 def test_what_does_not_fit_is_said(name, to, said, tmp_path):
     (tmp_path / "there").mkdir()
+    (tmp_path / "there/notes.txt").touch()
     with pytest.raises((ValueError, FileExistsError), match=said):
         export.export(None, tmp_path / name, to)
-    assert [one.name for one in tmp_path.iterdir()] == ["there"]
+    with pytest.raises(
+        (ValueError, FileExistsError),
+        match=said.replace("exists", "is a folder that holds no SavedModel"),
+    ):
+        export.export(None, tmp_path / name, to, force=True)
+    assert sorted(tmp_path.rglob("*")) == [
+        tmp_path / "there",
+        tmp_path / "there/notes.txt",
+    ]
 
 
 @pytest.mark.slow

@@ -135,12 +135,36 @@ def test_names_that_are_not_utf8_survive(tmp_path):
 
 
 def test_what_exists_is_continued_or_replaced_but_never_by_accident(tmp_path):
-    writers.check_output(None, False)
-    writers.check_output(str(tmp_path / "new.csv"), False)
+    paths = [DONE["path"]]
+    writers.check_no_results(tmp_path / "new.csv", paths)
     (tmp_path / "empty.csv").touch()
-    writers.check_output(str(tmp_path / "empty.csv"), False)
+    writers.check_no_results(tmp_path / "empty.csv", paths)
     for name in KINDS:
         write(tmp_path / name, DONE)
-        with pytest.raises(FileExistsError, match="--resume to continue it, --force"):
-            writers.check_output(str(tmp_path / name), False)
-        writers.check_output(str(tmp_path / name), True)
+        with pytest.raises(FileExistsError, match="--resume to continue, --force"):
+            writers.check_no_results(tmp_path / name, paths)
+    writers.check_no_results(tmp_path / "folder", ["another.mp3"])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_forced_results_replace_the_earlier_ones_at_the_first_write(name, tmp_path):
+    def contents():
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        return {path: path.read_text() for path in files}
+
+    write(tmp_path / name, DONE, model="other")
+    before = contents()
+    assert write(tmp_path / name, force=True).done == set()
+    assert contents() == before
+    write(tmp_path / name, {**DONE, "seconds": 3.5}, force=True)
+    assert contents() != before and contents().keys() == before.keys()
+    assert write(tmp_path / name).done == {DONE["path"]}
+
+
+def test_forced_results_do_not_replace_jams_files_of_others(tmp_path):
+    reference = tmp_path / "folder/a/1.mp3.jams"
+    reference.parent.mkdir(parents=True)
+    reference.write_text('{"annotations": []}')
+    with pytest.raises(ValueError, match="is not a JAMS file written by `tag`"):
+        write(tmp_path / "folder", LATER, force=True)
+    assert reference.read_text() == '{"annotations": []}'

@@ -67,7 +67,7 @@ def test_losses_by_hand():
 def test_a_batchs_loss_is_the_sum_of_both_parts_means(half_labelled, teacher):
     """Of seven segments, at a labelled share of .4, three are labelled."""
     task = task_of(half_labelled, teacher, labelled_share=0.4)
-    batches = task.batches(plan_of(teacher, 7), epoch=0, step=0)
+    batches = task.batches(plan_of(teacher, 7), 1)
     _, labels, weights = next(iter(batches))
     labels = np.array(labels)
     rng = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
     )
     model.load_weights(teacher)  # so that both give the same scores for the same input
     fed = task.training_model(model, recipes.resemul(batch_size=8))
-    batches = task.batches(plan_of(teacher, 8), epoch=0, step=0)
+    batches = task.batches(plan_of(teacher, 8), 1)
     (segments, unlabelled), labels, weights = next(iter(batches))
     np.testing.assert_array_equal(unlabelled, [0] * 4 + [1] * 4)
     np.testing.assert_array_equal(labels[4:], pipeline.UNLABELLED)
@@ -121,8 +121,8 @@ def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_p
     live = task_of(half_labelled, teacher, labelled_loss="skeptical")
     stored = dataclasses.replace(live, scores_dir=tmp_path)
     plan = plan_of(teacher, 8)
-    (segments, _), labels, _ = next(iter(live.batches(plan, 0, 0)))
-    (same, flags), both, _ = next(iter(stored.batches(plan, 0, 0)))
+    (segments, _), labels, _ = next(iter(live.batches(plan, 1)))
+    (same, flags), both, _ = next(iter(stored.batches(plan, 1)))
     np.testing.assert_array_equal(segments, same)
     np.testing.assert_array_equal(flags, [0] * 4 + [1] * 4)
     given, scores = np.split(np.array(both), 2, axis=1)
@@ -137,7 +137,7 @@ def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_p
         rtol=1e-5,
     )
     with pytest.raises(ValueError, match="for whole segments, not for random crops"):
-        stored.batches(plan_of(teacher, 8, crops_per_clip=1), 0, 0)
+        stored.batches(plan_of(teacher, 8, crops_per_clip=1), 1)
 
 
 def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teacher):
@@ -145,8 +145,10 @@ def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teach
     task = task_of(half_labelled, teacher, labelled_share=0.75)
     plan = plan_of(teacher, 8, seed=3, num_read_threads=2)
     num_batches = task.num_batches(plan)
-    whole = list(task.batches(plan, 0, 0).take(2 * num_batches).as_numpy_iterator())
-    rest = task.batches(plan, epoch=1, step=num_batches - 3).take(3)
+    whole = list(
+        task.batches(plan, num_batches).take(2 * num_batches).as_numpy_iterator()
+    )
+    rest = task.batches(plan, num_batches, 1, num_batches - 3).take(3)
     for one, other in zip(whole[-3:], rest.as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(one[0][0], other[0][0])
         np.testing.assert_array_equal(one[1], other[1])
