@@ -204,7 +204,7 @@ def plot_tag_distances(distances: dict[str, pd.DataFrame]) -> Figure:
     side = max(2.2 + 0.14 * num_tags, 4.2)  # room for the colour bar's label
     figure = _figure(side * len(distances) + 0.8, side + 0.6)
     panels = figure.subplots(1, len(distances), squeeze=False)[0]
-    highest = max(one.to_numpy().max() for one in distances.values())
+    highest = max(one.to_numpy().max() for one in distances.values()) or 1.0
     for axes, (title, one) in zip(panels, distances.items(), strict=True):
         image = axes.imshow(one, cmap="viridis_r", vmin=0, vmax=highest)
         places = np.arange(len(one))

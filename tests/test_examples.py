@@ -17,7 +17,7 @@ from tagger.weights import pretrained
 )
 def test_examples_in_docstrings_hold(module, number, corpus, tmp_path, monkeypatch):
     try:
-        pretrained.prepare("musicnn_mtt")
+        pretrained.ensure_cached("musicnn_mtt")
     except ConnectionError as error:
         pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)

@@ -115,7 +115,7 @@ class Tagger:
             name: Key of `pretrained.PRETRAINED`.
 
         Raises:
-            ValueError, OSError, ImportError: see `pretrained.prepare`.
+            ValueError, OSError, ImportError: see `pretrained.ensure_cached`.
         """
         return cls(pretrained.load(name))
 

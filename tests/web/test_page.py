@@ -164,7 +164,7 @@ def test_a_dropped_song_is_tagged_played_and_kept(
     kept = json.loads(download.value.path().read_text())
     assert download.value.suggested_filename == f"{stem}.json"
     assert list(kept["tags"]) == list(expected)
-    assert len(kept["scores"]["quiet"]) == len(kept["window_starts"])
+    assert len(kept["scores"]["quiet"]) == len(kept["segment_starts"])
     tab.screenshot(path=tmp_path / "page.png", full_page=True)
     assert (tmp_path / "page.png").stat().st_size > 20_000
     # Nothing is loaded from elsewhere.

@@ -16,6 +16,7 @@ from narrow import scores_of
 
 from tagger import interpretation, models
 from tagger.models.layers import SqueezeExcitation
+from tagger.segmentation import stream
 from tagger.weights import conversion
 
 BLOCKS = ("basic", "se", "res", "rese")
@@ -221,10 +222,9 @@ def test_trained_weights_score_whole_clips_as_the_originals(
         scores = np.load(root / f"trained/{folder}/outputs_{clip}.npy")
         (case,) = (case for case in meta["cases"] if clip in str(case))
         waveform = np.load(root / f"audio/{clip}_16000.npy") / np.float32(32768)
-        segments = list(
-            segmentation.stream(iter(np.array_split(waveform, 5)), segmentation)
-        )
-        ours = model.predict(np.stack(segments), verbose=0)
+        blocks = iter(np.array_split(waveform, 5))
+        segments = np.stack(list(stream(blocks, segmentation)))
+        ours = model.predict(segments, verbose=0)
         tolerance = case["suggested_atol_outputs"]
         if name.endswith("_pons"):
             # The original rounded its spectrogram to float16, ours is float32.
