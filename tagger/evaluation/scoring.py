@@ -152,16 +152,7 @@ def predictor(model, shards: pipeline.Shards) -> Predict:
 
 
 def tag_names(info: models.ModelInfo, shards: pipeline.Shards) -> tuple[str, ...]:
-    """Returns the tag names of the data, or the model's if the shards have none.
-
-    A model without tag names causes a warning.
-    """
-    if info.tags is None and shards.names_tags:
-        warnings.warn(
-            f"Model {info.name} holds no tag names; using the names and order of"
-            f" {shards.directory / MANIFEST_NAME}.",
-            stacklevel=3,
-        )
+    """Returns the tag names of the data, or the model's if the shards have none."""
     fits = info.tags and len(info.tags) == len(shards.manifest.tags)
     return info.tags if fits and not shards.names_tags else shards.manifest.tags
 
@@ -199,6 +190,12 @@ def common_tags(info: models.ModelInfo, shards: pipeline.Shards) -> CommonTags:
             raise ValueError(
                 f"Model {info.name} scores {info.num_tags} tags but {shards.directory}"
                 f" holds {len(names)}. Rebuild with --num-tags {info.num_tags}."
+            )
+        if info.tags is None and shards.names_tags:
+            warnings.warn(
+                f"Model {info.name} holds no tag names; using the names and order of"
+                f" {shards.directory / MANIFEST_NAME}.",
+                stacklevel=2,
             )
         every = list(range(len(names)))
         return CommonTags(names, every, every)

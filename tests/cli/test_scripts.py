@@ -379,7 +379,7 @@ def test_legacy_models_are_evaluated_extracted_and_tag(corpus, run_script, tmp_p
         "--out",
         tmp_path / "e.pkl",
     )
-    assert done.returncode == 0 and "holds no tag names" in done.stderr
+    assert done.returncode == 0, done.stderr
     done = run_script(
         *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--model", legacy),
         *("--data-dir", corpus),
