@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import io
 import os
 import shutil
@@ -28,8 +28,8 @@ SHARED = REPOSITORY.parent / "shared"
 XLA_IN_HASTE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
-# Where oneDNN is told to use less than the CPU has, TensorFlow, which asks the CPU,
-# aborts in bfloat16.
+# TensorFlow decides from the CPU alone whether oneDNN can compute in bfloat16, and
+# aborts if ONEDNN_MAX_CPU_ISA forbids it.
 needs_bfloat16 = pytest.mark.skipif(
     os.environ.get("ONEDNN_MAX_CPU_ISA", "AVX512").split("_")[0] != "AVX512",
     reason="ONEDNN_MAX_CPU_ISA leaves no bfloat16, but TensorFlow would use it",
@@ -59,6 +59,11 @@ def _corpus(common):
 def corpus(_corpus, tmp_path):
     """Returns a folder with 32 demo clips in MTT's layout, a copy for each test."""
     return shutil.copytree(_corpus, tmp_path / "corpus")
+
+
+def shards_of(folder):
+    """Returns the bytes of every shard by its name."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.tfrecord")}
 
 
 def build_corpus(corpus, output_dir=None, **options):
@@ -156,6 +161,16 @@ def run_script():
         return call(command, cwd, **options)
 
     return run
+
+
+def run_on_backend(backend, code, *arguments):
+    """Runs code in a new process with another Keras backend and returns its output."""
+    if not importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    environment = os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": backend}
+    done = run_process("-c", code, *arguments, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def run_process(*command, cwd=REPOSITORY, **options):

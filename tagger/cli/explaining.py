@@ -18,7 +18,7 @@ from tagger.cli.arguments import (
     port,
 )
 from tagger.cli.process import load_tensorflow
-from tagger.cli.tagging import add_tagger, load_tagger
+from tagger.cli.tagging import add_hop, add_tagger, load_tagger
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
@@ -39,12 +39,7 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="start of the segment to explain (default: where the tags score highest)",
     )
-    add(
-        "--hop",
-        type=float,
-        metavar="SECONDS",
-        help="time from one segment to the next (default: the model's own hop)",
-    )
+    add_hop(parser)
     add(
         "--output",
         metavar="DIR",

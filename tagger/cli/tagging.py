@@ -71,6 +71,16 @@ def _paths_in(lines: Iterable[str]) -> list[str]:
     return [path for path in paths if path and not path.startswith("#")]
 
 
+def add_hop(parser: argparse.ArgumentParser) -> None:
+    """Adds --hop."""
+    parser.add_argument(
+        "--hop",
+        type=float,
+        metavar="SECONDS",
+        help="time from one segment to the next (default: the model's own hop)",
+    )
+
+
 def load_tagger(args: argparse.Namespace) -> Tagger:
     """Returns the Tagger of --model; --data-dir names the tags if it does not."""
     load_tensorflow()
@@ -116,12 +126,7 @@ def add_tag(parser: argparse.ArgumentParser) -> None:
         help="keep only tags that score X or more; without X, use the model's own"
         " thresholds",
     )
-    add(
-        "--hop",
-        type=float,
-        metavar="SECONDS",
-        help="time from one segment to the next (default: the model's own hop)",
-    )
+    add_hop(parser)
     add(
         "--aggregate",
         choices=AGGREGATES,
@@ -216,7 +221,7 @@ def tag(args: argparse.Namespace) -> int:
             "aggregate": args.aggregate,
             "threshold": args.threshold,
         }
-        source = writers.Source(args.model, tagger.tags, settings)
+        source = writers.ResultSource(args.model, tagger.tags, settings)
         results = writers.open_results(args.output, paths, source, args.force)
         paths = [path for path in paths if path not in results.done]
         if not paths:

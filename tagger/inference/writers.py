@@ -17,7 +17,7 @@ from tagger.storage import write_text_atomically
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ResultSource:
     """The model and settings that produce results.
 
     Attributes:
@@ -80,7 +80,10 @@ def check_no_results(path: str | os.PathLike, paths: Sequence[str]) -> None:
 
 
 def open_results(
-    path: str | os.PathLike, paths: Sequence[str], source: Source, force: bool = False
+    path: str | os.PathLike,
+    paths: Sequence[str],
+    source: ResultSource,
+    force: bool = False,
 ) -> "JsonLines | CsvTable | JamsFolder":
     """Opens results to append to. Existing results change on the first write.
 
@@ -149,7 +152,7 @@ class _File:
 class JsonLines:
     """JSON Lines: one line per result."""
 
-    def __init__(self, path: Path, source: Source, force: bool):
+    def __init__(self, path: Path, source: ResultSource, force: bool):
         self._file, self._settings = _File(path, force), source.settings
         half = self._file.half
         try:
@@ -181,7 +184,7 @@ class CsvTable:
     The cell of a tag below its threshold is empty.
     """
 
-    def __init__(self, path: Path, source: Source, force: bool):
+    def __init__(self, path: Path, source: ResultSource, force: bool):
         fixed = ["path", "model", "settings", "seconds"]
         self._header = [*fixed, *source.tags, "error"]
         self._settings = json.dumps(source.settings)
@@ -217,7 +220,9 @@ class JamsFolder:
     the root for files outside of it.
     """
 
-    def __init__(self, path: Path, paths: Sequence[str], source: Source, force: bool):
+    def __init__(
+        self, path: Path, paths: Sequence[str], source: ResultSource, force: bool
+    ):
         try:
             import jams
         except ImportError as error:

@@ -23,7 +23,7 @@ SETTINGS = {"hop": None, "aggregate": "mean", "threshold": None}
 
 
 def source(model="m", **settings):
-    return writers.Source(model, TAGS, SETTINGS | settings)
+    return writers.ResultSource(model, TAGS, SETTINGS | settings)
 
 
 def write(place, *results, force=False, **of):

@@ -1,11 +1,9 @@
 """Integrated gradients on spectrograms: completeness, hand arithmetic, sanity."""
 
-import os
-
 import keras
 import numpy as np
 import pytest
-from conftest import XLA_IN_HASTE
+from conftest import run_on_backend
 from drawn import draw_music
 from narrow import narrow_model
 from scipy.stats import spearmanr
@@ -163,9 +161,7 @@ def test_the_filtered_music_is_what_raised_the_score():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_every_backend_attributes_alike(backend, tmp_path, run_script):
-    if run_script("-c", f"import {backend}").returncode:
-        pytest.skip(f"{backend} is not installed")
+def test_every_backend_attributes_alike(backend, tmp_path):
     model = narrow_model("musicnn")
     model.save(tmp_path / "model.keras")
     waveform = music_for(model)
@@ -179,9 +175,7 @@ def test_every_backend_attributes_alike(backend, tmp_path, run_script):
         "(one,) = interpretation.attribute(model, x, [1])\n"
         "np.save(folder + '/y.npy', one.values)\n"
     )
-    environment = os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": backend}
-    done = run_script("-c", code, tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
+    run_on_backend(backend, code, tmp_path)
     (one,) = interpretation.attribute(model, waveform, [1])
     # float32 sums in another order, through ReLUs
     np.testing.assert_allclose(

@@ -1,13 +1,12 @@
 """The contract tests of every model in MODELS."""
 
-import os
 import re
 import zipfile
 
 import keras
 import numpy as np
 import pytest
-from conftest import XLA_IN_HASTE, needs_bfloat16
+from conftest import needs_bfloat16, run_on_backend
 from drawn import draw_music
 from narrow import music, narrow_model, narrow_options, scores_of
 
@@ -169,10 +168,8 @@ def test_int16_feed_scores_as_the_waveform_does(narrow):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_every_backend_gives_the_same_scores(backend, tmp_path, run_script):
+def test_every_backend_gives_the_same_scores(backend, tmp_path):
     """Runs all models in one process, because a backend takes seconds to start."""
-    if run_script("-c", f"import {backend}").returncode:
-        pytest.skip(f"{backend} is not installed")
     expected = {}
     for name in models.MODELS:
         model = narrow_model(name)
@@ -188,9 +185,7 @@ def test_every_backend_gives_the_same_scores(backend, tmp_path, run_script):
         "    scores = keras.ops.convert_to_numpy(model.predict_on_batch(x))\n"
         "    np.save(path.with_suffix('.y.npy'), scores)\n"
     )
-    environment = os.environ | XLA_IN_HASTE | {"KERAS_BACKEND": backend}
-    done = run_script("-c", code, tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
+    run_on_backend(backend, code, tmp_path)
     for name, scores in expected.items():
         # float32 sums in another order, behind decibels of near silence
         np.testing.assert_allclose(
