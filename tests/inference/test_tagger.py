@@ -165,7 +165,7 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     assert run_script(*tag, clips[0]).returncode == 0
     first = output.read_text()
     again = run_script(*tag, clips[0])
-    assert again.returncode == 2 and "Add --resume to continue it" in again.stderr
+    assert again.returncode == 2 and "Add --resume to continue" in again.stderr
     output.write_text(first + '{"path": "half a li')  # as if killed while writing
     done = run_script(*tag, *clips, "--resume", "--json")
     assert done.returncode == 0, done.stderr

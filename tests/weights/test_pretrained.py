@@ -182,7 +182,8 @@ def test_the_wheels_models_are_prepared_once(name, tmp_path, monkeypatch):
         pytest.skip(str(error))
     model = models.load_model(path)
     assert models.model_info(model).tags == pretrained.entry(name).tags
-    noise = np.random.default_rng(0).normal(0, 0.1, (1, model.input_shape[1]))
+    num_samples = models.model_info(model).segmentation.num_samples
+    noise = np.random.default_rng(0).normal(0, 0.1, (1, num_samples))
     scores = np.asarray(model(noise.astype(np.float32)))
     assert scores.shape == (1, 50) and ((0 < scores) & (scores < 1)).all()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
