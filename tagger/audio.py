@@ -7,18 +7,20 @@ bit. Several channels are averaged, as madmom does for int16 (for float32, its f
 call makes stereo files sqrt(2) louder than the mean).
 """
 
-import collections
+import contextlib
 import functools
 import itertools
 import os
+import time
 import warnings
 import wave
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
-import av.logging
 import numpy as np
+
+from tagger.containers import AudioDecodeError, audio_stream, open_container
 
 # Files found in a folder count as audio if they have one of these extensions; a file
 # that is given by name may have any.
@@ -27,34 +29,16 @@ AUDIO_EXTENSIONS = (
     ".ogg", ".opus", ".wav", ".webm", ".wma",
 )  # fmt: skip
 BLOCK_SAMPLES = 1 << 16  # longest block of `stream_audio`; 3 s at 22050 Hz
-
-# FFmpeg's own messages would break progress bars; we report damaged files ourselves.
-av.logging.set_level(av.logging.PANIC)
-
-
-# By default, PyAV up to version 18 raises an error for a title that is not UTF-8.
-_OPEN_OPTIONS = (
-    {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-)
-
-
-class AudioDecodeError(ValueError):
-    """An audio file cannot be decoded; the message holds its path and the reason."""
-
-    def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(f"Cannot decode {str(path)!r}: {reason}.")
-        self.path = path
-        self.reason = reason
-
-    def __reduce__(self):  # so that a worker process can raise it
-        return AudioDecodeError, (self.path, self.reason)
+RATES = (1000, 3_000_000)  # lowest and highest sample rate of a file in Hz
+LOUDEST = 1e6  # full scale is 1; the power of 1e20 is infinite in float32
+SPARE_SECONDS = 30  # time that decoding may take beyond the length of the music
 
 
 def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
     """Decodes an audio file to mono at the given rate.
 
     Args:
-        path: Any file FFmpeg reads. Channels are averaged.
+        path: File that `containers.open_container` accepts. Channels are averaged.
         sample_rate: Output rate in Hz.
 
     Returns:
@@ -74,44 +58,40 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
     if more than one packet in ten is damaged.
 
     Args:
-        path: Any file FFmpeg reads. Channels are averaged.
+        path: File that `containers.open_container` accepts. Channels are averaged.
         sample_rate: Output rate in Hz.
 
     Yields:
         float32 [at most BLOCK_SAMPLES], full scale at ±1.
 
     Raises:
-        AudioDecodeError: the file is missing, empty, truncated or damaged, contains no
-            audio, or holds NaN or infinite samples.
+        AudioDecodeError: the file cannot be opened, is truncated or damaged, contains
+            no audio, has a sample rate outside RATES, holds NaN or samples beyond
+            LOUDEST, or takes more than its length and SPARE_SECONDS to decode.
     """
-    try:
-        container = av.open(os.fspath(path), **_OPEN_OPTIONS)
-    except (av.FFmpegError, OSError) as error:
-        raise AudioDecodeError(path, _why_not_opened(path, error)) from error
-    except UnicodeError as error:
-        raise AudioDecodeError(path, "its name is not UTF-8") from error
-    num_samples, num_decoded = 0, collections.Counter()
-    with container:
-        if not container.streams.audio:
-            raise AudioDecodeError(path, "it contains no audio")
-        stream = container.streams.audio[0]
-        if stream.codec_context is None:
-            raise AudioDecodeError(path, "FFmpeg has no decoder for its audio")
-        packets = _Packets(container, stream)
+    num_samples = 0
+    with open_container(path) as container:
+        stream = audio_stream(path, container)
+        packets = _Packets(path, container, stream)
         try:
             # Concatenated files may change rate or channels midway.
-            for _, frames in itertools.groupby(packets.frames(), _format_of):
-                frames = _counted(frames, num_decoded)
+            for (rate, *_), frames in itertools.groupby(packets.frames(), _format_of):
+                _check_rate(path, rate)
                 for block in _resample(frames, sample_rate):
-                    if not np.isfinite(block).all():
-                        raise AudioDecodeError(path, "it holds NaN or infinite samples")
+                    _check_samples(path, block)
                     num_samples += len(block)
                     yield block
         except av.FFmpegError as error:
             raise AudioDecodeError(path, f"FFmpeg says {error.strerror!r}") from error
+        except OSError as error:
+            raise AudioDecodeError(
+                path, f"it cannot be read: {error.strerror}"
+            ) from error
+        except MemoryError as error:
+            raise AudioDecodeError(path, "decoding it needs too much memory") from error
         declared = _declared_seconds(path, container, stream)
     if not num_samples:
-        few = num_decoded.total()
+        few = packets.num_samples
         reason = f"it is too short to resample: {few} samples" if few else ""
         raise AudioDecodeError(path, reason or "it holds no samples")
     if packets.num_damaged * 10 > packets.num_good:
@@ -212,11 +192,14 @@ def list_audio(names: Iterable[str]) -> list[str]:
 
 def rough_seconds(path: str | os.PathLike) -> float | None:
     """Returns the rough duration of a file in seconds from its header, or None."""
-    try:
-        with av.open(os.fspath(path), **_OPEN_OPTIONS) as container:
-            return container.duration / av.time_base if container.duration else None
-    except (av.FFmpegError, OSError, UnicodeError):
-        return None
+    with contextlib.suppress(AudioDecodeError), open_container(path) as container:
+        return container.duration / av.time_base if container.duration else None
+
+
+def codec(path: str | os.PathLike) -> str | None:
+    """Returns FFmpeg's name for the codec of a file's audio, or None if unknown."""
+    with contextlib.suppress(AudioDecodeError), open_container(path) as container:
+        return audio_stream(path, container).codec_context.name
 
 
 def apply_filters(waveform: np.ndarray, sample_rate: int, filters: str) -> np.ndarray:
@@ -264,7 +247,9 @@ def write_audio(
         sample_rate: Sample rate in Hz.
     """
     samples = np.clip(np.rint(waveform * 32767), -32767, 32767).astype(np.int16)
-    with av.open(os.fspath(path), "w") as container:
+    kind = Path(path).suffix.removeprefix(".")
+    # A file object, because FFmpeg takes names such as "a:b.wav" for URLs.
+    with open(path, "wb") as file, av.open(file, "w", format=kind) as container:
         codec = {"wav": "pcm_s16le"}.get(
             container.format.name, container.default_audio_codec
         )
@@ -284,21 +269,32 @@ def write_audio(
 class _Packets:
     """Decodes the packets of a stream and notes signs of damage and truncation."""
 
-    def __init__(self, container: av.container.InputContainer, stream: av.AudioStream):
-        self._packets = container.demux(stream)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        container: av.container.InputContainer,
+        stream: av.AudioStream,
+    ):
+        self._path, self._packets = path, container.demux(stream)
         self._is_mp3 = stream.codec_context.name in ("mp3", "mp3float")
         self.num_good = self.num_damaged = 0
+        self.num_samples = 0  # as decoded, before resampling
         self.cut_short = False  # an MP3's last frame is shorter than its header says
 
     def frames(self) -> Iterator[av.AudioFrame]:
-        frame_bytes = {}
+        frame_bytes, seconds, allowed_seconds = {}, 0.0, SPARE_SECONDS
         while True:
+            if seconds > allowed_seconds:
+                reason = f"decoding {allowed_seconds - SPARE_SECONDS:.1f} s of it took"
+                raise AudioDecodeError(self._path, f"{reason} {seconds:.0f} s")
+            started = time.perf_counter()
             try:
                 packet = next(self._packets)
                 frames = packet.decode()
             except StopIteration:
                 return
             except av.FFmpegError:
+                seconds += time.perf_counter() - started
                 self.num_damaged += 1
                 if self.num_damaged > 1000 + self.num_good:
                     return  # the demuxer no longer advances
@@ -310,15 +306,31 @@ class _Packets:
                 longest = frame_bytes.setdefault(header, packet.size)
                 self.cut_short = packet.size < longest
             self.num_good += bool(frames)
-            yield from frames
+            # At most 1 s: the process may have been stopped, or the disk asleep.
+            seconds += min(time.perf_counter() - started, 1.0)
+            for frame in frames:
+                self.num_samples += frame.samples
+                allowed_seconds += frame.samples / (frame.sample_rate or 1)
+                yield frame
 
 
-def _counted(
-    frames: Iterator[av.AudioFrame], num_samples: collections.Counter
-) -> Iterator[av.AudioFrame]:
-    for frame in frames:
-        num_samples["decoded"] += frame.samples
-        yield frame
+def _check_rate(path: str | os.PathLike, sample_rate: int) -> None:
+    lowest, highest = RATES
+    if not lowest <= sample_rate <= highest:
+        raise AudioDecodeError(
+            path,
+            f"its sample rate, {sample_rate:,} Hz, is not between {lowest:,} and"
+            f" {highest:,} Hz",
+        )
+
+
+def _check_samples(path: str | os.PathLike, block: np.ndarray) -> None:
+    loudest = max(block.max(initial=0), -block.min(initial=0))  # without a copy
+    if not np.isfinite(loudest):  # the maximum of numbers and NaN is NaN
+        raise AudioDecodeError(path, "it holds NaN or infinite samples")
+    if loudest > LOUDEST:
+        reason = f"it holds samples of {loudest:.0e}, but full scale is 1"
+        raise AudioDecodeError(path, reason)
 
 
 def _format_of(frame: av.AudioFrame) -> tuple:
@@ -333,8 +345,9 @@ def _resample(
     first = next(frames)
     is_mono = first.layout.nb_channels == 1
     # Decoders yield short frames; the first resampler joins many of them into a block.
+    size = max(1024, BLOCK_SAMPLES // max(first.layout.nb_channels // 8, 1))
     precision = "dbl" if is_mono and first.format.name.startswith("dbl") else "flt"
-    to_float = av.AudioResampler(precision, frame_size=BLOCK_SAMPLES)
+    to_float = av.AudioResampler(precision, frame_size=size)
     to_rate = av.AudioResampler("fltp", "mono", sample_rate, BLOCK_SAMPLES)
     for frame in itertools.chain([first], frames, [None]):
         for block in to_float.resample(frame):
@@ -372,21 +385,8 @@ def _declared_seconds(
                 num_bytes = header.getnframes() * header.getsampwidth()
                 streamed = num_bytes * header.getnchannels() >= 0xFFFFFF00
                 return None if streamed else header.getnframes() / header.getframerate()
-        except (wave.Error, EOFError):  # not PCM
+        except (wave.Error, EOFError, ZeroDivisionError):  # not PCM, or damaged
             return None
     if container.format.name in _LENGTH_IS_STORED and stream.duration:
         return float(stream.duration * stream.time_base)
     return None
-
-
-def _why_not_opened(path: str | os.PathLike, error: Exception) -> str:
-    if os.path.isdir(path):
-        return "it is a directory"
-    if not os.path.exists(path):
-        is_link = os.path.islink(path)
-        return "it is a broken symbolic link" if is_link else "there is no such file"
-    if not os.access(path, os.R_OK):
-        return "permission denied"
-    if os.path.getsize(path) == 0:
-        return "the file is empty"
-    return f"FFmpeg says {error.strerror or error!r}"

@@ -7,8 +7,11 @@ same rule, a `Segmentation`.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
+
+from tagger.validation import Count, SegmentLength
 
 INT16_SCALE = 32768  # waveform at ±1 = int16 samples / INT16_SCALE
 
@@ -31,13 +34,14 @@ class Segmentation:
 
     Raises:
         ValueError: the remainder is unknown, or it is "pad" and segments are not
-            consecutive.
+            consecutive; the hop is longer than a segment, or the edges leave nothing
+            between them.
     """
 
-    num_samples: int
-    remainder: str = "drop"
-    hop_samples: int | None = None
-    edge_samples: int = 0
+    num_samples: SegmentLength
+    remainder: Literal["drop", "pad"] = "drop"
+    hop_samples: SegmentLength | None = None
+    edge_samples: Count = 0
 
     def __post_init__(self):
         if self.remainder not in ("drop", "pad"):
@@ -46,6 +50,16 @@ class Segmentation:
             )
         if self.hop_samples is None:
             object.__setattr__(self, "hop_samples", self.num_samples)
+        if not 1 <= self.hop_samples <= self.num_samples:
+            raise ValueError(
+                f"hop_samples must be 1 to {self.num_samples}, the length of a segment."
+                f" Received: {self.hop_samples}"
+            )
+        if not 0 <= 2 * self.edge_samples < self.num_samples:
+            raise ValueError(
+                f"edge_samples must be less than half of {self.num_samples}, the length"
+                f" of a segment. Received: {self.edge_samples}"
+            )
         if not self.is_consecutive and self.remainder != "drop":
             raise ValueError(
                 "Overlapping segments can only drop their remainder. Choose 'drop'."

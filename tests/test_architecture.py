@@ -8,6 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tagger"
 RANKS = [
+    {"containers", "validation"},
     {"audio", "segmentation", "storage", "plotting", "augmentations"},
     {"datasets", "models"},
     {"data", "weights"},
@@ -28,6 +29,7 @@ LIGHT = {
     "cli": HEAVY,
     "storage.py": HEAVY,
     "audio.py": HEAVY,
+    "containers.py": HEAVY,
     "segmentation.py": HEAVY,
     "datasets": BACKENDS | {"keras"},
     "models/metadata.py": HEAVY,

@@ -61,10 +61,11 @@ class OnnxModel:
         self._pool = ThreadPoolExecutor(self._num_threads, initializer=_step_back)
         fields = {}
         for key, text in self._session.get_modelmeta().custom_metadata_map.items():
-            with contextlib.suppress(ValueError):  # other tools may not write JSON
+            # Other tools may not write JSON.
+            with contextlib.suppress(ValueError, RecursionError):
                 fields[key] = json.loads(text)
         try:
-            self.info = ModelInfo.from_dict(fields)
+            self.info = ModelInfo.from_dict(fields, path)
         except KeyError as error:
             raise ValueError(
                 f"{str(path)!r} does not hold its sample rate, segmentation and tags."

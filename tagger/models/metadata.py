@@ -7,11 +7,14 @@ not need it.
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from tagger import validation
 from tagger.segmentation import Segmentation
+from tagger.validation import Name, SampleRate, TagCount
 
 DEFAULT_MODEL = "musicnn_mtt"  # key of `pretrained.PRETRAINED`
 EXPORT_FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # suffixes
@@ -28,14 +31,32 @@ class ModelInfo:
         num_tags: Number of scores.
         tags: Tag names in the order of the scores, or None if they are unknown.
         thresholds: Decision threshold of each tag, or None if none have been chosen.
+
+    Raises:
+        ValueError: there is not one name and one threshold for each score, a name
+            occurs twice, or a threshold is not finite.
     """
 
-    name: str
-    sample_rate: int
+    name: Name
+    sample_rate: SampleRate
     segmentation: Segmentation
-    num_tags: int
-    tags: tuple[str, ...] | None
+    num_tags: TagCount
+    tags: tuple[Name, ...] | None
     thresholds: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        for what in ("tags", "thresholds"):
+            values = getattr(self, what)
+            if values is not None and len(values) != self.num_tags:
+                raise ValueError(
+                    f"{self.num_tags} scores need as many {what}. Received:"
+                    f" {len(values)}"
+                )
+        if len(set(self.tags or ())) < len(self.tags or ()):
+            twice = next(tag for tag in self.tags if self.tags.count(tag) > 1)
+            raise ValueError(f"Tag {twice!r} is listed twice.")
+        if not all(map(math.isfinite, self.thresholds or ())):
+            raise ValueError("A threshold is NaN or infinite.")
 
     def as_dict(self) -> dict:
         """Returns the metadata as a flat dictionary, which can be stored as JSON.
@@ -49,11 +70,16 @@ class ModelInfo:
         return fields | segmentation
 
     @classmethod
-    def from_dict(cls, fields: dict) -> "ModelInfo":
+    def from_dict(cls, fields: dict, path: str | os.PathLike) -> "ModelInfo":
         """Creates metadata from the result of `as_dict`, with or without JSON between.
+
+        Args:
+            fields: Result of `as_dict`; further keys are ignored.
+            path: Model file that holds the fields, for error messages.
 
         Raises:
             KeyError: a field is missing.
+            ValueError: a field has another type or is out of range.
         """
         segmentation = {
             field.name: fields[field.name] for field in dataclasses.fields(Segmentation)
@@ -63,9 +89,12 @@ class ModelInfo:
             for field in dataclasses.fields(cls)
             if field.name != "segmentation"
         }
-        for name in ("tags", "thresholds"):
-            own[name] = own[name] and tuple(own[name])
-        return cls(segmentation=Segmentation(**segmentation), **own)
+        return validation.convert(
+            own | {"segmentation": segmentation},
+            cls,
+            path,
+            "Use a model file made by train.py, or by tagger export or convert.",
+        )
 
 
 def check_export_path(path: str | os.PathLike, to: str) -> None:

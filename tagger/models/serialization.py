@@ -4,8 +4,11 @@
 model after its frontend, and a model that takes segments as the records store them.
 """
 
+import json
 import os
+import textwrap
 import zipfile
+import zlib
 
 import keras
 
@@ -13,6 +16,8 @@ from tagger.models.frontends import preset
 from tagger.models.layers import AudioInput, TagScores
 from tagger.models.metadata import ModelInfo
 from tagger.segmentation import INT16_SCALE
+
+MAX_CONFIG_BYTES = 1 << 25
 
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> None:
@@ -42,16 +47,65 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         raise ValueError(
             f"{str(path)!r} is not a .keras model file. The copy may be damaged."
         )
+    info = _stored_info(path)
     try:
         model = keras.saving.load_model(path, compile=False)
     # Keras raises many kinds of errors, some of them from h5py or json.
     except Exception as error:
+        if "safe_mode" in str(error):  # advice that must not be followed
+            raise ValueError(
+                f"{str(path)!r} is refused: it contains Python code, such as a Lambda"
+                " layer, and code from a file could do anything. Use a model made by"
+                " train.py."
+            ) from error
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
-            f"{str(path)!r} is not a model that Keras can read: {first}"
+            f"{str(path)!r} is not a model that Keras can read:"
+            f" {textwrap.shorten(first, 200)}"
         ) from error
-    model_info(model)
+    if model_info(model) != info or not _maps_segments_to_scores(model, info):
+        raise ValueError(
+            f"{str(path)!r} does not map waveforms [batch, num_samples] to scores"
+            f" [batch, {info.num_tags}], as it says. Use a model made by train.py."
+        )
     return _of_any_length(model)
+
+
+def _stored_info(path: str | os.PathLike) -> ModelInfo:
+    """Reads the metadata in a `.keras` file, before Keras builds layers from it.
+
+    Raises:
+        ValueError: the file does not hold such metadata, or it cannot be right.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            if file.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
+                raise ValueError("its description is too long")
+            config = json.loads(file.read("config.json"))["config"]
+        layers = {layer["class_name"]: layer["config"] for layer in config["layers"]}
+        fields = {"thresholds": None, "name": config["name"]}
+        fields |= layers["AudioInput"] | layers["TagScores"] | {"name": config["name"]}
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
+        *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
+    ) as error:
+        raise ValueError(
+            f"{str(path)!r} was not made by this project: its sample rate, segmentation"
+            " and tags are missing. Use a model made by train.py."
+        ) from error
+    return ModelInfo.from_dict(fields, path)
+
+
+def _maps_segments_to_scores(model: keras.Model, info: ModelInfo) -> bool:
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        return False
+    (waveform,), (scores,) = model.inputs, model.outputs
+    lengths = (None, info.segmentation.num_samples)
+    return (
+        len(waveform.shape) == 2
+        and waveform.shape[1] in lengths
+        and tuple(scores.shape) == (None, info.num_tags)
+    )
 
 
 def model_info(model: keras.Model) -> ModelInfo:

@@ -10,11 +10,11 @@ import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import jinja2
 import numpy as np
 from matplotlib import colormaps, image
 
+from tagger import audio
 from tagger.audio import AudioDecodeError, load_audio, stream_audio, write_audio
 from tagger.inference.tagger import Tagger, Taggram
 
@@ -86,8 +86,7 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
 
 def _is_playable(path: str) -> bool:
     """Returns whether browsers can play a file, judging by its ending and codec."""
-    with av.open(path) as container:
-        codec = container.streams.audio[0].codec_context.name
+    codec = audio.codec(path) or ""
     return Path(path).suffix.lower() in PLAYABLE and codec.startswith(CODECS)
 
 

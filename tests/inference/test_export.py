@@ -86,7 +86,7 @@ def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path)
     # float32 sums in another order
     np.testing.assert_allclose(scores, model.predict_on_batch(segments), atol=5e-6)
     assert described["tags"] == list(TAGS)
-    assert ModelInfo.from_dict(described) == models.model_info(model)
+    assert ModelInfo.from_dict(described, "model.onnx") == models.model_info(model)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
