@@ -1,14 +1,19 @@
 """Checks what a file says of itself against declared types and ranges.
 
 Every value that comes from a file is checked here, once, before anything uses it: the
-metadata of models, manifests, and the state of training runs.
+metadata of models, manifests, the state of training runs, and NumPy's arrays.
 """
 
 import json
+import lzma
+import math
 import os
-from typing import Annotated, Any, TypeVar
+import zipfile
+import zlib
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 Kind = TypeVar("Kind")
@@ -19,6 +24,7 @@ SampleRate = Annotated[int, Meta(ge=1, le=400_000)]
 # 16 segments of this length, a batch, take 1 GB.
 SegmentLength = Annotated[int, Meta(ge=1, le=1 << 24)]
 TagCount = Annotated[int, Meta(ge=1, le=100_000)]
+MAX_ARRAY_BYTES = 1 << 30  # of an `.npz` file; our largest model has 100 MB
 # A name inside its folder: no path, and not hidden.
 ShardName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*\.tfrecord$")]
 
@@ -62,3 +68,82 @@ def parse(
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} does not hold valid JSON. {then}") from error
     return convert(value, kind, path, then)
+
+
+def read_array(file: BinaryIO, num_bytes: int) -> np.ndarray:
+    """Reads an array in NumPy's format; a header that claims too much is not believed.
+
+    Args:
+        file: Open file at the start of the array.
+        num_bytes: Number of bytes of the array with its header.
+
+    Raises:
+        ValueError: it is not an array of numbers or text, or does not have the size
+            that its header claims.
+    """
+    formats = np.lib.format
+    read_header = {
+        (1, 0): formats.read_array_header_1_0,
+        (2, 0): formats.read_array_header_2_0,
+    }.get(formats.read_magic(file))
+    if read_header is None:
+        raise ValueError("its version of NumPy's format is unknown")
+    shape, is_fortran, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("it is a pickle, and a pickle can run code")
+    claimed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or claimed != num_bytes - file.tell():
+        raise ValueError(
+            f"its header claims {claimed:,} bytes, but {num_bytes - file.tell():,}"
+            " follow"
+        )
+    values = np.frombuffer(file.read(claimed), dtype).copy()
+    return values.reshape(shape, order="F" if is_fortran else "C")
+
+
+def load_array(path: str | os.PathLike) -> np.ndarray:
+    """Reads an `.npy` file as `read_array` does.
+
+    Raises:
+        ValueError: see `read_array`.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        return read_array(file, os.fstat(file.fileno()).st_size)
+
+
+def read_arrays(
+    path: str | os.PathLike, max_bytes: int = MAX_ARRAY_BYTES
+) -> dict[str, np.ndarray]:
+    """Reads the arrays of an `.npz` file, by name.
+
+    Args:
+        path: Path of the file.
+        max_bytes: Size that the arrays may have together, when they are unpacked.
+
+    Raises:
+        ValueError: the file is not an `.npz` file, is damaged, holds anything but
+            arrays of numbers or text, or more than `max_bytes`. The message is the
+            reason alone.
+        OSError: the file cannot be read.
+    """
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > max_bytes:
+                raise ValueError(f"it unpacks to more than {max_bytes / 1e9:.1f} GB")
+            for member in members:
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as file:
+                    try:
+                        arrays[name] = read_array(file, member.file_size)
+                    except ValueError as error:
+                        raise ValueError(f"{name!r}: {error}") from error
+    except (
+        *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError),
+        *(NotImplementedError, RuntimeError, OverflowError, MemoryError),
+    ) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(f"it is damaged: {reason}") from error
+    return arrays

@@ -148,7 +148,7 @@ def serve(args: argparse.Namespace) -> None:
     if not found or int(found.split(".")[0]) < 6:
         raise ImportError(
             f"The page needs Gradio 6 or newer; installed: {found or 'none'}. Run pip"
-            " install 'gradio>=6'."
+            " install 'gradio>=6.20'."
         )
     load_tensorflow()
     web.page.serve(load_tagger(args), **arguments_of(web.page.serve, args))

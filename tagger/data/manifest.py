@@ -4,12 +4,17 @@ import dataclasses
 import hashlib
 import json
 import os
+from typing import Annotated, Literal, TypedDict
 
-from tagger import storage
+from msgspec import Meta
+
+from tagger import storage, validation
 from tagger.datasets.annotations import SPLITS
+from tagger.validation import Count, Name, SampleRate, SegmentLength, ShardName
 
 MANIFEST_NAME = "manifest.json"
 SHARD_FOLDER = "tfrecord"  # inside the folder of a dataset, by default
+_REMEDY = "If it is a manifest of this project, delete it and build again."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +30,22 @@ class Shard:
         num_missing: Number of clips planned for it whose audio was missing.
     """
 
-    split: str
-    num_clips: int
-    num_segments: int
-    num_bytes: int
-    sha256: str
-    num_missing: int = 0
+    split: Literal[SPLITS]
+    num_clips: Count
+    num_segments: Count
+    num_bytes: Count
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    num_missing: Count = 0
+
+
+class Skipped(TypedDict):
+    """A skipped clip in the manifest."""
+
+    clip_id: str
+    path: str
+    reason: str
+    shard: ShardName
+    size: Count | None
 
 
 @dataclasses.dataclass
@@ -58,25 +73,29 @@ class Manifest:
         versions: Versions of the packages that determine the samples.
     """
 
-    dataset: str
-    split_rule: str
-    tags: tuple[str, ...]
-    sample_rate: int
-    segment_samples: int
-    num_audios_per_shard: int
-    features: str | None = None
-    segment_dtype: str = "int16"
-    segment_shape: tuple[int, ...] = ()
+    dataset: Name
+    split_rule: Name
+    tags: tuple[Name, ...]
+    sample_rate: SampleRate
+    segment_samples: SegmentLength
+    num_audios_per_shard: Annotated[int, Meta(ge=1, le=1 << 31)]
+    features: Name | None = None
+    segment_dtype: Literal["int16", "float16", "float32"] = "int16"
+    segment_shape: tuple[SegmentLength, ...] = ()
     annotations_sha256: str = ""
-    planned: dict[str, int] = dataclasses.field(default_factory=dict)
-    published: dict[str, int] = dataclasses.field(default_factory=dict)
-    shards: dict[str, Shard] = dataclasses.field(default_factory=dict)
-    skipped: list[dict] = dataclasses.field(default_factory=list)
+    planned: dict[Name, Count] = dataclasses.field(default_factory=dict)
+    published: dict[Name, Count] = dataclasses.field(default_factory=dict)
+    shards: dict[ShardName, Shard] = dataclasses.field(default_factory=dict)
+    skipped: list[Skipped] = dataclasses.field(default_factory=list)
     complete: bool = False
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self.segment_shape = self.segment_shape or (self.segment_samples,)
+        if len(set(self.tags)) < len(self.tags):
+            raise ValueError("A tag is listed twice.")
+        if len(self.segment_shape) != (2 if self.features else 1):
+            raise ValueError("segment_shape does not fit features.")
 
     def num_clips(self, split: str) -> int:
         """Returns the number of clips in a split."""
@@ -151,16 +170,7 @@ class Manifest:
         """
         path = storage.location(directory) / MANIFEST_NAME
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            content.pop("counts")
-            content["tags"] = tuple(content["tags"])
-            content["segment_shape"] = tuple(content.get("segment_shape", ()))
-            content["shards"] = {
-                name: Shard(**shard) for name, shard in content["shards"].items()
-            }
-            return cls(**content)
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{path} is not a manifest of this project ({error!r}). Delete it and"
-                " build again."
-            ) from error
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{str(path)!r} is not UTF-8 text. {_REMEDY}") from error
+        return validation.parse(text, cls, path, _REMEDY)

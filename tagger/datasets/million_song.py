@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tagger import validation
 from tagger.datasets import pickles
 from tagger.datasets.annotations import Annotations, read_table, warn_unless_published
 
@@ -238,11 +239,9 @@ def _binary(values: np.ndarray, path: Path) -> np.ndarray:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        return np.load(_existing(path), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{path} is not a NumPy array: {error}") from error
+        return validation.load_array(_existing(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a NumPy array: {error}.") from error
 
 
 def _existing(path: Path) -> Path:

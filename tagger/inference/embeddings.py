@@ -16,7 +16,7 @@ import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
-from tagger import models
+from tagger import models, validation
 from tagger.inference.streaming import stream_files
 from tagger.models.metadata import suggest_names
 from tagger.storage import temporary, write_text_atomically
@@ -137,14 +137,20 @@ class Library:
             else:
                 about = json.loads(_beside(path).read_text(encoding="utf-8"))
                 paths = about["paths"]
-                vectors = np.load(path, allow_pickle=False)[: len(paths)]
-            rows = (np.asarray(vector, np.float32) for vector in vectors)
-            return cls(
-                about["model"],
-                about["layer"],
-                dict(zip(paths, rows, strict=True)),
-            )
-        except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+                vectors = validation.load_array(path)[: len(paths)]
+            rows = [np.asarray(vector, np.float32) for vector in vectors]
+            if len({row.shape for row in rows}) > 1 or rows[0].ndim != 1:
+                raise ValueError("its vectors do not have one length")
+            if not all(np.isfinite(row).all() for row in rows):
+                raise ValueError("a vector holds NaN")
+            texts = [about["model"], about["layer"], *paths]
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("its paths or names are not text")
+            return cls(*texts[:2], dict(zip(texts[2:], rows, strict=True)))
+        except (
+            *(ValueError, KeyError, TypeError, IndexError, OSError, RecursionError),
+            *(NotImplementedError, OverflowError, MemoryError),
+        ) as error:
             raise ValueError(
                 f"{str(path)!r} is not a library of embeddings ({error}). Choose"
                 " another --library, or create one with python -m tagger embed FILES."
@@ -161,7 +167,8 @@ class Library:
         matrix = np.stack(list(self.vectors.values()))
         about = {"model": self.model, "layer": self.layer}
         if path.suffix == ".parquet":
-            columns = {"path": list(self.vectors), "embedding": list(matrix)}
+            paths = [_as_utf8(path) for path in self.vectors]
+            columns = {"path": paths, "embedding": list(matrix)}
             table = pd.DataFrame(columns)
             table.attrs = about
             table.to_parquet(held)
@@ -180,9 +187,9 @@ class Library:
 
     def vector_of(self, path: str | os.PathLike) -> np.ndarray | None:
         """Returns the embedding of a file, however its path is spelt, or None."""
-        real = os.path.realpath(path)
+        real = _as_utf8(os.path.realpath(path))
         for held, vector in self.vectors.items():
-            if os.path.realpath(held) == real:
+            if _as_utf8(os.path.realpath(held)) == real:
                 return vector
         return None
 
@@ -219,8 +226,12 @@ def extend(
         The errors of files that could not be added, by path.
     """
     errors, num_new = {}, 0
-    held = {os.path.realpath(path) for path in library.vectors}
-    new = [path for path in dict.fromkeys(paths) if os.path.realpath(path) not in held]
+    held = {_as_utf8(os.path.realpath(path)) for path in library.vectors}
+    new = [
+        path
+        for path in dict.fromkeys(paths)
+        if _as_utf8(os.path.realpath(path)) not in held
+    ]
     try:
         for path, vector, error in embedder.embed_files(new, bar):
             if error:
@@ -234,6 +245,11 @@ def extend(
         if place and num_new:
             library.save(place)
     return errors
+
+
+def _as_utf8(path: str) -> str:
+    """Returns a path as UTF-8; other bytes are written out as hexadecimal digits."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _beside(path: str | os.PathLike) -> Path:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,7 +27,8 @@ class OnnxModel:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not an ONNX model, or `export` did not write it.
+        ValueError: the file is not an ONNX model, `export` did not write it, or what it
+            says of itself cannot be right.
         ImportError: ONNX Runtime is not installed.
 
     Example:
@@ -53,10 +55,10 @@ class OnnxModel:
                 os.fspath(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exception classes are not public
-            first = (str(error).strip() or repr(error)).splitlines()[0]
             raise ValueError(
-                f"ONNX Runtime cannot read {str(path)!r}: {first}"
+                f"ONNX Runtime cannot read {str(path)!r}: {_first_line(error)}"
             ) from error
+        self._path = path
         self._num_threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._num_threads, initializer=_step_back)
         fields = {}
@@ -71,15 +73,43 @@ class OnnxModel:
                 f"{str(path)!r} does not hold its sample rate, segmentation and tags."
                 " Use a file made by python -m tagger export MODEL --to onnx."
             ) from error
+        inputs = {one.name: one.shape for one in self._session.get_inputs()}
+        outputs = {one.name: one.shape for one in self._session.get_outputs()}
+        if list(inputs) != ["waveform"] or "scores" not in outputs:
+            raise ValueError(
+                f"{str(path)!r} has the inputs {', '.join(inputs)} and the outputs"
+                f" {', '.join(outputs)}, not waveform and scores. Use a file made by"
+                " python -m tagger export MODEL --to onnx."
+            )
 
     def predict_on_batch(self, waveforms: np.ndarray) -> np.ndarray:
-        """Returns the scores [batch, num_tags] of waveforms [batch, num_samples]."""
+        """Returns the scores [batch, num_tags] of waveforms [batch, num_samples].
+
+        Raises:
+            ValueError: ONNX Runtime fails, or the scores have another shape.
+        """
         parts = np.array_split(waveforms, min(len(waveforms), self._num_threads))
         return np.concatenate(list(self._pool.map(self._scores, parts)))
 
     def _scores(self, waveforms: np.ndarray) -> np.ndarray:
-        (scores,) = self._session.run(["scores"], {"waveform": waveforms})
+        try:
+            (scores,) = self._session.run(["scores"], {"waveform": waveforms})
+        except Exception as error:  # ONNX Runtime's exception classes are not public
+            raise ValueError(
+                f"ONNX Runtime cannot run {str(self._path)!r}: {_first_line(error)}"
+            ) from error
+        expected = (len(waveforms), self.info.num_tags)
+        if not isinstance(scores, np.ndarray) or scores.shape != expected:
+            raise ValueError(
+                f"{str(self._path)!r} gives scores of the shape"
+                f" {getattr(scores, 'shape', None)}, not {expected}. Use a file made by"
+                " python -m tagger export MODEL --to onnx."
+            )
         return scores
+
+
+def _first_line(error: Exception) -> str:
+    return textwrap.shorten((str(error).strip() or repr(error)).splitlines()[0], 200)
 
 
 def _step_back() -> None:

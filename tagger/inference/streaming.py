@@ -23,6 +23,16 @@ from tagger.segmentation import Segmentation, stream
 BATCH_SIZE = 16  # segments per call of the model
 
 
+class ScoringError(ValueError):
+    """A model gives NaN for a file; the message holds the file's path."""
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__(
+            f"Cannot score {str(path)!r}: the model's output holds NaN or infinite"
+            " numbers. Use another model if this happens with every file."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Streamed:
     """The output of a model for one file.
@@ -33,14 +43,14 @@ class Streamed:
         seconds: Start of each segment [num_segments]; negative if the model mirrors the
             music at the start of the file.
         length_seconds: Length of the file.
-        error: Why the file cannot be decoded, or None.
+        error: Why the file cannot be decoded or scored, or None.
     """
 
     path: str | os.PathLike
     rows: np.ndarray
     seconds: np.ndarray
     length_seconds: float
-    error: AudioDecodeError | None = None
+    error: AudioDecodeError | ScoringError | None = None
 
 
 def stream_files(
@@ -142,7 +152,10 @@ class _File:
 
     def streamed(self, segmentation: Segmentation, sample_rate: int) -> Streamed:
         """Returns the output for the file."""
-        if self.end.error:
+        error = self.end.error
+        if not all(np.isfinite(row).all() for row in self.rows):
+            error = error or ScoringError(self.path)
+        if error:
             self.rows = []
         begins = (
             np.arange(len(self.rows)) * segmentation.hop_samples
@@ -153,7 +166,7 @@ class _File:
             np.stack(self.rows) if self.rows else np.zeros((0, 0), np.float32),
             begins / sample_rate,
             self.end.length_seconds,
-            self.end.error,
+            error,
         )
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tagger import models
 from tagger.audio import AudioDecodeError, stream_audio
 from tagger.inference.engines import OnnxModel
-from tagger.inference.streaming import progress, stream_files
+from tagger.inference.streaming import ScoringError, progress, stream_files
 from tagger.models.metadata import DEFAULT_MODEL, suggest_names
 from tagger.weights import pretrained
 
@@ -188,11 +188,12 @@ class Tagger:
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
+            ScoringError: the model gives NaN.
             ValueError: the hop is shorter than a sample or longer than a segment.
         """
         with progress(1, f"Scoring {os.path.basename(path)}") as bar:
             ((_, found),) = self.taggrams([path], hop_seconds, bar)
-        if isinstance(found, AudioDecodeError):
+        if isinstance(found, Exception):
             raise found
         return found
 
@@ -201,7 +202,7 @@ class Tagger:
         paths: Iterable[str | os.PathLike],
         hop_seconds: float | None = None,
         bar: tqdm | None = None,
-    ) -> Iterator[tuple[str | os.PathLike, Taggram | AudioDecodeError]]:
+    ) -> Iterator[tuple[str | os.PathLike, Taggram | AudioDecodeError | ScoringError]]:
         """Scores many files; a batch may hold segments of several files.
 
         Args:
@@ -211,7 +212,7 @@ class Tagger:
 
         Yields:
             Each path in order with its taggram, or with the error if it cannot be
-            decoded.
+            decoded or scored.
 
         Raises:
             ValueError: the hop is shorter than a sample or longer than a segment.
@@ -299,7 +300,7 @@ def tag_files(
     """
     thresholds = thresholds or {}
     for path, found in tagger.taggrams(paths, hop_seconds, bar):
-        if isinstance(found, AudioDecodeError):
+        if isinstance(found, Exception):
             yield {"path": path, "error": str(found)}, None
             continue
         named = tagger.named(found.aggregated(aggregate)).items()

@@ -83,8 +83,11 @@ def _stored_info(path: str | os.PathLike) -> ModelInfo:
                 raise ValueError("its description is too long")
             config = json.loads(file.read("config.json"))["config"]
         layers = {layer["class_name"]: layer["config"] for layer in config["layers"]}
-        fields = {"thresholds": None, "name": config["name"]}
-        fields |= layers["AudioInput"] | layers["TagScores"] | {"name": config["name"]}
+        audio = (
+            layers.get("AudioWindow") or layers["AudioInput"]
+        )  # the name in files from before
+        fields = {"thresholds": None} | audio | layers["TagScores"]
+        fields["name"] = config["name"]
     except (
         *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
         *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),

@@ -28,8 +28,14 @@ from pathlib import Path
 
 import numpy as np
 
+from tagger import validation
 from tagger.storage import write_text_atomically
 from tagger.training.recipes import MAXIMIZED
+from tagger.validation import Count
+
+_CHECKPOINT_NAME = re.compile(
+    r"ckpt-e\d+-(\w+)=(nan|-?(?:inf|\d+(?:\.\d*)?(?:e[-+]?\d+)?))\.keras", re.ASCII
+)
 
 
 class RunFolder:
@@ -71,7 +77,7 @@ class RunFolder:
             held = json.loads(path.read_text(encoding="utf-8"))
             parts = [part for part in asked if part not in ("versions", "git")]
             differing = [part for part in parts if held[part] != asked[part]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path} does not describe a run of this project ({error!r}). Choose"
                 " another --train-dir."
@@ -101,8 +107,9 @@ class StageFolder:
         return self.result_path.exists()
 
     def checkpoints(self) -> list[Path]:
-        """Returns the checkpoints of the stage."""
-        return list(self.path.glob("ckpt-e*=*.keras"))
+        """Returns the checkpoints of the stage; other files are left alone."""
+        paths = self.path.glob("ckpt-e*=*.keras")
+        return [path for path in paths if _CHECKPOINT_NAME.fullmatch(path.name)]
 
     def checkpoint_path(self, epoch: int, monitor: str, value: float) -> Path:
         """Returns the path of a checkpoint; its name holds the monitored value."""
@@ -147,9 +154,7 @@ class StageFolder:
 
 def badness(checkpoint: Path) -> float:
     """Returns the monitored value in a checkpoint's name, negated if maximised."""
-    _, monitor, value = re.fullmatch(
-        r"ckpt-e(\d+)-(\w+)=(.+)\.keras", checkpoint.name
-    ).groups()
+    monitor, value = _CHECKPOINT_NAME.fullmatch(checkpoint.name).groups()
     return -float(value) if monitor in MAXIMIZED else float(value)
 
 
@@ -164,10 +169,10 @@ class StageState:
         history: Losses and scores of each finished epoch.
     """
 
-    epoch: int = 0
-    step: int = 0
-    epochs_without_gain: int = 0
-    history: list[dict] = dataclasses.field(default_factory=list)
+    epoch: Count = 0
+    step: Count = 0
+    epochs_without_gain: Count = 0
+    history: list[dict[str, float | None]] = dataclasses.field(default_factory=list)
 
     def save(self, path: Path, variables: dict[str, np.ndarray]) -> None:
         """Writes the state and the variables as named arrays."""
@@ -193,19 +198,21 @@ class StageState:
         Raises:
             ValueError: the file is not a saved state, or holds other variables.
         """
+        remedy = "Delete it: the stage then starts again from its first epoch."
+        max_bytes = 2 * sum(array.nbytes for array in like.values()) + (1 << 24)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                state = cls(**json.loads(str(file["state"])))
-                arrays = {name: file[f"variable {name}"] for name in like}
+            held = validation.read_arrays(path, max_bytes)
+            text = str(held["state"])
+            arrays = {name: held[f"variable {name}"] for name in like}
             for name, array in arrays.items():
-                if array.shape != like[name].shape:
+                if array.shape != like[name].shape or array.dtype.kind not in "fiub":
                     raise ValueError(f"{name} has the shape {array.shape}")
-            return state, arrays
-        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError) as error:
             raise ValueError(
                 f"{path} is not a state from which this stage can resume ({error})."
-                " Delete it: the stage then starts again from its first epoch."
+                f" {remedy}"
             ) from error
+        return validation.parse(text, cls, path, remedy), arrays
 
 
 @contextlib.contextmanager

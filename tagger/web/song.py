@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import colormaps, image
 
 from tagger import audio
-from tagger.audio import AudioDecodeError, load_audio, stream_audio, write_audio
+from tagger.audio import load_audio, stream_audio, write_audio
 from tagger.inference.tagger import Tagger, Taggram
 
 NUM_COLUMNS = 600  # columns of the waveform and the taggram
@@ -75,7 +75,7 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
         whole = len(block) // (rate // 100) * (rate // 100)
         pieces.append(np.square(block[:whole]).reshape(-1, rate // 100).mean(axis=1))
     ((_, found),) = tagger.taggrams([path], bar=None if bar is None else _Bar(bar))
-    if isinstance(found, AudioDecodeError):
+    if isinstance(found, Exception):
         raise found
     sound = path
     if not _is_playable(path):

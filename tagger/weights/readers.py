@@ -8,11 +8,12 @@ import os
 import pickle
 import re
 import zipfile
-import zlib
 from collections.abc import Callable
 
 import h5py
 import numpy as np
+
+from tagger import validation
 
 Weights = dict[str, np.ndarray]
 
@@ -122,15 +123,11 @@ def read_npz(path: str) -> Weights:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path!r} is not an .npz file.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return _unwrapped({name: file[name] for name in file.files})
+        return _unwrapped(validation.read_arrays(path))
     except ValueError as error:
         raise ValueError(
-            f"{path!r} is refused: an array in it is a pickle, and a pickle can run"
-            " code. Save plain arrays."
+            f"{path!r} is refused: {error}. Save plain arrays with numpy.savez."
         ) from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path!r} is damaged ({_first_line(error)}).") from error
 
 
 def read_tensorflow_checkpoint(prefix: str) -> Weights:

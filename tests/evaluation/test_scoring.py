@@ -229,7 +229,9 @@ def test_models_are_compared_only_on_the_same_tags(trained, built):
     shards = pipeline.open_shards(built)
     info = models.model_info(models.load_model(trained / "model.keras"))
     scoring.check_comparable(info, info, shards)
-    fewer = dataclasses.replace(info, tags=info.tags[1:], num_tags=info.num_tags - 1)
+    fewer = dataclasses.replace(
+        info, tags=info.tags[1:], num_tags=info.num_tags - 1, thresholds=None
+    )
     with pytest.raises(ValueError, match=f"only one of them scores {info.tags[0]}. C"):
         scoring.check_comparable(info, fewer, shards)
     faster = dataclasses.replace(info, sample_rate=44100)
