@@ -21,6 +21,7 @@ import av
 import numpy as np
 
 from tagger.containers import AudioDecodeError, audio_stream, open_container
+from tagger.storage import replacing
 
 # Files found in a folder count as audio if they have one of these extensions; a file
 # that is given by name may have any.
@@ -247,7 +248,12 @@ def write_audio(
         sample_rate: Sample rate in Hz.
     """
     samples = np.clip(np.rint(waveform * 32767), -32767, 32767).astype(np.int16)
-    kind = Path(path).suffix.removeprefix(".")
+    with replacing(path) as unfinished:
+        _encode(unfinished, samples, sample_rate)
+
+
+def _encode(path: Path, samples: np.ndarray, sample_rate: int) -> None:
+    kind = path.suffix.removeprefix(".")
     # A file object, because FFmpeg takes names such as "a:b.wav" for URLs.
     with open(path, "wb") as file, av.open(file, "w", format=kind) as container:
         codec = {"wav": "pcm_s16le"}.get(

@@ -13,13 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
 
+from tagger.storage import replacing
+
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure in the format of the path's extension (png, svg, pdf …)."""
-    figure.savefig(path, dpi=150)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def plot_scores(per_tag: pd.DataFrame, title: str) -> Figure:

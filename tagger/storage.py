@@ -9,7 +9,10 @@ import errno
 import importlib
 import os
 import posixpath
+import shutil
+import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,12 +160,72 @@ def write_text_atomically(path: Path | Remote, text: str) -> None:
 
 
 @contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a unique path to write to, which replaces `path` if the block succeeds.
+
+    If the block fails, `path` stays as it was and nothing else is left.
+
+    Args:
+        path: Local file to write. The yielded path has the same extension.
+
+    Raises:
+        OSError: the file cannot be written; the message says where and what to do.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name}")
+    try:
+        with explained(path):
+            yield unfinished
+            os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def explained(path: str | os.PathLike) -> Iterator[None]:
+    """Explains errors of the disk within the block.
+
+    Libraries report a full disk in many ways, some of them without an error number.
+
+    Args:
+        path: File or folder that is written in the block.
+
+    Raises:
+        OSError: it cannot be written; the message says where and what to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        folder = os.path.dirname(os.path.abspath(path))
+        number = getattr(error, "errno", None)
+        if number in _FULL or (number is None and _is_full(folder)):
+            raise OSError(
+                f"Cannot write {str(path)!r}: no space is left on the disk. Free some"
+                " space, and run the same command again."
+            ) from error
+        if isinstance(error, OSError) and number is not None:
+            raise type(error)(
+                f"Cannot write {str(path)!r}: {(error.strerror or str(error)).lower()}."
+            ) from error
+        raise
+
+
+def _is_full(folder: str) -> bool:
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(folder).free < 1 << 16
+    return False
+
+
+@contextlib.contextmanager
 def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
     """Creates a folder and locks it against a second writer.
 
-    The operating system holds the lock and releases it when the process ends, however
-    it ends. URLs are not locked: two builds at the same time write the same bytes. If
-    the disk is full within the block, the error says what to do.
+    URLs are not locked: two builds at the same time write the same bytes. If the disk
+    is full within the block, the error says what to do.
 
     Args:
         directory: Folder to create and lock.
@@ -175,14 +238,9 @@ def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if isinstance(directory, Path):
-                file = stack.enter_context(open(directory / LOCK_NAME, "w"))
-                if fcntl:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(_lock(directory / LOCK_NAME))
         except BlockingIOError as error:
-            raise OSError(
-                f"Another run is writing to {directory}. Wait for it, or choose another"
-                f" {option}."
-            ) from error
+            raise _in_use(directory, option) from error
         except OSError as error:
             raise OSError(
                 f"Cannot write to {directory}: {error.strerror}. Choose another"
@@ -191,12 +249,73 @@ def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in _FULL:
                 raise
             raise OSError(
                 f"Cannot write to {directory}: {error.strerror}. Free some space and"
                 " run the same command again; it keeps what is complete."
             ) from error
+
+
+@contextlib.contextmanager
+def file_lock(
+    path: str | os.PathLike, option: str, waits: bool = False
+) -> Iterator[None]:
+    """Locks a file that a command writes against a second process.
+
+    Args:
+        path: File to be written, which need not exist; its folder must.
+        option: Command-line option that chooses the file, for error messages.
+        waits: Whether to wait until the other process has finished.
+
+    Raises:
+        OSError: another process writes the file, or its folder cannot be written.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_lock(path.with_name(f".{path.name}.lock"), waits))
+        except BlockingIOError as error:
+            raise _in_use(path, option) from error
+        except OSError as error:
+            raise OSError(
+                f"Cannot write {str(path)!r}: {error.strerror}. Choose another"
+                f" {option}."
+            ) from error
+        yield
+
+
+def _in_use(path: Path, option: str) -> OSError:
+    return OSError(
+        f"Another run is writing to {path}. Wait for it, or choose another {option}."
+    )
+
+
+@contextlib.contextmanager
+def _lock(path: Path, waits: bool = False) -> Iterator[None]:
+    """Holds a lock file, and deletes it at the end.
+
+    The operating system releases the lock when the process ends, however it ends.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    if not fcntl:
+        yield
+        return
+    while True:
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            # The process that held the lock before may have deleted the file.
+            is_ours = False
+            with contextlib.suppress(FileNotFoundError):
+                is_ours = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+            if is_ours:
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
 
 
 # --- tf.io.gfile ----------------------------------------------------------------------
@@ -216,10 +335,27 @@ def tensorflow():
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        return importlib.import_module("tensorflow")
+        with _interrupts_deferred():
+            return importlib.import_module("tensorflow")
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Raises Ctrl-C at the end of the block: TensorFlow's import would swallow it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received = []
+    before = signal.signal(signal.SIGINT, lambda *_: received.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _gfile():

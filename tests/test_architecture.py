@@ -8,8 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tagger"
 RANKS = [
-    {"containers", "validation"},
-    {"audio", "segmentation", "storage", "plotting", "augmentations"},
+    {"containers", "validation", "storage"},
+    {"audio", "segmentation", "plotting", "augmentations"},
     {"datasets", "models"},
     {"data", "weights"},
     {"evaluation", "inference"},

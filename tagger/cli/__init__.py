@@ -7,7 +7,6 @@ and checked, so that `--help` and a wrong argument do not load TensorFlow.
 
 import argparse
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Sequence
 
@@ -180,6 +179,3 @@ def _call(command: Command, args: argparse.Namespace) -> None:
         raise Interrupted(command.if_interrupted(args)) from error
     if code:
         sys.exit(code)
-
-
-console = functools.partial(run, main)  # the console command of the package

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from tagger import data, evaluation, interpretation, models, weights
+from tagger import data, evaluation, interpretation, models, storage, weights
 from tagger.cli.arguments import (
     add_force,
     at_least_one,
@@ -119,7 +118,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
     lines = [scored.report(), f"shards  {shards.directory}", f"model   {args.model}"]
     if args.csv:
-        scored.per_tag().to_csv(args.csv)
+        with storage.replacing(args.csv) as unfinished:
+            scored.per_tag().to_csv(unfinished)
         lines.append(f"csv     {args.csv}")
     if args.plot:
         title = f"{scored.macro_line()}\n{scored.dataset}, {scored.split_rule}"
@@ -157,7 +157,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.json == "-":
         print(scored.as_json())
     elif args.json:
-        Path(args.json).write_text(scored.as_json() + "\n", encoding="utf-8")
+        with storage.replacing(args.json) as unfinished:
+            unfinished.write_text(scored.as_json() + "\n", encoding="utf-8")
         lines.append(f"json    {args.json}")
     lines += [f"split   {scored.dataset}, {scored.split_rule}", scored.macro_line()]
     print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout)

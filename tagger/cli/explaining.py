@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tagger import audio, interpretation, web
+from tagger import audio, interpretation, storage, web
 from tagger.cli.arguments import (
     above_zero,
     add_force,
@@ -56,16 +56,17 @@ def explain(args: argparse.Namespace) -> None:
     tags = None
     if args.tags:
         (tags,) = csv.reader([args.tags], skipinitialspace=True)
-    for path in interpretation.report.explain(
-        load_tagger(args),
-        args.file,
-        args.output,
-        tags,
-        args.second_file,
-        args.start,
-        args.hop,
-    ):
-        print(path)
+    with storage.writer_lock(Path(args.output), "--output"):
+        for path in interpretation.report.explain(
+            load_tagger(args),
+            args.file,
+            args.output,
+            tags,
+            args.second_file,
+            args.start,
+            args.hop,
+        ):
+            print(path)
 
 
 def add_augment(parser: argparse.ArgumentParser) -> None:
@@ -101,14 +102,14 @@ def augment(args: argparse.Namespace) -> None:
     waveform = audio.load_audio(args.file, args.sample_rate)
     made = augmentations.examples(waveform, args.sample_rate, num_samples, args.seed)
     folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, (name, noised) in enumerate(tqdm(made.items(), disable=None), 1):
-        path = folder / f"{number}_{name}.wav"
-        audio.write_audio(path, noised, args.sample_rate)
-        print(path)
-    figure = plotting.plot_spectrograms(made, args.sample_rate)
-    plotting.save(figure, folder / "spectrograms.png")
-    print(folder / "spectrograms.png")
+    with storage.writer_lock(folder, "--output"):
+        for number, (name, noised) in enumerate(tqdm(made.items(), disable=None), 1):
+            path = folder / f"{number}_{name}.wav"
+            audio.write_audio(path, noised, args.sample_rate)
+            print(path)
+        figure = plotting.plot_spectrograms(made, args.sample_rate)
+        plotting.save(figure, folder / "spectrograms.png")
+        print(folder / "spectrograms.png")
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:

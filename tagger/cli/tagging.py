@@ -1,6 +1,7 @@
 """The commands tag and embed: audio files -> tags or inference.embeddings."""
 
 import argparse
+import contextlib
 import os
 import sys
 import warnings
@@ -8,7 +9,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from tagger import audio, data, inference, models, weights
+from tagger import audio, data, inference, models, storage, weights
 from tagger.cli.arguments import (
     add_force,
     at_least_one,
@@ -209,6 +210,11 @@ def tag(args: argparse.Namespace) -> int:
         writers.check_no_results(args.output, paths)
     if not args.resume:
         check_outputs(args, "taggram")
+    with writers.lock(args.output) if args.output else contextlib.nullcontext():
+        return _tag(args, paths)
+
+
+def _tag(args: argparse.Namespace, paths: list[str]) -> int:
     is_onnx = args.model.endswith(".onnx")
     tagger = _load_onnx_tagger(args) if is_onnx else load_tagger(args)
     thresholds = results = None
@@ -317,9 +323,16 @@ def embed(args: argparse.Namespace) -> int:
             "Give --library FILE to store, or --similar-to SONG to search."
         )
     paths = list_files(args.files) if args.files else []
+    if not args.library:
+        return _embed(args, paths)
+    with storage.file_lock(args.library, "--library"):
+        return _embed(args, paths)
+
+
+def _embed(args: argparse.Namespace, paths: list[str]) -> int:
     load_tensorflow()
     library = inference.embeddings.Library(args.model, args.layer)
-    if exists:
+    if args.library and os.path.exists(args.library):
         library = inference.embeddings.Library.load(args.library)
         if (library.model, library.layer) != (args.model, args.layer):
             raise ValueError(

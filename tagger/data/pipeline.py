@@ -439,9 +439,8 @@ def export_arrays(
             arrays.append(batch[name])
     paths = tuple(directory / f"{split}_{name}.npy" for name in parts)
     for path, arrays in zip(paths, parts.values(), strict=True):
-        unfinished = path.with_name(f"unfinished-{path.name}")
-        np.save(unfinished, np.concatenate(arrays))
-        unfinished.replace(path)
+        with storage.replacing(path) as unfinished:
+            np.save(unfinished, np.concatenate(arrays))
     return paths
 
 

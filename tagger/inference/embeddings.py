@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tagger import models, validation
 from tagger.inference.streaming import stream_files
 from tagger.models.metadata import suggest_names
-from tagger.storage import temporary, write_text_atomically
+from tagger.storage import replacing, write_text_atomically
 
 PENULTIMATE = "penultimate"
 SAVED_EVERY = 200  # files; a killed run loses at most this many
@@ -174,12 +174,8 @@ class Library:
             table.to_parquet(held)
         else:
             np.save(held, matrix)
-        unfinished = temporary(path)
-        try:
+        with replacing(path) as unfinished:
             unfinished.write_bytes(held.getvalue())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
         if path.suffix != ".parquet":
             # Written last: `load` ignores rows that this file does not name.
             about["paths"] = list(self.vectors)

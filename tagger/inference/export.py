@@ -24,6 +24,7 @@ import numpy as np
 
 from tagger import models
 from tagger.models.metadata import check_export_path
+from tagger.storage import explained
 
 
 def export(
@@ -58,7 +59,10 @@ def export(
         )
     described = models.model_info(model).as_dict()
     write = {"saved-model": _saved_model, "litert": _litert, "onnx": _onnx}[to]
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+    with (
+        explained(path),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder,
+    ):
         made = Path(folder) / path.name
         with contextlib.redirect_stdout(io.StringIO()):  # the converters' messages
             write(_in_float32(model), made, described)

@@ -6,6 +6,7 @@ files that have tags are skipped, and those with an error are tried again (the l
 result counts). Only the same model with the same settings may add to existing results.
 """
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -13,6 +14,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tagger import storage
 from tagger.storage import write_text_atomically
 
 
@@ -77,6 +79,21 @@ def check_no_results(path: str | os.PathLike, paths: Sequence[str]) -> None:
             f"{files[0]} exists. Add --resume to continue, --force to overwrite, or"
             " choose another --output."
         )
+
+
+def lock(path: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
+    """Locks results against a second process.
+
+    Args:
+        path: As for `open_results`.
+
+    Raises:
+        OSError: another process writes to them, or the place cannot be written.
+    """
+    path = Path(path)
+    if _is_file(path):
+        return storage.file_lock(path, "--output")
+    return storage.writer_lock(path, "--output")
 
 
 def open_results(

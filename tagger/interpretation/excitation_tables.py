@@ -21,6 +21,7 @@ from tagger.data import pipeline
 from tagger.evaluation import scoring
 from tagger.models.layers import SqueezeExcitation
 from tagger.segmentation import INT16_SCALE, Segmentation
+from tagger.storage import replacing
 
 
 def excitations(
@@ -80,10 +81,11 @@ def excitations(
 
 def save_excitations(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """Writes the table of `excitations`: Parquet for .parquet paths, else a pickle."""
-    if str(path).endswith(".parquet"):
-        table.to_parquet(path)
-    else:
-        table.to_pickle(path)
+    with replacing(path) as unfinished:
+        if str(path).endswith(".parquet"):
+            table.to_parquet(unfinished)
+        else:
+            table.to_pickle(unfinished)
 
 
 def load_excitations(path: str | os.PathLike) -> pd.DataFrame:

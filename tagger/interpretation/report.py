@@ -30,6 +30,7 @@ from tagger.inference.tagger import Tagger, Taggram
 from tagger.interpretation import attention_maps, attributions
 from tagger.interpretation.spectrograms import Spectrogram, spectrogram
 from tagger.models.layers import SelfAttention, SqueezeExcitation
+from tagger.storage import replacing
 
 NUM_TAGGRAM_TAGS = 15
 SILENCE = 1e-4  # of full scale, -80 dB
@@ -161,7 +162,8 @@ def explain(
     files = _write(folder, pictures, arrays, sounds, tagger.info.sample_rate)
     page = folder / "report.html"
     html = _page(tagger, first, numbers, pictures, sounds, folder)
-    page.write_text(html, encoding="utf-8")
+    with replacing(page) as unfinished:
+        unfinished.write_text(html, encoding="utf-8")
     return [page, *files]
 
 
@@ -178,7 +180,8 @@ def _write(
         for left in folder.glob(pattern):
             left.unlink()
     files = [folder / "arrays.npz"]
-    np.savez_compressed(files[0], **arrays)
+    with replacing(files[0]) as unfinished:
+        np.savez_compressed(unfinished, **arrays)
     for picture in pictures:
         for ending in ("png", "svg"):
             files.append(folder / f"{picture.name}.{ending}")

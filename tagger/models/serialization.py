@@ -16,20 +16,15 @@ from tagger.models.frontends import preset
 from tagger.models.layers import AudioInput, TagScores
 from tagger.models.metadata import ModelInfo
 from tagger.segmentation import INT16_SCALE
+from tagger.storage import replacing
 
 MAX_CONFIG_BYTES = 1 << 25
 
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> None:
     """Writes a `.keras` file; a failed save leaves no incomplete file behind."""
-    folder, name = os.path.split(path)
-    unfinished = os.path.join(folder, f"unfinished-{name}")
-    try:
+    with replacing(path) as unfinished:
         model.save(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:

@@ -14,7 +14,6 @@ Every file is written under a temporary name and then renamed, so the files abov
 complete even if the run is killed.
 """
 
-import contextlib
 import csv
 import dataclasses
 import errno
@@ -23,13 +22,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from tagger import validation
-from tagger.storage import write_text_atomically
+from tagger.storage import replacing, write_text_atomically
 from tagger.training.recipes import MAXIMIZED
 from tagger.validation import Count
 
@@ -136,7 +134,7 @@ class StageFolder:
 
     def tidy(self) -> None:
         """Deletes files that a finished stage no longer needs or a killed run left."""
-        for pattern in ("resume*", "unfinished*"):
+        for pattern in ("resume*", "unfinished*", ".*-resume.npz", ".*-ckpt-*.keras"):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
 
@@ -177,7 +175,7 @@ class StageState:
     def save(self, path: Path, variables: dict[str, np.ndarray]) -> None:
         """Writes the state and the variables as named arrays."""
         named = {f"variable {name}": array for name, array in variables.items()}
-        with _replacing(path) as unfinished, unfinished.open("wb") as file:
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, state=json.dumps(dataclasses.asdict(self)), **named)
             file.flush()
             os.fsync(file.fileno())
@@ -213,14 +211,3 @@ class StageState:
                 f" {remedy}"
             ) from error
         return validation.parse(text, cls, path, remedy), arrays
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yields a path to write to; the file replaces `path` if the block succeeds."""
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

