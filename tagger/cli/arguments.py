@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from tagger.models.metadata import suggest_names
+from tagger.storage import LOCK_NAME
 from tagger.weights.pretrained import PRETRAINED
 
 
@@ -134,6 +135,8 @@ def output_file(text: str) -> str:
         raise argparse.ArgumentTypeError(f"cannot write {text!r}: it is a folder")
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"cannot write {text!r}: no such folder")
+    if text != "-" and not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: permission denied")
     if text.endswith(".parquet") and not importlib.util.find_spec("pyarrow"):
         raise argparse.ArgumentTypeError("Parquet needs pyarrow: pip install pyarrow")
     return text
@@ -201,7 +204,7 @@ def check_outputs(args: argparse.Namespace, *names: str) -> None:
         path = getattr(args, name)
         if path in (None, "-") or args.force or not os.path.exists(path):
             continue
-        if os.path.isdir(path) and not os.listdir(path):
+        if os.path.isdir(path) and not set(os.listdir(path)) - {LOCK_NAME}:
             continue
         flag = f"--{name.replace('_', '-')}"
         raise FileExistsError(
