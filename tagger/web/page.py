@@ -4,21 +4,33 @@ Gradio builds the page. `song.py` builds the parts that follow playback (wavefor
 taggram, cursor), and `cursor.js` moves the cursor. Visitors do not share songs.
 """
 
+import contextlib
 import os
+import shutil
 import signal
 import tempfile
 import threading
+import traceback
 from pathlib import Path
 
 import gradio as gr
 
-from tagger.audio import AudioDecodeError
 from tagger.inference.tagger import Tagger
-from tagger.interpretation import report
-from tagger.web.song import Song, analyse, html, json_file, player_html, rows_html
+from tagger.storage import writer_lock
+from tagger.web import limits
+from tagger.web.song import (
+    Song,
+    analyse,
+    html,
+    json_file,
+    player_html,
+    report_html,
+    rows_html,
+)
 
 NUM_BARS = 10
 NUM_EXPLAINED = 3  # of the tags to compare
+NUM_VISITORS = 8  # whose songs are decoded at the same time
 _FILES = Path(__file__).parent
 
 
@@ -40,7 +52,11 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
     # Gradio checks that the page responds; that request must not go through a proxy.
     os.environ["NO_PROXY"] = ",".join([os.environ.get("NO_PROXY", ""), host])
-    with tempfile.TemporaryDirectory(prefix="tagger-") as folder:
+    _remove_leftovers()
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
+        writer_lock(Path(folder), "--port"),
+    ):
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = build(tagger, max_minutes)
         try:
@@ -54,6 +70,7 @@ def serve(
                 ssr_mode=False,
                 footer_links=[],
                 css=(_FILES / "page.css").read_text(),
+                app_kwargs={"middleware": limits.middleware(host, max_megabytes)},
                 theme=gr.themes.Default(
                     font=["system-ui", "sans-serif"], font_mono=["monospace"]
                 ),
@@ -68,6 +85,27 @@ def serve(
             threading.Event().wait()
         finally:
             page.close(verbose=False)
+
+
+_PREFIX = "tagger-page-"
+
+
+def _remove_leftovers() -> None:
+    """Removes the uploads of servers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # a server that runs, or another user's
+            with writer_lock(folder, "--port"):
+                pass
+            shutil.rmtree(folder)
+
+
+def _failure(error: Exception, path: str) -> str:
+    """Returns the HTML that says what went wrong with a file."""
+    name, sentence = Path(path).name, str(error).replace(path, Path(path).name)
+    if not isinstance(error, (ValueError, OSError)):
+        traceback.print_exception(error)  # into the server's log
+        sentence = "The server failed on this file; its log says why."
+    return html("error", name=name, sentence=sentence)
 
 
 def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
@@ -120,10 +158,8 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
                 return empty()
             try:
                 tagged = analyse(tagger, path, max_minutes, bar)
-            except (AudioDecodeError, ValueError) as error:
-                name = Path(path).name
-                sentence = str(error).replace(path, name)
-                return empty(html("error", name=name, sentence=sentence))
+            except Exception as error:
+                return empty(_failure(error, path))
             named = tagger.named(tagged.taggram.aggregated())
             highest = list(named)[:NUM_BARS]
             return {
@@ -146,20 +182,15 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
             if not os.path.exists(tagged.path):
                 gone = "the server has deleted this file. Drop it here again."
                 return html("error", name=tagged.name, sentence=gone)
-            with tempfile.TemporaryDirectory() as folder:
-                report.explain(
-                    tagger,
-                    tagged.path,
-                    folder,
-                    tags[:NUM_EXPLAINED] or None,
-                    taggram=tagged.taggram,
-                )
-                page = (Path(folder) / "report.html").read_text(encoding="utf-8")
+            try:
+                page = report_html(tagger, tagged, tags[:NUM_EXPLAINED], max_minutes)
+            except Exception as error:
+                return _failure(error, tagged.path)
             return html("report", page=page)
 
-        # One song at a time: a batch of one song uses all cores. A song that is dropped
-        # meanwhile waits; removing a song cancels it.
-        one_by_one = {"concurrency_limit": 1, "concurrency_id": "model"}
+        # A file that is slow to decode holds one of these places, and not for long.
+        # Removing a song cancels it.
+        together = {"concurrency_limit": NUM_VISITORS, "concurrency_id": "songs"}
         outputs = [song, bars, player, chosen, rows, explain, download, pictures]
         tagging = upload.upload(
             tag,
@@ -167,9 +198,9 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
             outputs,
             show_progress_on=bars,
             trigger_mode="multiple",
-            **one_by_one,
+            **together,
         )
         upload.clear(empty, None, outputs, cancels=[tagging])
         chosen.input(compare, [song, chosen], rows, show_progress="hidden")
-        explain.click(why, [song, chosen], pictures, **one_by_one)
+        explain.click(why, [song, chosen], pictures, **together)
     return page

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tempfile
+import threading
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,13 @@ import numpy as np
 from matplotlib import colormaps, image
 
 from tagger import audio
-from tagger.audio import load_audio, stream_audio, write_audio
 from tagger.inference.tagger import Tagger, Taggram
+from tagger.interpretation import report
+from tagger.web.decoding import decoded
 
 NUM_COLUMNS = 600  # columns of the waveform and the taggram
+# One song at a time is scored, because a batch of one song uses all cores.
+_scoring = threading.Lock()
 PLAYABLE = (".aac", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
 CODECS = ("aac", "flac", "mp3", "opus", "pcm", "vorbis")
 _TEMPLATE = jinja2.Environment(
@@ -54,34 +58,32 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
     Args:
         tagger: Tagger to use.
         path: Path of an audio file.
-        max_minutes: Maximum length in minutes; it is checked while decoding, since
-            headers can be wrong.
+        max_minutes: Maximum length in minutes.
         bar: Function called with the share of the work that is done, and with `desc`,
             the current activity; or None.
 
     Raises:
-        AudioDecodeError: the file cannot be decoded.
-        ValueError: the file is too long.
+        AudioDecodeError, ValueError: see `decoding.decoded`.
     """
-    rate, pieces, num_samples = tagger.info.sample_rate, [], 0
-    for block in stream_audio(path, rate):
-        num_samples += len(block)
-        if num_samples > 60 * max_minutes * rate:
-            raise ValueError(
-                f"The song is longer than the {max_minutes:g} minutes that this page"
-                " accepts. Use python -m tagger tag, which accepts any length."
-            )
-        # Keep only the mean of every 10 ms, to save memory.
-        whole = len(block) // (rate // 100) * (rate // 100)
-        pieces.append(np.square(block[:whole]).reshape(-1, rate // 100).mean(axis=1))
-    ((_, found),) = tagger.taggrams([path], bar=None if bar is None else _Bar(bar))
-    if isinstance(found, Exception):
-        raise found
-    sound = path
+    rate, sound = tagger.info.sample_rate, path
     if not _is_playable(path):
         sound = f"{path}.flac"
-        write_audio(sound, load_audio(path, 22050), 22050)
-    return Song(path, sound, _loudness(np.concatenate(pieces)), found)
+    player_path = None if sound == path else sound
+    with decoded(path, rate, max_minutes, player_path) as wav:
+        blocks = audio.stream_audio(wav, rate)
+        power = np.concatenate([_power(block, rate) for block in blocks])
+        with _scoring:
+            ((_, found),) = tagger.taggrams([wav], bar=None if bar is None else _Bar(bar))
+    if isinstance(found, Exception):
+        raise ValueError(str(found).replace(str(wav), path))
+    return Song(path, sound, _loudness(power), found)
+
+
+def _power(block: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Returns the mean power of every 10 ms, which takes less memory than samples."""
+    step = max(sample_rate // 100, 1)
+    whole = len(block) // step * step
+    return np.square(block[:whole]).reshape(-1, step).mean(axis=1)
 
 
 def _is_playable(path: str) -> bool:
@@ -150,6 +152,27 @@ def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
         for tag, colour in zip(tags, colours, strict=True)
     ]
     return html("rows", rows=rows, highest=highest)
+
+
+def report_html(tagger: Tagger, song: Song, tags: list[str], max_minutes: float) -> str:
+    """Returns the HTML page of `interpretation.report` for a song.
+
+    Args:
+        tagger: Tagger to explain.
+        song: Song to explain.
+        tags: Tags to explain; empty: the highest ones.
+        max_minutes: Maximum length in minutes.
+
+    Raises:
+        AudioDecodeError, ValueError: see `decoding.decoded`.
+    """
+    with (
+        decoded(song.path, tagger.info.sample_rate, max_minutes) as wav,
+        tempfile.TemporaryDirectory() as folder,
+        _scoring,
+    ):
+        report.explain(tagger, wav, folder, tags or None, taggram=song.taggram)
+        return (Path(folder) / "report.html").read_text(encoding="utf-8")
 
 
 def json_file(tagger: Tagger, song: Song) -> str:
