@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
 
 from tagger.storage import replacing
+from tagger.validation import printable
 
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -45,13 +46,14 @@ def plot_scores(per_tag: pd.DataFrame, title: str) -> Figure:
         if np.isnan(roc_auc):
             text = "no positive clip" if not positives else "no negative clip"
             axes.text(0.01, row, text, va="center", color="grey", size="small")
-    axes.set_yticks(rows, [f"{tag} ({n})" for tag, n in per_tag["positives"].items()])
+    names = [_plain(f"{tag} ({n})") for tag, n in per_tag["positives"].items()]
+    axes.set_yticks(rows, names)
     axes.set_ylim(-0.6, len(per_tag) - 0.4)
     axes.set_xlim(0, 1)
     axes.set_xlabel(
         "area under the curve (dotted: chance ROC-AUC; in brackets: positive clips)"
     )
-    axes.set_title(title, fontsize="medium", wrap=True)
+    axes.set_title(_plain(title, 1000), fontsize="medium", wrap=True)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -71,7 +73,7 @@ def plot_spectrograms(waveforms: dict[str, np.ndarray], sample_rate: int) -> Fig
                 waveform, 1024, sample_rate, noverlap=512, vmin=-130, vmax=-30,
                 cmap="magma",
             )  # fmt: skip
-        axes.set_title(title, loc="left", fontsize="small")
+        axes.set_title(_plain(title), loc="left", fontsize="small")
         axes.yaxis.set_major_formatter(lambda hz, _: f"{hz / 1000:g}")
     panels[-1].set_xlabel("seconds")
     figure.supylabel("kHz", fontsize="medium")
@@ -125,12 +127,12 @@ def plot_excitations(means: pd.DataFrame, title: str) -> Figure:
     figure = _figure(10, 4.6 + 0.22 * -(-len(means) // 8))
     axes = figure.subplots()
     for (tag, line), colour in zip(means.iterrows(), colours, strict=False):
-        axes.plot(line.to_numpy(), label=tag, color=colour, linewidth=1)
+        axes.plot(line.to_numpy(), label=_plain(tag), color=colour, linewidth=1)
     axes.set_xlim(0, means.shape[1] - 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("channel, sorted by mean excitation")
     axes.set_ylabel("excitation")
-    axes.set_title(title)
+    axes.set_title(_plain(title, 1000))
     figure.legend(loc="outside lower center", ncols=8, frameon=False, fontsize="small")
     return figure
 
@@ -184,7 +186,7 @@ def plot_loudness(
         )
         axes.set_xlim(*ends)
         axes.set_ylim(0, 1)
-        axes.set_title(title, size="medium")
+        axes.set_title(_plain(title), size="medium")
     figure.axes[0].set_ylabel("excitation")
     figure.supxlabel(
         "loudness of the clip (root mean square, full scale 1)", size="medium"
@@ -214,7 +216,7 @@ def plot_tag_distances(distances: dict[str, pd.DataFrame]) -> Figure:
         names = [_plain(tag) for tag in one.index]
         axes.set_xticks(places, names, rotation=90, fontsize=_row_size(num_tags))
         axes.set_yticks(places, names, fontsize=_row_size(num_tags))
-        axes.set_title(title, fontsize="medium")
+        axes.set_title(_plain(title), fontsize="medium")
     bar = figure.colorbar(image, ax=list(panels), shrink=0.8)
     bar.set_label("distance of mean excitations (root mean square)")
     return figure
@@ -276,7 +278,7 @@ def plot_attention(
             np.arange(0, len(heat), 2), np.arange(1, len(heat) + 1, 2), fontsize=7
         )
         each.set_ylabel("head")
-        each.set_title(name, loc="left", fontsize="medium")
+        each.set_title(_plain(name), loc="left", fontsize="medium")
         figure.colorbar(image, ax=each, pad=0.01, label="attention")
         image = _rows(all_heads, heat.sum(axis=0)[None], seconds, "viridis")
         all_heads.set_yticks([0], ["sum"])
@@ -307,7 +309,7 @@ def plot_attention_matrices(
             norm=PowerNorm(0.5, vmin=0),
             extent=(*ends, *ends[::-1]),
         )
-        axes.set_title(name, fontsize="medium")
+        axes.set_title(_plain(name), fontsize="medium")
         axes.set_xlabel("attended to, seconds")
         figure.colorbar(image, ax=axes, shrink=0.75)
     panels[0].set_ylabel("attending, seconds")
@@ -471,10 +473,10 @@ def _rows(axes: Axes, values: np.ndarray, seconds: np.ndarray, cmap: str, **scal
 
 
 def _plain(text: str, longest: int = 90) -> str:
-    """Shortens text and escapes dollars, which would start a formula."""
+    """Shortens text, and escapes control characters and dollars (of formulas)."""
     if len(text) > longest:
         text = f"{text[: longest - 40]} … {text[-37:]}"
-    return text.replace("$", r"\$")
+    return printable(text, keep="\n").replace("$", r"\$")
 
 
 def _row_size(num_rows: int) -> float:

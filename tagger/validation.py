@@ -70,6 +70,38 @@ def parse(
     return convert(value, kind, path, then)
 
 
+def as_utf8(path: str | os.PathLike) -> str:
+    r"""Returns a path as text; bytes that are not UTF-8 are written as `\xe9`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Escapes what must not reach a terminal, a picture or a table.
+
+    Names of files and tags may hold control characters, codes that recolour or rewrite
+    a terminal, and bytes that are not UTF-8.
+
+    Args:
+        text: Text from outside.
+        keep: Further characters to keep, such as line breaks.
+    """
+    return "".join(
+        one
+        if one.isprintable() or one in keep
+        else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+def table_cell(text: str) -> str:
+    """Returns text for a cell of a CSV file, which a spreadsheet may open.
+
+    Control characters are escaped, and an apostrophe keeps `=1+1` from being a formula.
+    """
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def read_array(file: BinaryIO, num_bytes: int) -> np.ndarray:
     """Reads an array in NumPy's format; a header that claims too much is not believed.
 

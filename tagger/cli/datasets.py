@@ -16,6 +16,7 @@ from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
 from tagger.data.records import SAMPLE_RATE, SEGMENT_SAMPLES
 from tagger.datasets import DATASETS, Dataset, magnatagatune, million_song, mtg_jamendo
 from tagger.datasets import demo as demo_music
+from tagger.validation import printable
 
 
 def add_build(parser: argparse.ArgumentParser) -> None:
@@ -243,7 +244,7 @@ def build(args: argparse.Namespace) -> None:
     if args.features:
         load_tensorflow()
     manifest = building.build(**arguments_of(building.build, args))
-    print(building.summary(manifest, args.output_dir))
+    print(printable(building.summary(manifest, args.output_dir), keep="\n"))
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
@@ -268,7 +269,7 @@ def verify(args: argparse.Namespace) -> int:
     shards = verification.verify(directory, manifest)
     for name, faults in tqdm(shards, "Verifying", total, unit="shard", disable=None):
         for fault in faults:
-            tqdm.write(f"{directory / name}: {fault}")
+            tqdm.write(printable(f"{directory / name}: {fault}"))
         bad += [name] * bool(faults)
     if not manifest.complete:
         print(

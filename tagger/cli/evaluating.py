@@ -14,6 +14,7 @@ from tagger.cli.arguments import (
     output_file,
 )
 from tagger.cli.process import load_tensorflow
+from tagger.validation import printable, table_cell
 
 MODEL_HELP = "model file (.keras, or resemul's .hdf5) or name of a pretrained model"
 
@@ -119,7 +120,7 @@ def evaluate(args: argparse.Namespace) -> None:
     lines = [scored.report(), f"shards  {shards.directory}", f"model   {args.model}"]
     if args.csv:
         with storage.replacing(args.csv) as unfinished:
-            scored.per_tag().to_csv(unfinished)
+            scored.per_tag().rename(index=table_cell).to_csv(unfinished)
         lines.append(f"csv     {args.csv}")
     if args.plot:
         title = f"{scored.macro_line()}\n{scored.dataset}, {scored.split_rule}"
@@ -161,7 +162,8 @@ def evaluate(args: argparse.Namespace) -> None:
             unfinished.write_text(scored.as_json() + "\n", encoding="utf-8")
         lines.append(f"json    {args.json}")
     lines += [f"split   {scored.dataset}, {scored.split_rule}", scored.macro_line()]
-    print("\n".join(lines), file=sys.stderr if args.json == "-" else sys.stdout)
+    text = printable("\n".join(lines), keep="\n")
+    print(text, file=sys.stderr if args.json == "-" else sys.stdout)
 
 
 def add_excitations(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 
 from tagger import storage
+from tagger.validation import printable
 
 SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
 
@@ -20,24 +21,26 @@ class Interrupted(KeyboardInterrupt):
 def run(main: Callable[[], None]) -> None:
     """Calls a command's main; reports errors in one line and exits with code 2."""
     name = os.path.basename(sys.argv[0]).replace("__main__.py", "python -m tagger")
-    warnings.showwarning = lambda message, *_, **__: print(
-        f"Note: {message}", file=sys.stderr
-    )
+    warnings.showwarning = lambda message, *_, **__: _say(f"Note: {message}")
     # File names need not be UTF-8; their bytes are printed unchanged.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.reconfigure(errors="surrogateescape")
     try:
         main()
     except (ValueError, OSError, ImportError) as error:
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        _say(f"{name}: {error}")
         if os.environ.get(SUPERVISED):
             os._exit(2)  # on a normal exit, JAX would wait for the others and crash
         sys.exit(2)
     except KeyboardInterrupt as error:
         if isinstance(error, Interrupted) and not str(error):
             sys.exit(0)
-        print(f"\n{name}: interrupted. {error}".rstrip(), file=sys.stderr)
+        _say(f"\n{name}: interrupted. {error}".rstrip())
         sys.exit(130)
+
+
+def _say(text: str) -> None:
+    print(printable(text, keep="\n"), file=sys.stderr, flush=True)
 
 
 def supervise() -> None:

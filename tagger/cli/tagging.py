@@ -23,6 +23,7 @@ from tagger.cli.process import load_tensorflow
 from tagger.inference import engines, streaming, writers
 from tagger.inference.tagger import AGGREGATES, Tagger, tag_files
 from tagger.models.metadata import DEFAULT_MODEL, ModelInfo
+from tagger.validation import printable
 
 HELD = "held"  # --threshold without X
 
@@ -229,7 +230,7 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
         }
         source = writers.ResultSource(args.model, tagger.tags, settings)
         results = writers.open_results(args.output, paths, source, args.force)
-        paths = [path for path in paths if path not in results.done]
+        paths = [path for path in paths if not results.has(path)]
         if not paths:
             print(
                 f"{args.output} already holds the tags of all files.", file=sys.stderr
@@ -269,12 +270,13 @@ def _draw(tagger: Tagger, taggram, args: argparse.Namespace, name: str) -> None:
 
 
 def _table(row: dict, top: int) -> str:
+    path = printable(row["path"])
     if "error" in row:
-        return f"{row['path']}\n  {row['error']}"
-    rows = list(row["tags"].items())[:top]
+        return f"{path}\n  {printable(row['error'])}"
+    rows = [(printable(tag), score) for tag, score in list(row["tags"].items())[:top]]
     width = max((len(tag) for tag, _ in rows), default=0)
     return "\n".join(
-        [row["path"]]
+        [path]
         + [
             f"  {tag:{width}}  {score:.3f}  {'█' * round(20 * score)}"
             for tag, score in rows
@@ -353,13 +355,13 @@ def _embed(args: argparse.Namespace, paths: list[str]) -> int:
             library, embedder, paths, args.library, bar
         )
     for path, error in errors.items():
-        print(f"{path}\n  {error}", file=sys.stderr)
+        print(f"{printable(path)}\n  {printable(str(error))}", file=sys.stderr)
     if song and library.vectors:
         nearest = library.nearest(vector, args.top + 1)
         real = os.path.realpath(song)
         itself = [path for path in nearest.index if os.path.realpath(path) == real]
         for path, similarity in nearest.drop(itself)[: args.top].items():
-            print(f"{similarity:.3f}  {path}")
+            print(f"{similarity:.3f}  {printable(path)}")
     elif library.vectors:
         print(f"{args.library}: {len(library.vectors):,} embeddings")
     return 2 if errors else 0

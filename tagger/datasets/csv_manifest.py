@@ -31,6 +31,7 @@ from tagger.datasets.annotations import (
     read_tags,
     top_tags,
 )
+from tagger.validation import as_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,15 +187,15 @@ def _walk(folder: Path) -> "pd.DataFrame":
         for path in audio_files_in(tag, root=folder):
             name = path.relative_to(folder).as_posix()
             # A name that is not UTF-8 still gives a valid id.
-            clip_id = os.fsencode(name).decode("utf-8", "backslashreplace")
-            found.append({"path": name, "clip_id": clip_id, "tags": [tag.name]})
+            tags = [as_utf8(tag.name)]
+            found.append({"path": name, "clip_id": as_utf8(name), "tags": tags})
     if not found:
         raise ValueError(
             f"There is no audio in the subfolders of {str(folder)!r}. Name each one"
             f" after a tag and put audio files ({', '.join(AUDIO_EXTENSIONS[:6])} …)"
             " into it."
         )
-    return as_table(found)
+    return as_table(found, dtype=object)  # Arrow's strings must be UTF-8
 
 
 # --- Labels and splits ----------------------------------------------------------------

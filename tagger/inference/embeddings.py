@@ -20,6 +20,7 @@ from tagger import models, validation
 from tagger.inference.streaming import stream_files
 from tagger.models.metadata import suggest_names
 from tagger.storage import replacing, write_text_atomically
+from tagger.validation import as_utf8
 
 PENULTIMATE = "penultimate"
 SAVED_EVERY = 200  # files; a killed run loses at most this many
@@ -167,7 +168,7 @@ class Library:
         matrix = np.stack(list(self.vectors.values()))
         about = {"model": self.model, "layer": self.layer}
         if path.suffix == ".parquet":
-            paths = [_as_utf8(path) for path in self.vectors]
+            paths = [as_utf8(path) for path in self.vectors]
             columns = {"path": paths, "embedding": list(matrix)}
             table = pd.DataFrame(columns)
             table.attrs = about
@@ -183,9 +184,9 @@ class Library:
 
     def vector_of(self, path: str | os.PathLike) -> np.ndarray | None:
         """Returns the embedding of a file, however its path is spelt, or None."""
-        real = _as_utf8(os.path.realpath(path))
+        real = as_utf8(os.path.realpath(path))
         for held, vector in self.vectors.items():
-            if _as_utf8(os.path.realpath(held)) == real:
+            if as_utf8(os.path.realpath(held)) == real:
                 return vector
         return None
 
@@ -222,11 +223,11 @@ def extend(
         The errors of files that could not be added, by path.
     """
     errors, num_new = {}, 0
-    held = {_as_utf8(os.path.realpath(path)) for path in library.vectors}
+    held = {as_utf8(os.path.realpath(path)) for path in library.vectors}
     new = [
         path
         for path in dict.fromkeys(paths)
-        if _as_utf8(os.path.realpath(path)) not in held
+        if as_utf8(os.path.realpath(path)) not in held
     ]
     try:
         for path, vector, error in embedder.embed_files(new, bar):
@@ -241,11 +242,6 @@ def extend(
         if place and num_new:
             library.save(place)
     return errors
-
-
-def _as_utf8(path: str) -> str:
-    """Returns a path as UTF-8; other bytes are written out as hexadecimal digits."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _beside(path: str | os.PathLike) -> Path:

@@ -11,11 +11,13 @@ import csv
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from tagger import storage
 from tagger.storage import write_text_atomically
+from tagger.validation import table_cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +115,8 @@ def open_results(
             write, a JAMS file when its song is written.
 
     Returns:
-        An object with `done` (paths that already have tags), `write(result)` and
-        `close()`.
+        An object with `has(path)` (whether a file already has tags), `write(result)`
+        and `close()`.
 
     Raises:
         ValueError: the path holds something else, or results of another source.
@@ -140,8 +142,10 @@ class _File:
 
     def __init__(self, path: Path, replace: bool):
         self._path, self._file, self._mode = path, None, "w" if replace else "a"
-        is_read = path.exists() and not replace
-        text = path.read_text("utf-8", "surrogateescape") if is_read else ""
+        text = ""
+        if path.exists() and not replace:
+            # Without translating line breaks, which names may hold.
+            text = path.read_bytes().decode("utf-8", "surrogateescape")
         *self.lines, self.half = text.split("\n")
 
     def write(self, text: str) -> None:
@@ -174,11 +178,11 @@ class JsonLines:
         half = self._file.half
         try:
             rows = [json.loads(line) for line in self._file.lines]
-            self.done = {row["path"] for row in rows if row["path"] and "tags" in row}
+            self._done = {row["path"] for row in rows if row["path"] and "tags" in row}
             held = [(row["model"], row.get("settings")) for row in rows]
             if half and not half.startswith('{"path": '[: len(half)]):
                 raise ValueError(half)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{str(path)!r} does not hold JSON lines written by `tag`. Choose"
                 " another --output."
@@ -189,6 +193,10 @@ class JsonLines:
     def write(self, result: dict) -> None:
         """Appends a result."""
         self._file.write(as_line(result | {"settings": self._settings}) + "\n")
+
+    def has(self, path: str) -> bool:
+        """Returns whether a file already has tags."""
+        return path in self._done
 
     def close(self) -> None:
         """Closes the file."""
@@ -203,7 +211,7 @@ class CsvTable:
 
     def __init__(self, path: Path, source: ResultSource, force: bool):
         fixed = ["path", "model", "settings", "seconds"]
-        self._header = [*fixed, *source.tags, "error"]
+        self._header = [*fixed, *map(table_cell, source.tags), "error"]
         self._settings = json.dumps(source.settings)
         self._file = _File(path, force)
         rows = list(csv.reader(line + "\n" for line in self._file.lines))
@@ -213,8 +221,20 @@ class CsvTable:
                 " model. Choose another --output."
             )
         for row in rows[1:]:
-            source.check(path, row[1], json.loads(row[2]))
-        self.done = {row[0] for row in rows[1:] if not row[-1]}
+            if len(row) != len(self._header):
+                raise ValueError(
+                    f"{str(path)!r} has a row of {len(row)} cells, not"
+                    f" {len(self._header)}. Choose another --output."
+                )
+            try:
+                settings = json.loads(row[2])
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{str(path)!r} was not written by `tag`: {row[2]!r} are no"
+                    " settings. Choose another --output."
+                ) from error
+            source.check(path, row[1], settings)
+        self._done = {row[0] for row in rows[1:] if not row[-1]}
         self._rows = csv.DictWriter(self._file, self._header, lineterminator="\n")
 
     def write(self, result: dict) -> None:
@@ -222,8 +242,14 @@ class CsvTable:
         if not self._file.lines:
             self._file.lines.append("")
             self._rows.writeheader()
-        row = {**result, **result.get("tags", {}), "settings": self._settings}
+        tags = {table_cell(tag): score for tag, score in result.get("tags", {}).items()}
+        row = {**result, **tags, "settings": self._settings}
+        row |= {name: table_cell(row.get(name, "")) for name in ("path", "error")}
         self._rows.writerow({name: row.get(name, "") for name in self._header})
+
+    def has(self, path: str) -> bool:
+        """Returns whether a file already has tags."""
+        return table_cell(path) in self._done or path in self._done
 
     def close(self) -> None:
         """Closes the file."""
@@ -247,13 +273,13 @@ class JamsFolder:
                 "JAMS files need the package jams: pip install jams."
             ) from error
         self._jams, self._source, self._path = jams, source, path
-        self.done = set()
+        self._done = set()
         for audio_path in paths:
             target = _jams_path(path, audio_path)
             if target.exists():
                 annotator = _annotator_of(target)
                 if not force:
-                    self.done.add(audio_path)
+                    self._done.add(audio_path)
                     source.check(path, *annotator)
 
     def write(self, result: dict) -> None:
@@ -284,6 +310,10 @@ class JamsFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(target, jam.dumps(indent=2))
 
+    def has(self, path: str) -> bool:
+        """Returns whether a file already has tags."""
+        return path in self._done
+
     def close(self) -> None:
         """Does nothing: every file is already complete."""
 
@@ -297,8 +327,9 @@ def _jams_path(folder: Path, path: str) -> Path:
 
 
 def as_line(result: dict) -> str:
-    """Returns a result as a line of JSON."""
-    return json.dumps(result, ensure_ascii=False)
+    """Returns a result as a line of JSON without control characters."""
+    line = json.dumps(result, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def _annotator_of(jam: Path) -> tuple[str, dict | None]:

@@ -73,7 +73,9 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
         blocks = audio.stream_audio(wav, rate)
         power = np.concatenate([_power(block, rate) for block in blocks])
         with _scoring:
-            ((_, found),) = tagger.taggrams([wav], bar=None if bar is None else _Bar(bar))
+            ((_, found),) = tagger.taggrams(
+                [wav], bar=None if bar is None else _Bar(bar)
+            )
     if isinstance(found, Exception):
         raise ValueError(str(found).replace(str(wav), path))
     return Song(path, sound, _loudness(power), found)

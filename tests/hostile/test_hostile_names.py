@@ -1,0 +1,134 @@
+"""Names of files and tags that are no plain text reach no terminal and stop nothing."""
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tagger import audio, plotting
+from tagger.datasets import csv_manifest
+from tagger.inference import embeddings, writers
+from tagger.validation import as_utf8, printable, table_cell
+
+NAMES = (
+    "caf\udce9.wav",
+    "a\rb.wav",
+    "a\nb.wav",
+    "\x1b[31mred\x1b[0m.wav",
+    "\x9b31m.wav",
+    "=1+1.wav",
+    "-x.wav",
+    "@sum.wav",
+    "a\u202egpj.wav",
+    'q"u,o;te.wav',
+    "$x_$.wav",
+    "tab\tb.wav",
+)
+TAGS = ("rock", "=cmd|' /C calc'!A0", "\x1b]0;title\x07", "caf\udce9", "$\\frac$")
+
+
+@pytest.fixture
+def music(tmp_path):
+    for folder in ("rock", "jazz", "caf\udce9"):
+        (tmp_path / "music" / folder).mkdir(parents=True)
+        for name in NAMES:
+            path = tmp_path / "music" / folder / name
+            audio.write_audio(tmp_path / "x.wav", np.ones(4000) / 2, 8000)
+            (tmp_path / "x.wav").rename(path)
+    return tmp_path / "music"
+
+
+def test_what_is_escaped_and_what_is_not():
+    assert printable("Björk – 音楽 'x' $1") == "Björk – 音楽 'x' $1"
+    assert printable("a\x1b[31m\r\n\udce9\u202e") == r"a\x1b[31m\r\n\udce9\u202e"
+    assert printable("a\nb", keep="\n") == "a\nb"
+    assert table_cell("=1+1") == "'=1+1" and table_cell("1+1") == "1+1"
+    assert as_utf8("caf\udce9") == r"caf\xe9"
+
+
+def test_a_folder_of_such_names_is_annotated_with_pyarrow_too(music):
+    annotations = csv_manifest.load_annotations(music)
+    assert len(annotations) == 3 * len(NAMES)
+    assert annotations.tags == (r"caf\xe9", "jazz", "rock")
+    assert all((music / path).is_file() for path in annotations.paths)
+    assert all(name.encode() for name in annotations.clip_ids)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".npy"])
+def test_a_library_holds_such_names_and_knows_them_again(ending, tmp_path):
+    vectors = {name: np.full(3, row, np.float32) for row, name in enumerate(NAMES)}
+    library = embeddings.Library("m", "penultimate", vectors)
+    library.save(tmp_path / f"a{ending}")
+    again = embeddings.Library.load(tmp_path / f"a{ending}")
+    for row, name in enumerate(NAMES):
+        np.testing.assert_array_equal(again.vector_of(name), np.full(3, row))
+
+
+@pytest.mark.parametrize("kind", ["x.csv", "x.jsonl"])
+def test_results_of_such_names_are_one_row_each_and_resume(kind, tmp_path):
+    settings = {"hop": None, "aggregate": "mean", "threshold": None}
+    source = writers.ResultSource("m", TAGS, settings)
+    for name in NAMES:  # one run each, as if all were killed
+        results = writers.open_results(tmp_path / kind, NAMES, source)
+        assert not results.has(name)
+        scores = dict.fromkeys(TAGS, 0.5)
+        results.write({"path": name, "model": "m", "seconds": 1.0, "tags": scores})
+        results.close()
+    results = writers.open_results(tmp_path / kind, NAMES, source)
+    assert all(results.has(name) for name in NAMES)
+    content = (tmp_path / kind).read_bytes()
+    assert b"\x1b" not in content and b"\r" not in content
+    assert len(content.split(b"\n")) == len(NAMES) + (2 if kind == "x.csv" else 1)
+    if kind == "x.csv":
+        with open(tmp_path / kind, newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    else:
+        lines = content.decode("utf-8", "surrogateescape").splitlines()
+        assert [json.loads(line)["path"] for line in lines] == list(NAMES)
+
+
+def test_a_table_with_other_rows_is_refused_with_a_sentence(tmp_path):
+    settings = {"hop": None, "aggregate": "mean", "threshold": None}
+    source = writers.ResultSource("m", ("rock",), settings)
+    head = "path,model,settings,seconds,rock,error\n"
+    for row in ("a.mp3,m\n", "a.mp3,m,no json,1,1,\n", "a.mp3,m,[[[,1,1,\n"):
+        (tmp_path / "x.csv").write_text(head + row)
+        with pytest.raises(ValueError, match="Choose another --output"):
+            writers.open_results(tmp_path / "x.csv", [], source)
+
+
+def test_pictures_take_any_title(tmp_path):
+    scores = np.random.RandomState(0).random_sample((4, len(TAGS)))
+    for title in NAMES:
+        figure = plotting.plot_taggram(scores, list(TAGS), np.arange(4.0), 1.0, title)
+        plotting.save(figure, tmp_path / "a.png")
+    plotting.save(
+        plotting.plot_scores(
+            pd.DataFrame(
+                {"roc_auc": 0.5, "pr_auc": 0.5, "positives": 1},
+                index=pd.Index(TAGS, dtype=object),
+            ),
+            "caf\udce9",
+        ),
+        tmp_path / "b.png",
+    )
+
+
+def test_no_code_reaches_the_terminal(tmp_path, run_script):
+    for name in NAMES[:5]:
+        path = tmp_path / f"gone{name}"
+        done = run_script("-m", "tagger", "augment", path, "--output", tmp_path / "x")
+        assert done.returncode == 2 and "gone" in done.stderr
+        assert not [one for one in done.stderr if one in "\x1b\x9b\r\u202e"]
+
+
+def test_the_table_of_tags_is_escaped():
+    from tagger.cli import tagging
+
+    row = {"path": NAMES[3], "tags": dict.fromkeys(TAGS, 0.5)}
+    assert not [one for one in tagging._table(row, 9) if one in "\x1b\x07\udce9"]
+    row = {"path": NAMES[3], "error": "Cannot decode '\x1b[2J'"}
+    assert "\x1b" not in tagging._table(row, 9)
