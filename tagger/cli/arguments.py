@@ -120,6 +120,14 @@ def above_zero(text: str) -> float:
     return number
 
 
+def not_negative(text: str) -> float:
+    """Argument type: a finite number of at least 0."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+    return number
+
+
 def port(text: str) -> int:
     """Argument type: a TCP port."""
     number = int(text)

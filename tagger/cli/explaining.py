@@ -15,6 +15,7 @@ from tagger.cli.arguments import (
     arguments_of,
     at_least_one,
     check_outputs,
+    not_negative,
     port,
 )
 from tagger.cli.process import load_tensorflow
@@ -35,7 +36,7 @@ def add_explain(parser: argparse.ArgumentParser) -> None:
     add("--second-file", metavar="FILE", help="second clip, shown next to the first")
     add(
         "--start",
-        type=float,
+        type=not_negative,
         metavar="SECONDS",
         help="start of the segment to explain (default: where the tags score highest)",
     )
@@ -85,13 +86,24 @@ def add_augment(parser: argparse.ArgumentParser) -> None:
         default=22050,
         help="sample rate in Hz (default: 22050)",
     )
-    add("--seconds", type=float, default=10.0, help="length of the crop (default: 10)")
+    add(
+        "--seconds",
+        type=above_zero,
+        default=10.0,
+        help="length of the crop (default: 10)",
+    )
     add("--seed", type=int, default=0, help="random seed (default: 0)")
     add_force(parser)
 
 
 def augment(args: argparse.Namespace) -> None:
     """Writes each transform and the chain as wav, and a plot of their spectrograms."""
+    for flag, value, highest in (
+        ("--seconds", args.seconds, 3600),
+        ("--sample-rate", args.sample_rate, 400_000),
+    ):
+        if value > highest:
+            raise ValueError(f"{flag} must be at most {highest:,}, not {value:,g}.")
     num_samples = int(args.seconds * args.sample_rate)
     if num_samples < args.sample_rate // 10:
         raise ValueError(f"--seconds must be at least 0.1, not {args.seconds:g}.")

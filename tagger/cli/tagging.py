@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tagger import audio, data, inference, models, storage, weights
 from tagger.cli.arguments import (
+    above_zero,
     add_force,
     at_least_one,
     check_outputs,
@@ -77,7 +78,7 @@ def add_hop(parser: argparse.ArgumentParser) -> None:
     """Adds --hop."""
     parser.add_argument(
         "--hop",
-        type=float,
+        type=above_zero,
         metavar="SECONDS",
         help="time from one segment to the next (default: the model's own hop)",
     )

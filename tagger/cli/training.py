@@ -8,6 +8,7 @@ from tagger import data, models, weights
 from tagger import training as work
 from tagger.cli.arguments import (
     OptionGroup,
+    above_zero,
     at_least_one,
     check_types,
     model_name,
@@ -63,7 +64,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--checkpoint-minutes",
-        type=float,
+        type=above_zero,
         default=10.0,
         metavar="X",
         help="minutes between saves within an epoch; a killed run loses no more"

@@ -176,9 +176,30 @@ def build_model(name: str, **options) -> "keras.Model":
     """Builds a model by its name in MODELS and passes the options to its factory.
 
     Raises:
-        ValueError: the name or the value of an option is unknown.
+        ValueError: the name or the value of an option is unknown, or a number is so
+            large that the model would not fit into memory.
     """
-    return entry(name).factory(**options)
+    factory = entry(name).factory
+    for option, value in options.items():
+        _check_size(option, value)
+    return factory(**options)
+
+
+# Largest numbers of options; the published models have up to 8192 channels in a layer.
+_LARGEST = {"num_samples": 1 << 24, "num_tags": 100_000}
+_LARGEST_WIDTH, _LARGEST_FACTOR = 8192, 100.0
+
+
+def _check_size(option: str, value: object) -> None:
+    if isinstance(value, (tuple, list)) and option != "tags":
+        for one in value:
+            _check_size(option, one)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    is_whole = isinstance(value, int)
+    largest = _LARGEST.get(option, _LARGEST_WIDTH if is_whole else _LARGEST_FACTOR)
+    if not 0 <= value <= largest:
+        raise ValueError(f"{option} must be from 0 to {largest:,}, not {value:,}.")
 
 
 def default_options(name: str) -> dict:

@@ -5,6 +5,7 @@ its optimiser, learning rate and maximum number of epochs. `trainer.train` runs 
 """
 
 import dataclasses
+import math
 
 MAXIMIZED = ("val_roc_auc", "val_pr_auc")
 MONITORS = ("val_loss", *MAXIMIZED)
@@ -27,6 +28,9 @@ class Stage:
             a better monitored value.
         weight_decay: Factor λ; λ · w is added to the gradient of every weight w, before
             momentum and Adam's scaling: PyTorch's weight_decay, not Keras'.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     optimizer: str
@@ -36,6 +40,21 @@ class Stage:
     max_epochs: int
     patience: int
     weight_decay: float = 0.0
+
+    def __post_init__(self):
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                f"The learning rate must be above 0, not {self.learning_rate}."
+            )
+        for name, value in (
+            ("learning rate's decay", self.step_decay),
+            ("weight decay", self.weight_decay),
+        ):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"The {name} must be at least 0, not {value}.")
+        momentum = self.options.get("momentum", 0.0)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"The momentum must be from 0 to below 1, not {momentum}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ The files are PyTorch state dicts, Keras 2 HDF5 files, TensorFlow 1 checkpoints 
 `.npz` files. Nothing in a file is ever executed.
 """
 
+import math
 import os
 import pickle
 import re
@@ -14,6 +15,7 @@ import h5py
 import numpy as np
 
 from tagger import validation
+from tagger.validation import MAX_ARRAY_BYTES
 
 Weights = dict[str, np.ndarray]
 
@@ -86,9 +88,17 @@ def read_torch(path: str) -> Weights:
             f"{path!r} holds a {type(content).__name__}, not a state dict. Save"
             " model.state_dict()."
         )
+    num_bytes = 0
     for name, value in content.items():
-        is_plain = isinstance(value, torch.Tensor) and value.layout == torch.strided
-        if not isinstance(name, str) or not is_plain:
+        is_plain = (
+            isinstance(value, torch.Tensor)
+            and value.layout == torch.strided
+            and not (value.is_quantized or value.is_meta or value.is_complex())
+            # A view may repeat a small storage without end.
+            and value.nbytes <= value.untyped_storage().nbytes()
+        )
+        num_bytes += 4 * value.numel() if is_plain else 0
+        if not isinstance(name, str) or not is_plain or num_bytes > MAX_ARRAY_BYTES:
             raise ValueError(
                 f"{path!r} is not a state dict: {name!r} does not name a tensor. Save"
                 " model.state_dict()."
@@ -108,14 +118,42 @@ def read_keras2_hdf5(path: str) -> Weights:
     """Reads a Keras 2 model or weight file: `conv1d_1/kernel:0` … -> array."""
     try:
         with h5py.File(path) as file:
-            group = file.get("model_weights", file)
-            weights = {}
+            has_model = "model_weights" in file
+            group = _member(file, "model_weights") if has_model else file
+            weights, num_bytes = {}, 0
             for layer in map(_text, group.attrs["layer_names"]):
-                for name in map(_text, group[layer].attrs["weight_names"]):
-                    weights[name] = np.asarray(group[layer][name])
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{path!r} is not a Keras 2 model file ({error}).") from error
+                held = _member(group, layer)
+                for name in map(_text, held.attrs["weight_names"]):
+                    dataset = _member(held, name)
+                    num_bytes += dataset.nbytes
+                    if num_bytes > MAX_ARRAY_BYTES:
+                        raise ValueError("its weights take more than 1 GB")
+                    weights[name] = np.asarray(dataset)
+    except (
+        *(OSError, KeyError, ValueError, TypeError, AttributeError),
+        *(RuntimeError, RecursionError, MemoryError, OverflowError),
+    ) as error:
+        raise ValueError(
+            f"{path!r} is not a Keras 2 model file ({_first_line(error)})."
+        ) from error
     return number_from_one(weights)
+
+
+def _member(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
+    """Returns a member of an HDF5 file whose content lies in this file.
+
+    Raises:
+        ValueError: it lies in another file, or is computed from others.
+    """
+    for name in path.split("/"):
+        if not isinstance(group, h5py.Group):
+            raise ValueError(f"{path!r} is not in it")
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{path!r} is a link")
+        group = group[name]
+    if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
+        raise ValueError(f"{path!r} lies in another file")
+    return group
 
 
 def read_npz(path: str) -> Weights:
@@ -136,11 +174,11 @@ def read_tensorflow_checkpoint(prefix: str) -> Weights:
 
     try:
         reader = tf.compat.v1.train.NewCheckpointReader(prefix)
-        return {
-            name: np.asarray(reader.get_tensor(name))
-            for name in reader.get_variable_to_shape_map()
-        }
-    except (tf.errors.OpError, ValueError) as error:
+        shapes = reader.get_variable_to_shape_map()
+        if sum(map(math.prod, shapes.values())) > MAX_ARRAY_BYTES // 4:
+            raise ValueError("its variables take more than 1 GB")
+        return {name: np.asarray(reader.get_tensor(name)) for name in shapes}
+    except (tf.errors.OpError, ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(
             f"{prefix!r} is not a TensorFlow checkpoint ({_first_line(error)})."
         ) from error
