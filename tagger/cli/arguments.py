@@ -104,9 +104,17 @@ def check_types(settings: dict, defaults: dict) -> None:
             )
 
 
+def _number(text: str, kind: type) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}") from None
+
+
 def at_least_one(text: str) -> int:
     """Argument type: a whole number above 0."""
-    number = int(text)
+    number = _number(text, int)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
@@ -114,7 +122,7 @@ def at_least_one(text: str) -> int:
 
 def above_zero(text: str) -> float:
     """Argument type: a finite number above 0."""
-    number = float(text)
+    number = _number(text, float)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
     return number
@@ -122,7 +130,7 @@ def above_zero(text: str) -> float:
 
 def not_negative(text: str) -> float:
     """Argument type: a finite number of at least 0."""
-    number = float(text)
+    number = _number(text, float)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
     return number
@@ -130,7 +138,7 @@ def not_negative(text: str) -> float:
 
 def port(text: str) -> int:
     """Argument type: a TCP port."""
-    number = int(text)
+    number = _number(text, int)
     if not 1 <= number <= 65535:
         raise argparse.ArgumentTypeError(f"must be from 1 to 65535, not {number}")
     return number

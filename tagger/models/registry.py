@@ -186,7 +186,7 @@ def build_model(name: str, **options) -> "keras.Model":
 
 
 # Largest numbers of options; the published models have up to 8192 channels in a layer.
-_LARGEST = {"num_samples": 1 << 24, "num_tags": 100_000}
+_LARGEST = {"num_samples": 1 << 24, "num_tags": 100_000, "sample_rate": 400_000}
 _LARGEST_WIDTH, _LARGEST_FACTOR = 8192, 100.0
 
 

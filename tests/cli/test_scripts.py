@@ -190,7 +190,7 @@ def test_what_exists_is_not_overwritten_without_force(
         ("-m tagger export musicnn_mtt --to onnx --output x.tflite", ("end in .onnx",)),
         ("-m tagger tag a.mp3 --resume", ("--resume needs --output",)),
         ("-m tagger pretrained x", ("no pretrained model 'x'",)),
-        ("-m tagger tag a.mp3 --hop x", ("invalid float value: 'x'",)),
+        ("-m tagger tag a.mp3 --hop x", ("must be a number, not 'x'",)),
     ],
 )
 def test_arguments_are_checked_before_anything_is_loaded(
@@ -316,7 +316,7 @@ def test_eval_json_is_alone_on_standard_output(trained, built, run_script):
         ("eval.py musicnn_mtt --batch-size 0", ("--batch-size: must be at least 1",)),
         ("extract_excitations.py musicnn_mtt --out /nowhere/e.pkl", ("cannot write",)),
         ("train.py --batch-size 0", ("--batch-size: must be at least 1, not 0",)),
-        ("train.py --patience x", ("--patience", "invalid", "'x'")),
+        ("train.py --patience x", ("--patience", "whole number", "'x'")),
         ("-m tagger tag a.mp3 --top 0", ("--top: must be at least 1",)),
     ],
 )

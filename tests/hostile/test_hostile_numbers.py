@@ -120,8 +120,7 @@ def test_hdf5_that_reaches_outside_or_too_far_is_refused(make, says, tmp_path):
         readers.read_weights(keras2(tmp_path / "a.hdf5", make))
 
 
-@pytest.mark.filterwarnings("ignore:.*quantized tensor:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_tensors_that_are_no_plain_arrays_are_refused(tmp_path):
     torch = pytest.importorskip("torch")
     quantized = torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.qint8)
@@ -137,7 +136,7 @@ def test_tensors_that_are_no_plain_arrays_are_refused(tmp_path):
     ):
         path = str(tmp_path / f"{number}.pth")
         torch.save({"a.weight": tensor}, path)
-        with pytest.raises(ValueError, match="is not a state dict"):
+        with pytest.raises(ValueError, match="is not a (state dict|PyTorch file of)"):
             readers.read_weights(path)
 
 
