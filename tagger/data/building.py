@@ -99,11 +99,13 @@ def build(
             " --audio-dir."
         )
     with storage.writer_lock(output_dir, "--output-dir"):
+        _remove_leftovers(output_dir)
         tasks = _plan_tasks(annotations, manifest, output_dir)
         missing = _adopt_finished_shards(manifest, output_dir, tasks)
         tasks = [task for task in tasks if task.name not in manifest.shards]
         num_workers = num_workers or os.cpu_count()
         _run(tasks, manifest, missing, output_dir, num_workers, scheduler)
+        _remove_leftovers(output_dir)
         _write_missing(output_dir, missing)
         manifest.complete = True
         for name, content in tfds.metadata(manifest).items():
@@ -395,8 +397,6 @@ def _adopt_finished_shards(
     disappeared stay in their shards. Returns the paths of the clips that are missing
     from the adopted shards.
     """
-    for leftover in output_dir.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
     if not (output_dir / MANIFEST_NAME).exists():
         return []
     earlier = Manifest.load(output_dir)
@@ -442,6 +442,12 @@ def _adopt_finished_shards(
             manifest.skipped += skipped.get(task.name, ())
             all_missing += missing
     return all_missing
+
+
+def _remove_leftovers(output_dir: Path | storage.Remote) -> None:
+    """Removes the unfinished files of workers that were killed."""
+    for leftover in output_dir.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def _run(

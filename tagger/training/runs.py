@@ -156,6 +156,9 @@ def badness(checkpoint: Path) -> float:
     return -float(value) if monitor in MAXIMIZED else float(value)
 
 
+_REMEDY = "Delete it: the stage then starts again from its first epoch."
+
+
 @dataclasses.dataclass
 class StageState:
     """The progress of a stage; with the variables, all that is needed to resume it.
@@ -196,7 +199,6 @@ class StageState:
         Raises:
             ValueError: the file is not a saved state, or holds other variables.
         """
-        remedy = "Delete it: the stage then starts again from its first epoch."
         max_bytes = 2 * sum(array.nbytes for array in like.values()) + (1 << 24)
         try:
             held = validation.read_arrays(path, max_bytes)
@@ -208,6 +210,22 @@ class StageState:
         except (ValueError, KeyError, OSError) as error:
             raise ValueError(
                 f"{path} is not a state from which this stage can resume ({error})."
-                f" {remedy}"
+                f" {_REMEDY}"
             ) from error
-        return validation.parse(text, cls, path, remedy), arrays
+        return validation.parse(text, cls, path, _REMEDY), arrays
+
+    def check(self, steps_per_epoch: int, path: Path) -> None:
+        """Checks that the state lies within an epoch.
+
+        Args:
+            steps_per_epoch: Number of steps of an epoch.
+            path: File that the state comes from.
+
+        Raises:
+            ValueError: the state has more steps.
+        """
+        if self.step > steps_per_epoch:
+            raise ValueError(
+                f"{path} ends at step {self.step:,} of an epoch of"
+                f" {steps_per_epoch:,} steps. {_REMEDY}"
+            )

@@ -344,12 +344,7 @@ class _Runner:
                 keras.callbacks.TensorBoard(folder.path, write_graph=False)
             )
         resume.restore(fitted)
-        if state.step > self._num_batches:
-            raise ValueError(
-                f"{folder.state_path} ends at step {state.step} of an epoch of"
-                f" {self._num_batches} steps. Delete it: the stage then starts again"
-                " from its first epoch."
-            )
+        state.check(self._num_batches, folder.state_path)
         is_jax = keras.backend.backend() == "jax"
         with (
             _naming_corrupt_records(self._task),

@@ -130,6 +130,7 @@ def test_a_worker_that_dies_is_replaced_and_the_same_bytes_come_out(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert shards_of(corpus / "tfrecord") == shards_of(built)
+    assert not list((corpus / "tfrecord").glob(".*"))
 
 
 def test_workers_that_die_again_and_again_end_in_one_sentence(tmp_path):

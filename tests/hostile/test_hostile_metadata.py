@@ -124,6 +124,62 @@ def test_a_model_whose_outputs_are_not_scores_is_refused(tmp_path):
         models.load_model(tmp_path / "two.keras")
 
 
+def onnx_file(path, inputs=("waveform",), outputs=("scores",), num_scores=2, **props):
+    """Writes a network that repeats a number, with any names, shapes and metadata."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make, kinds = onnx.helper, onnx.TensorProto
+    nodes = [
+        make.make_node("ReduceMax", [inputs[0]], ["loudest"], keepdims=1, axes=[1]),
+        make.make_node("Tile", ["loudest", "repeats"], [outputs[0]]),
+    ]
+    given = [make.make_tensor_value_info(n, kinds.FLOAT, ["b", 4000]) for n in inputs]
+    made = [make.make_tensor_value_info(n, kinds.FLOAT, None) for n in outputs]
+    repeats = make.make_tensor("repeats", kinds.INT64, [2], [1, num_scores])
+    graph = make.make_graph(nodes, "g", given, made, [repeats])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 13)])
+    model.ir_version = 8
+    fields = INFO.as_dict() | props
+    make.set_model_props(
+        model, {key: json.dumps(value) for key, value in fields.items()}
+    )
+    onnx.save(model, str(path))
+    return path
+
+
+def test_an_onnx_file_that_says_the_truth_is_run(tmp_path):
+    model = OnnxModel(onnx_file(tmp_path / "a.onnx"))
+    assert model.info == INFO
+    assert model.predict_on_batch(np.ones((3, 4000), np.float32)).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"hop_samples": 0}, "hop_samples: Expected int >= 1"),
+        ({"sample_rate": None}, "sample_rate: Expected int, got null"),
+        ({"tags": {"a": 1}}, "tags: Expected array"),
+        ({"tags": ["a", "a"]}, "'a' is listed twice"),
+        ({"thresholds": [0.5]}, "2 scores need as many thresholds"),
+        ({"num_samples": 10**12}, "num_samples: Expected int <="),
+        ({"inputs": ("music",)}, "has the inputs music and the outputs scores"),
+        ({"outputs": ("labels",)}, "and the outputs labels, not waveform and scores"),
+    ],
+)
+def test_an_onnx_file_that_lies_is_refused(fields, says, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        OnnxModel(onnx_file(tmp_path / "a.onnx", **fields))
+    assert says in str(caught.value)
+
+
+def test_an_onnx_file_that_scores_other_shapes_is_refused_when_it_does(tmp_path):
+    model = OnnxModel(onnx_file(tmp_path / "a.onnx", num_scores=5))
+    with pytest.raises(ValueError, match=r"gives scores of the shape \(1, 5\), not"):
+        model.predict_on_batch(np.ones((1, 4000), np.float32))
+    with pytest.raises(ValueError, match="ONNX Runtime cannot run '.*a.onnx'"):
+        model.predict_on_batch(np.ones((1, 5), np.float32))
+
+
 class NanModel(OnnxModel):
     """An exported model that scores loud segments with NaN."""
 
@@ -195,6 +251,12 @@ def test_a_state_with_other_arrays_says_what_to_delete(arrays, says, tmp_path):
         StageState.load(tmp_path / "resume.npz", {"w": np.zeros(3)})
     assert "Delete it" in str(caught.value)
     assert "allow_pickle" not in str(caught.value)
+
+
+def test_a_state_beyond_its_epoch_is_refused():
+    StageState(1, 7).check(7, "resume.npz")
+    with pytest.raises(ValueError, match="ends at step 1,000,000,000 of an epoch of 7"):
+        StageState(1, 10**9).check(7, "resume.npz")
 
 
 def test_files_that_only_look_like_checkpoints_are_left_alone(tmp_path):
