@@ -16,6 +16,7 @@ from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
 from tagger.data.records import SAMPLE_RATE, SEGMENT_SAMPLES
 from tagger.datasets import DATASETS, Dataset, magnatagatune, million_song, mtg_jamendo
 from tagger.datasets import demo as demo_music
+from tagger.datasets.annotations import Annotations
 from tagger.validation import printable
 
 
@@ -243,8 +244,22 @@ def build(args: argparse.Namespace) -> None:
     args.annotations = annotations
     if args.features:
         load_tensorflow()
+    if annotations.dataset == "csv":  # others have splits that others have checked
+        print(printable(_tag_table(annotations), keep="\n"))
     manifest = building.build(**arguments_of(building.build, args))
     print(printable(building.summary(manifest, args.output_dir), keep="\n"))
+
+
+def _tag_table(annotations: Annotations) -> str:
+    """Returns the number of clips of each tag in each split as text."""
+    splits = [split for split in annotations.counts() if split != "student"]
+    width = max(map(len, annotations.tags))
+    lines = [f"{'clips':{width}}  " + "  ".join(f"{split:>6}" for split in splits)]
+    for tag, column in zip(annotations.tags, annotations.labels.T, strict=True):
+        counts = [int(column[annotations.splits == split].sum()) for split in splits]
+        numbers = "  ".join(f"{count:6,}" for count in counts)
+        lines.append(f"{tag:{width}}  {numbers}")
+    return "\n".join(lines)
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:

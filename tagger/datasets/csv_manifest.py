@@ -10,12 +10,11 @@
 `tags`, separated by semicolons (other columns are then ignored), or every other column
 is a tag and holds 0s and 1s. Optional columns: `clip_id` (default: the path), `split`
 (train, val, test, student) and `artist`. Without `split`, artists are dealt 8:1:1 to
-train, val and test, so that no artist is in two of them; without `artist`, files are. A
-row without tags is unlabelled music and joins the split student, unless `split` says
-otherwise.
+train, val and test, so that no artist is in two of them and each split has clips of
+every tag, as far as that is possible; without `artist`, files are dealt. A row without
+tags is unlabelled music and joins the split student, unless `split` says otherwise.
 """
 
-import hashlib
 import os
 import warnings
 from pathlib import Path
@@ -31,13 +30,14 @@ from tagger.datasets.annotations import (
     read_tags,
     top_tags,
 )
+from tagger.datasets.splitting import stratify, tags_lacking
 from tagger.validation import as_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FACTS = ("path", "tags", "clip_id", "split", "artist")  # not tags
-SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+SHARES = {"train": 0.8, "test": 0.1, "val": 0.1}  # test gets rare tags before val
 SPLIT_NAMES = {  # spellings in the column `split`
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -92,6 +92,7 @@ def load_annotations(
         )
     splits, rule = _splits(rows, labels, source, seed)
     kept = splits != ""
+    _warn_of_lacking_tags(labels, splits, names, source)
     return Annotations(
         dataset="csv",
         split_rule=f"{source.name}: {rule}; {len(names)} tags",
@@ -238,7 +239,14 @@ def _splits(
     labelled = labels.any(axis=1)
     split_of = {}
     if labelled.any():
-        split_of = _deal(groups[labelled], source, by_artist, seed)
+        kind = "artists" if by_artist else "tagged files"
+        num_groups = len(np.unique(groups[labelled]))
+        if num_groups < len(SHARES):
+            raise ValueError(
+                f"{source} has {num_groups} {kind}; three splits need at least 3. Add a"
+                " column called split."
+            )
+        split_of = stratify(groups[labelled], labels[labelled], SHARES, seed)
     splits = np.array([split_of.get(group, "train") for group in groups])
     # Otherwise training would see unlabelled music by test artists.
     leaks = ~labelled & (splits != "train")
@@ -249,7 +257,21 @@ def _splits(
             stacklevel=3,
         )
     splits = np.where(labelled, splits, np.where(leaks, "", "student"))
-    return splits, f"{'artists' if by_artist else 'files'} 8:1:1, seed {seed}"
+    kind = "artists" if by_artist else "files"
+    return splits, f"{kind} 8:1:1, stratified by tags, seed {seed}"
+
+
+def _warn_of_lacking_tags(
+    labels: np.ndarray, splits: np.ndarray, tags: list[str], source: Path
+) -> None:
+    """Warns of tags that a split has no clip of, since they cannot be scored there."""
+    for split, lacking in tags_lacking(labels, splits, tags).items():
+        warnings.warn(
+            f"No clip of {split} in {source} has the tags {', '.join(lacking[:10])}"
+            f"{' …' if len(lacking) > 10 else ''}, so it says nothing about them. A tag"
+            " needs clips by at least three artists to be in every split.",
+            stacklevel=3,
+        )
 
 
 def _given_splits(rows: "pd.DataFrame", source: Path) -> np.ndarray:
@@ -272,27 +294,3 @@ def _given_splits(rows: "pd.DataFrame", source: Path) -> np.ndarray:
                 stacklevel=3,
             )
     return splits
-
-
-def _deal(
-    groups: np.ndarray, source: Path, by_artist: bool, seed: int
-) -> dict[str, str]:
-    """Deals groups in the order of their hashes until each split has its share."""
-    names, counts = np.unique(groups, return_counts=True)
-    if len(names) < len(SHARES):
-        raise ValueError(
-            f"{source} has {len(names)} {'artists' if by_artist else 'tagged files'};"
-            " three splits need at least 3. Add a column called split."
-        )
-    keys = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
-    order = sorted(range(len(names)), key=keys.__getitem__)
-    ends = np.cumsum(counts[order]) / counts.sum()
-    # Each split gets at least one group.
-    first = int(np.searchsorted(ends, SHARES["train"])) + 1
-    first = min(max(first, 1), len(names) - 2)
-    second = int(np.searchsorted(ends, SHARES["train"] + SHARES["val"])) + 1
-    second = min(max(second, first + 1), len(names) - 1)
-    split_of = {}
-    for split, part in zip(SHARES, np.split(order, [first, second]), strict=True):
-        split_of |= dict.fromkeys(names[part].tolist(), split)
-    return split_of

@@ -1,9 +1,14 @@
 """Music of one's own: tables of tags, and folders as tags."""
 
+import numpy as np
 import pytest
 from examples import BANDS, write_tracks
 
+from tagger import audio
 from tagger.datasets import csv_manifest
+
+# Most examples are too small for every tag to be in every split.
+pytestmark = pytest.mark.filterwarnings("ignore:No clip of .* has the tags")
 
 
 def test_artists_are_dealt_8_1_1_and_none_is_in_two_splits(tmp_path):
@@ -14,7 +19,10 @@ def test_artists_are_dealt_8_1_1_and_none_is_in_two_splits(tmp_path):
         assert len(set(annotations.splits[4 * band : 4 * band + 4])) == 1
     assert annotations.tags == ("pop", "rock")
     assert annotations.labels[:2].tolist() == [[0, 1], [1, 1]]
-    assert annotations.split_rule == "tracks.csv: artists 8:1:1, seed 0; 2 tags"
+    assert (
+        annotations.split_rule
+        == "tracks.csv: artists 8:1:1, stratified by tags, seed 0; 2 tags"
+    )
     other = csv_manifest.load_annotations(path, seed=1)
     assert (other.splits != annotations.splits).any()
 
@@ -155,3 +163,36 @@ def test_tags_joined_by_another_separator_are_pointed_out(tmp_path):
         csv_manifest.load_annotations(path)
     split = csv_manifest.load_annotations(path, tag_separator=",")
     assert split.tags == ("jazz", "pop", "rock", "slow")
+
+
+def test_every_tag_with_three_artists_is_in_every_split(tmp_path):
+    rows = [f"{n}.mp3,{'pop;' * (n % 5 > 0)}rock,band {n // 3}" for n in range(120)]
+    rows += [f"r{n}.mp3,rare,solo {n}" for n in range(3)]
+    path = write_tracks(tmp_path, "\n".join(["path,tags,artist", *rows, ""]))
+    for seed in range(5):
+        annotations = csv_manifest.load_annotations(path, seed=seed)
+        for split in ("train", "val", "test"):
+            assert annotations.labels[annotations.splits == split].any(axis=0).all()
+        assert 90 < annotations.counts()["train"] < 106
+
+
+def test_a_build_prints_the_clips_of_each_tag_and_split(tmp_path, run_script):
+    for n in range(9):
+        wave = np.sin(np.arange(70000) / (9 + n)).astype(np.float32) / 2
+        audio.write_audio(tmp_path / f"{n}.wav", wave, 22050)
+    rows = [f"{n}.wav,{'rock;' * (n % 2)}long name" for n in range(9)]
+    path = write_tracks(tmp_path, "\n".join(["path,tags", *rows, ""]))
+    done = run_script("-m", "tagger", "build", "csv", path, "--num-workers", 1)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["clips", "train", "val", "test"]
+    assert lines[1][:2] == ["long", "name"] and sum(map(int, lines[1][2:])) == 9
+    assert lines[2][0] == "rock" and all(int(count) for count in lines[2][1:])
+
+
+def test_tags_that_a_split_lacks_are_named(tmp_path):
+    rows = [f"{n}.mp3,rock,band {n}" for n in range(30)] + ["x.mp3,polka,Anna"]
+    path = write_tracks(tmp_path, "\n".join(["path,tags,artist", *rows, ""]))
+    with pytest.warns(UserWarning, match="No clip of test .* has the tags polka, so"):
+        annotations = csv_manifest.load_annotations(path)
+    assert annotations.splits[-1] == "train"
