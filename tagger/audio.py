@@ -14,7 +14,7 @@ import os
 import time
 import warnings
 import wave
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -71,9 +71,9 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
             LOUDEST, or takes more than its length and SPARE_SECONDS to decode.
     """
     num_samples = 0
-    with open_container(path) as container:
+    with open_container(path) as (container, file):
         stream = audio_stream(path, container)
-        packets = _Packets(path, container, stream)
+        packets = _Packets(path, container, stream, file.advance)
         try:
             # Concatenated files may change rate or channels midway.
             for (rate, *_), frames in itertools.groupby(packets.frames(), _format_of):
@@ -193,13 +193,13 @@ def list_audio(names: Iterable[str]) -> list[str]:
 
 def rough_seconds(path: str | os.PathLike) -> float | None:
     """Returns the rough duration of a file in seconds from its header, or None."""
-    with contextlib.suppress(AudioDecodeError), open_container(path) as container:
+    with contextlib.suppress(AudioDecodeError), open_container(path) as (container, _):
         return container.duration / av.time_base if container.duration else None
 
 
 def codec(path: str | os.PathLike) -> str | None:
     """Returns FFmpeg's name for the codec of a file's audio, or None if unknown."""
-    with contextlib.suppress(AudioDecodeError), open_container(path) as container:
+    with contextlib.suppress(AudioDecodeError), open_container(path) as (container, _):
         return audio_stream(path, container).codec_context.name
 
 
@@ -280,8 +280,10 @@ class _Packets:
         path: str | os.PathLike,
         container: av.container.InputContainer,
         stream: av.AudioStream,
+        advance: Callable[[], None],
     ):
         self._path, self._packets = path, container.demux(stream)
+        self._advance = advance  # called when music was decoded
         self._is_mp3 = stream.codec_context.name in ("mp3", "mp3float")
         self.num_good = self.num_damaged = 0
         self.num_samples = 0  # as decoded, before resampling
@@ -314,6 +316,8 @@ class _Packets:
             self.num_good += bool(frames)
             # At most 1 s: the process may have been stopped, or the disk asleep.
             seconds += min(time.perf_counter() - started, 1.0)
+            if frames:
+                self._advance()
             for frame in frames:
                 self.num_samples += frame.samples
                 allowed_seconds += frame.samples / (frame.sample_rate or 1)

@@ -56,6 +56,9 @@ OPEN_BYTES = 1 << 30  # memory that opening a file may take in the other process
 # for as many as fit into this size.
 SHORT_HEADER_BYTES = 1 << 18
 
+# FFmpeg looks for music in what is none at 50 MB/s, and cannot be interrupted.
+IDLE_BYTES = 1 << 28
+
 # FFmpeg's own messages would break progress bars; we report damaged files ourselves.
 av.logging.set_level(av.logging.PANIC)
 
@@ -86,11 +89,15 @@ class AudioDecodeError(ValueError):
 @contextlib.contextmanager
 def open_container(
     path: str | os.PathLike,
-) -> Iterator[av.container.InputContainer]:
+) -> "Iterator[tuple[av.container.InputContainer, _RegularFile]]":
     """Opens an audio file for the length of a `with` block.
 
     Args:
         path: Regular file of one of the formats in DEMUXERS.
+
+    Yields:
+        The container, and its file, whose `advance()` must be called whenever music was
+        decoded: after IDLE_BYTES without, the file seems to end.
 
     Raises:
         AudioDecodeError: the file cannot be opened, or not within OPEN_SECONDS.
@@ -104,8 +111,9 @@ def open_container(
             container, error = _opened(file)
         if error:
             raise AudioDecodeError(path, _reason(error)) from error
-        file.max_bytes = None
-        yield stack.enter_context(container)
+        file.max_bytes = IDLE_BYTES
+        file.advance()
+        yield stack.enter_context(container), file
 
 
 def audio_stream(
@@ -159,6 +167,10 @@ class _RegularFile:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self.ended_early = False
         self.tell = self._file.tell
+
+    def advance(self) -> None:
+        """Starts to count bytes again."""
+        self.num_bytes = 0
 
     def read(self, num_bytes: int) -> bytes:
         self.num_bytes += num_bytes
@@ -236,18 +248,21 @@ class _OtherProcess:
                 self._start()
             killer = threading.Timer(OPEN_SECONDS, self._process.kill)
             killer.start()
+            line = os.fsencode(path).hex().encode() + b"\n"
+            answer = b""
             try:
-                line = os.fsencode(path).hex().encode()
-                self._process.stdin.write(line + b"\n")
+                self._process.stdin.write(line)
                 self._process.stdin.flush()
                 answer = self._process.stdout.readline()
             except OSError:  # it was killed, by us or for lack of memory
-                answer = b""
+                pass
             finally:
                 killer.cancel()
-            if answer:
+                killer.join()
+                if answer != line or self._process.poll() is not None:
+                    self.stop()  # also after Ctrl-C: its answer would be the next one's
+            if answer == line:
                 return
-            self.stop()
         reason = f"opening it takes longer than {OPEN_SECONDS} s, or too much memory"
         raise AudioDecodeError(path, reason)
 
@@ -275,12 +290,20 @@ class _OtherProcess:
 _other_process = _OtherProcess()
 
 
-def _answer() -> None:
-    """Opens the files named on standard input; prints a line when one was opened."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+def limit_memory(num_bytes: int) -> None:
+    """Limits the memory of this process, where the operating system can do that."""
     if resource:
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_DATA, (OPEN_BYTES, OPEN_BYTES))
+            _, highest = resource.getrlimit(resource.RLIMIT_DATA)
+            if highest != resource.RLIM_INFINITY:
+                num_bytes = min(num_bytes, highest)
+            resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, highest))
+
+
+def _answer() -> None:
+    """Opens the files named on standard input, and repeats each name afterwards."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    limit_memory(OPEN_BYTES)
     for line in sys.stdin.buffer:
         path = os.fsdecode(bytes.fromhex(line.decode()))
         with contextlib.suppress(AudioDecodeError), _RegularFile(path) as file:
@@ -289,4 +312,4 @@ def _answer() -> None:
                 container.close()
             if isinstance(error, MemoryError):
                 sys.exit(1)
-        print("done", flush=True)
+        print(line.decode(), end="", flush=True)

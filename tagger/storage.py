@@ -171,11 +171,17 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; the message says where and what to do.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # the target of a link, not the link
+    if path.exists() and not path.is_file():  # /dev/null, or a pipe
+        with explained(path):
+            yield path
+        return
     unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name}")
     try:
         with explained(path):
             yield unfinished
+            if path.exists():
+                shutil.copymode(path, unfinished)
             os.replace(unfinished, path)
     finally:
         with contextlib.suppress(OSError):
@@ -183,6 +189,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file systems
+HAS_LOCKS = fcntl is not None
 
 
 @contextlib.contextmanager
@@ -207,10 +215,10 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
                 f"Cannot write {str(path)!r}: no space is left on the disk. Free some"
                 " space, and run the same command again."
             ) from error
-        if isinstance(error, OSError) and number is not None:
-            raise type(error)(
-                f"Cannot write {str(path)!r}: {(error.strerror or str(error)).lower()}."
-            ) from error
+        is_here = os.path.dirname(str(getattr(error, "filename", ""))) in ("", folder)
+        if isinstance(error, OSError) and number is not None and is_here:
+            reason = (error.strerror or str(error)).lower()
+            raise OSError(f"Cannot write {str(path)!r}: {reason}.") from error
         raise
 
 
@@ -224,8 +232,9 @@ def _is_full(folder: str) -> bool:
 def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
     """Creates a folder and locks it against a second writer.
 
-    URLs are not locked: two builds at the same time write the same bytes. If the disk
-    is full within the block, the error says what to do.
+    A folder that it created is removed again if nothing was written to it. URLs are not
+    locked: two builds at the same time write the same bytes. If the disk is full within
+    the block, the error says what to do.
 
     Args:
         directory: Folder to create and lock.
@@ -236,6 +245,8 @@ def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
+            if isinstance(directory, Path) and not directory.exists():
+                stack.callback(_remove_if_empty, directory)
             directory.mkdir(parents=True, exist_ok=True)
             if isinstance(directory, Path):
                 stack.enter_context(_lock(directory / LOCK_NAME))
@@ -285,6 +296,11 @@ def file_lock(
         yield
 
 
+def _remove_if_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+
+
 def _in_use(path: Path, option: str) -> OSError:
     return OSError(
         f"Another run is writing to {path}. Wait for it, or choose another {option}."
@@ -303,9 +319,18 @@ def _lock(path: Path, waits: bool = False) -> Iterator[None]:
     if not fcntl:
         yield
         return
+    # Neither a link nor a pipe in the place of the lock is followed, or waited for.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
-        with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        with open(os.open(path, flags, 0o666), "rb+", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                path.unlink(missing_ok=True)
+                yield
+                return
             # The process that held the lock before may have deleted the file.
             is_ours = False
             with contextlib.suppress(FileNotFoundError):

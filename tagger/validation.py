@@ -8,6 +8,7 @@ import json
 import lzma
 import math
 import os
+import unicodedata
 import zipfile
 import zlib
 from typing import Annotated, Any, BinaryIO, TypeVar
@@ -20,9 +21,10 @@ Kind = TypeVar("Kind")
 
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
-SampleRate = Annotated[int, Meta(ge=1, le=400_000)]
-# 16 segments of this length, a batch, take 1 GB.
-SegmentLength = Annotated[int, Meta(ge=1, le=1 << 24)]
+HIGHEST_RATE = 400_000  # Hz
+LONGEST_SEGMENT = 1 << 24  # samples; 16 segments, a batch, take 1 GB
+SampleRate = Annotated[int, Meta(ge=1, le=HIGHEST_RATE)]
+SegmentLength = Annotated[int, Meta(ge=1, le=LONGEST_SEGMENT)]
 TagCount = Annotated[int, Meta(ge=1, le=100_000)]
 MAX_ARRAY_BYTES = 1 << 30  # of an `.npz` file; our largest model has 100 MB
 # A name inside its folder: no path, and not hidden.
@@ -49,6 +51,7 @@ def convert(value: Any, kind: type[Kind], path: str | os.PathLike, then: str) ->
         field = place.strip("`").removeprefix("$").removeprefix(".")
         where = f"{field}: " if field else ""
         problem = problem.replace("`", "").removeprefix("Object ")
+        problem = problem.removesuffix(".")
         raise ValueError(
             f"{str(path)!r} holds a value that cannot be right ({where}{problem})."
             f" {then}"
@@ -70,6 +73,16 @@ def parse(
     return convert(value, kind, path, then)
 
 
+def check_regular(path: str | os.PathLike) -> None:
+    """Checks that reading a file will end: a pipe or a device may not.
+
+    Raises:
+        ValueError: it exists and is no regular file.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{str(path)!r} is not a regular file")
+
+
 def as_utf8(path: str | os.PathLike) -> str:
     r"""Returns a path as text; bytes that are not UTF-8 are written as `\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -79,17 +92,36 @@ def printable(text: str, keep: str = "") -> str:
     """Escapes what must not reach a terminal, a picture or a table.
 
     Names of files and tags may hold control characters, codes that recolour or rewrite
-    a terminal, and bytes that are not UTF-8.
+    a terminal, and bytes that are not UTF-8. If any is escaped, so is the backslash:
+    two names never look the same.
 
     Args:
         text: Text from outside.
         keep: Further characters to keep, such as line breaks.
     """
+    if not any(_is_harmful(one, keep) for one in text):
+        return text
     return "".join(
-        one
-        if one.isprintable() or one in keep
-        else one.encode("unicode_escape").decode()
+        one.encode("unicode_escape").decode()
+        if one == "\\" or _is_harmful(one, keep)
+        else one
         for one in text
+    )
+
+
+_BIDIRECTIONAL = (
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+
+
+def _is_harmful(one: str, keep: str) -> bool:
+    if one in keep:
+        return False
+    return one in _BIDIRECTIONAL or unicodedata.category(one) in (
+        "Cc",
+        "Cs",
+        "Zl",
+        "Zp",
     )
 
 
@@ -99,28 +131,33 @@ def table_cell(text: str) -> str:
     Control characters are escaped, and an apostrophe keeps `=1+1` from being a formula.
     """
     text = printable(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "'")) else text
 
 
-def read_array(file: BinaryIO, num_bytes: int) -> np.ndarray:
+def read_array(
+    file: BinaryIO, num_bytes: int, max_bytes: int = MAX_ARRAY_BYTES
+) -> np.ndarray:
     """Reads an array in NumPy's format; a header that claims too much is not believed.
 
     Args:
         file: Open file at the start of the array.
         num_bytes: Number of bytes of the array with its header.
+        max_bytes: Number of bytes that the array may take.
 
     Raises:
-        ValueError: it is not an array of numbers or text, or does not have the size
-            that its header claims.
+        ValueError: it is not an array of numbers or text, does not have the size that
+            its header claims, or is too large.
     """
     formats = np.lib.format
-    read_header = {
-        (1, 0): formats.read_array_header_1_0,
-        (2, 0): formats.read_array_header_2_0,
-    }.get(formats.read_magic(file))
-    if read_header is None:
-        raise ValueError("its version of NumPy's format is unknown")
-    shape, is_fortran, dtype = read_header(file)
+    try:
+        read_header = {
+            (1, 0): formats.read_array_header_1_0,
+            (2, 0): formats.read_array_header_2_0,
+        }[formats.read_magic(file)]
+        shape, is_fortran, dtype = read_header(file)
+    except Exception as error:  # a header may raise almost anything
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(f"it has no header of NumPy's format: {reason}") from error
     if dtype.hasobject:
         raise ValueError("it is a pickle, and a pickle can run code")
     claimed = math.prod(shape) * dtype.itemsize
@@ -129,7 +166,15 @@ def read_array(file: BinaryIO, num_bytes: int) -> np.ndarray:
             f"its header claims {claimed:,} bytes, but {num_bytes - file.tell():,}"
             " follow"
         )
-    values = np.frombuffer(file.read(claimed), dtype).copy()
+    if claimed > max_bytes:
+        raise ValueError(f"it takes more than {max_bytes / 1e9:.1f} GB")
+    content, num_read = bytearray(claimed), 0
+    while num_read < claimed:
+        num_new = file.readinto(memoryview(content)[num_read:])
+        if not num_new:
+            raise ValueError("it ends early")
+        num_read += num_new
+    values = np.frombuffer(content, dtype) if claimed else np.empty(0, dtype)
     return values.reshape(shape, order="F" if is_fortran else "C")
 
 
@@ -140,6 +185,7 @@ def load_array(path: str | os.PathLike) -> np.ndarray:
         ValueError: see `read_array`.
         OSError: the file cannot be read.
     """
+    check_regular(path)
     with open(path, "rb") as file:
         return read_array(file, os.fstat(file.fileno()).st_size)
 
@@ -159,6 +205,7 @@ def read_arrays(
             reason alone.
         OSError: the file cannot be read.
     """
+    check_regular(path)
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:

@@ -326,7 +326,7 @@ def embed(args: argparse.Namespace) -> int:
             "Give --library FILE to store, or --similar-to SONG to search."
         )
     paths = list_files(args.files) if args.files else []
-    if not args.library:
+    if not args.library or not paths:  # a search only reads
         return _embed(args, paths)
     with storage.file_lock(args.library, "--library"):
         return _embed(args, paths)

@@ -8,10 +8,10 @@ from tagger import data, models, weights
 from tagger import training as work
 from tagger.cli.arguments import (
     OptionGroup,
-    above_zero,
     at_least_one,
     check_types,
     model_name,
+    not_negative,
     setting,
 )
 from tagger.cli.process import load_tensorflow, supervise
@@ -64,7 +64,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--checkpoint-minutes",
-        type=above_zero,
+        type=not_negative,
         default=10.0,
         metavar="X",
         help="minutes between saves within an epoch; a killed run loses no more"

@@ -29,6 +29,7 @@ from tagger.data import records, tfds, workers
 from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard
 from tagger.datasets.annotations import Annotations
 from tagger.segmentation import INT16_SCALE, Segmentation, cut, to_int16
+from tagger.validation import HIGHEST_RATE, LONGEST_SEGMENT
 
 MANIFEST_SECONDS = 1.0  # a killed build loses at most the shards of the last second
 MISSING_NAME = "missing.txt"
@@ -87,6 +88,12 @@ def build(
     }.items():
         if value < 1:
             raise ValueError(f"The {name} must be positive, not {value}.")
+    for name, value, highest in (
+        ("sample rate", sample_rate, HIGHEST_RATE),
+        ("segment length", segment_samples, LONGEST_SEGMENT),
+    ):
+        if value is not None and value > highest:
+            raise ValueError(f"The {name} must be at most {highest:,}, not {value:,}.")
     manifest = _plan_manifest(
         annotations, sample_rate, segment_samples, num_audios_per_shard, features, dtype
     )
@@ -536,8 +543,13 @@ def _read_missing(output_dir: Path | storage.Remote) -> set[str]:
     path = output_dir / MISSING_NAME
     if not path.exists():
         return set()
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return {json.loads(f'"{line}"') for line in lines if line}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return {json.loads(f'"{line}"') for line in lines if line}
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a list of missing clips. Delete it and build again."
+        ) from error
 
 
 def _check_share(

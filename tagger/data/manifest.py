@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
 from msgspec import Meta
@@ -169,6 +170,8 @@ class Manifest:
             ValueError: the file is not a manifest.
         """
         path = storage.location(directory) / MANIFEST_NAME
+        if isinstance(path, Path):
+            validation.check_regular(path)
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:

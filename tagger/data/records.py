@@ -225,11 +225,16 @@ def read_shard(path: str | os.PathLike | storage.Remote) -> Iterator[bytes]:
         CorruptShardError: a record is corrupted. The message holds the file and the
             number of the first such record, counted from 0.
     """
-    with storage.location(path).open("rb") as file:
+    path = storage.location(path)
+    num_left = storage.num_bytes(path) or 0
+    with path.open("rb") as file:
         number = 0
         while head := file.read(12):
             length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
             if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:
+                raise CorruptShardError(path, number)
+            num_left -= 16 + length
+            if num_left < 0:  # a length that cannot be right is not read
                 raise CorruptShardError(path, number)
             data, crc = file.read(length), file.read(4)
             if len(data) < length or _masked_crc(data) != crc:

@@ -191,7 +191,7 @@ def read_tags(path: str | os.PathLike) -> tuple[str, ...]:
         raise ValueError(f"{str(path)!r} is not a text file.") from error
     try:
         content = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         content = None
     if isinstance(content, dict):
         content = content.get("tags")

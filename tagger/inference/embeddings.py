@@ -136,6 +136,7 @@ class Library:
                 table = pd.read_parquet(path)
                 about, paths, vectors = table.attrs, table["path"], table["embedding"]
             else:
+                validation.check_regular(_beside(path))
                 about = json.loads(_beside(path).read_text(encoding="utf-8"))
                 paths = about["paths"]
                 vectors = validation.load_array(path)[: len(paths)]

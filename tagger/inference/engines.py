@@ -66,16 +66,10 @@ class OnnxModel:
             # Other tools may not write JSON.
             with contextlib.suppress(ValueError, RecursionError):
                 fields[key] = json.loads(text)
-        try:
-            self.info = ModelInfo.from_dict(fields, path)
-        except KeyError as error:
-            raise ValueError(
-                f"{str(path)!r} does not hold its sample rate, segmentation and tags."
-                " Use a file made by python -m tagger export MODEL --to onnx."
-            ) from error
-        inputs = {one.name: one.shape for one in self._session.get_inputs()}
-        outputs = {one.name: one.shape for one in self._session.get_outputs()}
-        if list(inputs) != ["waveform"] or "scores" not in outputs:
+        self.info = ModelInfo.from_dict(fields, path)
+        inputs = [one.name for one in self._session.get_inputs()]
+        outputs = [one.name for one in self._session.get_outputs()]
+        if inputs != ["waveform"] or "scores" not in outputs:
             raise ValueError(
                 f"{str(path)!r} has the inputs {', '.join(inputs)} and the outputs"
                 f" {', '.join(outputs)}, not waveform and scores. Use a file made by"

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tagger.audio import AudioDecodeError, rough_seconds, stream_audio
 from tagger.segmentation import Segmentation, stream
+from tagger.validation import printable
 
 BATCH_SIZE = 16  # segments per call of the model
 
@@ -112,7 +113,7 @@ def stream_files(
 def progress(num_files: int, what: str) -> tqdm:
     """Returns a progress bar over files that also advances within each file."""
     return tqdm(
-        desc=what,
+        desc=printable(what),
         total=num_files,
         unit="file",
         disable=None,

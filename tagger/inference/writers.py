@@ -11,13 +11,12 @@ import csv
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tagger import storage
+from tagger import storage, validation
 from tagger.storage import write_text_atomically
-from tagger.validation import table_cell
+from tagger.validation import printable, table_cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +142,7 @@ class _File:
     def __init__(self, path: Path, replace: bool):
         self._path, self._file, self._mode = path, None, "w" if replace else "a"
         text = ""
+        validation.check_regular(path)
         if path.exists() and not replace:
             # Without translating line breaks, which names may hold.
             text = path.read_bytes().decode("utf-8", "surrogateescape")
@@ -212,10 +212,11 @@ class CsvTable:
     def __init__(self, path: Path, source: ResultSource, force: bool):
         fixed = ["path", "model", "settings", "seconds"]
         self._header = [*fixed, *map(table_cell, source.tags), "error"]
+        earlier = [*fixed, *source.tags, "error"]  # cells as they were before
         self._settings = json.dumps(source.settings)
         self._file = _File(path, force)
         rows = list(csv.reader(line + "\n" for line in self._file.lines))
-        if (rows or self._file.half) and rows[:1] != [self._header]:
+        if (rows or self._file.half) and rows[:1] not in ([self._header], [earlier]):
             raise ValueError(
                 f"{str(path)!r} is not a table written by `tag` with the tags of this"
                 " model. Choose another --output."
@@ -230,8 +231,8 @@ class CsvTable:
                 settings = json.loads(row[2])
             except (ValueError, RecursionError) as error:
                 raise ValueError(
-                    f"{str(path)!r} was not written by `tag`: {row[2]!r} are no"
-                    " settings. Choose another --output."
+                    f"{str(path)!r} was not written by `tag`: {row[2]!r} is not"
+                    " valid JSON. Choose another --output."
                 ) from error
             source.check(path, row[1], settings)
         self._done = {row[0] for row in rows[1:] if not row[-1]}
@@ -329,7 +330,12 @@ def _jams_path(folder: Path, path: str) -> Path:
 def as_line(result: dict) -> str:
     """Returns a result as a line of JSON without control characters."""
     line = json.dumps(result, ensure_ascii=False)
-    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", line)
+    return "".join(
+        one
+        if one == printable(one) or "\udc80" <= one <= "\udcff"
+        else f"\\u{ord(one):04x}"
+        for one in line
+    )
 
 
 def _annotator_of(jam: Path) -> tuple[str, dict | None]:

@@ -78,9 +78,16 @@ class ModelInfo:
             path: Model file that holds the fields, for error messages.
 
         Raises:
-            KeyError: a field is missing.
-            ValueError: a field has another type or is out of range.
+            ValueError: a field is missing, has another type or is out of range.
         """
+        names = [field.name for field in dataclasses.fields(cls)]
+        names += [field.name for field in dataclasses.fields(Segmentation)]
+        missing = [n for n in names if n not in fields and n != "segmentation"]
+        if missing:
+            raise ValueError(
+                f"{str(path)!r} does not hold {', '.join(missing)}. Use a model file"
+                " made by train.py, or by tagger export or convert."
+            )
         segmentation = {
             field.name: fields[field.name] for field in dataclasses.fields(Segmentation)
         }

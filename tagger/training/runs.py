@@ -72,6 +72,7 @@ class RunFolder:
             return
         asked = json.loads(json.dumps(description))  # tuples become lists
         try:
+            validation.check_regular(path)
             held = json.loads(path.read_text(encoding="utf-8"))
             parts = [part for part in asked if part not in ("versions", "git")]
             differing = [part for part in parts if held[part] != asked[part]]
@@ -173,7 +174,9 @@ class StageState:
     epoch: Count = 0
     step: Count = 0
     epochs_without_gain: Count = 0
-    history: list[dict[str, float | None]] = dataclasses.field(default_factory=list)
+    history: list[dict[str, int | float | None]] = dataclasses.field(
+        default_factory=list
+    )
 
     def save(self, path: Path, variables: dict[str, np.ndarray]) -> None:
         """Writes the state and the variables as named arrays."""

@@ -4,6 +4,7 @@ uploaded file -> float32 WAV at the rate of the model, with the samples of `load
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger.audio import AudioDecodeError, stream_audio, write_audio
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+from tagger.audio import AudioDecodeError, codec, stream_audio, write_audio
+from tagger.containers import limit_memory
 
 SECONDS = 60  # longest time that decoding an upload may take
 MAX_BYTES = 2 << 30  # memory that it may take
+PLAYABLE = (".aac", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
+CODECS = ("aac", "flac", "mp3", "opus", "pcm", "vorbis")
 PLAYER_RATE = 22050  # Hz, of files that are written for browsers
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory:
+    """Returns a temporary folder among the uploads, which end with the server."""
+    return tempfile.TemporaryDirectory(dir=os.environ.get("GRADIO_TEMP_DIR"))
 
 
 @contextlib.contextmanager
@@ -34,7 +38,8 @@ def decoded(
         path: Uploaded file.
         sample_rate: Rate of the result in Hz.
         max_minutes: Maximum length in minutes.
-        player_path: Also write the music to this FLAC file, for browsers.
+        player_path: FLAC file that is also written if browsers cannot play the upload;
+            None: it is not.
 
     Yields:
         WAV file with the name of the upload.
@@ -44,7 +49,7 @@ def decoded(
             MAX_BYTES.
         ValueError: the file is longer than `max_minutes`.
     """
-    with tempfile.TemporaryDirectory(prefix="tagger-decoded-") as folder:
+    with temporary_folder() as folder:
         made = Path(folder) / f"{Path(path).stem}.wav"
         command = [sys.executable, "-c", _CODE, str(Path(__file__).parents[2])]
         command += [path, str(made), str(sample_rate), str(max_minutes)]
@@ -81,18 +86,23 @@ def _decode(
     path: str, made: str, sample_rate: str, max_minutes: str, player_path: str
 ) -> None:
     """Runs in the child process."""
-    if resource:
-        resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
+    limit_memory(MAX_BYTES)
     rate, limit = int(sample_rate), float(max_minutes)
     try:
         waveform = _limited(path, rate, limit)
         _write_float_wav(made, waveform, rate)
-        if player_path:
+        if player_path and not _is_playable(path):
             write_audio(player_path, _limited(path, PLAYER_RATE, limit), PLAYER_RATE)
     except AudioDecodeError as error:
         _refuse(f"audio:{error.reason}")
     except ValueError as error:
         _refuse(f"length:{error}")
+
+
+def _is_playable(path: str) -> bool:
+    """Returns whether browsers can play a file, judging by its ending and codec."""
+    name = codec(path) or ""
+    return Path(path).suffix.lower() in PLAYABLE and name.startswith(CODECS)
 
 
 def _refuse(text: str) -> None:

@@ -13,7 +13,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
 Scope = MutableMapping
-UPLOAD_PATH = "/upload"
+UPLOAD_PATH, RECORDING_PATH = "/upload", "/process_recording"
+MAX_MESSAGE_BYTES = 1 << 20  # of a request that is no upload
 QUOTA_FILES = 10  # uploads of the maximum size that a visitor may make …
 QUOTA_SECONDS = 3600  # … within this time, after which uploads are deleted
 
@@ -38,13 +39,15 @@ def allowed_hosts(host: str) -> list[str]:
     A website could otherwise let its own name point to this machine (DNS rebinding),
     and read what the page shows. A page that listens on all addresses has any name.
     """
+    loopback = ["localhost", "127.0.0.1", "[::1]"]
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:  # a name
-        return [host, "localhost", "127.0.0.1"]
+        return [host, *loopback]
     if address.is_unspecified:
         return ["*"]
-    return [host, "localhost", "127.0.0.1"]
+    own = f"[{address}]" if address.version == 6 else str(address)
+    return list(dict.fromkeys([own, *loopback]))
 
 
 class UploadQuota:
@@ -57,44 +60,53 @@ class UploadQuota:
 
     def __init__(self, app: Callable[..., Awaitable], max_bytes: int):
         self._app, self._max_bytes = app, max_bytes
-        self._uploads = collections.defaultdict(list)  # visitor -> [(time, bytes)]
+        self._uploads = collections.defaultdict(list)  # visitor -> [[time, bytes]]
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
         """Handles a request."""
-        is_upload = scope["type"] == "http" and scope["path"].endswith(UPLOAD_PATH)
-        if not is_upload:
+        if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if scope["path"].endswith(RECORDING_PATH):  # the page records nothing
+            response = PlainTextResponse("There is no recording.", status_code=404)
+            return await response(scope, receive, send)
+        is_upload = scope["path"].endswith(UPLOAD_PATH)
         visitor = (scope.get("client") or ("unknown",))[0]
-        left = self._max_bytes - self._num_recent(visitor)
-        headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"0")
-        too_much = not declared.isdigit() or int(declared) > left
-        if left <= 0 or too_much:
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        # [time, bytes]; the declared bytes count at once, those beyond as they come.
+        upload = [time.monotonic(), int(declared) if declared.isdigit() else 0]
+        if is_upload:
+            self._uploads[visitor].append(upload)
+        num_received = 0
+
+        def is_too_much() -> bool:
+            if is_upload:
+                return self._num_recent(visitor) > self._max_bytes
+            return upload[1] > MAX_MESSAGE_BYTES
+
+        async def counted() -> dict:
+            nonlocal num_received
+            message = await receive()
+            num_received += len(message.get("body", b""))
+            upload[1] = max(upload[1], num_received)
+            return {"type": "http.disconnect"} if is_too_much() else message
+
+        if is_too_much():
+            if is_upload:
+                self._uploads[visitor].remove(upload)
             minutes = QUOTA_SECONDS // 60
             sentence = (
-                f"You may upload {self._max_bytes / 1e6:.0f} MB in {minutes} minutes."
+                f"You may upload {self._max_bytes / 1e6:g} MB in {minutes} minutes."
                 " Wait, or use python -m tagger tag."
             )
             response = PlainTextResponse(sentence, status_code=413)
             return await response(scope, receive, send)
-        upload = [time.monotonic(), 0]
-        self._uploads[visitor].append(upload)
-
-        async def counted() -> dict:
-            message = await receive()
-            upload[1] += len(message.get("body", b""))
-            if upload[1] > left:  # more than the declared length
-                return {"type": "http.disconnect"}
-            return message
-
         await self._app(scope, counted, send)
 
     def _num_recent(self, visitor: str) -> int:
         """Returns the number of bytes that a visitor uploaded within QUOTA_SECONDS."""
         start = time.monotonic() - QUOTA_SECONDS
         for name in list(self._uploads):
-            recent = [one for one in self._uploads[name] if one[0] >= start]
-            self._uploads[name] = recent
-            if not recent:
+            self._uploads[name] = [one for one in self._uploads[name] if one[0] > start]
+            if not self._uploads[name]:
                 del self._uploads[name]
         return sum(num_bytes for _, num_bytes in self._uploads.get(visitor, ()))

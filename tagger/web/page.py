@@ -8,15 +8,17 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import tempfile
 import threading
+import time
 import traceback
 from pathlib import Path
 
 import gradio as gr
 
 from tagger.inference.tagger import Tagger
-from tagger.storage import writer_lock
+from tagger.storage import HAS_LOCKS, LOCK_NAME, writer_lock
 from tagger.web import limits
 from tagger.web.song import (
     Song,
@@ -58,6 +60,9 @@ def serve(
         writer_lock(Path(folder), "--port"),
     ):
         os.environ["GRADIO_TEMP_DIR"] = folder
+        cleaner = threading.Thread(target=_delete_old_files, args=[Path(folder)])
+        cleaner.daemon = True
+        cleaner.start()
         page = build(tagger, max_minutes)
         try:
             _, url, _ = page.launch(
@@ -88,15 +93,33 @@ def serve(
 
 
 _PREFIX = "tagger-page-"
+START_SECONDS = 60  # a server may still be locking a folder of this age
+KEPT_SECONDS = 3600  # age at which uploads, and what was made of them, are deleted
 
 
 def _remove_leftovers() -> None:
     """Removes the uploads of servers that were killed."""
+    if not HAS_LOCKS:  # whether a server still runs cannot be told
+        return
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # a server that runs, or another user's
-            with writer_lock(folder, "--port"):
-                pass
-            shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # a server that runs
+            status = folder.lstat()
+            is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            is_old = time.time() - status.st_mtime > START_SECONDS
+            if is_ours and is_old:
+                with writer_lock(folder, "--port"):
+                    shutil.rmtree(folder)
+
+
+def _delete_old_files(folder: Path) -> None:
+    """Deletes what is older than an hour, for as long as the server runs."""
+    while True:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            with contextlib.suppress(OSError):
+                is_old = time.time() - path.stat().st_mtime > KEPT_SECONDS
+                if is_old and path.is_file() and path.name != LOCK_NAME:
+                    path.unlink()
+        time.sleep(KEPT_SECONDS / 6)
 
 
 def _failure(error: Exception, path: str) -> str:
@@ -117,7 +140,9 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
     """
     info = tagger.info
     with gr.Blocks(
-        title="tagger", analytics_enabled=False, delete_cache=(600, 3600)
+        title="tagger",
+        analytics_enabled=False,
+        delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS),
     ) as page:
         song = gr.State()
         gr.Markdown(

@@ -18,13 +18,11 @@ from matplotlib import colormaps, image
 from tagger import audio
 from tagger.inference.tagger import Tagger, Taggram
 from tagger.interpretation import report
-from tagger.web.decoding import decoded
+from tagger.web.decoding import decoded, temporary_folder
 
 NUM_COLUMNS = 600  # columns of the waveform and the taggram
 # One song at a time is scored, because a batch of one song uses all cores.
 _scoring = threading.Lock()
-PLAYABLE = (".aac", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
-CODECS = ("aac", "flac", "mp3", "opus", "pcm", "vorbis")
 _TEMPLATE = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
 ).get_template("song.html.jinja")
@@ -65,11 +63,8 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
     Raises:
         AudioDecodeError, ValueError: see `decoding.decoded`.
     """
-    rate, sound = tagger.info.sample_rate, path
-    if not _is_playable(path):
-        sound = f"{path}.flac"
-    player_path = None if sound == path else sound
-    with decoded(path, rate, max_minutes, player_path) as wav:
+    rate, sound = tagger.info.sample_rate, f"{path}.flac"
+    with decoded(path, rate, max_minutes, sound) as wav:
         blocks = audio.stream_audio(wav, rate)
         power = np.concatenate([_power(block, rate) for block in blocks])
         with _scoring:
@@ -78,7 +73,8 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
             )
     if isinstance(found, Exception):
         raise ValueError(str(found).replace(str(wav), path))
-    return Song(path, sound, _loudness(power), found)
+    played = sound if os.path.exists(sound) else path
+    return Song(path, played, _loudness(power), found)
 
 
 def _power(block: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -86,12 +82,6 @@ def _power(block: np.ndarray, sample_rate: int) -> np.ndarray:
     step = max(sample_rate // 100, 1)
     whole = len(block) // step * step
     return np.square(block[:whole]).reshape(-1, step).mean(axis=1)
-
-
-def _is_playable(path: str) -> bool:
-    """Returns whether browsers can play a file, judging by its ending and codec."""
-    codec = audio.codec(path) or ""
-    return Path(path).suffix.lower() in PLAYABLE and codec.startswith(CODECS)
 
 
 def _loudness(power: np.ndarray) -> np.ndarray:
@@ -170,7 +160,7 @@ def report_html(tagger: Tagger, song: Song, tags: list[str], max_minutes: float)
     """
     with (
         decoded(song.path, tagger.info.sample_rate, max_minutes) as wav,
-        tempfile.TemporaryDirectory() as folder,
+        temporary_folder() as folder,
         _scoring,
     ):
         report.explain(tagger, wav, folder, tags or None, taggram=song.taggram)

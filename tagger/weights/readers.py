@@ -125,7 +125,8 @@ def read_keras2_hdf5(path: str) -> Weights:
                 held = _member(group, layer)
                 for name in map(_text, held.attrs["weight_names"]):
                     dataset = _member(held, name)
-                    num_bytes += dataset.nbytes
+                    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+                    num_bytes += max(dataset.nbytes, chunk)
                     if num_bytes > MAX_ARRAY_BYTES:
                         raise ValueError("its weights take more than 1 GB")
                     weights[name] = np.asarray(dataset)

@@ -1,5 +1,6 @@
 """Audio files made to deceive end in one sentence, soon, and read nothing else."""
 
+import os
 import re
 import time
 
@@ -41,6 +42,15 @@ def test_after_a_file_that_was_given_up_others_are_opened(tmp_path):
     head = b"ID3\x04\0\0" + bytes(whole) + b"APIC" + bytes(size) + b"\0\0"
     path.write_bytes(head + picture + path.read_bytes())
     assert len(audio.load_audio(path, RATE)) >= len(TONE)
+
+
+def test_nothing_is_looked_for_music_only_for_seconds(tmp_path):
+    path = tmp_path / "a.mp3"
+    audio.write_audio(path, TONE, RATE)
+    os.truncate(path, 20_000_000_000)  # a hole, which takes no space on the disk
+    started = time.process_time()
+    assert len(audio.load_audio(path, RATE)) >= len(TONE)
+    assert time.process_time() - started < 30
 
 
 def test_every_format_that_may_be_read_is_one_of_ffmpegs():

@@ -42,6 +42,12 @@ def music(tmp_path):
 
 def test_what_is_escaped_and_what_is_not():
     assert printable("Björk – 音楽 'x' $1") == "Björk – 音楽 'x' $1"
+    assert (
+        printable("初音　ミク\u202f\xa0👨‍👩‍👧 می‌خواهم")
+        == "初音　ミク\u202f\xa0👨‍👩‍👧 می‌خواهم"
+    )
+    assert printable("a\\b") == "a\\b" and printable("a\\b\x1b") == r"a\\b\x1b"
+    assert table_cell("'=x") != table_cell("=x")
     assert printable("a\x1b[31m\r\n\udce9\u202e") == r"a\x1b[31m\r\n\udce9\u202e"
     assert printable("a\nb", keep="\n") == "a\nb"
     assert table_cell("=1+1") == "'=1+1" and table_cell("1+1") == "1+1"

@@ -30,7 +30,9 @@ def npy(shape, dtype="<f4", content=b""):
         (npy((-1,)), "its header claims"),
         (npy((2,), content=bytes(9)), "its header claims 8 bytes, but 9 follow"),
         (npy((1,), "|O"), "it is a pickle"),
-        (b"\x93NUMPY\x09\x00", "version"),
+        (npy((1,), ()), "no header of NumPy"),
+        (npy((1,), ("<f4",)), "no header of NumPy"),
+        (b"\x93NUMPY\x09\x00", "no header of NumPy"),
         (b"no array", "magic string"),
         (b"", "EOF|magic"),
     ],
@@ -99,6 +101,10 @@ def set_to(link):
     return make
 
 
+def one_chunk(group, path):
+    group.create_dataset("kernel:0", (1,), "f4", maxshape=(None,), chunks=(1 << 29,))
+
+
 def huge(group, path):
     group.create_dataset("kernel:0", (1 << 20, 1 << 20), "f4", chunks=(64, 64))
 
@@ -113,6 +119,7 @@ def huge(group, path):
         (attribute, "is not a Keras 2 model file"),
         (is_group, "is not a Keras 2 model file"),
         (huge, "more than 1 GB"),
+        (one_chunk, "more than 1 GB"),
     ],
 )
 def test_hdf5_that_reaches_outside_or_too_far_is_refused(make, says, tmp_path):
@@ -171,7 +178,7 @@ def test_a_model_too_large_for_memory_is_refused_before_it_is_built(
         (["train", "--lr", "nan"], "learning rate must be above 0"),
         (["train", "--momentum", "5"], "momentum must be from 0 to below 1"),
         (["train", "--num-filters", "100000000"], "num_filters must be from 0"),
-        (["train", "--checkpoint-minutes", "nan"], "must be above 0"),
+        (["train", "--checkpoint-minutes", "nan"], "must be at least 0"),
     ],
 )
 def test_absurd_numbers_are_refused_on_the_command_line(

@@ -1,5 +1,6 @@
 """Two commands at once, full disks and interrupts lose nothing that was made."""
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -53,7 +54,7 @@ def test_a_second_command_in_the_same_folder_is_refused(
         done = run_script("-m", "tagger", command, song, "--output", tmp_path / "out")
         assert done.returncode == 2
         assert f"Another run is writing to {tmp_path / 'out'}" in done.stderr
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_lock_ends_with_its_process_and_leaves_no_file(tmp_path):
@@ -190,3 +191,48 @@ def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(tmp_path):
         text=True,
     )
     assert done.returncode == 130 and done.stderr == ""
+
+
+def test_a_link_or_a_pipe_in_the_place_of_a_lock_is_not_followed(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    (tmp_path / ".a.csv.lock").symlink_to(tmp_path / "precious.txt")
+    os.mkfifo(tmp_path / ".b.csv.lock")
+    for name in ("a.csv", "b.csv"):
+        with contextlib.suppress(OSError):
+            with storage.file_lock(tmp_path / name, "--output"):
+                pass
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_the_target_of_a_link_is_replaced_and_a_device_is_written_to(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "real.txt").chmod(0o660)
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    with storage.replacing(tmp_path / "link.txt") as unfinished:
+        unfinished.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+    assert (tmp_path / "real.txt").stat().st_mode & 0o777 == 0o660
+    with storage.replacing("/dev/null") as unfinished:
+        unfinished.write_text("gone")
+    assert not os.path.isfile("/dev/null")
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(storage.fcntl, "flock", no_locks)
+    with storage.file_lock(tmp_path / "a.csv", "--output"):
+        (tmp_path / "a.csv").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_search_in_a_library_needs_no_lock(song, trained, tmp_path, run_script):
+    model = ("--model", trained / "model.keras")
+    library = ("--library", tmp_path / "a.npy")
+    embed = ("-m", "tagger", "embed")
+    assert run_script(*embed, song, *model, *library).returncode == 0
+    with storage.file_lock(tmp_path / "a.npy", "--library"):
+        done = run_script(*embed, *model, *library, "--similar-to", song)
+    assert done.returncode == 0, done.stderr
