@@ -158,10 +158,10 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
 def serve(args: argparse.Namespace) -> None:
     """Serves the page until it is interrupted."""
     found = importlib.util.find_spec("gradio") and importlib.metadata.version("gradio")
-    if not found or int(found.split(".")[0]) < 6:
+    if not found or tuple(map(int, found.split(".")[:2])) < (6, 20):
         raise ImportError(
-            f"The page needs Gradio 6 or newer; installed: {found or 'none'}. Run pip"
-            " install 'gradio>=6.20'."
+            f"The page needs Gradio 6.20 or newer; installed: {found or 'none'}. Run"
+            " pip install 'gradio>=6.20'."
         )
     load_tensorflow()
     web.page.serve(load_tagger(args), **arguments_of(web.page.serve, args))
