@@ -75,7 +75,7 @@ if int(av.__version__.split(".")[0]) < 19:
 
 
 class AudioDecodeError(ValueError):
-    """An audio file cannot be decoded; the message holds its path and the reason."""
+    """An audio file cannot be decoded. The message names the file and the reason."""
 
     def __init__(self, path: str | os.PathLike, reason: str):
         super().__init__(f"Cannot decode {str(path)!r}: {reason}.")
@@ -267,12 +267,8 @@ class _OtherProcess:
         raise AudioDecodeError(path, reason)
 
     def _start(self) -> None:
-        code = (
-            "import sys; sys.path.insert(0, sys.argv[1])\n"
-            "from tagger import containers; containers._answer()"
-        )
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code, str(Path(__file__).parents[1])],
+            python_command("from tagger import containers; containers._answer()"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -288,6 +284,18 @@ class _OtherProcess:
 
 
 _other_process = _OtherProcess()
+
+
+def python_command(code: str, *arguments: str) -> list[str]:
+    """Returns a command line for a child process that imports this same package.
+
+    Args:
+        code: Python code to run.
+        arguments: Its `sys.argv[2:]`.
+    """
+    package = str(Path(__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, sys.argv[1])\n{code}"
+    return [sys.executable, "-c", code, package, *arguments]
 
 
 def limit_memory(num_bytes: int) -> None:

@@ -250,13 +250,8 @@ def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
             directory.mkdir(parents=True, exist_ok=True)
             if isinstance(directory, Path):
                 stack.enter_context(_lock(directory / LOCK_NAME))
-        except BlockingIOError as error:
-            raise _in_use(directory, option) from error
         except OSError as error:
-            raise OSError(
-                f"Cannot write to {directory}: {error.strerror}. Choose another"
-                f" {option}."
-            ) from error
+            raise _cannot_lock(directory, option, error) from error
         try:
             yield
         except OSError as error:
@@ -286,13 +281,8 @@ def file_lock(
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_lock(path.with_name(f".{path.name}.lock"), waits))
-        except BlockingIOError as error:
-            raise _in_use(path, option) from error
         except OSError as error:
-            raise OSError(
-                f"Cannot write {str(path)!r}: {error.strerror}. Choose another"
-                f" {option}."
-            ) from error
+            raise _cannot_lock(path, option, error) from error
         yield
 
 
@@ -301,10 +291,12 @@ def _remove_if_empty(directory: Path) -> None:
         directory.rmdir()
 
 
-def _in_use(path: Path, option: str) -> OSError:
-    return OSError(
-        f"Another run is writing to {path}. Wait for it, or choose another {option}."
-    )
+def _cannot_lock(path: Path | Remote, option: str, error: OSError) -> OSError:
+    if isinstance(error, BlockingIOError):
+        then = f"Wait for it, or choose another {option}."
+        return OSError(f"Another run is writing to {path}. {then}")
+    then = f"Choose another {option}."
+    return OSError(f"Cannot write to {path}: {error.strerror}. {then}")
 
 
 @contextlib.contextmanager
@@ -369,7 +361,7 @@ def tensorflow():
 
 @contextlib.contextmanager
 def _interrupts_deferred() -> Iterator[None]:
-    """Raises Ctrl-C at the end of the block: TensorFlow's import would swallow it."""
+    """Delays Ctrl-C until the block ends: TensorFlow's import would swallow it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

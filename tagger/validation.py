@@ -27,6 +27,20 @@ SampleRate = Annotated[int, Meta(ge=1, le=HIGHEST_RATE)]
 SegmentLength = Annotated[int, Meta(ge=1, le=LONGEST_SEGMENT)]
 TagCount = Annotated[int, Meta(ge=1, le=100_000)]
 MAX_ARRAY_BYTES = 1 << 30  # of an `.npz` file; our largest model has 100 MB
+# What Python, NumPy, zipfile and h5py raise for damaged files, besides OSError.
+DAMAGED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    EOFError,
+    RuntimeError,  # also NotImplementedError and RecursionError
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 # A name inside its folder: no path, and not hidden.
 ShardName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*\.tfrecord$")]
 
@@ -219,10 +233,9 @@ def read_arrays(
                         arrays[name] = read_array(file, member.file_size)
                     except ValueError as error:
                         raise ValueError(f"{name!r}: {error}") from error
-    except (
-        *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError),
-        *(NotImplementedError, RuntimeError, OverflowError, MemoryError),
-    ) as error:
+    except ValueError:
+        raise  # its message is a reason already
+    except DAMAGED as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"it is damaged: {reason}") from error
     return arrays

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from importlib import metadata
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from tagger import models, storage
 from tagger.audio import AudioDecodeError, stream_audio
+from tagger.containers import python_command
 from tagger.data import records, tfds, workers
 from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard
 from tagger.datasets.annotations import Annotations
@@ -349,11 +349,10 @@ def _decode_apart(path: Path, sample_rate: int) -> None:
         AudioDecodeError: the decoder crashed.
     """
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from tagger import audio\n"
+        "from tagger import audio\n"
         "for block in audio.stream_audio(sys.argv[2], int(sys.argv[3])): pass"
     )
-    package = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", code, package, str(path), str(sample_rate)]
+    command = python_command(code, str(path), str(sample_rate))
     done = subprocess.run(command, capture_output=True)
     if done.returncode == -signal.SIGKILL:
         raise OSError(f"Decoding {path} was killed, perhaps for lack of memory.")
@@ -452,7 +451,12 @@ def _adopt_finished_shards(
 
 
 def _remove_leftovers(output_dir: Path | storage.Remote) -> None:
-    """Removes the unfinished files of workers that were killed."""
+    """Removes the unfinished files of workers that were killed.
+
+    Behind a URL, where no lock is held, they may belong to another build.
+    """
+    if isinstance(output_dir, storage.Remote):
+        return
     for leftover in output_dir.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 

@@ -149,10 +149,7 @@ class Library:
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("its paths or names are not text")
             return cls(*texts[:2], dict(zip(texts[2:], rows, strict=True)))
-        except (
-            *(ValueError, KeyError, TypeError, IndexError, OSError, RecursionError),
-            *(NotImplementedError, OverflowError, MemoryError),
-        ) as error:
+        except (OSError, *validation.DAMAGED) as error:
             raise ValueError(
                 f"{str(path)!r} is not a library of embeddings ({error}). Choose"
                 " another --library, or create one with python -m tagger embed FILES."

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tagger.models import metadata
 from tagger.segmentation import Segmentation
 
 
@@ -137,13 +138,7 @@ class TagScores(layers.Dense):
         kwargs.pop("units", None)
         kwargs.setdefault("activation", "sigmoid")
         super().__init__(num_tags, dtype=dtype, **kwargs)
-        if tags is not None and len(tags) != num_tags:
-            raise ValueError(
-                f"{num_tags} tags need {num_tags} names. Received: {len(tags)}"
-            )
-        twice = {tag for tag in tags or () if list(tags).count(tag) > 1}
-        if twice:
-            raise ValueError(f"Tag {sorted(twice)[0]!r} is listed twice.")
+        metadata.check_tags(num_tags, tags, thresholds)
         self.tags = None if tags is None else tuple(tags)
         self.thresholds = None if thresholds is None else tuple(thresholds)
 

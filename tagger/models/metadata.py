@@ -9,7 +9,8 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tagger import validation
@@ -33,8 +34,7 @@ class ModelInfo:
         thresholds: Decision threshold of each tag, or None if none have been chosen.
 
     Raises:
-        ValueError: there is not one name and one threshold for each score, a name
-            occurs twice, or a threshold is not finite.
+        ValueError: see `check_tags`.
     """
 
     name: Name
@@ -45,18 +45,7 @@ class ModelInfo:
     thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self):
-        for what in ("tags", "thresholds"):
-            values = getattr(self, what)
-            if values is not None and len(values) != self.num_tags:
-                raise ValueError(
-                    f"{self.num_tags} scores need as many {what}. Received:"
-                    f" {len(values)}"
-                )
-        if len(set(self.tags or ())) < len(self.tags or ()):
-            twice = next(tag for tag in self.tags if self.tags.count(tag) > 1)
-            raise ValueError(f"Tag {twice!r} is listed twice.")
-        if not all(map(math.isfinite, self.thresholds or ())):
-            raise ValueError("A threshold is NaN or infinite.")
+        check_tags(self.num_tags, self.tags, self.thresholds)
 
     def as_dict(self) -> dict:
         """Returns the metadata as a flat dictionary, which can be stored as JSON.
@@ -102,6 +91,27 @@ class ModelInfo:
             path,
             "Use a model file made by train.py, or by tagger export or convert.",
         )
+
+
+def check_tags(
+    num_tags: int, tags: Sequence[str] | None, thresholds: Sequence[float] | None
+) -> None:
+    """Checks the tags and thresholds of a model.
+
+    Raises:
+        ValueError: there is not one name and one threshold for each score, a name
+            occurs twice, or a threshold is not finite.
+    """
+    for what, values in {"tags": tags, "thresholds": thresholds}.items():
+        if values is not None and len(values) != num_tags:
+            raise ValueError(
+                f"{num_tags} scores need as many {what}. Received: {len(values)}"
+            )
+    twice = [tag for tag, count in Counter(tags or ()).items() if count > 1]
+    if twice:
+        raise ValueError(f"Tag {twice[0]!r} is listed twice.")
+    if not all(map(math.isfinite, thresholds or ())):
+        raise ValueError("A threshold is NaN or infinite.")
 
 
 def check_export_path(path: str | os.PathLike, to: str) -> None:

@@ -8,10 +8,10 @@ import json
 import os
 import textwrap
 import zipfile
-import zlib
 
 import keras
 
+from tagger import validation
 from tagger.models.frontends import preset
 from tagger.models.layers import AudioInput, TagScores
 from tagger.models.metadata import ModelInfo
@@ -78,15 +78,11 @@ def _stored_info(path: str | os.PathLike) -> ModelInfo:
                 raise ValueError("its description is too long")
             config = json.loads(file.read("config.json"))["config"]
         layers = {layer["class_name"]: layer["config"] for layer in config["layers"]}
-        audio = (
-            layers.get("AudioWindow") or layers["AudioInput"]
-        )  # the name in files from before
+        # AudioWindow: the name of AudioInput in older files.
+        audio = layers.get("AudioWindow") or layers["AudioInput"]
         fields = {"thresholds": None} | audio | layers["TagScores"]
         fields["name"] = config["name"]
-    except (
-        *(KeyError, TypeError, ValueError, AttributeError, RecursionError),
-        *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
-    ) as error:
+    except validation.DAMAGED as error:
         raise ValueError(
             f"{str(path)!r} was not made by this project: its sample rate, segmentation"
             " and tags are missing. Use a model made by train.py."

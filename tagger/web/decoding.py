@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tagger.audio import AudioDecodeError, codec, stream_audio, write_audio
-from tagger.containers import limit_memory
+from tagger.containers import limit_memory, python_command
 
 SECONDS = 60  # longest time that decoding an upload may take
 MAX_BYTES = 2 << 30  # memory that it may take
@@ -51,11 +51,13 @@ def decoded(
     """
     with temporary_folder() as folder:
         made = Path(folder) / f"{Path(path).stem}.wav"
-        command = [sys.executable, "-c", _CODE, str(Path(__file__).parents[2])]
-        command += [path, str(made), str(sample_rate), str(max_minutes)]
+        command = python_command(
+            _CODE,
+            *(path, str(made), str(sample_rate), str(max_minutes), player_path or ""),
+        )
         try:
             done = subprocess.run(
-                [*command, player_path or ""],
+                command,
                 capture_output=True,
                 timeout=SECONDS,
                 text=True,
@@ -76,10 +78,7 @@ def decoded(
 
 
 _REFUSED = 3  # exit code
-_CODE = (
-    "import sys; sys.path.insert(0, sys.argv[1])\n"
-    "from tagger.web import decoding; decoding._decode(*sys.argv[2:])"
-)
+_CODE = "from tagger.web import decoding; decoding._decode(*sys.argv[2:])"
 
 
 def _decode(

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 
 Scope = MutableMapping
 UPLOAD_PATH, RECORDING_PATH = "/upload", "/process_recording"
-MAX_MESSAGE_BYTES = 1 << 20  # of a request that is no upload
+MAX_MESSAGE_BYTES = 1 << 20  # per request, uploads excepted
 QUOTA_FILES = 10  # uploads of the maximum size that a visitor may make …
 QUOTA_SECONDS = 3600  # … within this time, after which uploads are deleted
 

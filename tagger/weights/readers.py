@@ -94,7 +94,7 @@ def read_torch(path: str) -> Weights:
             isinstance(value, torch.Tensor)
             and value.layout == torch.strided
             and not (value.is_quantized or value.is_meta or value.is_complex())
-            # A view may repeat a small storage without end.
+            # A view with stride 0 can claim more elements than its storage holds.
             and value.nbytes <= value.untyped_storage().nbytes()
         )
         num_bytes += 4 * value.numel() if is_plain else 0
@@ -130,10 +130,7 @@ def read_keras2_hdf5(path: str) -> Weights:
                     if num_bytes > MAX_ARRAY_BYTES:
                         raise ValueError("its weights take more than 1 GB")
                     weights[name] = np.asarray(dataset)
-    except (
-        *(OSError, KeyError, ValueError, TypeError, AttributeError),
-        *(RuntimeError, RecursionError, MemoryError, OverflowError),
-    ) as error:
+    except (OSError, *validation.DAMAGED) as error:
         raise ValueError(
             f"{path!r} is not a Keras 2 model file ({_first_line(error)})."
         ) from error

@@ -34,7 +34,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def start_build(corpus, tmp_path):
-    """start_build() starts a build at .4 s per shard and waits for the first shard."""
+    """Returns a function that starts a build and waits for its first shard."""
     script = tmp_path / "slow_build.py"
     script.write_text(SLOW_BUILD)
 

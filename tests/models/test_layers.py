@@ -115,7 +115,7 @@ def test_strided_convolution_pads_alike_on_both_sides(length):
 
 
 def test_bad_arguments_say_what_to_choose():
-    with pytest.raises(ValueError, match="3 tags need 3 names. Received: 2"):
+    with pytest.raises(ValueError, match="3 scores need as many tags. Received: 2"):
         TagScores(3, ("a", "b"))
     with pytest.raises(ValueError, match="must be 'drop' or 'pad'"):
         Segmentation(100, "cut")

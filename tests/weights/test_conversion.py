@@ -294,7 +294,7 @@ def test_a_conversion_that_fails_writes_nothing(tmp_path, transformer, run_scrip
 
 
 def test_tags_that_do_not_fit_are_refused(tmp_path, transformer):
-    with pytest.raises(ValueError, match="7 tags need 7 names. Received: 2"):
+    with pytest.raises(ValueError, match="7 scores need as many tags. Received: 2"):
         conversion.convert(transformer[0], "music_tagging_transformer", tags=("a", "b"))
     with pytest.raises(ValueError, match="Tag 'c' is listed twice"):
         conversion.convert(transformer[0], "music_tagging_transformer", tags="abcdecf")
