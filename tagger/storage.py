@@ -6,6 +6,7 @@ shards and manifests need. Callers treat both alike. Only URLs load TensorFlow.
 
 import contextlib
 import errno
+import hashlib
 import importlib
 import os
 import posixpath
@@ -141,6 +142,15 @@ def num_bytes(path: Path | Remote) -> int | None:
         return path.num_bytes()
     with contextlib.suppress(OSError):
         return path.stat().st_size if path.is_file() else None
+
+
+def sha256(path: Path | Remote) -> str:
+    """Returns the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def temporary(path: Path | Remote) -> Path | Remote:

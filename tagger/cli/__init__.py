@@ -11,7 +11,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 import tagger
-from tagger.cli import datasets, evaluating, explaining, models, tagging, training
+from tagger.cli import (
+    datasets,
+    evaluating,
+    explaining,
+    models,
+    tagging,
+    training,
+    transferring,
+)
 from tagger.cli.process import Interrupted, load_tensorflow, run
 
 __all__ = ["COMMANDS", "load_tensorflow", "main", "main_of", "run"]
@@ -69,6 +77,12 @@ COMMANDS = {
         explaining.add_augment,
         explaining.augment,
         _again,
+    ),
+    "fit": Command(
+        "learn your own tags on a model that already knows music",
+        transferring.add_fit,
+        transferring.fit,
+        _same_command,
     ),
     "pretrained": Command(
         "list trained models, or download one",

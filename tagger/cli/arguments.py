@@ -120,6 +120,30 @@ def at_least_one(text: str) -> int:
     return number
 
 
+def at_least_two(text: str) -> int:
+    """Argument type: a whole number above 1."""
+    number = _number(text, int)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"must be at least 2, not {number}")
+    return number
+
+
+def count(text: str) -> int:
+    """Argument type: a whole number of at least 0."""
+    number = _number(text, int)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {number}")
+    return number
+
+
+def share(text: str) -> float:
+    """Argument type: a number from 0 to 1."""
+    number = _number(text, float)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
+    return number
+
+
 def above_zero(text: str) -> float:
     """Argument type: a finite number above 0."""
     number = _number(text, float)

@@ -6,10 +6,11 @@ import inspect
 import sys
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from tagger import storage
-from tagger.cli.arguments import arguments_of, at_least_one
+from tagger.cli.arguments import arguments_of, at_least_one, at_least_two
 from tagger.cli.process import load_tensorflow
 from tagger.data import building, verification
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
@@ -154,7 +155,16 @@ def _add_csv_options(group: argparse._ArgumentGroup) -> None:
         metavar="TEXT",
         help="separator between the tags in the column tags (default: ;)",
     )
-    _add_seed(group, "seed of the random split, if the csv has no split")
+    add(
+        "--folds",
+        type=at_least_two,
+        metavar="K",
+        help="also deal the tagged clips to K folds by artist, for cross-validation"
+        " with tagger fit and eval",
+    )
+    _add_seed(
+        group, "seed of the random split, if the csv has no split, and of --folds"
+    )
 
 
 _ANNOTATION_OPTIONS = {
@@ -259,6 +269,9 @@ def _tag_table(annotations: Annotations) -> str:
         counts = [int(column[annotations.splits == split].sum()) for split in splits]
         numbers = "  ".join(f"{count:6,}" for count in counts)
         lines.append(f"{tag:{width}}  {numbers}")
+    if annotations.folds is not None:
+        counts = np.bincount(annotations.folds[annotations.folds >= 0])
+        lines.append(f"clips per fold: {', '.join(map(str, counts))}")
     return "\n".join(lines)
 
 

@@ -202,7 +202,13 @@ def _plan_manifest(
         for name in ("keras", "tensorflow"):
             with contextlib.suppress(metadata.PackageNotFoundError):  # tensorflow-cpu
                 versions[name] = metadata.version(name)
+    folds = {}
+    if annotations.folds is not None:
+        ids = annotations.clip_ids.tolist()
+        pairs = zip(ids, annotations.folds.tolist(), strict=True)
+        folds = {clip_id: fold for clip_id, fold in pairs if fold >= 0}
     return Manifest(
+        folds=folds,
         dataset=annotations.dataset,
         split_rule=annotations.split_rule,
         tags=annotations.tags,

@@ -72,6 +72,8 @@ class Manifest:
             the file in bytes. Clips whose file is missing are counted in their shard.
         complete: Whether the build is finished.
         versions: Versions of the packages that determine the samples.
+        folds: Fold of each clip by its id, for cross-validation; clips in no fold are
+            missing.
     """
 
     dataset: Name
@@ -90,6 +92,7 @@ class Manifest:
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     complete: bool = False
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    folds: dict[str, Count] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self.segment_shape = self.segment_shape or (self.segment_samples,)

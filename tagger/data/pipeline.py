@@ -84,6 +84,17 @@ class Shards:
         """Returns labels float32 [num_segments, num_tags] of the segments of a clip."""
         return _repeat(tf.cast(clip["labels"], tf.float32), num_segments)
 
+    def only(self, name: str) -> "Shards":
+        """Returns one shard by its file name, as if there were no others."""
+        shards = {name: self.manifest.shards[name]}
+        manifest = dataclasses.replace(self.manifest, shards=shards)
+        return dataclasses.replace(self, manifest=manifest)
+
+    def clips(self, split: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields the id and the labels (uint8 [num_tags]) of each clip of a split."""
+        for clip in _clips(self, split).as_numpy_iterator():
+            yield clip["clip_id"].decode(), clip["labels"]
+
     def check_counts(
         self, num_audios_per_shard: int | None, num_segments_per_audio: int | None
     ) -> None:

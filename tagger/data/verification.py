@@ -1,6 +1,5 @@
 """Verifies every checksum and every record of a folder of shards."""
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ def _faults(path, shard: Shard, manifest: Manifest, seen: set[str]) -> Iterator[
         return
     if num_bytes != shard.num_bytes:
         yield f"it has {num_bytes:,} bytes, but {shard.num_bytes:,} were written"
-    elif _sha256(path) != shard.sha256:
+    elif storage.sha256(path) != shard.sha256:
         yield "its checksum differs from the manifest's"
     number = -1
     try:
@@ -78,11 +77,3 @@ def _record_fault(example: bytes, manifest: Manifest, split: str) -> str | None:
     if labels is None or len(labels) != len(manifest.tags) or labels.max() > 1:
         return f"does not hold {len(manifest.tags)} labels of 0 or 1"
     return None
-
-
-def _sha256(path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -35,6 +35,9 @@ class Annotations:
         labels: uint8 0/1 [num_clips, num_tags]; meaningless in the student split.
         splits: str [num_clips], each one of SPLITS; student is unlabelled music.
         published: Published number of clips per split; empty if unknown.
+        groups: str [num_clips], such as the artist of each clip; None if unknown.
+        folds: int [num_clips], the fold of each clip for cross-validation, from 0; -1
+            for clips in no fold. None if there are no folds.
 
     Raises:
         ValueError: two clips have the same id, two tags have the same name, a split is
@@ -50,6 +53,8 @@ class Annotations:
     labels: np.ndarray
     splits: np.ndarray
     published: dict[str, int] = dataclasses.field(default_factory=dict)
+    groups: np.ndarray | None = None
+    folds: np.ndarray | None = None
 
     def __post_init__(self):
         num_clips = len(self.clip_ids)

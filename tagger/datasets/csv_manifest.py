@@ -9,7 +9,8 @@
 `path` is absolute, or relative to the folder of the csv. Tags are either in one column
 `tags`, separated by semicolons (other columns are then ignored), or every other column
 is a tag and holds 0s and 1s. Optional columns: `clip_id` (default: the path), `split`
-(train, val, test, student) and `artist`. Without `split`, artists are dealt 8:1:1 to
+(train, val, test, student), `artist`, and `fold` (0, 1 … for cross-validation; empty
+for clips in no fold). Without `split`, artists are dealt 8:1:1 to
 train, val and test, so that no artist is in two of them and each split has clips of
 every tag, as far as that is possible; without `artist`, files are dealt. A row without
 tags is unlabelled music and joins the split student, unless `split` says otherwise.
@@ -30,13 +31,13 @@ from tagger.datasets.annotations import (
     read_tags,
     top_tags,
 )
-from tagger.datasets.splitting import stratify, tags_lacking
+from tagger.datasets.splitting import deal_folds, stratify, tags_lacking
 from tagger.validation import as_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FACTS = ("path", "tags", "clip_id", "split", "artist")  # not tags
+FACTS = ("path", "tags", "clip_id", "split", "artist", "fold")  # not tags
 SHARES = {"train": 0.8, "test": 0.1, "val": 0.1}  # test gets rare tags before val
 SPLIT_NAMES = {  # spellings in the column `split`
     "train": "train", "training": "train",
@@ -52,6 +53,7 @@ def load_annotations(
     num_tags: int | None = None,
     seed: int = 0,
     tag_separator: str = ";",
+    folds: int | None = None,
 ) -> Annotations:
     """Reads a csv, or walks a folder with one subfolder per tag.
 
@@ -62,6 +64,8 @@ def load_annotations(
         num_tags: Number of tags to take, the most frequent ones. Default: all.
         seed: Seed of the split if the csv has no column `split`.
         tag_separator: Separator of the tags in the column `tags`.
+        folds: Number of folds to deal the labelled clips to; None deals none, and takes
+            those of the column `fold`, if there is one.
 
     Returns:
         Annotations in the order of the rows of the csv, or of the paths.
@@ -69,8 +73,45 @@ def load_annotations(
     Raises:
         FileNotFoundError: there is no such file or folder.
         ValueError: the csv lacks a column, a label is not 0 or 1, a split is unknown,
-            no file has a tag, or there are fewer than three artists to split.
+            no file has a tag, or there are too few artists to split or to deal.
     """
+    wanted = read_tags(tags) if tags else None
+    return _load(source, wanted, num_tags, tag_separator, seed, folds)
+
+
+def load_unsplit(
+    source: str | os.PathLike,
+    tags: tuple[str, ...] | None = None,
+    num_tags: int | None = None,
+    tag_separator: str = ";",
+) -> Annotations:
+    """Reads a csv or a folder as `load_annotations` does, but makes no splits.
+
+    Args:
+        source: See `load_annotations`.
+        tags: Tags to take, in order. Default: all in alphabetical order.
+        num_tags: See `load_annotations`.
+        tag_separator: See `load_annotations`.
+
+    Returns:
+        Annotations with the splits of the csv. If it has none, every labelled clip is
+        in train and every other one in student.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_annotations`.
+    """
+    return _load(source, tags, num_tags, tag_separator)
+
+
+def _load(
+    source: str | os.PathLike,
+    tags: tuple[str, ...] | None,
+    num_tags: int | None,
+    tag_separator: str,
+    seed: int | None = None,
+    num_folds: int | None = None,
+) -> Annotations:
+    """Reads a csv or a folder; makes splits if there are none and there is a seed."""
     source = Path(source)
     if source.is_dir():
         audio_dir, rows = source, _walk(source)
@@ -81,7 +122,7 @@ def load_annotations(
             f"There is no {str(source)!r}. Give a csv of paths and tags, or a folder"
             " with one subfolder per tag."
         )
-    names, labels = _labels(rows.pop("tags"), read_tags(tags) if tags else None, source)
+    names, labels = _labels(rows.pop("tags"), tags, source)
     if num_tags:
         kept = np.sort(top_tags(labels, num_tags, "ascending"))
         names, labels = [names[column] for column in kept], labels[:, kept]
@@ -90,9 +131,17 @@ def load_annotations(
             f"No file of {source} has a tag. For unlabelled music, give the file that"
             " names the tags of the labelled music with --tags."
         )
-    splits, rule = _splits(rows, labels, source, seed)
+    if "split" in rows:
+        splits, rule = _given_splits(rows, source), "its own split"
+    elif seed is None:
+        splits, rule = np.where(labels.any(axis=1), "train", "student"), "not split"
+    else:
+        splits, rule = _splits(rows, labels, source, seed)
+    if seed is not None:
+        _warn_of_lacking_tags(labels, splits, names, source)
     kept = splits != ""
-    _warn_of_lacking_tags(labels, splits, names, source)
+    groups = rows["artist"].to_numpy(str) if "artist" in rows else None
+    folds = _folds(rows, labels, splits, source, num_folds, seed or 0)
     return Annotations(
         dataset="csv",
         split_rule=f"{source.name}: {rule}; {len(names)} tags",
@@ -102,6 +151,8 @@ def load_annotations(
         paths=rows["path"].to_numpy(str)[kept],
         labels=labels[kept],
         splits=splits[kept],
+        groups=None if groups is None else groups[kept],
+        folds=None if folds is None else folds[kept],
     )
 
 
@@ -226,16 +277,7 @@ def _splits(
     rows: "pd.DataFrame", labels: np.ndarray, source: Path, seed: int
 ) -> tuple[np.ndarray, str]:
     """Returns the split of each row ("" if it is left out) and the rule in words."""
-    if "split" in rows:
-        return _given_splits(rows, source), "its own split"
-    by_artist = "artist" in rows
-    groups = rows["artist" if by_artist else "clip_id"].to_numpy(str)
-    if by_artist and (groups == "").any():
-        row = int(np.argmax(groups == ""))
-        raise ValueError(
-            f"{source}: row {row + 1} names no artist, so the artist may end up in two"
-            " splits. Fill in the column artist, or remove it."
-        )
+    by_artist, groups = "artist" in rows, _groups(rows, source)
     labelled = labels.any(axis=1)
     split_of = {}
     if labelled.any():
@@ -259,6 +301,51 @@ def _splits(
     splits = np.where(labelled, splits, np.where(leaks, "", "student"))
     kind = "artists" if by_artist else "files"
     return splits, f"{kind} 8:1:1, stratified by tags, seed {seed}"
+
+
+def _groups(rows: "pd.DataFrame", source: Path) -> np.ndarray:
+    """Returns the artists [num_rows], or the clip ids if there is no such column."""
+    groups = rows["artist" if "artist" in rows else "clip_id"].to_numpy(str)
+    if (groups == "").any():
+        row = int(np.argmax(groups == ""))
+        raise ValueError(
+            f"{source}: row {row + 1} names no artist, so the artist may end up in two"
+            " splits. Fill in the column artist, or remove it."
+        )
+    return groups
+
+
+def _folds(
+    rows: "pd.DataFrame",
+    labels: np.ndarray,
+    splits: np.ndarray,
+    source: Path,
+    num_folds: int | None,
+    seed: int,
+) -> np.ndarray | None:
+    """Returns the fold of each row, -1 for rows in no fold; None without folds."""
+    if num_folds:
+        labelled = labels.any(axis=1) & (splits != "student")
+        groups = _groups(rows, source)[labelled]
+        if len(np.unique(groups)) < num_folds:
+            raise ValueError(
+                f"{source} has {len(np.unique(groups))} artists or files with tags,"
+                f" too few for {num_folds} folds. Choose a smaller --folds."
+            )
+        folds = np.full(len(rows), -1)
+        folds[labelled] = deal_folds(groups, labels[labelled], num_folds, seed)
+        return folds
+    if "fold" not in rows:
+        return None
+    cells = rows["fold"].str.strip()
+    wrong = ~cells.str.fullmatch(r"[0-9]{0,4}")
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"{source}: row {row + 1} has the fold {cells.iloc[row]!r}. Give whole"
+            " numbers from 0, or nothing for a clip in no fold."
+        )
+    return cells.replace("", "-1").to_numpy(int)
 
 
 def _warn_of_lacking_tags(

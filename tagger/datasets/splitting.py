@@ -60,6 +60,31 @@ def stratify(
     return dict(zip(names.tolist(), dealer.splits, strict=True))
 
 
+def deal_folds(
+    groups: np.ndarray, labels: np.ndarray, num_folds: int, seed: int
+) -> np.ndarray:
+    """Deals groups of clips to folds so that every fold has clips of every tag.
+
+    Args:
+        groups: Name of the group of each clip [num_clips], such as its artist.
+        labels: 0/1 [num_clips, num_tags].
+        num_folds: Number of folds; fewer if there are fewer groups.
+        seed: Seed of the folds.
+
+    Returns:
+        int [num_clips], the fold of each clip, from 0.
+
+    Raises:
+        ValueError: all clips belong to one group.
+    """
+    num_folds = min(num_folds, len(np.unique(groups)))
+    if num_folds < 2:
+        raise ValueError("One group cannot make two folds.")
+    shares = {str(fold): 1 / num_folds for fold in range(num_folds)}
+    fold_of = stratify(groups, labels, shares, seed)
+    return np.array([int(fold_of[group]) for group in groups.tolist()])
+
+
 class _Dealer:
     """Deals one group after the other to the split that lacks it most."""
 

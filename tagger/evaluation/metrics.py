@@ -32,6 +32,10 @@ class Evaluation:
         loss: Binary cross-entropy, mean over tags, segments and clips.
         columns: Column of each tag in the model's scores; None means the same order.
         note: Which tags were left out or reordered; empty if none were.
+        folds: int [num_clips]; scores of different folds are not compared, because they
+            come from different models. An AUC is then the mean over the folds, weighted
+            by their positive clips (Forman and Scholz, SIGKDD Explorations 12, 2010,
+            section 2: pooling scores makes AUCs too low). None compares all clips.
     """
 
     dataset: str
@@ -44,6 +48,7 @@ class Evaluation:
     loss: float
     columns: tuple[int, ...] | None = None
     note: str = ""
+    folds: np.ndarray | None = None
 
     def per_tag(self) -> pd.DataFrame:
         """Returns positives, negatives, roc_auc and pr_auc of each tag.
@@ -56,20 +61,35 @@ class Evaluation:
             self.tags, self.labels.T, self.scores.T, strict=True
         ):
             positives = int(labels.sum())
-            negatives = len(labels) - positives
-            defined = positives > 0 and negatives > 0
+            roc_auc, pr_auc = self._aucs(labels, scores)
             rows.append(
                 {
                     "tag": tag,
                     "positives": positives,
-                    "negatives": negatives,
-                    "roc_auc": roc_auc_score(labels, scores) if defined else np.nan,
-                    "pr_auc": average_precision_score(labels, scores)
-                    if defined
-                    else np.nan,
+                    "negatives": len(labels) - positives,
+                    "roc_auc": roc_auc,
+                    "pr_auc": pr_auc,
                 }
             )
-        return pd.DataFrame(rows).set_index("tag")
+        names = ["tag", "positives", "negatives", "roc_auc", "pr_auc"]
+        return pd.DataFrame(rows, columns=names).set_index("tag")
+
+    def _aucs(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Returns ROC-AUC and PR-AUC of one tag [2], the mean over the folds."""
+        aucs, weights = [], []
+        for clips in self.clips_of_folds():
+            given = labels[clips]
+            if given.any() and not given.all():
+                pair = (roc_auc_score, average_precision_score)
+                aucs.append([metric(given, scores[clips]) for metric in pair])
+                weights.append(given.sum())
+        return np.average(aucs, 0, weights) if aucs else np.full(2, np.nan)
+
+    def clips_of_folds(self) -> list[np.ndarray]:
+        """Returns the numbers of the clips of each fold; all clips without folds."""
+        if self.folds is None:
+            return [np.arange(len(self.labels))]
+        return [np.flatnonzero(self.folds == fold) for fold in np.unique(self.folds)]
 
     def macro(self) -> dict[str, float]:
         """Returns the mean AUCs over the tags that have one; NaN if no tag does."""
@@ -100,15 +120,6 @@ class Evaluation:
                 average="macro",
                 zero_division=0.0,
             )  # fmt: skip
-        )
-
-    def resampled(self, clips: np.ndarray) -> "Evaluation":
-        """Returns the evaluation of the given clips: indices that may repeat."""
-        return dataclasses.replace(
-            self,
-            clip_ids=self.clip_ids[clips],
-            labels=self.labels[clips],
-            scores=self.scores[clips],
         )
 
     def as_json(self) -> str:
@@ -167,6 +178,18 @@ def best_thresholds(scored: Evaluation) -> list[float]:
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         thresholds.append(float(candidates[np.argmax(f1[:-1])]))
     return thresholds
+
+
+def proportional_thresholds(labels: np.ndarray, scores: np.ndarray) -> list[float]:
+    """Returns the threshold of each tag that as many clips reach as have the tag.
+
+    Args:
+        labels: 0/1 [num_clips, num_tags]; every tag has a positive clip.
+        scores: float [num_clips, num_tags].
+    """
+    ranked = -np.sort(-scores, axis=0)
+    counts = labels.sum(axis=0, dtype=np.int64)
+    return [float(ranked[count - 1, tag]) for tag, count in enumerate(counts)]
 
 
 def _null_for_nan(content):

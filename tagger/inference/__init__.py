@@ -4,5 +4,13 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["embeddings", "engines", "export", "streaming", "tagger", "writers"],
+    submodules=[
+        "embedding_cache",
+        "embeddings",
+        "engines",
+        "export",
+        "streaming",
+        "tagger",
+        "writers",
+    ],
 )

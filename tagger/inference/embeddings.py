@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from tagger import models, validation
 from tagger.inference.streaming import stream_files
-from tagger.models.metadata import suggest_names
+from tagger.models.derivation import PENULTIMATE
 from tagger.storage import replacing, write_text_atomically
 from tagger.validation import as_utf8
 
-PENULTIMATE = "penultimate"
 SAVED_EVERY = 200  # files; a killed run loses at most this many
 
 
@@ -60,21 +59,8 @@ class Embedder:
 
     def __init__(self, model: keras.Model, layer: str = PENULTIMATE):
         self.info = models.model_info(model)
-        if layer == PENULTIMATE:
-            scores = model.layers[-1]
-            output = scores.input
-        else:
-            output = _layer(model, layer).output
-        if not isinstance(output, keras.KerasTensor) or len(output.shape) < 2:
-            raise ValueError(
-                f"Layer {layer!r} of {model.name} does not have exactly one output of"
-                " shape [batch, …, channels]. Choose another layer."
-            )
         self.layer = layer
-        if len(output.shape) > 2:
-            middle = tuple(range(1, len(output.shape) - 1))
-            output = keras.ops.mean(output, axis=middle)
-        self.network = keras.Model(model.input, output, name=f"{model.name}_embedding")
+        self.network = models.embedding_network(model, layer)
 
     def embed(self, path: str | os.PathLike) -> np.ndarray:
         """Returns the mean embedding of a file's segments, float32 [channels].
@@ -244,13 +230,3 @@ def extend(
 
 def _beside(path: str | os.PathLike) -> Path:
     return Path(f"{path}.json")
-
-
-def _layer(model: keras.Model, name: str) -> keras.Layer:
-    names = [layer.name for layer in model.layers]
-    if name in names:
-        return model.get_layer(name)
-    raise ValueError(
-        f"Model {model.name} has no layer {name!r}."
-        f" {suggest_names(name, [PENULTIMATE, *names])}"
-    )

@@ -10,15 +10,20 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["blocks", "frontends", "layers", "serialization"],
     submod_attrs={
+        "derivation": [
+            "embedding_network",
+            "feature_network",
+            "join",
+            "with_record_inputs",
+            "with_scores",
+        ],
         "metadata": ["ModelInfo"],
         "registry": ["MODELS", "build_model", "default_options", "entry"],
         "serialization": [
-            "feature_network",
             "load_model",
             "model_info",
             "save_model",
             "set_thresholds",
-            "with_record_inputs",
         ],
     },
 )

@@ -132,21 +132,32 @@ class TagScores(layers.Dense):
         tags: Tag names in the order of the scores; None if they are unknown (the
             original projects' weights do not contain them).
         thresholds: Decision threshold of each tag; None if none have been chosen.
+        provenance: See `ModelInfo.provenance`.
     """
 
-    def __init__(self, num_tags, tags=None, thresholds=None, dtype="float32", **kwargs):
+    def __init__(
+        self,
+        num_tags,
+        tags=None,
+        thresholds=None,
+        provenance=None,
+        dtype="float32",
+        **kwargs,
+    ):
         kwargs.pop("units", None)
         kwargs.setdefault("activation", "sigmoid")
         super().__init__(num_tags, dtype=dtype, **kwargs)
         metadata.check_tags(num_tags, tags, thresholds)
         self.tags = None if tags is None else tuple(tags)
         self.thresholds = None if thresholds is None else tuple(thresholds)
+        self.provenance = None if provenance is None else dict(provenance)
 
     def get_config(self):
         return super().get_config() | {
             "num_tags": self.units,
             "tags": None if self.tags is None else list(self.tags),
             "thresholds": None if self.thresholds is None else list(self.thresholds),
+            "provenance": self.provenance,
         }
 
 

@@ -32,6 +32,8 @@ class ModelInfo:
         num_tags: Number of scores.
         tags: Tag names in the order of the scores, or None if they are unknown.
         thresholds: Decision threshold of each tag, or None if none have been chosen.
+        provenance: Where the model comes from, such as base model, data and date; None
+            if it does not say.
 
     Raises:
         ValueError: see `check_tags`.
@@ -43,6 +45,7 @@ class ModelInfo:
     num_tags: TagCount
     tags: tuple[Name, ...] | None
     thresholds: tuple[float, ...] | None = None
+    provenance: dict[Name, str] | None = None
 
     def __post_init__(self):
         check_tags(self.num_tags, self.tags, self.thresholds)
@@ -52,7 +55,8 @@ class ModelInfo:
 
         Returns:
             name, sample_rate (Hz), the fields of `segmentation.Segmentation`, num_tags,
-            tags and thresholds (None or tuples, which JSON turns into lists).
+            tags and thresholds (None or tuples, which JSON turns into lists), and
+            provenance.
         """
         fields = dataclasses.asdict(self)
         segmentation = fields.pop("segmentation")
@@ -63,15 +67,16 @@ class ModelInfo:
         """Creates metadata from the result of `as_dict`, with or without JSON between.
 
         Args:
-            fields: Result of `as_dict`; further keys are ignored.
+            fields: Result of `as_dict`; further keys are ignored, and thresholds and
+                provenance may be missing.
             path: Model file that holds the fields, for error messages.
 
         Raises:
             ValueError: a field is missing, has another type or is out of range.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = ["name", "sample_rate", "num_tags", "tags"]
         names += [field.name for field in dataclasses.fields(Segmentation)]
-        missing = [n for n in names if n not in fields and n != "segmentation"]
+        missing = [name for name in names if name not in fields]
         if missing:
             raise ValueError(
                 f"{str(path)!r} does not hold {', '.join(missing)}. Use a model file"
@@ -83,7 +88,7 @@ class ModelInfo:
         own = {
             field.name: fields[field.name]
             for field in dataclasses.fields(cls)
-            if field.name != "segmentation"
+            if field.name in fields
         }
         return validation.convert(
             own | {"segmentation": segmentation},

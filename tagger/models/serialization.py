@@ -1,7 +1,6 @@
 """Saves and loads models, and reads their metadata.
 
-`.keras` file -> keras.Model -> `ModelInfo`. Two functions derive models: the part of a
-model after its frontend, and a model that takes segments as the records store them.
+`.keras` file -> keras.Model -> `ModelInfo`.
 """
 
 import json
@@ -12,10 +11,9 @@ import zipfile
 import keras
 
 from tagger import validation
-from tagger.models.frontends import preset
+from tagger.models import frontends  # noqa: F401, registers its layers for load_model
 from tagger.models.layers import AudioInput, TagScores
 from tagger.models.metadata import ModelInfo
-from tagger.segmentation import INT16_SCALE
 from tagger.storage import replacing
 
 MAX_CONFIG_BYTES = 1 << 25
@@ -80,7 +78,7 @@ def _stored_info(path: str | os.PathLike) -> ModelInfo:
         layers = {layer["class_name"]: layer["config"] for layer in config["layers"]}
         # AudioWindow: the name of AudioInput in older files.
         audio = layers.get("AudioWindow") or layers["AudioInput"]
-        fields = {"thresholds": None} | audio | layers["TagScores"]
+        fields = audio | layers["TagScores"]
         fields["name"] = config["name"]
     except validation.DAMAGED as error:
         raise ValueError(
@@ -128,6 +126,7 @@ def model_info(model: keras.Model) -> ModelInfo:
         num_tags=scores.units,
         tags=scores.tags,
         thresholds=scores.thresholds,
+        provenance=scores.provenance,
     )
 
 
@@ -135,26 +134,6 @@ def set_thresholds(model: keras.Model, thresholds) -> None:
     """Sets the decision thresholds [num_tags]; they are saved with the model."""
     (scores,) = (layer for layer in model.layers if isinstance(layer, TagScores))
     scores.thresholds = tuple(float(threshold) for threshold in thresholds)
-
-
-def feature_network(model: keras.Model) -> keras.Model:
-    """Returns the part of a model after its frontend; both models share their layers.
-
-    Returns:
-        Model from log-mel features [batch, num_frames, n_mels] (harmonic_cnn: [batch,
-        num_frames, bands, harmonics]) to scores [batch, num_tags].
-
-    Raises:
-        ValueError: the model has no frontend; it reads the waveform itself.
-    """
-    frontend = [layer for layer in model.layers if layer.name == "frontend"]
-    if not frontend:
-        raise ValueError(
-            f"Model {model.name} reads the waveform itself: it has no frontend, so it"
-            " cannot take log-mel features."
-        )
-    name = f"{model.name}_features"
-    return keras.Model(frontend[0].output, model.output, name=name)
 
 
 def _of_any_length(model: keras.Model) -> keras.Model:
@@ -166,56 +145,3 @@ def _of_any_length(model: keras.Model) -> keras.Model:
     free = keras.models.clone_model(model, input_tensors=waveform)
     free.set_weights(model.get_weights())
     return free
-
-
-def with_record_inputs(
-    model: keras.Model,
-    dtype: str,
-    features: str | None = None,
-    augmentation: keras.Layer | None = None,
-) -> keras.Model:
-    """Returns a model that takes segments as the records store them.
-
-    Int16 segments are thus transferred to the accelerator as int16, which takes half
-    the bytes of float32. Both models share their layers; save the original one.
-
-    Args:
-        model: Model that takes float32 waveforms at ±1.
-        dtype: Type of the segments, such as "int16". For "float32" without features and
-            augmentation, the model itself is returned.
-        features: Key of `frontends.PRESETS` if the records contain log-mel spectrograms
-            (float16 or float32), which skip the frontend; None if they contain
-            waveforms.
-        augmentation: Layer that augments the waveforms in training.
-
-    Raises:
-        ValueError: the model has no frontend or a different one, or augmentation is
-            requested for log-mel spectrograms.
-    """
-    if features and augmentation:
-        raise ValueError(
-            "Augmentation needs waveforms, but these records hold log-mel spectrograms."
-            " Build without --features, or train without --augment."
-        )
-    if features:
-        frontends = [layer for layer in model.layers if layer.name == "frontend"]
-        made_by = [getattr(layer, "log_mel", None) for layer in frontends]
-        if made_by != [preset(features)]:
-            raise ValueError(
-                f"Model {model.name} does not take log-mel spectrograms of the preset"
-                f" {features}, which these records hold. Build without --features, or"
-                " with the preset that python -m tagger models shows for this model."
-            )
-        network = feature_network(model)
-        spectrogram = keras.Input(network.input_shape[1:], dtype=dtype, name="log_mel")
-        scores = network(keras.ops.cast(spectrogram, "float32"))
-        return keras.Model(spectrogram, scores, name=f"{model.name}_features")
-    if dtype == "float32" and not augmentation:
-        return model
-    segments = keras.Input(model.input_shape[1:], dtype=dtype, name="segments")
-    # float32 in every precision: bfloat16 would keep 8 of the 16 bits.
-    scale = 1.0 if dtype == "float32" else 1 / INT16_SCALE
-    x = keras.layers.Rescaling(scale, dtype="float32", name="to_waveform")(segments)
-    if augmentation:
-        x = augmentation(x)
-    return keras.Model(segments, model(x), name=f"{model.name}_{dtype}")

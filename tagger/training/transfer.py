@@ -1,0 +1,424 @@
+"""Transfer: new tags for models that already know music.
+
+    audio files or shards ─▶ embeddings ─▶ heads, cross-validated ─▶ one tagger
+
+The embeddings come from a cache (`inference.embedding_cache`), the heads from `heads`.
+The result is measured beside two baselines: statistics of log-mel spectrograms, and the
+same network with random weights, which can come close (Plachouras 2025).
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import ops
+
+import tagger
+from tagger import models, storage
+from tagger.evaluation import bootstrap, metrics
+from tagger.evaluation.metrics import Evaluation
+from tagger.inference.embedding_cache import Backbone, EmbeddingCache, key_of
+from tagger.models.derivation import PENULTIMATE, kept_tags
+from tagger.models.frontends import LogMel, LogMelSpectrogram
+from tagger.models.metadata import ModelInfo
+from tagger.training import heads, labelled_clips
+from tagger.training.labelled_clips import LabelledClips
+from tagger.weights import pretrained
+
+NUM_RESAMPLES = 1000
+MIN_JUDGED_CLIPS = 5  # fewer positive clips say too little about a tag
+KEPT_RATE = 0.1  # share of the clips that get an appended tag without a threshold
+BASELINES = ("log-mel statistics", "random weights")
+NUM_MELS = 48
+
+
+@dataclasses.dataclass(frozen=True)
+class FitOptions:
+    """Options of a fit.
+
+    Attributes:
+        layer: Layer whose output is the embedding, see `models.embedding_network`.
+        hidden_units: Units of a hidden layer; 0: a logistic regression per tag.
+        appends: Whether to keep the base models' own tags beside the new ones.
+        min_clips: Fewest positive clips of a tag; tags with fewer are left out.
+        num_folds: Number of folds, if the data names none.
+        left_out_fold: Fold whose clips are not used at all; None uses all clips.
+        max_skipped: Largest share of the files that may be impossible to decode.
+        has_baselines: Whether to measure the baselines.
+        seed: Random seed of the folds, of a hidden layer and of the random weights.
+    """
+
+    layer: str = PENULTIMATE
+    hidden_units: int = 0
+    appends: bool = False
+    min_clips: int = 1
+    num_folds: int = 5
+    left_out_fold: int | None = None
+    max_skipped: float = 0.1
+    has_baselines: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A fitted model and how good it is.
+
+    Attributes:
+        model: Keras model from waveforms to scores, with tags, thresholds and
+            provenance.
+        scored: Out-of-fold scores of the tags that can be judged.
+        baselines: The same for each of BASELINES.
+        num_positives: Number of positive clips of each new tag.
+        notes: Sentences about clips and tags that were left out or not judged.
+    """
+
+    model: keras.Model
+    scored: Evaluation
+    baselines: dict[str, Evaluation]
+    num_positives: dict[str, int]
+    notes: tuple[str, ...]
+
+    def table(self) -> pd.DataFrame:
+        """Returns clips, AUCs, their 95 % intervals and the baselines' AUCs by tag."""
+        table = pd.DataFrame({"clips": pd.Series(self.num_positives, dtype=int)})
+        own = self.scored.per_tag()[["roc_auc", "pr_auc"]]
+        ends = bootstrap.intervals_per_tag(self.scored, NUM_RESAMPLES)
+        table = table.join(own).join(ends)
+        for name, scored in self.baselines.items():
+            aucs = scored.per_tag()[["roc_auc", "pr_auc"]]
+            table = table.join(aucs.add_suffix(f", {name}"))
+        table.index.name = "tag"
+        return table
+
+    def verdicts(self) -> list[str]:
+        """Returns the macro scores, and a sentence on each baseline."""
+        if not self.scored.tags:
+            return []
+        lines = [
+            f"macro {line}"
+            for line in bootstrap.describe(
+                bootstrap.bootstrap(self.scored, NUM_RESAMPLES)
+            )
+        ]
+        for name, scored in self.baselines.items():
+            pair = bootstrap.bootstrap(self.scored, NUM_RESAMPLES, scored)
+            difference = pair["roc_auc"]
+            verdict = "better than" if difference.low > 0 else "NOT better than"
+            macro = scored.macro()
+            lines.append(
+                f"{verdict} {name} ({macro['roc_auc']:.4f} / {macro['pr_auc']:.4f}):"
+                f" ROC-AUC {difference.value:+.4f}, 95 % interval"
+                f" {difference.low:+.4f} to {difference.high:+.4f}"
+            )
+        return lines
+
+
+def fit(
+    bases: Sequence[str | os.PathLike],
+    source: str | os.PathLike,
+    options: FitOptions = FitOptions(),
+    tags: tuple[str, ...] | None = None,
+    tag_separator: str = ";",
+    cache: EmbeddingCache | None = None,
+) -> Fitted:
+    """Fits new tags on the embeddings of one or several base models.
+
+    Args:
+        bases: Model files or names of pretrained models. With several, the new head
+            sees the embeddings of all.
+        source: A csv or a folder with one subfolder per tag (see
+            `datasets.csv_manifest`), or a folder of shards. Clips of the split test are
+            not used.
+        options: Options of the fit.
+        tags: Tags to learn, in order. Default: all in alphabetical order.
+        tag_separator: Separator of the tags in the column `tags` of a csv.
+        cache: Cache of the embeddings. Default: the one in `pretrained.cache_folder`.
+
+    Raises:
+        FileNotFoundError: there is no such model, csv or folder.
+        ValueError: the base models cannot be joined, the data cannot be learnt from, or
+            too many files cannot be decoded. Computed embeddings stay in the cache.
+        OSError: the cache cannot be written.
+    """
+    cache = cache or EmbeddingCache()
+    base_models = [pretrained.load(base) for base in bases]
+    info = _shared_info(base_models, bases)
+    backbones = [
+        Backbone(
+            str(base),
+            key_of(storage.sha256(pretrained.path_of(base)), options.layer),
+            models.embedding_network(model, options.layer),
+        )
+        for base, model in zip(bases, base_models, strict=True)
+    ]
+    if options.appends:
+        _check_appendable(base_models, bases, options)
+    representations = {"": backbones}
+    if options.has_baselines:
+        representations |= _baselines(backbones, info, options.seed)
+    everything = [b for several in representations.values() for b in several]
+    clips = labelled_clips.read_clips(
+        source, tags, tag_separator, options.left_out_fold
+    )
+    everything = [b for several in representations.values() for b in several]
+    clips, notes = labelled_clips.embed(
+        clips, cache, everything, info, options.max_skipped
+    )
+    clips, more = labelled_clips.merge_duplicates(
+        clips, clips.examples(cache, backbones)
+    )
+    notes += more
+    clips, more = labelled_clips.learnable(clips, options.min_clips)
+    notes += more
+    clips = labelled_clips.with_folds(clips, options.num_folds, options.seed)
+
+    hidden = options.hidden_units, options.seed
+    validated = {
+        name: heads.cross_validate(clips.examples(cache, several), clips.folds, *hidden)
+        for name, several in representations.items()
+    }
+    judged, more = _judged(clips, validated.values())
+    notes += more
+    evaluations = {
+        name: _evaluation(clips, one.scores, judged) for name, one in validated.items()
+    }
+    scored = evaluations.pop("")
+    examples = clips.examples(cache, backbones)
+    head = heads.fit(examples, validated[""].penalties, *hidden)
+    appended = base_models if options.appends else []
+    thresholds = _kept_thresholds(appended, clips.tags, examples)
+    thresholds += _thresholds(examples, head, scored)
+    networks = [backbone.network for backbone in backbones]
+    model = models.with_scores(
+        networks[0] if len(networks) == 1 else models.join(networks),
+        head.layers,
+        clips.tags,
+        thresholds,
+        _provenance(bases, scored),
+        appended,
+        name=base_models[0].name if len(networks) == 1 else "joined",
+    )
+    counts = map(int, clips.labels.sum(axis=0))
+    positives = dict(zip(clips.tags, counts, strict=True))
+    return Fitted(model, scored, evaluations, positives, tuple(notes))
+
+
+# --- Base models and baselines --------------------------------------------------------
+
+
+def _shared_info(
+    base_models: Sequence[keras.Model], bases: Sequence[str | os.PathLike]
+) -> ModelInfo:
+    """Returns the first model's metadata, after checking that the others fit it."""
+    infos = [models.model_info(model) for model in base_models]
+    for base, info in zip(bases[1:], infos[1:], strict=True):
+        if (info.sample_rate, info.segmentation) != (
+            infos[0].sample_rate,
+            infos[0].segmentation,
+        ):
+
+            def heard(info):
+                seconds = info.segmentation.num_samples / info.sample_rate
+                return f"segments of {seconds:.2f} s at {info.sample_rate} Hz"
+
+            raise ValueError(
+                f"{bases[0]} takes {heard(infos[0])}, but {base} takes {heard(info)}:"
+                " one model cannot hold both. Choose base models that hear the same,"
+                " such as musicnn_mtt and musicnn_msd."
+            )
+    return infos[0]
+
+
+def _check_appendable(base_models, bases, options: FitOptions) -> None:
+    for base, model in zip(bases, base_models, strict=True):
+        if options.layer != PENULTIMATE:
+            raise ValueError(
+                f"--append needs the input of the last layer, not {options.layer}:"
+                " leave out --layer."
+            )
+        if models.model_info(model).tags is None:
+            raise ValueError(
+                f"--append keeps the tags of {base}, but it holds no tag names. Leave"
+                " out --append."
+            )
+
+
+def _baselines(
+    backbones: Sequence[Backbone], info: ModelInfo, seed: int
+) -> dict[str, list[Backbone]]:
+    statistics, random = BASELINES
+    keras.utils.set_random_seed(seed)
+    return {
+        statistics: [
+            Backbone(
+                statistics,
+                key_of(statistics, str(info.sample_rate), repr(info.segmentation)),
+                log_mel_statistics(info.sample_rate, info.segmentation.num_samples),
+            )
+        ],
+        random: [
+            Backbone(
+                f"{backbone.name}, {random}",
+                key_of(backbone.key, random, str(seed)),
+                keras.models.clone_model(backbone.network),
+            )
+            for backbone in backbones
+        ],
+    }
+
+
+def log_mel_statistics(sample_rate: int, num_samples: int) -> keras.Model:
+    """Returns a network without trained weights, whose output is a simple baseline.
+
+    waveform [batch, num_samples] -> [batch, 144]: mean, standard deviation and mean
+    absolute difference over time of 48 log-mel bands.
+    """
+    waveform = keras.Input((num_samples,), name="waveform")
+    definition = LogMel(
+        sample_rate, 1024, 512, NUM_MELS, "htk", None, "power_db", 1e-10
+    )
+    decibels = LogMelSpectrogram(definition, name="frontend")(waveform)
+    change = ops.abs(decibels[:, 1:] - decibels[:, :-1])
+    statistics = [
+        ops.mean(decibels, axis=1),
+        ops.std(decibels, axis=1),
+        ops.mean(change, axis=1),
+    ]
+    return keras.Model(
+        waveform, ops.concatenate(statistics, axis=-1), name="log_mel_statistics"
+    )
+
+
+# --- Judging --------------------------------------------------------------------------
+
+
+def _judged(
+    clips: LabelledClips, validated: Iterable[heads.CrossValidation]
+) -> tuple[np.ndarray, list[str]]:
+    """Returns the numbers of the tags with enough clips, and a note on the others."""
+    held_out = clips.folds >= 0
+    counts = clips.labels[held_out].sum(axis=0)
+    is_judged = counts >= MIN_JUDGED_CLIPS
+    for one in validated:
+        is_judged &= one.is_judged
+    reasons = []
+    for tag in np.flatnonzero(~is_judged):
+        positives = clips.labels[:, tag] == 1
+        num_groups = len(np.unique(clips.groups[positives & held_out]))
+        found = f"{counts[tag]} clips"
+        if clips.group_kind == "artist":
+            found += f" by {num_groups} artist{'s' * (num_groups != 1)}"
+        reasons.append(f"{clips.tags[tag]} ({found})")
+    notes = []
+    if reasons:
+        by = " by different artists" if clips.group_kind == "artist" else ""
+        notes.append(
+            f"Learnt, but not judged: {', '.join(reasons)}. Judging a tag takes"
+            f" {MIN_JUDGED_CLIPS} clips{by} in at least 2 folds."
+        )
+    return np.flatnonzero(is_judged), notes
+
+
+def _evaluation(
+    clips: LabelledClips, scores: np.ndarray, judged: np.ndarray
+) -> Evaluation:
+    held_out = clips.folds >= 0
+    labels, scores = clips.labels[held_out][:, judged], scores[held_out][:, judged]
+    bounded = np.clip(scores.astype(np.float64), heads.EPSILON, 1 - heads.EPSILON)
+    losses = np.where(labels == 1, np.log(bounded), np.log1p(-bounded))
+    return Evaluation(
+        dataset="csv",
+        split="out-of-fold",
+        split_rule=_about(clips),
+        tags=tuple(clips.tags[tag] for tag in judged),
+        clip_ids=clips.names[held_out],
+        labels=labels,
+        scores=scores,
+        loss=float(-losses.mean()) if len(judged) else float("nan"),
+        columns=tuple(int(tag) for tag in judged),
+        folds=clips.folds[held_out],
+    )
+
+
+def _about(clips: LabelledClips) -> str:
+    folds = clips.folds
+    numbers = np.unique(folds[folds >= 0])
+    artists = ""
+    if clips.group_kind == "artist":
+        artists = f" by {len(np.unique(clips.groups)):,} artists"
+    rule = f"{len(numbers)} folds"
+    if len(numbers) == 1:
+        rule = f"{(folds >= 0).sum():,} of them held out"
+    return (
+        f"{clips.source.name}: {len(clips.keys):,} clips{artists},"
+        f" {len(clips.tags)} tags, {rule}"
+    )
+
+
+def _thresholds(
+    examples: heads.Examples, head: heads.Head, scored: Evaluation
+) -> list[float]:
+    """Returns a threshold per tag: as many clips reach it as have the tag.
+
+    The scores are out-of-fold; those of tags that were not judged are the head's own.
+    The threshold of the best F1 fits rare tags too closely (Yang, SIGIR 2001, "A study
+    of thresholding strategies for text categorization"): on our corpus it gave a clip
+    five tags, where it has one and a half.
+    """
+    scores, labels = examples.scores(head), examples.labels
+    thresholds = metrics.proportional_thresholds(labels, scores)
+    judged = metrics.proportional_thresholds(scored.labels, scored.scores)
+    for number, threshold in zip(scored.columns, judged, strict=True):
+        thresholds[number] = threshold
+    return thresholds
+
+
+def _kept_thresholds(
+    base_models: Sequence[keras.Model],
+    new_tags: Sequence[str],
+    examples: heads.Examples,
+) -> list[float]:
+    """Returns the thresholds of the appended tags, see `models.with_scores`.
+
+    A model without thresholds gets those that a tenth of the clips exceed.
+    """
+    found, start = {}, 0
+    for model in base_models:
+        info = models.model_info(model)
+        kernel, bias = model.layers[-1].get_weights()
+        # The base model's own head sees only its own embedding.
+        rows = examples.rows[:, start : start + len(kernel)]
+        start += len(kernel)
+        own = dataclasses.replace(examples, rows=rows)
+        scores = own.scores(heads.Head(((kernel, bias),)))
+        usual = np.quantile(scores, 1 - KEPT_RATE, axis=0)
+        for tag, threshold in zip(info.tags, info.thresholds or usual, strict=True):
+            found.setdefault(tag, float(threshold))
+    return [found[tag] for tag in kept_tags(base_models, new_tags)]
+
+
+def _provenance(
+    bases: Sequence[str | os.PathLike], scored: Evaluation
+) -> dict[str, str]:
+    about = {
+        "made by": f"tagger fit {tagger.__version__}",
+        "from": ", ".join(os.path.basename(base) for base in bases),
+        "data": scored.split_rule,
+    }
+    licences = [
+        pretrained.PRETRAINED[base].licence
+        for base in bases
+        if base in pretrained.PRETRAINED
+    ]
+    if licences:
+        about["licence of the base"] = ", ".join(dict.fromkeys(licences))
+    if scored.tags:
+        macro = scored.macro()
+        about["out-of-fold macro"] = (
+            f"ROC-AUC {macro['roc_auc']:.4f}, PR-AUC {macro['pr_auc']:.4f}"
+            f" ({len(scored.tags)} tags)"
+        )
+    return about
