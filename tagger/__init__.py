@@ -50,5 +50,9 @@ __version__ = "0.1.0"
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"inference.tagger": ["Tagger"]}
+    __name__,
+    submod_attrs={
+        "inference.embeddings": ["Embedder"],
+        "inference.tagger": ["Tagger"],
+    },
 )

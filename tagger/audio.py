@@ -10,6 +10,7 @@ call makes stereo files sqrt(2) louder than the mean).
 import contextlib
 import functools
 import itertools
+import numbers
 import os
 import time
 import warnings
@@ -33,6 +34,8 @@ BLOCK_SAMPLES = 1 << 16  # longest block of `stream_audio`; 3 s at 22050 Hz
 RATES = (1000, 3_000_000)  # lowest and highest sample rate of a file in Hz
 LOUDEST = 1e6  # full scale is 1; the power of 1e20 is infinite in float32
 SPARE_SECONDS = 30  # time that decoding may take beyond the length of the music
+# A file, or a waveform [num_samples] with its sample rate in Hz.
+Source = str | os.PathLike | tuple[np.ndarray, int]
 
 
 def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
@@ -111,6 +114,71 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
             path,
             f"it is truncated: {seconds:.1f} s of the {declared:.1f} s it declares",
         )
+
+
+def stream_source(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
+    """Yields the samples of a file or of a waveform, as `stream_audio` does.
+
+    Args:
+        source: Path of an audio file, or (waveform, sample rate in Hz): float
+            [num_samples], full scale at ±1.
+        sample_rate: Output rate in Hz.
+
+    Raises:
+        AudioDecodeError: a file cannot be decoded.
+        ValueError: a waveform is not such a pair, is empty or holds NaN.
+    """
+    if not isinstance(source, tuple):
+        yield from stream_audio(source, sample_rate)
+        return
+    waveform, rate = _checked_waveform(source)
+    if rate == sample_rate:
+        yield from (
+            waveform[start : start + BLOCK_SAMPLES]
+            for start in range(0, len(waveform), BLOCK_SAMPLES)
+        )
+        return
+    frame = av.AudioFrame.from_ndarray(waveform[None], format="flt", layout="mono")
+    frame.sample_rate = rate
+    yield from _resample(iter([frame]), sample_rate)
+
+
+def name_of(source: Source) -> str:
+    """Returns the path of a source as text, or a description of a waveform."""
+    if isinstance(source, tuple):
+        return f"a waveform of {len(source[0]) / source[1]:.1f} s"
+    return os.fspath(source)
+
+
+def _checked_waveform(source: tuple) -> tuple[np.ndarray, int]:
+    if len(source) != 2:
+        raise ValueError(
+            f"A waveform is a pair (samples, sample rate in Hz), not {len(source)}"
+            " values."
+        )
+    waveform, rate = np.asarray(source[0]), source[1]
+    if waveform.ndim != 1 or not len(waveform):
+        raise ValueError(
+            "A waveform has the shape [num_samples], with at least one sample, not"
+            f" {list(waveform.shape)}. Take the mean of the channels first."
+        )
+    if waveform.dtype.kind != "f":
+        raise ValueError(
+            f"A waveform holds floats at ±1, not {waveform.dtype}. Divide int16 samples"
+            " by 32768."
+        )
+    lowest, highest = RATES
+    if not isinstance(rate, numbers.Integral) or not lowest <= rate <= highest:
+        raise ValueError(
+            f"The sample rate of a waveform must be a whole number from {lowest:,} to"
+            f" {highest:,} Hz, not {rate!r}."
+        )
+    loudest = np.abs(waveform).max()
+    if not loudest <= LOUDEST:
+        raise ValueError(
+            f"A waveform holds samples of {loudest:.0e}, but full scale is 1."
+        )
+    return np.ascontiguousarray(waveform, np.float32), int(rate)
 
 
 def audio_files_in(

@@ -13,7 +13,7 @@ RANKS = [
     {"datasets", "models"},
     {"data", "weights"},
     {"evaluation", "inference"},
-    {"training"},
+    {"training", "hear"},
     {"interpretation"},
     {"library"},
     {"web"},

@@ -84,6 +84,12 @@ COMMANDS = {
         transferring.fit,
         _same_command,
     ),
+    "thresholds": Command(
+        "derive a model's thresholds from your own music, which needs no labels",
+        transferring.add_thresholds,
+        transferring.thresholds,
+        _again,
+    ),
     "pretrained": Command(
         "list trained models, or download one",
         models.add_pretrained,

@@ -128,12 +128,23 @@ def at_least_two(text: str) -> int:
     return number
 
 
-def count(text: str) -> int:
+def not_below_zero(text: str) -> int:
     """Argument type: a whole number of at least 0."""
     number = _number(text, int)
     if number < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {number}")
     return number
+
+
+def tag_map(text: str) -> dict[str, str]:
+    """Argument type: pairs of tag names, A=B,C=D."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(name.strip() and other.strip() for name, _, other in pairs):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of pairs such as 'rock=hard rock,metal=heavy"
+            " metal'"
+        )
+    return {name.strip(): other.strip() for name, _, other in pairs}
 
 
 def share(text: str) -> float:

@@ -11,7 +11,9 @@ from tagger.cli.arguments import (
     figure_file,
     keras_file,
     model_name,
+    not_below_zero,
     output_file,
+    tag_map,
 )
 from tagger.cli.process import load_tensorflow
 from tagger.validation import printable, table_cell
@@ -36,6 +38,21 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     add, count = parser.add_argument, at_least_one
     add("--verify", action="store_true", help="check every checksum and record first")
+    add(
+        "--fold",
+        type=not_below_zero,
+        metavar="N",
+        help="score the clips of one fold of build csv --folds, whatever their split",
+    )
+    add(
+        "--map",
+        dest="tag_map",
+        type=tag_map,
+        default={},
+        metavar="DATA=MODEL,…",
+        help="tags that data and model spell differently, such as 'rock=hard"
+        " rock,metal=heavy metal'; tags with the same name are found by themselves",
+    )
     add("--batch-size", type=count, help="segments per call of the model (default: 32)")
     add(
         "--json",
@@ -97,13 +114,20 @@ def evaluate(args: argparse.Namespace) -> None:
     batch_size = args.batch_size or evaluation.scoring.BATCH_SIZE
 
     def score(predict, info, split):
-        return evaluation.scoring.evaluate(predict, shards, info, split, batch_size)
+        if args.fold is not None and split == args.split:
+            return evaluation.scoring.evaluate_fold(
+                predict, shards, info, args.fold, batch_size, args.tag_map
+            )
+        return evaluation.scoring.evaluate(
+            predict, shards, info, split, batch_size, tag_map=args.tag_map
+        )
 
     # Report mismatches before scoring.
+    evaluation.scoring.check_map(args.tag_map, info, shards)
     if args.compare_with:
         other = weights.pretrained.load(args.compare_with)
         other_info = models.model_info(other)
-        evaluation.scoring.check_comparable(info, other_info, shards)
+        evaluation.scoring.check_comparable(info, other_info, shards, args.tag_map)
     if args.compare:
         evaluation.published.scores_on(shards.manifest.dataset)
     if args.robustness:

@@ -15,7 +15,8 @@ from tagger.cli.arguments import (
 from tagger.cli.process import load_tensorflow
 from tagger.datasets.annotations import read_tags
 from tagger.models import registry
-from tagger.models.metadata import EXPORT_FORMATS, check_export_path
+from tagger.models.metadata import EXPORT_FORMATS, check_export_path, read_info
+from tagger.validation import printable
 
 _DATASETS = {"magnatagatune": "MTT", "million_song": "MSD", "mtg_jamendo": "Jamendo"}
 
@@ -23,13 +24,19 @@ _DATASETS = {"magnatagatune": "MTT", "million_song": "MSD", "mtg_jamendo": "Jame
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of models."""
     parser.add_argument(
-        "name", nargs="?", help="model to describe, with its options and results"
+        "name",
+        nargs="?",
+        help="model to describe, with its options and results, or a .keras file",
     )
 
 
 def list_models(args: argparse.Namespace) -> None:
     """Lists the models, or describes one."""
-    if args.name:
+    if args.name and args.name.endswith(".keras"):
+        if not Path(args.name).is_file():
+            raise FileNotFoundError(f"There is no model file {args.name!r}.")
+        print(printable(_columns(_file_description(args.name)), keep="\n"))
+    elif args.name:
         print(_columns(_description(registry.entry(args.name))))
     else:
         print(_columns(_model_rows()))
@@ -64,7 +71,7 @@ def _model_rows() -> list[list[str]]:
 def _description(entry: registry.ModelEntry) -> list[list[str]]:
     facts = entry.facts
     rows = [
-        [entry.name, entry.paper],
+        [entry.name, entry.paper or "your own"],
         ["input", f"{facts.num_samples} samples at {facts.sample_rate} Hz"],
         ["frontend", facts.frontend],
         ["parameters", f"{facts.num_parameters:,} (trainable, with 50 tags)"],
@@ -81,6 +88,24 @@ def _description(entry: registry.ModelEntry) -> list[list[str]]:
         if found.model == entry.name:
             rows.append(["pretrained", f"{found.name}, licence {found.licence}"])
     return rows
+
+
+def _file_description(path: str) -> list[list[str]]:
+    """Returns what a model file says of itself, read without Keras."""
+    info = read_info(path)
+    segment = info.segmentation
+    seconds = segment.num_samples / info.sample_rate
+    tags = ", ".join(info.tags) if info.tags else "the file does not name them"
+    return [
+        [info.name, path],
+        [
+            "input",
+            f"{segment.num_samples} samples at {info.sample_rate} Hz, {seconds:.2f} s",
+        ],
+        ["tags", f"{info.num_tags}: {tags}"],
+        ["thresholds", "one per tag" if info.thresholds else "none"],
+        *([name, text] for name, text in (info.provenance or {}).items()),
+    ]
 
 
 def _scores(roc_auc: float, pr_auc: float | None) -> str:

@@ -27,6 +27,7 @@ from tagger.models.metadata import DEFAULT_MODEL, ModelInfo
 from tagger.validation import printable
 
 HELD = "held"  # --threshold without X
+REACHED = "✓"
 
 
 def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
@@ -246,11 +247,13 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
             if results:
                 results.write(result)
             line = writers.as_line(result) if args.json else None
-            tqdm.write(line or _table(result, args.top))
+            tqdm.write(line or _table(result, args.top, tagger.info))
             if args.taggram and taggram:
                 _draw(tagger, taggram, args, os.path.basename(result["path"]))
     if results:
         results.close()
+    if sys.stdout.isatty() and not args.json:
+        print(_legend(tagger.info), file=sys.stderr)
     return 2 if has_error else 0
 
 
@@ -270,19 +273,31 @@ def _draw(tagger: Tagger, taggram, args: argparse.Namespace, name: str) -> None:
     plotting.save(figure, args.taggram)
 
 
-def _table(row: dict, top: int) -> str:
+def _legend(info: ModelInfo) -> str:
+    """Returns what the printed scores mean."""
+    if info.thresholds:
+        return f"{REACHED} The score reaches the tag's threshold in the model."
+    return (
+        "Scores rank tags; they are not probabilities. For thresholds from music of"
+        " your own: tagger thresholds MODEL --from-music FOLDER --output FILE.keras."
+    )
+
+
+def _table(row: dict, top: int, info: ModelInfo) -> str:
+    """Returns a file's highest scores as text; a mark means: reaches the threshold."""
+    thresholds = dict(zip(info.tags or (), info.thresholds or (), strict=False))
     path = printable(row["path"])
     if "error" in row:
         return f"{path}\n  {printable(row['error'])}"
-    rows = [(printable(tag), score) for tag, score in list(row["tags"].items())[:top]]
-    width = max((len(tag) for tag, _ in rows), default=0)
-    return "\n".join(
-        [path]
-        + [
-            f"  {tag:{width}}  {score:.3f}  {'█' * round(20 * score)}"
-            for tag, score in rows
-        ]
-    )
+    rows = list(row["tags"].items())[:top]
+    width = max((len(printable(tag)) for tag, _ in rows), default=0)
+    lines = [path]
+    for tag, score in rows:
+        line = f"  {printable(tag):{width}}  {score:.3f}"
+        if tag in thresholds:
+            line += f"  {REACHED if score >= thresholds[tag] else ' '}"
+        lines.append(f"{line}  {'█' * round(20 * score)}".rstrip())
+    return "\n".join(lines)
 
 
 # --- embed ----------------------------------------------------------------------------

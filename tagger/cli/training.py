@@ -33,7 +33,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         default="sample_cnn",
-        help="model to train, see tagger models (default: sample_cnn)",
+        help="model to train, see tagger models, or package.module:factory for one of"
+        " your own (default: sample_cnn)",
     )
     add("--initial-stage", type=int, default=0, help="stage to start with (default: 0)")
     add(

@@ -1,22 +1,25 @@
-"""The command fit: labelled music -> new tags on a model that already knows music."""
+"""The commands fit and thresholds: a model made to measure for music of your own."""
 
 import argparse
 import dataclasses
+import sys
 
-from tagger import models, storage
+from tagger import audio, models, storage, weights
 from tagger.cli.arguments import (
     add_force,
     at_least_one,
     at_least_two,
     check_outputs,
-    count,
     keras_file,
     model_name,
+    not_below_zero,
     output_file,
     share,
 )
 from tagger.cli.process import load_tensorflow
 from tagger.datasets.annotations import read_tags
+from tagger.inference import streaming
+from tagger.inference.tagger import Tagger
 from tagger.models.metadata import DEFAULT_MODEL
 from tagger.validation import printable, table_cell
 
@@ -61,7 +64,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--hidden-units",
-        type=count,
+        type=not_below_zero,
         default=0,
         metavar="N",
         help="units of a hidden layer; 0: a logistic regression per tag (default: 0)",
@@ -98,7 +101,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
     add(
         "--leave-out-fold",
         dest="left_out_fold",
-        type=count,
+        type=not_below_zero,
         metavar="N",
         help="do not use the clips of this fold, which eval --fold N can then score",
     )
@@ -174,3 +177,67 @@ def _report(found, table) -> str:
     lines = ["  ".join(map("{:<{}}".format, row, widths)).rstrip() for row in rows]
     rule = found.scored.split_rule
     return "\n".join([*found.notes, rule, *lines, *found.verdicts()])
+
+
+# --- thresholds -----------------------------------------------------------------------
+
+
+def add_thresholds(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of thresholds."""
+    add = parser.add_argument
+    add(
+        "model",
+        metavar="MODEL",
+        type=model_name,
+        help="model file (.keras) or name of a pretrained model",
+    )
+    add(
+        "--from-music",
+        dest="files",
+        nargs="+",
+        required=True,
+        metavar="FOLDER",
+        help="your music: folders or audio files; it needs no labels",
+    )
+    add(
+        "--rate",
+        type=share,
+        default=0.1,
+        metavar="X",
+        help="share of the files that reach the threshold of a tag (default: 0.1)",
+    )
+    add(
+        "--output",
+        type=keras_file,
+        required=True,
+        metavar="FILE",
+        help="copy of the model with the thresholds, .keras",
+    )
+    add_force(parser)
+
+
+def thresholds(args: argparse.Namespace) -> int:
+    """Derives thresholds from unlabelled music; returns 2 if a file failed."""
+    check_outputs(args, "output")
+    paths = audio.list_audio(args.files)
+    with storage.file_lock(args.output, "--output"):
+        load_tensorflow()
+        from tagger.training import calibration
+
+        model = weights.pretrained.load(args.model)
+        tagger = Tagger(model)
+        with streaming.progress(len(paths), "Scoring") as bar:
+            found, errors = calibration.thresholds_at_rate(
+                tagger, paths, args.rate, bar
+            )
+        number = len(paths) - len(errors)
+        source = f"reached by {args.rate:.0%} of {number:,} files of {args.files[0]}"
+        models.set_thresholds(model, found, source)
+        models.save_model(model, args.output)
+    for path, error in errors.items():
+        print(f"{printable(path)}\n  {printable(str(error))}", file=sys.stderr)
+    width = max(map(len, map(printable, tagger.tags)))
+    for tag, threshold in zip(tagger.tags, found, strict=True):
+        print(f"{printable(tag):{width}}  {threshold:.3f}")
+    print(f"Model: {printable(args.output)}; thresholds {printable(source)}")
+    return 2 if errors else 0

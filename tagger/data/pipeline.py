@@ -39,12 +39,14 @@ class Shards:
         parse: Function of a serialized record -> content (waveform [num_samples], or
             log-mel [num_segments, num_frames, n_mels]), num_samples, labels [num_tags]
             and clip_id.
+        chosen: Ids of the clips that evaluation reads; None: all.
     """
 
     directory: Path | storage.Remote
     manifest: Manifest
     names_tags: bool
     parse: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+    chosen: frozenset[str] | None = None
 
     @property
     def dtype(self) -> str:
@@ -89,6 +91,20 @@ class Shards:
         shards = {name: self.manifest.shards[name]}
         manifest = dataclasses.replace(self.manifest, shards=shards)
         return dataclasses.replace(self, manifest=manifest)
+
+    def of_fold(self, fold: int) -> "Shards":
+        """Returns the same shards, of which evaluation reads only one fold.
+
+        Raises:
+            ValueError: there is no such fold.
+        """
+        folds = self.manifest.folds
+        ids = frozenset(clip_id for clip_id, one in folds.items() if one == fold)
+        if not ids:
+            held = ", ".join(map(str, sorted(set(folds.values()))))
+            has = f"only {held}" if held else "because it was built without --folds"
+            raise ValueError(f"{self.directory} has no fold {fold}, {has}.")
+        return dataclasses.replace(self, chosen=ids)
 
     def clips(self, split: str) -> Iterator[tuple[str, np.ndarray]]:
         """Yields the id and the labels (uint8 [num_tags]) of each clip of a split."""
@@ -502,7 +518,14 @@ def _keep_freed_memory() -> None:
 
 def _clips(shards: Shards, split: str) -> tf.data.Dataset:
     dataset = tf.data.TFRecordDataset(shards.paths(split))
-    return dataset.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
+    clips = dataset.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
+    if shards.chosen is None:
+        return clips
+    ids = tf.constant(sorted(shards.chosen))
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(ids, tf.ones_like(ids, tf.int64)), 0
+    )
+    return clips.filter(lambda clip: table.lookup(clip["clip_id"]) > 0)
 
 
 # --- Cutting --------------------------------------------------------------------------

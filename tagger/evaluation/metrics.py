@@ -180,16 +180,19 @@ def best_thresholds(scored: Evaluation) -> list[float]:
     return thresholds
 
 
-def proportional_thresholds(labels: np.ndarray, scores: np.ndarray) -> list[float]:
-    """Returns the threshold of each tag that as many clips reach as have the tag.
+def thresholds_reached_by(scores: np.ndarray, counts: np.ndarray) -> list[float]:
+    """Returns the threshold of each tag that a given number of clips reach.
+
+    It lies in the middle of two scores, so that rounding does not move a clip across.
 
     Args:
-        labels: 0/1 [num_clips, num_tags]; every tag has a positive clip.
         scores: float [num_clips, num_tags].
+        counts: int [num_tags], from 1 to num_clips.
     """
-    ranked = -np.sort(-scores, axis=0)
-    counts = labels.sum(axis=0, dtype=np.int64)
-    return [float(ranked[count - 1, tag]) for tag, count in enumerate(counts)]
+    ranked = -np.sort(-scores, axis=0).astype(np.float64)
+    ranked = np.concatenate([ranked, 0 * ranked[:1]])
+    middles = (ranked[:-1] + ranked[1:]) / 2
+    return [float(middles[count - 1, tag]) for tag, count in enumerate(counts)]
 
 
 def _null_for_nan(content):

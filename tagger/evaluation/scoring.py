@@ -6,7 +6,7 @@ A clip's score is the mean over its segments, as in every published table.
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +15,7 @@ from tagger import datasets, models
 from tagger.data import pipeline
 from tagger.data.manifest import MANIFEST_NAME
 from tagger.evaluation.metrics import Evaluation
+from tagger.models.metadata import suggest_names
 from tagger.segmentation import Segmentation
 
 BATCH_SIZE = 32
@@ -30,6 +31,7 @@ def evaluate(
     split: str = "test",
     batch_size: int = BATCH_SIZE,
     modify: pipeline.Modify | None = None,
+    tag_map: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Scores every clip of a split.
 
@@ -41,6 +43,7 @@ def evaluate(
         split: "train", "val" or "test".
         batch_size: Segments per call of `predict`.
         modify: Function that changes each clip's waveform before it is cut.
+        tag_map: Name of a tag in the data -> its name in the model.
 
     Raises:
         ValueError: the sample rates differ, the model and data have no tag in common,
@@ -48,7 +51,7 @@ def evaluate(
         records.CorruptShardError: a record is damaged; the message names it.
     """
     check_rate(info, shards)
-    tags = common_tags(info, shards)
+    tags = common_tags(info, shards, tag_map)
 
     def scores_and_logs(segments):
         scores = np.asarray(predict(segments))[:, tags.model_columns]
@@ -66,6 +69,8 @@ def evaluate(
             modify,
         )
     )
+    if not clips:
+        raise ValueError(f"{shards.directory} holds no such clips in {split}.")
     clip_ids, labels, means = zip(*clips, strict=True)
     labels = np.stack(labels)[:, tags.data_columns]
     scores, log_scores, log_others = map(np.stack, zip(*means, strict=True))
@@ -80,6 +85,49 @@ def evaluate(
         loss=float(-np.where(labels == 1, log_scores, log_others).mean()),
         columns=tuple(tags.model_columns),
         note=tags.note,
+    )
+
+
+def evaluate_fold(
+    predict: Predict,
+    shards: pipeline.Shards,
+    info: models.ModelInfo,
+    fold: int,
+    batch_size: int = BATCH_SIZE,
+    tag_map: Mapping[str, str] | None = None,
+) -> Evaluation:
+    """Scores the clips of one fold, which may be in any split.
+
+    Args:
+        predict: See `evaluate`.
+        shards: Shards built with folds.
+        info: Metadata of the model behind `predict`.
+        fold: Number of the fold.
+        batch_size: Segments per call of `predict`.
+        tag_map: See `evaluate`.
+
+    Raises:
+        ValueError: there is no such fold, or see `evaluate`.
+    """
+    chosen = shards.of_fold(fold)
+    splits = [
+        split
+        for split in ("train", "val", "test")
+        if shards.manifest.num_clips(split)
+        and any(clip_id in chosen.chosen for clip_id, _ in shards.clips(split))
+    ]
+    parts = [
+        evaluate(predict, chosen, info, split, batch_size, tag_map=tag_map)
+        for split in splits
+    ]
+    sizes = [len(part.labels) for part in parts]
+    return dataclasses.replace(
+        parts[0],
+        split=f"fold {fold}",
+        clip_ids=np.concatenate([part.clip_ids for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        loss=float(np.average([part.loss for part in parts], weights=sizes)),
     )
 
 
@@ -128,7 +176,7 @@ def clip_means(
     for index, clip in tqdm(
         itertools.groupby(rows, key=lambda row: row[0]),
         description,
-        total=shards.manifest.num_clips(split),
+        total=None if shards.chosen else shards.manifest.num_clips(split),
         unit="clip",
         disable=None,
     ):
@@ -174,11 +222,40 @@ class CommonTags:
     note: str = ""
 
 
-def common_tags(info: models.ModelInfo, shards: pipeline.Shards) -> CommonTags:
+def check_map(
+    tag_map: Mapping[str, str], info: models.ModelInfo, shards: pipeline.Shards
+) -> None:
+    """Checks that a map of tags names tags of the data and of the model.
+
+    Raises:
+        ValueError: it does not; the message suggests similar names.
+    """
+    for name, in_model in tag_map.items():
+        for one, held, where in (
+            (name, tag_names(info, shards), shards.directory),
+            (in_model, info.tags or (), f"model {info.name}"),
+        ):
+            if one not in held:
+                raise ValueError(
+                    f"--map {name}={in_model}: {where} has no tag {one!r}."
+                    f" {suggest_names(one, held)} Give DATA=MODEL."
+                )
+
+
+def common_tags(
+    info: models.ModelInfo,
+    shards: pipeline.Shards,
+    tag_map: Mapping[str, str] | None = None,
+) -> CommonTags:
     """Aligns the tags of the model and the data by name.
 
     If one of them has no names, both must have the same number of tags; the order is
     then assumed to be the same.
+
+    Args:
+        info: Metadata of the model.
+        shards: Data with the tags.
+        tag_map: Name of a tag in the data -> its name in the model, where they differ.
 
     Raises:
         ValueError: they have no tag in common, or names are missing and the numbers of
@@ -199,11 +276,13 @@ def common_tags(info: models.ModelInfo, shards: pipeline.Shards) -> CommonTags:
             )
         every = list(range(len(names)))
         return CommonTags(names, every, every)
-    shared = tuple(tag for tag in names if tag in info.tags)
+    in_model = {tag: tag for tag in names} | dict(tag_map or {})
+    shared = tuple(tag for tag in names if in_model[tag] in info.tags)
     if not shared:
         raise ValueError(
             f"Model {info.name} and {shards.directory} share no tags: the model scores"
             f" {', '.join(info.tags[:5])} …, the data holds {', '.join(names[:5])} …"
+            " If they only spell them differently, name pairs with --map DATA=MODEL."
         )
     note = ""
     if len(shared) < max(len(names), info.num_tags):
@@ -215,7 +294,7 @@ def common_tags(info: models.ModelInfo, shards: pipeline.Shards) -> CommonTags:
         note = "tags aligned by name: model and data order them differently"
     return CommonTags(
         shared,
-        [info.tags.index(tag) for tag in shared],
+        [info.tags.index(in_model[tag]) for tag in shared],
         [names.index(tag) for tag in shared],
         note,
     )
@@ -239,7 +318,10 @@ def check_rate(info: models.ModelInfo, shards: pipeline.Shards) -> None:
 
 
 def check_comparable(
-    info: models.ModelInfo, other: models.ModelInfo, shards: pipeline.Shards
+    info: models.ModelInfo,
+    other: models.ModelInfo,
+    shards: pipeline.Shards,
+    tag_map: Mapping[str, str] | None = None,
 ) -> None:
     """Checks that two models can be scored on the same tags of the data.
 
@@ -249,7 +331,8 @@ def check_comparable(
     """
     check_rate(info, shards)
     check_rate(other, shards)
-    tags, others = common_tags(info, shards).names, common_tags(other, shards).names
+    tags = common_tags(info, shards, tag_map).names
+    others = common_tags(other, shards, tag_map).names
     if tags != others:
         only = sorted(set(tags) ^ set(others))
         raise ValueError(

@@ -13,42 +13,50 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
 from tagger import models, validation
-from tagger.inference.streaming import stream_files
+from tagger.audio import Source
+from tagger.inference.streaming import progress, stream_files
 from tagger.models.derivation import PENULTIMATE
+from tagger.models.metadata import DEFAULT_MODEL
 from tagger.storage import replacing, write_text_atomically
 from tagger.validation import as_utf8
+from tagger.weights import pretrained
 
 SAVED_EVERY = 200  # files; a killed run loses at most this many
 
 
-class Embedder:
+class Embedder(TransformerMixin, BaseEstimator):
     """Computes embeddings: the output of one layer of a model.
 
+    It is a transformer of scikit-learn that has nothing to fit.
+
     Args:
-        model: Keras model from `models.load_model`, `pretrained.load` or
-            `conversion.load_model`.
+        model: Keras model, model file, or name of a pretrained model.
         layer: Name of the layer; "penultimate" is the input of the last layer. Time and
             frequency axes of its output are averaged.
 
     Attributes:
+        model: Model, as given.
         layer: Name of the layer, as given.
         info: Metadata of the model.
         network: Keras model: waveforms [batch, num_samples] -> embeddings [batch,
             channels].
 
     Raises:
+        FileNotFoundError: there is no such model.
         ValueError: the model has no such layer, or the layer has no single output.
 
     Example:
-        >>> from tagger.weights import pretrained
-        >>> embedder = Embedder(pretrained.load("musicnn_mtt"))
+        >>> embedder = Embedder.from_pretrained("musicnn_mtt")
         >>> vector = embedder.embed("song.mp3")
         >>> vector.shape, vector.dtype
         ((200,), dtype('float32'))
+        >>> embedder.transform(["song.mp3", (np.zeros(48000), 16000)]).shape
+        (2, 200)
         >>> library = Library("musicnn_mtt", embedder.layer)
         >>> errors = extend(library, embedder, ["song.mp3", "no.mp3"], "library.npy")
         >>> print(errors["no.mp3"])
@@ -57,28 +65,85 @@ class Embedder:
         {'song.mp3': 1.0}
     """
 
-    def __init__(self, model: keras.Model, layer: str = PENULTIMATE):
-        self.info = models.model_info(model)
+    def __init__(
+        self, model: "keras.Model | str | os.PathLike", layer: str = PENULTIMATE
+    ):
+        self.model = model
         self.layer = layer
-        self.network = models.embedding_network(model, layer)
+        is_name = isinstance(model, (str, os.PathLike))
+        loaded = pretrained.load(model) if is_name else model
+        self.info = models.model_info(loaded)
+        self.network = models.embedding_network(loaded, layer)
 
-    def embed(self, path: str | os.PathLike) -> np.ndarray:
+    @classmethod
+    def from_pretrained(
+        cls, name: str = DEFAULT_MODEL, layer: str = PENULTIMATE
+    ) -> "Embedder":
+        """Returns an embedder with a pretrained model, which is downloaded once.
+
+        Args:
+            name: Key of `pretrained.PRETRAINED`.
+            layer: See `Embedder`.
+
+        Raises:
+            ValueError, OSError, ImportError: see `pretrained.ensure_cached`.
+        """
+        return cls(name, layer)
+
+    def __sklearn_clone__(self) -> "Embedder":
+        """Returns the embedder itself: it has nothing to fit, and a model is large."""
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Returns True: there is nothing to fit."""
+        return True
+
+    def fit(self, sources: Iterable[Source], labels=None) -> "Embedder":
+        """Does nothing, as scikit-learn's pipelines expect of such a transformer."""
+        return self
+
+    def transform(self, sources: Iterable[Source]) -> np.ndarray:
+        """Returns the embeddings of files or waveforms, float32 [num_files, channels].
+
+        Args:
+            sources: Audio files, or pairs (waveform, sample rate in Hz): float
+                [num_samples] at ±1.
+
+        Raises:
+            AudioDecodeError: a file cannot be decoded.
+            ValueError: a waveform has another shape or type.
+        """
+        sources = list(sources)
+        rows = np.zeros((len(sources), self.network.output_shape[-1]), np.float32)
+        with progress(len(sources), "Embedding") as bar:
+            found = self.embed_files(sources, bar)
+            for number, (_, vector, error) in enumerate(found):
+                if error:
+                    raise error
+                rows[number] = vector
+        return rows
+
+    def embed(self, source: Source) -> np.ndarray:
         """Returns the mean embedding of a file's segments, float32 [channels].
+
+        Args:
+            source: Audio file, or (waveform, sample rate in Hz).
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
+            ValueError: the waveform has another shape or type.
         """
-        ((_, vector, error),) = self.embed_files([path])
+        ((_, vector, error),) = self.embed_files([source])
         if error:
             raise error
         return vector
 
-    def embed_files(self, paths: Iterable, bar: tqdm | None = None):
+    def embed_files(self, paths: Iterable[Source], bar: tqdm | None = None):
         """Computes the embeddings of many files.
 
         Args:
-            paths: Audio files of any length; memory is bounded by a few batches of
-                segments.
+            paths: Audio files of any length, or waveforms with their sample rates;
+                memory is bounded by a few batches of segments.
             bar: Progress bar from `streaming.progress`, or None.
 
         Yields:

@@ -9,7 +9,6 @@ output per segment, stay in memory until a file is done.
 import collections
 import contextlib
 import dataclasses
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from tqdm import tqdm
 
-from tagger.audio import AudioDecodeError, rough_seconds, stream_audio
+from tagger.audio import (
+    AudioDecodeError,
+    Source,
+    name_of,
+    rough_seconds,
+    stream_source,
+)
 from tagger.segmentation import Segmentation, stream
 from tagger.validation import printable
 
@@ -27,9 +32,9 @@ BATCH_SIZE = 16  # segments per call of the model
 class ScoringError(ValueError):
     """A model gives NaN for a file; the message holds the file's path."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: Source):
         super().__init__(
-            f"Cannot score {str(path)!r}: the model's output holds NaN or infinite"
+            f"Cannot score {name_of(path)!r}: the model's output holds NaN or infinite"
             " numbers. Use another model if this happens with every file."
         )
 
@@ -39,7 +44,7 @@ class Streamed:
     """The output of a model for one file.
 
     Attributes:
-        path: Path of the file, as given.
+        path: Path of the file, or waveform with its sample rate, as given.
         rows: Output per segment [num_segments, ...]; empty if there is an error.
         seconds: Start of each segment [num_segments]; negative if the model mirrors the
             music at the start of the file.
@@ -47,7 +52,7 @@ class Streamed:
         error: Why the file cannot be decoded or scored, or None.
     """
 
-    path: str | os.PathLike
+    path: Source
     rows: np.ndarray
     seconds: np.ndarray
     length_seconds: float
@@ -56,7 +61,7 @@ class Streamed:
 
 def stream_files(
     predict: Callable[[np.ndarray], np.ndarray],
-    paths: Iterable[str | os.PathLike],
+    paths: Iterable[Source],
     segmentation: Segmentation,
     sample_rate: int,
     bar: tqdm | None = None,
@@ -65,7 +70,7 @@ def stream_files(
 
     Args:
         predict: Function of float32 [batch, num_samples] that returns [batch, ...].
-        paths: Audio files of any length and format.
+        paths: Audio files of any length and format, or waveforms with their rates.
         segmentation: How files are cut into segments.
         sample_rate: Sample rate of the model in Hz.
         bar: Progress bar from `progress`, updated with every batch, or None.
@@ -133,7 +138,7 @@ class _End:
 class _File:
     """A file that is being processed."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: Source):
         self.path = path
         self.rows, self.num_waiting = [], 0
         self.end = None
@@ -147,7 +152,8 @@ class _File:
     def share(self, segmentation: Segmentation, sample_rate: int) -> float:
         """Returns the approximate share of the file that is done, 0 to 1."""
         if self._rough_seconds is None:
-            self._rough_seconds = rough_seconds(self.path)
+            is_file = not isinstance(self.path, tuple)
+            self._rough_seconds = rough_seconds(self.path) if is_file else 0
         seconds = len(self.rows) * segmentation.hop_samples / sample_rate
         return min(seconds / self._rough_seconds, 1) if self._rough_seconds else 0.0
 
@@ -195,7 +201,7 @@ def _decoded(
 
         def blocks(path=path) -> Iterator[np.ndarray]:
             nonlocal num_samples
-            for block in stream_audio(path, sample_rate):
+            for block in stream_source(path, sample_rate):
                 num_samples += len(block)
                 yield block
 

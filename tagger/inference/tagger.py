@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tagger import models
-from tagger.audio import AudioDecodeError, stream_audio
+from tagger.audio import AudioDecodeError, Source, name_of, stream_audio
 from tagger.inference.engines import OnnxModel
 from tagger.inference.streaming import ScoringError, progress, stream_files
 from tagger.models.metadata import DEFAULT_MODEL, suggest_names
@@ -119,21 +119,42 @@ class Tagger:
         """
         return cls(pretrained.load(name))
 
-    def scores(self, path: str | os.PathLike) -> np.ndarray:
+    def scores(self, source: Source) -> np.ndarray:
         """Returns the scores of a file: float32 [num_tags], the mean over its segments.
 
-        The file is resampled to the model's rate. A file shorter than a segment is
+        The source is an audio file, or a waveform with its sample rate in Hz. It is
+        resampled to the model's rate. A file shorter than a segment is
         repeated until it fills one. The model's segmentation determines whether the
         incomplete last segment of a longer file is dropped or padded.
 
         Raises:
             AudioDecodeError: the file cannot be decoded.
         """
-        return self.taggram(path).aggregated()
+        return self.taggram(source).aggregated()
 
-    def tag(self, path: str | os.PathLike) -> dict[str, float]:
-        """Returns the scores of a file by tag name, highest first."""
-        return self.named(self.scores(path))
+    def tag(
+        self, source: Source | list[Source]
+    ) -> dict[str, float] | list[dict[str, float]]:
+        """Returns the scores of a file by tag name, highest first.
+
+        Args:
+            source: Audio file; or (waveform, sample rate in Hz), float [num_samples] at
+                ±1; or a list of these, which gives a list of results.
+
+        Raises:
+            AudioDecodeError, ScoringError: a file cannot be decoded or scored. Use
+                `taggrams` to continue after errors.
+            ValueError: a waveform has another shape or type.
+        """
+        if not isinstance(source, list):
+            return self.named(self.scores(source))
+        results = []
+        with progress(len(source), "Tagging") as bar:
+            for _, found in self.taggrams(source, bar=bar):
+                if isinstance(found, Exception):
+                    raise found
+                results.append(self.named(found.aggregated()))
+        return results
 
     def named(self, scores: np.ndarray) -> dict[str, float]:
         """Returns scores [num_tags] by tag name, highest first."""
@@ -155,8 +176,9 @@ class Tagger:
             return dict.fromkeys(self.tags, threshold)
         if not self.info.thresholds:
             raise ValueError(
-                f"Model {self.info.name} holds no thresholds. Give one with"
-                " --threshold X, or tune them: eval.py --tune-thresholds."
+                f"Model {self.info.name} holds no thresholds. Give one for all with"
+                " --threshold X, or derive one per tag from music of your own: tagger"
+                " thresholds MODEL --from-music FOLDER --output FILE.keras."
             )
         return dict(zip(self.tags, self.info.thresholds, strict=True))
 
@@ -176,14 +198,12 @@ class Tagger:
             numbers.append(self.tags.index(name))
         return numbers
 
-    def taggram(
-        self, path: str | os.PathLike, hop_seconds: float | None = None
-    ) -> Taggram:
+    def taggram(self, path: Source, hop_seconds: float | None = None) -> Taggram:
         """Returns the scores of a file over time.
 
         Args:
-            path: Audio file of any length; memory is bounded by a few batches of
-                segments.
+            path: Audio file of any length, or a waveform with its sample rate; memory
+                is bounded by a few batches of segments.
             hop_seconds: Time from one segment to the next; None: the model's own hop.
 
         Raises:
@@ -191,7 +211,7 @@ class Tagger:
             ScoringError: the model gives NaN.
             ValueError: the hop is shorter than a sample or longer than a segment.
         """
-        with progress(1, f"Scoring {os.path.basename(path)}") as bar:
+        with progress(1, f"Scoring {os.path.basename(name_of(path))}") as bar:
             ((_, found),) = self.taggrams([path], hop_seconds, bar)
         if isinstance(found, Exception):
             raise found
@@ -199,14 +219,14 @@ class Tagger:
 
     def taggrams(
         self,
-        paths: Iterable[str | os.PathLike],
+        paths: Iterable[Source],
         hop_seconds: float | None = None,
         bar: tqdm | None = None,
-    ) -> Iterator[tuple[str | os.PathLike, Taggram | AudioDecodeError | ScoringError]]:
+    ) -> Iterator[tuple[Source, Taggram | AudioDecodeError | ScoringError]]:
         """Scores many files; a batch may hold segments of several files.
 
         Args:
-            paths: Audio files of any length.
+            paths: Audio files of any length, or waveforms with their sample rates.
             hop_seconds: See `taggram`.
             bar: Progress bar from `streaming.progress`, or None.
 

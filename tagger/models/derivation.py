@@ -132,8 +132,7 @@ def _layer(model: keras.Model, name: str) -> keras.Layer:
 def join(networks: Sequence[keras.Model]) -> keras.Model:
     """Returns one network that concatenates the embeddings of several.
 
-    Its layers are copies, named base1_… and base2_…, because two networks may use the
-    same names.
+    The networks become the layers base1, base2 …, which are copies.
 
     Args:
         networks: Networks from `embedding_network` with the same sample rate and
@@ -155,22 +154,19 @@ def join(networks: Sequence[keras.Model]) -> keras.Model:
     )(waveform)
     outputs = []
     for number, network in enumerate(networks, 1):
-
-        def renamed(layer, prefix=f"base{number}"):
-            if isinstance(layer, AudioInput):  # a model has exactly one
-                return keras.layers.Identity(name=f"{prefix}_input")
-            config = layer.get_config()
-            return type(layer).from_config(
-                config | {"name": f"{prefix}_{config['name']}"}
-            )
-
-        copy = keras.models.clone_model(
-            network, input_tensors=first, clone_function=renamed
-        )
+        copy = keras.models.clone_model(network, clone_function=_without_audio_input)
         copy.set_weights(network.get_weights())
-        outputs.append(copy.output)
+        copy.name = f"base{number}"
+        outputs.append(copy(first))
     joined = keras.layers.Concatenate(name="embedding")(outputs)
     return keras.Model(waveform, joined, name="joined")
+
+
+def _without_audio_input(layer: keras.Layer) -> keras.Layer:
+    """Copies a layer; a model has only one AudioInput, so the parts have none."""
+    if isinstance(layer, AudioInput):
+        return keras.layers.Identity(name=layer.name)
+    return type(layer).from_config(layer.get_config())
 
 
 def _audio_input(network: keras.Model) -> AudioInput:

@@ -7,8 +7,10 @@ not need it.
 
 import dataclasses
 import difflib
+import json
 import math
 import os
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from tagger import validation
 from tagger.segmentation import Segmentation
 from tagger.validation import Name, SampleRate, TagCount
 
+MAX_CONFIG_BYTES = 1 << 25
 DEFAULT_MODEL = "musicnn_mtt"  # key of `pretrained.PRETRAINED`
 EXPORT_FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # suffixes
 
@@ -96,6 +99,30 @@ class ModelInfo:
             path,
             "Use a model file made by train.py, or by tagger export or convert.",
         )
+
+
+def read_info(path: str | os.PathLike) -> ModelInfo:
+    """Reads the metadata in a `.keras` file without Keras.
+
+    Raises:
+        ValueError: the file does not hold such metadata, or it cannot be right.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            if file.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
+                raise ValueError("its description is too long")
+            config = json.loads(file.read("config.json"))["config"]
+        layers = {layer["class_name"]: layer["config"] for layer in config["layers"]}
+        # AudioWindow: the name of AudioInput in older files.
+        audio = layers.get("AudioWindow") or layers["AudioInput"]
+        fields = audio | layers["TagScores"]
+        fields["name"] = config["name"]
+    except validation.DAMAGED as error:
+        raise ValueError(
+            f"{str(path)!r} was not made by this project: its sample rate, segmentation"
+            " and tags are missing. Use a model made by train.py."
+        ) from error
+    return ModelInfo.from_dict(fields, path)
 
 
 def check_tags(

@@ -13,14 +13,19 @@ import functools
 import importlib
 import inspect
 import math
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tagger.models.metadata import suggest_names
 
 if TYPE_CHECKING:
     import keras
 
 FACTS_PATH = Path(__file__).parent / "facts.csv"
+OUTSIDE_RECIPE = "won2020"  # of models from outside
 PUBLISHED_PATH = Path(__file__).parent / "published.csv"
 
 
@@ -63,12 +68,12 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
-    """A model from the literature.
+    """A model from the literature, or from outside.
 
     Attributes:
-        name: Name of the factory, and key of MODELS.
-        module: Module of this package that contains the factory.
-        paper: Authors, venue and URL of the paper.
+        name: Key of MODELS, the name of the factory, or package.module:factory.
+        module: Module that contains the factory.
+        paper: Authors, venue and URL of the paper; empty for a model from outside.
         recipe: Key of `recipes.RECIPES`.
     """
 
@@ -83,8 +88,8 @@ class ModelEntry:
 
         The first access loads Keras.
         """
-        module = importlib.import_module(f"{__package__}.{self.module}")
-        return getattr(module, self.name)
+        module = importlib.import_module(self.module)
+        return getattr(module, self.name.rpartition(":")[2])
 
     @property
     def facts(self) -> Facts:
@@ -104,7 +109,7 @@ _WON_2020 = "Won et al., SMC 2020, https://arxiv.org/abs/2006.00751"
 _PONS_2019 = "Pons and Serra 2019, https://arxiv.org/abs/1909.06654"
 
 MODELS = {
-    name: ModelEntry(name, module, paper, recipe)
+    name: ModelEntry(name, f"{__package__}.{module}", paper, recipe)
     for name, module, paper, recipe in (
         ("sample_cnn", "sample_cnn", _KIM_2018, "resemul"),
         (
@@ -164,25 +169,70 @@ MODELS = {
 def entry(name: str) -> ModelEntry:
     """Returns the entry of a model.
 
+    Args:
+        name: Key of MODELS, or package.module:factory for a model from outside, whose
+            module is imported.
+
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or there is no such module or factory.
     """
+    if ":" in name:
+        return _outside_entry(name)
     if name not in MODELS:
-        raise ValueError(f"Unknown model {name!r}. Choose one of: {', '.join(MODELS)}.")
+        raise ValueError(
+            f"Unknown model {name!r}. Choose one of: {', '.join(MODELS)}; or give"
+            " package.module:factory for a model of your own."
+        )
     return MODELS[name]
 
 
+def _outside_entry(name: str) -> ModelEntry:
+    module_name, _, factory_name = name.rpartition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as `python -m` does, but for the console command
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"Cannot import the module of model {name!r} ({error}). Install it, or run"
+            " the command in the folder that contains it."
+        ) from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise ValueError(
+            f"{module_name} has no function {factory_name!r}."
+            f" {suggest_names(factory_name, [n for n in vars(module) if n[0] != '_'])}"
+        )
+    missing = {"num_tags", "tags"} - set(inspect.signature(factory).parameters)
+    if missing:
+        raise ValueError(
+            f"{name} must take the arguments num_tags and tags, but lacks"
+            f" {' and '.join(sorted(missing))}."
+        )
+    return ModelEntry(name, module_name, "", OUTSIDE_RECIPE)
+
+
 def build_model(name: str, **options) -> "keras.Model":
-    """Builds a model by its name in MODELS and passes the options to its factory.
+    """Builds a model and passes the options to its factory.
+
+    Args:
+        name: See `entry`.
+        **options: Arguments of the factory.
 
     Raises:
-        ValueError: the name or the value of an option is unknown, or a number is so
-            large that the model would not fit into memory.
+        ValueError: the name or the value of an option is unknown, a number is so large
+            that the model would not fit into memory, or a factory from outside returns
+            another kind of model.
     """
     factory = entry(name).factory
     for option, value in options.items():
         _check_size(option, value)
-    return factory(**options)
+    model = factory(**options)
+    if name not in MODELS:
+        from tagger.models import serialization
+
+        serialization.check_kind(model, name)
+    return model
 
 
 # Largest numbers of options; the published models have up to 8192 channels in a layer.

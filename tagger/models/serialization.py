@@ -3,20 +3,17 @@
 `.keras` file -> keras.Model -> `ModelInfo`.
 """
 
-import json
 import os
 import textwrap
 import zipfile
+from collections.abc import Sequence
 
 import keras
 
-from tagger import validation
 from tagger.models import frontends  # noqa: F401, registers its layers for load_model
 from tagger.models.layers import AudioInput, TagScores
-from tagger.models.metadata import ModelInfo
+from tagger.models.metadata import ModelInfo, read_info
 from tagger.storage import replacing
-
-MAX_CONFIG_BYTES = 1 << 25
 
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> None:
@@ -40,7 +37,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         raise ValueError(
             f"{str(path)!r} is not a .keras model file. The copy may be damaged."
         )
-    info = _stored_info(path)
+    info = read_info(path)
     try:
         model = keras.saving.load_model(path, compile=False)
     # Keras raises many kinds of errors, some of them from h5py or json.
@@ -64,28 +61,26 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     return _of_any_length(model)
 
 
-def _stored_info(path: str | os.PathLike) -> ModelInfo:
-    """Reads the metadata in a `.keras` file, before Keras builds layers from it.
+def check_kind(model: keras.Model, name: str) -> None:
+    """Checks that a factory from outside returns a model as ours are.
+
+    Args:
+        model: What it returns.
+        name: Its name, for the error message.
 
     Raises:
-        ValueError: the file does not hold such metadata, or it cannot be right.
+        ValueError: it is another kind of model.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            if file.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
-                raise ValueError("its description is too long")
-            config = json.loads(file.read("config.json"))["config"]
-        layers = {layer["class_name"]: layer["config"] for layer in config["layers"]}
-        # AudioWindow: the name of AudioInput in older files.
-        audio = layers.get("AudioWindow") or layers["AudioInput"]
-        fields = audio | layers["TagScores"]
-        fields["name"] = config["name"]
-    except validation.DAMAGED as error:
+        is_one = _maps_segments_to_scores(model, model_info(model))
+    except (ValueError, AttributeError):
+        is_one = False
+    if not is_one:
         raise ValueError(
-            f"{str(path)!r} was not made by this project: its sample rate, segmentation"
-            " and tags are missing. Use a model made by train.py."
-        ) from error
-    return ModelInfo.from_dict(fields, path)
+            f"{name} must return a keras.Model from waveforms [batch, num_samples] to"
+            " scores [batch, num_tags] with one AudioInput layer after its input and a"
+            " TagScores layer at its end (both in tagger.models.layers)."
+        )
 
 
 def _maps_segments_to_scores(model: keras.Model, info: ModelInfo) -> bool:
@@ -130,10 +125,20 @@ def model_info(model: keras.Model) -> ModelInfo:
     )
 
 
-def set_thresholds(model: keras.Model, thresholds) -> None:
-    """Sets the decision thresholds [num_tags]; they are saved with the model."""
+def set_thresholds(
+    model: keras.Model, thresholds: Sequence[float], source: str | None = None
+) -> None:
+    """Sets the decision thresholds [num_tags]; they are saved with the model.
+
+    Args:
+        model: Model to change.
+        thresholds: Decision threshold of each tag.
+        source: Where they come from, for the model's provenance.
+    """
     (scores,) = (layer for layer in model.layers if isinstance(layer, TagScores))
     scores.thresholds = tuple(float(threshold) for threshold in thresholds)
+    if source:
+        scores.provenance = (scores.provenance or {}) | {"thresholds": source}
 
 
 def _of_any_length(model: keras.Model) -> keras.Model:

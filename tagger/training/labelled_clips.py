@@ -131,7 +131,10 @@ def read_clips(
             f"{source} has no fold {left_out_fold}, {has}. Add a column fold to the"
             " csv, or build shards with --folds K."
         )
-    return clips.chosen(clips.folds != left_out_fold)
+    clips = clips.chosen(clips.folds != left_out_fold)
+    # One fold alone cannot be held out from itself: it is dealt to new ones.
+    is_one = len(np.unique(clips.folds)) == 1
+    return dataclasses.replace(clips, folds=None) if is_one else clips
 
 
 def _clips_of_files(
@@ -366,7 +369,7 @@ def with_folds(clips: LabelledClips, num_folds: int, seed: int) -> LabelledClips
     if len(np.unique(clips.groups)) < 2:
         what = f"{clips.source} holds only one clip"
         if clips.group_kind == "artist":
-            what = f"All clips of {clips.source} are by {clips.groups[0]!r}"
+            what = f"All clips of {clips.source} are by {str(clips.groups[0])!r}"
         raise ValueError(
             f"{what}, so no artist can be held out to judge the tags. Add music by"
             " others, or remove the column artist to hold out single files."

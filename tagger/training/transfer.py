@@ -146,14 +146,7 @@ def fit(
     cache = cache or EmbeddingCache()
     base_models = [pretrained.load(base) for base in bases]
     info = _shared_info(base_models, bases)
-    backbones = [
-        Backbone(
-            str(base),
-            key_of(storage.sha256(pretrained.path_of(base)), options.layer),
-            models.embedding_network(model, options.layer),
-        )
-        for base, model in zip(bases, base_models, strict=True)
-    ]
+    backbones = backbones_of(bases, base_models, options.layer)
     if options.appends:
         _check_appendable(base_models, bases, options)
     representations = {"": backbones}
@@ -207,6 +200,28 @@ def fit(
 
 
 # --- Base models and baselines --------------------------------------------------------
+
+
+def backbones_of(
+    bases: Sequence[str | os.PathLike],
+    base_models: Sequence[keras.Model],
+    layer: str = PENULTIMATE,
+) -> list[Backbone]:
+    """Returns the networks whose output are the embeddings.
+
+    Args:
+        bases: Model files or names of pretrained models.
+        base_models: The loaded models.
+        layer: See `models.embedding_network`.
+    """
+    return [
+        Backbone(
+            str(base),
+            key_of(storage.sha256(pretrained.path_of(base)), layer),
+            models.embedding_network(model, layer),
+        )
+        for base, model in zip(bases, base_models, strict=True)
+    ]
 
 
 def _shared_info(
@@ -369,11 +384,15 @@ def _thresholds(
     five tags, where it has one and a half.
     """
     scores, labels = examples.scores(head), examples.labels
-    thresholds = metrics.proportional_thresholds(labels, scores)
-    judged = metrics.proportional_thresholds(scored.labels, scored.scores)
+    thresholds = metrics.thresholds_reached_by(scores, _counts(labels))
+    judged = metrics.thresholds_reached_by(scored.scores, _counts(scored.labels))
     for number, threshold in zip(scored.columns, judged, strict=True):
         thresholds[number] = threshold
     return thresholds
+
+
+def _counts(labels: np.ndarray) -> np.ndarray:
+    return labels.sum(axis=0, dtype=np.int64)
 
 
 def _kept_thresholds(

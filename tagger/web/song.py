@@ -139,11 +139,14 @@ def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
     # The rest after the last segment was not scored.
     colours[:, seconds > taggram.seconds[-1] + taggram.segment_seconds, 3] = 0
     means = taggram.aggregated()
-    rows = [
-        (tag, means[tagger.tags.index(tag)], _png(colour[None]))
-        for tag, colour in zip(tags, colours, strict=True)
-    ]
-    return html("rows", rows=rows, highest=highest)
+    thresholds, rows = tagger.info.thresholds, []
+    for tag, colour in zip(tags, colours, strict=True):
+        number = tagger.tags.index(tag)
+        is_reached = bool(thresholds) and means[number] >= thresholds[number]
+        rows.append((tag, means[number], is_reached, _png(colour[None])))
+    return html(
+        "rows", rows=rows, highest=highest, has_thresholds=thresholds is not None
+    )
 
 
 def report_html(tagger: Tagger, song: Song, tags: list[str], max_minutes: float) -> str:

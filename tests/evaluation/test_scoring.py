@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
-from conftest import build_corpus
+from conftest import build_corpus, fails
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tagger import models, plotting
 from tagger.data import pipeline, records
+from tagger.data.manifest import Manifest
 from tagger.evaluation import bootstrap, metrics, published, scoring
 from tagger.models import ModelInfo
 from tagger.segmentation import Segmentation
@@ -311,3 +314,110 @@ def test_only_scores_on_fifty_tags_are_ranked_among_the_published():
     rows = [line for line in marked.splitlines() if "this model, test split" in line]
     table = marked[: marked.index("This model is listed last")].splitlines()
     assert table[-1] == rows[0] and "on 14 tags, the published ones on 50" in marked
+
+
+# --- Resamples, folds and maps of names -----------------------------------------------
+
+
+@pytest.mark.parametrize("num_values", [3, 1000])  # many ties, and hardly any
+def test_aucs_of_resamples_are_those_of_scikit_learn(num_values):
+    random = np.random.default_rng(0)
+    labels = random.integers(2, size=60).astype(np.uint8)
+    scores = random.integers(num_values, size=60).astype(np.float32)
+    draws = random.integers(60, size=(5, 60))
+    weights = np.array([np.bincount(draw, minlength=60) for draw in draws])
+    found = bootstrap.resampled_aucs(labels, scores, weights)
+    for draw, (roc_auc, pr_auc) in zip(draws, found, strict=True):
+        expected = roc_auc_score(labels[draw], scores[draw])
+        assert roc_auc == pytest.approx(expected, abs=1e-12)
+        expected = average_precision_score(labels[draw], scores[draw])
+        assert pr_auc == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_of_different_folds_are_not_compared():
+    """Two models that rank perfectly, one of which scores everything higher."""
+    labels = np.array([[1], [0], [0], [1], [1], [0]], np.uint8)
+    scores = np.array([[0.3], [0.2], [0.1], [0.9], [0.8], [0.7]], np.float32)
+    one = metrics.Evaluation(
+        "d", "s", "r", ("t",), np.arange(6).astype(str), labels, scores, 0.0
+    )
+    assert one.macro()["roc_auc"] < 1
+    apart = dataclasses.replace(one, folds=np.array([0, 0, 0, 1, 1, 1]))
+    assert apart.macro() == {"roc_auc": 1, "pr_auc": 1}
+    drawn = bootstrap.bootstrap(apart, 50)["roc_auc"]
+    assert (drawn.low, drawn.high) == (1, 1)
+    ends = bootstrap.intervals_per_tag(apart, 50)
+    assert ends.loc["t", "pr_auc_low"] == 1
+
+
+def test_the_mean_over_folds_weighs_positive_clips():
+    labels = np.array([[1], [0], [1], [1], [1], [0]], np.uint8)
+    scores = np.array([[0.1], [0.2], [0.9], [0.8], [0.7], [0.6]], np.float32)
+    one = metrics.Evaluation(
+        *("d", "s", "r", ("t",), np.arange(6).astype(str), labels, scores, 0.0),
+        folds=np.array([0, 0, 1, 1, 1, 1]),
+    )
+    # Fold 0 with one positive clip has a ROC-AUC of 0, fold 1 with three has 1.
+    assert one.macro()["roc_auc"] == 3 / 4
+
+
+def test_an_interval_of_pr_auc_contains_its_value():
+    """Resamples repeat clips, which raises PR-AUC: the intervals have no such bias."""
+    random = np.random.default_rng(0)
+    labels = (random.random((200, 3)) < 0.03).astype(np.uint8)
+    labels[0] = 1
+    scores = (labels * 0.5 + random.random((200, 3))).astype(np.float32)
+    one = metrics.Evaluation(
+        "d", "s", "r", ("a", "b", "c"), np.arange(200).astype(str), labels, scores, 0.0
+    )
+    interval = bootstrap.bootstrap(one, 300)["pr_auc"]
+    assert interval.low < interval.value < interval.high
+    middle = (interval.low + interval.high) / 2
+    width = interval.high - interval.low
+    assert abs(middle - interval.value) < width / 5
+
+
+def test_thresholds_are_reached_by_the_given_number_of_clips():
+    scores = np.random.default_rng(0).random((50, 4)).astype(np.float32)
+    thresholds = metrics.thresholds_reached_by(scores, np.array([1, 7, 49, 50]))
+    for rounding in (-1e-6, 1e-6):
+        reached = scores + rounding >= np.array(thresholds)
+        assert reached.sum(axis=0).tolist() == [1, 7, 49, 50]
+
+
+def test_a_map_pairs_tags_that_are_spelt_differently(built, trained, run_script):
+    shards = pipeline.open_shards(built)
+    info = models.model_info(models.load_model(trained / "model.keras"))
+    names = list(info.tags)
+    other = dataclasses.replace(info, tags=(*names[1:], "hard rock"))
+    tags = scoring.common_tags(other, shards, {names[0]: "hard rock"})
+    assert tags.names == info.tags
+    assert tags.model_columns == [len(names) - 1, *range(len(names) - 1)]
+    command = ["eval.py", trained / "model.keras", "--data-dir", built]
+    done = run_script(*command, "--map", f"{names[0]}={names[1]}")
+    assert done.returncode == 0, done.stderr
+    fails(
+        run_script(*command, "--map", f"{names[0]}=nothing"),
+        "has no tag 'nothing'",
+        "Give DATA=MODEL",
+    )
+    fails(run_script(*command, "--map", "rock"), "not a list of pairs")
+
+
+def test_a_fold_is_scored_whatever_its_split(built, trained, tmp_path, run_script):
+    folder = shutil.copytree(built, tmp_path / "shards")
+    model = trained / "model.keras"
+    command = ["eval.py", model, "--data-dir", folder, "--json"]
+    fails(run_script(*command, "--fold", 1), "has no fold 1, because it was built")
+    manifest = Manifest.load(folder)
+    splits = {}
+    for split in ("train", "val", "test"):
+        for clip_id, _ in pipeline.open_shards(folder).clips(split):
+            splits[clip_id] = split
+    manifest.folds = {clip_id: n % 2 for n, clip_id in enumerate(sorted(splits))}
+    manifest.save(folder)
+    done = run_script(*command, "--fold", 1)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["split"] == "fold 1" and found["num_clips"] == len(splits) // 2
+    fails(run_script(*command, "--fold", 7), "has no fold 7, only 0, 1")

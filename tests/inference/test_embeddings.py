@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 from conftest import REFERENCES
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+import tagger
 from tagger import audio, models
 from tagger.inference import embeddings
+from tagger.inference.embeddings import Embedder
+from tagger.inference.tagger import Tagger
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +137,55 @@ def test_the_command_embeds_and_lists_the_most_similar(trained, tmp_path, run_sc
     for arguments, said in (((), "Give audio files"), ((song,), "Give --library")):
         wrong = run_script(*embed, *arguments)
         assert wrong.returncode == 2 and said in wrong.stderr
+
+
+# --- scikit-learn, and waveforms in the place of files --------------------------------
+
+
+def test_a_waveform_embeds_as_its_file_does(embedder, tmp_path):
+    random = np.random.RandomState(2)
+    waveform = random.uniform(-0.3, 0.3, 44100 * 4).astype(np.float32)
+    audio.write_audio(tmp_path / "a.wav", waveform, 44100)
+    held = audio.load_audio(tmp_path / "a.wav", 44100)  # rounded to int16
+    rows = embedder.transform([tmp_path / "a.wav", (held, 44100), (held, 44100)])
+    np.testing.assert_allclose(rows[1], rows[0], atol=1e-5)
+    np.testing.assert_allclose(embedder.embed((held, 44100)), rows[0], atol=1e-5)
+    tagger = Tagger(embedder.model)
+    one, two = tagger.tag([tmp_path / "a.wav", (held, 44100)])
+    assert one == pytest.approx(two, abs=1e-5) == tagger.tag((held, 44100))
+    assert tagger.tag([]) == [] and embedder.transform([]).shape[0] == 0
+
+
+def test_the_embedder_is_a_transformer_of_scikit_learn(trained, tmp_path):
+    embedder = Embedder(str(trained / "model.keras"))
+    assert set(embedder.get_params()) == {"model", "layer"}
+    assert clone(embedder).get_params() == embedder.get_params()
+    random = np.random.RandomState(3)
+    noise = [(random.uniform(-0.3, 0.3, 60_000), 22050) for _ in range(6)]
+    time = np.arange(60_000) / 22050
+    tones = [(0.3 * np.sin(2 * np.pi * 50 * n * time), 22050) for n in range(4, 10)]
+    pipeline = make_pipeline(embedder, StandardScaler(), LogisticRegression())
+    scores = cross_val_score(pipeline, noise + tones, [0] * 6 + [1] * 6, cv=3)
+    assert scores.min() == 1
+    with pytest.raises(FileNotFoundError, match="no model file or pretrained model"):
+        Embedder.from_pretrained("musicnn_mtx")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ((np.zeros((2, 9)), 22050), "shape .num_samples., .* not .2, 9."),
+        ((np.zeros(0), 22050), "at least one sample"),
+        ((np.zeros(9, np.int16), 22050), "floats at ±1, not int16. Divide"),
+        ((np.full(9, np.nan), 22050), "samples of nan"),
+        ((np.zeros(9), 44.1), "whole number from 1,000 .* not 44.1"),
+        ((np.zeros(9),), "a pair .samples, sample rate in Hz., not 1 values"),
+    ],
+)
+def test_a_wrong_waveform_is_a_sentence(embedder, source, says):
+    with pytest.raises(ValueError, match=says):
+        embedder.embed(source)
+
+
+def test_tagger_and_embedder_are_exported_at_the_top():
+    assert tagger.Tagger is Tagger and tagger.Embedder is Embedder

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import REFERENCES
+from conftest import REFERENCES, fails
 
 from tagger import audio, models
 from tagger.inference import tagger as tagging
@@ -180,3 +180,59 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     (tmp_path / "empty").mkdir()
     none = run_script("-m", "tagger", "tag", tmp_path / "empty", *model)
     assert none.returncode == 2 and "contains no audio files" in none.stderr
+
+
+# --- Thresholds -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def songs(tmp_path):
+    """Returns a folder of ten noises of different loudness."""
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    for number in range(10):
+        random = np.random.RandomState(number)
+        noise = random.uniform(-0.03, 0.03, 22050 * 3) * (number + 1)
+        audio.write_audio(folder / f"{number}.wav", noise.astype(np.float32), 22050)
+    return folder
+
+
+def test_thresholds_from_music_are_reached_by_that_share(
+    songs, trained, tmp_path, run_script
+):
+    output = tmp_path / "mine.keras"
+    command = [
+        *("-m", "tagger", "thresholds", trained / "model.keras"),
+        *("--from-music", songs, "--output", output),
+    ]
+    done = run_script(*command, "--rate", 0.3)
+    assert done.returncode == 0, done.stderr
+    assert "reached by 30% of 10 files" in done.stdout
+    tagger = tagging.Tagger(models.load_model(output))
+    scores = np.stack([tagger.scores(path) for path in sorted(songs.iterdir())])
+    thresholds = np.array(tagger.info.thresholds)
+    # Noises score almost the same, and rounding depends on the batch.
+    assert ((scores >= thresholds - 1e-5).sum(axis=0) >= 3).all()
+    assert ((scores >= thresholds + 1e-5).sum(axis=0) <= 3).all()
+    assert "30% of 10 files" in tagger.info.provenance["thresholds"]
+    done = run_script("-m", "tagger", "tag", songs, "--model", output, "--top", 99)
+    assert "✓" in done.stdout
+
+
+def test_thresholds_need_enough_music_and_a_rate(songs, trained, tmp_path, run_script):
+    command = [
+        *("-m", "tagger", "thresholds", trained / "model.keras"),
+        *("--from-music", songs, "--output", tmp_path / "mine.keras"),
+    ]
+    fails(run_script(*command, "--rate", 0.05), "10 audio files", "at least 20")
+    fails(run_script(*command, "--rate", 0), "between 0 and 1, not 0")
+    (songs / "3.wav").write_text("no music")
+    fails(run_script(*command), "Only 9 of 10 files can be decoded", "3.wav")
+    assert not (tmp_path / "mine.keras").exists()
+
+
+def test_a_model_without_thresholds_says_how_to_get_them(trained):
+    model = models.load_model(trained / "model.keras")
+    model.layers[-1].thresholds = None
+    with pytest.raises(ValueError, match="tagger thresholds MODEL --from-music"):
+        tagging.Tagger(model).thresholds()

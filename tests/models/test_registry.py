@@ -1,6 +1,7 @@
 """The contract tests of every model in MODELS."""
 
 import re
+import sys
 import zipfile
 
 import keras
@@ -318,3 +319,67 @@ def test_initialisation_and_normalisation_are_the_originals():
             assert (layer.epsilon, layer.momentum) == (1e-3, 0.99)
         if isinstance(layer, keras.layers.Dropout):
             assert layer.rate == (0.5 if layer.name == "head_dropout" else 0.2)
+
+
+# --- Models from outside --------------------------------------------------------------
+
+OUTSIDE = """
+import keras
+from tagger.models.layers import AudioInput, TagScores
+from tagger.segmentation import Segmentation
+
+def tiny(num_tags=50, tags=None, width=4):
+    waveform = keras.Input((8000,), name="waveform")
+    x = AudioInput(22050, Segmentation(8000), name="audio_input")(waveform)
+    x = keras.layers.Reshape((-1, 80), name="frames")(x)
+    x = keras.layers.Dense(width, activation="relu", name="hidden")(x)
+    x = keras.layers.GlobalMaxPooling1D(name="pool")(x)
+    return keras.Model(waveform, TagScores(num_tags, tags, name="head_scores")(x))
+
+def no_scores(num_tags=50, tags=None):
+    x = keras.Input((8000,))
+    return keras.Model(x, keras.layers.Dense(num_tags)(x))
+
+def no_tags(width=4):
+    pass
+"""
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    (tmp_path / "my_models.py").write_text(OUTSIDE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("my_models", None)
+
+
+def test_a_model_from_outside_trains_and_tags(outside, built, run_script):
+    done = run_script(
+        *("train.py", "--model", "my_models:tiny", "--data-dir", built),
+        *("--train-dir", "log", "--set", "width=3", "--max-epochs", 1),
+        *("--batch-size", 8),
+        cwd=outside,
+    )
+    assert done.returncode == 0, done.stderr
+    model = models.load_model(outside / "log/model.keras")
+    assert model.get_layer("hidden").units == 3
+    done = run_script("eval.py", "log/model.keras", "--data-dir", built, cwd=outside)
+    assert "test macro: ROC-AUC" in done.stdout
+    done = run_script("-m", "tagger", "models", "my_models:tiny", cwd=outside)
+    assert "width = 4" in done.stdout and "8000 samples" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no_such_package:f", "Cannot import the module .*No module named"),
+        ("my_models:tinny", "my_models has no function 'tinny'. Did you mean tiny"),
+        ("my_models:no_tags", "must take the arguments num_tags and tags"),
+        ("my_models:no_scores", "must return a keras.Model from waveforms"),
+        (":f", "Cannot import the module"),
+    ],
+)
+def test_a_wrong_model_from_outside_is_a_sentence(name, says, outside):
+    with pytest.raises(ValueError, match=says):
+        models.build_model(name)

@@ -1,0 +1,55 @@
+"""Decision thresholds from unlabelled music.
+
+audio files, and the share of them that should reach each threshold -> thresholds
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from tagger.evaluation import metrics
+from tagger.inference.tagger import Tagger
+
+
+def thresholds_at_rate(
+    tagger: Tagger, paths: Sequence[str], rate: float, bar: tqdm | None = None
+) -> tuple[list[float], dict[str, Exception]]:
+    """Returns thresholds that a share of the given music reaches, for each tag.
+
+    They need no labels: they say which songs of a collection have most of a tag, and
+    not whether any song has it.
+
+    Args:
+        tagger: Tagger whose scores are counted.
+        paths: Audio files.
+        rate: Share of the files that reach each threshold.
+        bar: Progress bar from `streaming.progress`, or None.
+
+    Returns:
+        A threshold per tag, and the errors of files that cannot be scored.
+
+    Raises:
+        ValueError: the rate is not between 0 and 1, or there are so few files that it
+            would be less than one of them.
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"The rate must be between 0 and 1, not {rate:g}.")
+    needed = math.ceil(1 / rate)
+    too_few = f"a rate of {rate:g} needs at least {needed}. Give more music"
+    if len(paths) < needed:
+        raise ValueError(f"There are {len(paths)} audio files, but {too_few}.")
+    scores, errors = [], {}
+    for path, found in tagger.taggrams(paths, bar=bar):
+        if isinstance(found, Exception):
+            errors[path] = found
+        else:
+            scores.append(found.aggregated())
+    if len(scores) < needed:
+        raise ValueError(
+            f"Only {len(scores)} of {len(paths)} files can be decoded, but {too_few}."
+            f" The first error: {next(iter(errors.values()))}"
+        )
+    counts = np.full(len(tagger.tags), max(round(rate * len(scores)), 1))
+    return metrics.thresholds_reached_by(np.stack(scores), counts), errors

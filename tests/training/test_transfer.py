@@ -1,0 +1,320 @@
+"""tagger fit: from labelled audio to a model, and what it says of bad data."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import build_corpus, fails
+from narrow import narrow_model, scores_of
+
+from tagger import audio, models
+from tagger.datasets import csv_manifest
+from tagger.inference import embedding_cache
+from tagger.inference.tagger import Tagger
+from tagger.training import heads, labelled_clips, transfer
+
+RATE = 16000
+
+
+def write(path, kind, seed):
+    random = np.random.default_rng(seed)
+    waveform = 0.1 * random.standard_normal(RATE * 3)
+    if kind == "tone":
+        pitch = random.uniform(200, 400)
+        waveform = 0.2 * np.sin(2 * np.pi * pitch * np.arange(RATE * 3) / RATE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    audio.write_audio(path, waveform.astype(np.float32), RATE)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Returns two narrow base models that hear the same segments."""
+    folder = tmp_path_factory.mktemp("bases")
+    for name in ("musicnn_pons", "vgg_pons"):
+        models.save_model(narrow_model(name), folder / f"{name}.keras")
+    return [str(folder / f"{name}.keras") for name in ("musicnn_pons", "vgg_pons")]
+
+
+@pytest.fixture(scope="module")
+def _music(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("music") / "music"
+    for number in range(8):
+        write(folder / "tone" / f"{number}.wav", "tone", number)
+        write(folder / "noise" / f"{number}.wav", "noise", 100 + number)
+    return folder
+
+
+@pytest.fixture
+def music(_music, tmp_path):
+    """Returns a folder with eight tones and eight noises, a copy for each test."""
+    return shutil.copytree(_music, tmp_path / "music")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return embedding_cache.EmbeddingCache(tmp_path / "cache")
+
+
+def csv_of(music, cells, name="tracks.csv"):
+    """Writes a csv with the cells (path, tags …) of each row."""
+    path = music.parent / name
+    path.write_text("\n".join(",".join(row) for row in cells) + "\n")
+    return path
+
+
+def fit(bases, source, cache, tags=None, **options):
+    options = {"num_folds": 3, "has_baselines": False} | options
+    return transfer.fit(
+        bases, source, transfer.FitOptions(**options), tags, cache=cache
+    )
+
+
+def test_a_folder_of_folders_becomes_an_ordinary_model(
+    music, bases, tmp_path, run_script, monkeypatch
+):
+    monkeypatch.setenv("TAGGER_CACHE", str(tmp_path / "cache"))
+    model, table = tmp_path / "mine.keras", tmp_path / "table.csv"
+    command = ["-m", "tagger", "fit", music, "--from", bases[0], "--output", model]
+    done = run_script(*command, "--folds", 4, "--csv", table)
+    assert done.returncode == 0, done.stderr
+    assert "music: 16 clips, 2 tags, 4 folds" in done.stdout
+    for word in ("log-mel statistics", "random weights", "ROC 95 %", "macro ROC-AUC"):
+        assert word in done.stdout
+    columns = table.read_text().splitlines()[0]
+    assert columns.startswith("tag,clips,roc_auc,pr_auc,roc_auc_low")
+    done = run_script(
+        *("-m", "tagger", "tag", music, "--model", model, "--json", "--threshold")
+    )
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        result = json.loads(line)
+        (tag,) = result["tags"]
+        assert f"/{tag}/" in result["path"]
+    fails(run_script(*command), "exists. Add --force")
+    about = models.model_info(models.load_model(model)).provenance
+    assert about["from"] == "musicnn_pons.keras" and "16 clips" in about["data"]
+    done = run_script("-m", "tagger", "models", model)
+    assert "noise, tone" in done.stdout and "musicnn_pons.keras" in done.stdout
+
+
+def test_the_model_scores_what_its_head_scores(music, bases, cache):
+    found = fit(bases[:1], music, cache)
+    tagger = Tagger(found.model)
+    (backbone,) = transfer.backbones_of(bases[:1], [models.load_model(bases[0])])
+    (head,) = (layer for layer in found.model.layers if layer.name == "head_scores")
+    for path in sorted(music.rglob("*.wav"))[:3]:
+        rows = cache.load(backbone, embedding_cache.key_of_file(path))
+        scores = heads.Head((tuple(head.get_weights()),)).scores(rows).mean(axis=0)
+        np.testing.assert_allclose(tagger.scores(path), scores, atol=1e-6)
+    assert found.scored.macro()["roc_auc"] == 1
+    reached = found.scored.scores >= np.array(found.model.layers[-1].thresholds)
+    assert reached.sum(axis=0).tolist() == [8, 8]
+
+
+@pytest.mark.parametrize("hidden_units", [0, 4])
+@pytest.mark.parametrize("num_bases", [1, 2])
+def test_appended_tags_keep_their_scores(num_bases, hidden_units, music, bases, cache):
+    chosen = bases[:num_bases]
+    found = fit(chosen, music, cache, hidden_units=hidden_units, appends=True)
+    base = models.load_model(chosen[0])
+    assert found.model.layers[-1].tags == (*base.layers[-1].tags, "noise", "tone")
+    x = np.random.RandomState(0).uniform(-0.3, 0.3, (2, base.input_shape[1] or 48128))
+    x = x.astype(np.float32)
+    scores = scores_of(found.model, x)
+    np.testing.assert_allclose(scores[:, :3], scores_of(base, x), atol=1e-6)
+    assert len(models.model_info(found.model).thresholds) == 5
+    assert found.scored.macro()["roc_auc"] > 0.9
+
+
+def test_a_new_tag_takes_the_place_of_an_old_one(music, bases, cache):
+    music.joinpath("tone").rename(music / "slow")
+    found = fit(bases[:1], music, cache, appends=True)
+    assert found.model.layers[-1].tags == ("rock", "ünïcode", "noise", "slow")
+
+
+def test_joined_bases_are_one_file_of_any_format(music, bases, cache, tmp_path):
+    found = fit(bases, music, cache)
+    models.save_model(found.model, tmp_path / "joined.keras")
+    loaded = models.load_model(tmp_path / "joined.keras")
+    path = music / "tone" / "0.wav"
+    np.testing.assert_allclose(
+        Tagger(loaded).scores(path), Tagger(found.model).scores(path), atol=1e-6
+    )
+    widths = [models.embedding_network(models.load_model(b)) for b in bases]
+    widths = [network.output_shape[-1] for network in widths]
+    assert models.embedding_network(loaded).output_shape[-1] == sum(widths)
+
+
+def test_a_second_fit_runs_no_network(music, bases, cache, monkeypatch):
+    first = fit(bases[:1], music, cache)
+
+    def fail(*_):
+        raise AssertionError("a file was embedded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding_cache, "_all_outputs", fail)
+        second = fit(bases[:1], music, cache)
+    np.testing.assert_array_equal(first.scored.scores, second.scored.scores)
+    write(music / "tone" / "0.wav", "tone", 99)  # a changed file is computed again
+    (music / "noise" / "7.wav").unlink()
+    third = fit(bases[:1], music, cache)
+    assert len(third.scored.labels) == 15
+
+
+def test_a_csv_that_changed_since_then_is_read_anew(music, bases, cache):
+    rows = [
+        [f"music/{kind}/{n}.wav", kind] for kind in ("tone", "noise") for n in range(8)
+    ]
+    source = csv_of(music, [["path", "tags"], *rows])
+    assert fit(bases[:1], source, cache).scored.tags == ("noise", "tone")
+    csv_of(music, [["path", "tags"], *([path, kind.upper()] for path, kind in rows)])
+    assert fit(bases[:1], source, cache).scored.tags == ("NOISE", "TONE")
+
+
+def test_a_damaged_cache_is_computed_again(music, bases, cache):
+    fit(bases[:1], music, cache)
+    victim = next(cache.folder.rglob("*.npy"))
+    victim.write_bytes(victim.read_bytes()[:-5])
+    with pytest.raises(OSError, match="was damaged .* has been deleted. Run the same"):
+        fit(bases[:1], music, cache)
+    fit(bases[:1], music, cache)
+
+
+def test_artists_are_never_in_two_folds(music):
+    rows = [["path", "tags", "artist"]]
+    for n in range(8):
+        rows += [
+            [f"music/{kind}/{n}.wav", kind, "ABC"[n % 3]] for kind in ("tone", "noise")
+        ]
+    clips = labelled_clips.read_clips(csv_of(music, rows))
+    folds = labelled_clips.with_folds(clips, 5, 0).folds
+    assert [len(set(folds[clips.groups == artist])) for artist in "ABC"] == [1, 1, 1]
+    assert len(set(folds)) == 3
+
+
+def test_the_folds_of_the_data_are_used(music, bases, cache):
+    rows = [["path", "tags", "fold"]]
+    for n in range(8):
+        rows += [
+            [f"music/{kind}/{n}.wav", kind, str(n % 2)] for kind in ("tone", "noise")
+        ]
+    source = csv_of(music, rows)
+    found = fit(bases[:1], source, cache)
+    assert set(found.scored.folds) == {0, 1}
+    found = fit(bases[:1], source, cache, left_out_fold=1, num_folds=2, min_clips=3)
+    assert len(found.scored.labels) == 8
+    with pytest.raises(ValueError, match="has no fold 7, only 0, 1"):
+        fit(bases[:1], source, cache, left_out_fold=7)
+
+
+def test_shards_are_judged_on_their_validation_split(corpus, bases, cache):
+    folder = corpus / "at16k"
+    build_corpus(corpus, folder, sample_rate=RATE)
+    found = fit(bases[:1], folder, cache)
+    manifest = labelled_clips.read_clips(folder).shards.manifest
+    assert len(found.scored.labels) == manifest.num_clips("val")
+    assert "held out" in found.scored.split_rule
+    again = fit(bases[:1], folder, cache)
+    np.testing.assert_array_equal(found.scored.scores, again.scored.scores)
+    build_corpus(corpus, corpus / "at22k")
+    with pytest.raises(ValueError, match="takes waveforms at 16000 Hz.*22050 Hz"):
+        fit(bases[:1], corpus / "at22k", cache)
+
+
+def test_shards_hold_the_folds_of_a_build(music, bases, cache, run_script):
+    rows = [["path", "tags"]]
+    for n in range(8):
+        rows += [[f"music/{kind}/{n}.wav", kind] for kind in ("tone", "noise")]
+    source, folder = csv_of(music, rows), music.parent / "shards"
+    done = run_script(
+        *("-m", "tagger", "build", "csv", source, "--output-dir", folder),
+        *("--sample-rate", RATE, "--num-samples", RATE, "--folds", 4),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "clips per fold: 4, 4, 4, 4" in done.stdout
+    found = fit(bases[:1], folder, cache)
+    expected = csv_manifest.load_annotations(source, folds=4)
+    fold_of = dict(zip(expected.clip_ids, expected.folds, strict=True))
+    assert [
+        fold_of[one] for one in found.scored.clip_ids
+    ] == found.scored.folds.tolist()
+
+
+# --- Bad data -------------------------------------------------------------------------
+
+
+def test_copies_count_once_with_the_tags_of_all(music, bases, cache):
+    shutil.copy(music / "tone" / "0.wav", music / "noise" / "copy.wav")
+    shutil.copy(music / "tone" / "1.wav", music / "tone" / "copy.wav")
+    found = fit(bases[:1], music, cache)
+    (note,) = found.notes
+    assert note.startswith(
+        "2 clips hold the same audio as others and do not count again"
+    )
+    assert "1 of them have different tags" in note and "copy.wav" in note
+    assert found.num_positives == {"noise": 9, "tone": 8}
+    assert len(found.scored.labels) == 16
+
+
+def test_a_tag_of_every_clip_is_left_out_and_one_tag_alone_is_refused(
+    music, bases, cache
+):
+    rows = [["path", "tags"]]
+    for n in range(8):
+        rows += [[f"music/{kind}/{n}.wav", f"{kind};any"] for kind in ("tone", "noise")]
+    found = fit(bases[:1], csv_of(music, rows), cache)
+    assert found.notes == ("Left out: any (every clip has it).",)
+    shutil.rmtree(music / "noise")
+    with pytest.raises(
+        ValueError, match="No tag of .* can be learnt: tone .every clip"
+    ):
+        fit(bases[:1], music, cache)
+
+
+def test_one_artist_is_refused_with_what_to_do(music, bases, cache):
+    rows = [["path", "tags", "artist"]]
+    for n in range(8):
+        rows += [[f"music/{kind}/{n}.wav", kind, "Anna"] for kind in ("tone", "noise")]
+    with pytest.raises(ValueError, match="are by 'Anna', so no artist can be held out"):
+        fit(bases[:1], csv_of(music, rows), cache)
+
+
+def test_files_that_cannot_be_decoded_cost_nothing_else(music, bases, cache):
+    for number in range(8):
+        (music / "tone" / f"{number}.wav").write_text("no music")
+    with pytest.raises(ValueError, match="8 of 16 files cannot be used, more than"):
+        fit(bases[:1], music, cache)
+    assert len(list(cache.folder.rglob("*.npy"))) == 8
+    write(music / "tone" / "0.wav", "tone", 0)
+    write(music / "tone" / "1.wav", "tone", 1)
+    found = fit(bases[:1], music, cache, max_skipped=0.5)
+    assert sum("Cannot decode" in note for note in found.notes) == 6
+
+
+def test_rare_tags_are_learnt_but_not_judged_unless_min_clips_says_so(
+    music, bases, cache
+):
+    write(music / "both" / "0.wav", "noise", 7)
+    found = fit(bases[:1], music, cache)
+    assert any("not judged: both (1 clips)" in note for note in found.notes)
+    assert found.model.layers[-1].tags == ("both", "noise", "tone")
+    assert "both" not in found.scored.tags and "both" in found.table().index
+    found = fit(bases[:1], music, cache, min_clips=2)
+    assert found.model.layers[-1].tags == ("noise", "tone")
+    assert "both (1 clips, but 2 are needed)" in found.notes[0]
+
+
+def test_bases_that_hear_different_segments_cannot_be_joined(
+    trained, bases, music, cache
+):
+    with pytest.raises(ValueError, match="segments of 3.01 s at 16000 Hz, but"):
+        fit([bases[0], str(trained / "model.keras")], music, cache)
+
+
+def test_appending_needs_the_names_of_the_old_tags(music, bases, cache, tmp_path):
+    model = narrow_model("vgg_pons")
+    model.layers[-1].tags = None
+    models.save_model(model, tmp_path / "nameless.keras")
+    with pytest.raises(ValueError, match="it holds no tag names. Leave out --append"):
+        fit([str(tmp_path / "nameless.keras")], music, cache, appends=True)
