@@ -15,6 +15,7 @@ from tagger.cli.arguments import (
     setting,
 )
 from tagger.cli.process import load_tensorflow, supervise
+from tagger.training import recipes
 from tagger.training.recipes import (
     MONITORS,
     PRECISIONS,
@@ -22,6 +23,8 @@ from tagger.training.recipes import (
     STRATEGIES,
     TrainingRecipe,
 )
+
+DEFAULT = "sample_cnn"
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +35,6 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add("--train-dir", default="./log", help="folder of the run (default: ./log)")
     add(
         "--model",
-        default="sample_cnn",
         help="model to train, see tagger models, or package.module:factory for one of"
         " your own (default: sample_cnn)",
     )
@@ -71,10 +73,37 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         help="minutes between saves within an epoch; a killed run loses no more"
         " training time than this (default: 10)",
     )
+    _add_transfer(parser)
     _add_student(parser)
     _add_devices(parser)
     _add_model(parser)
     _add_recipe(parser)
+
+
+def _add_transfer(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group(
+        "fine-tuning", "start from a trained model, with a new head for other tags"
+    ).add_argument
+    add(
+        "--from",
+        dest="base",
+        type=model_name,
+        metavar="MODEL",
+        help="model file or pretrained model to start from, in the place of --model",
+    )
+    add(
+        "--freeze",
+        metavar="WHAT",
+        help="weights that stay: none, frontend, backbone (all but the last layer), or"
+        " the name of a layer (that one and all before it)",
+    )
+    add(
+        "--backbone-learning-rate",
+        dest="backbone_rate",
+        type=not_negative,
+        metavar="X",
+        help="factor of the learning rate for all layers but the last",
+    )
 
 
 def _add_student(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +213,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recipe", "defaults: those of the model's recipe")
+    group.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="recipe to use (default: the model's; transfer with --from)",
+    )
     options, count = OptionGroup(group), at_least_one
     options.add("--batch-size", type=count, help="segments per batch")
     options.add(
@@ -250,22 +284,50 @@ def recipe_of(args: argparse.Namespace, name: str) -> TrainingRecipe:
     return dataclasses.replace(recipe, **common)
 
 
+def _check_base(args: argparse.Namespace) -> None:
+    """Checks the options of fine-tuning against each other."""
+    if hasattr(args, "base"):
+        for flag in ("model", "teacher"):
+            if hasattr(args, flag):
+                raise ValueError(f"Give --from or --{flag}, not both.")
+        return
+    if getattr(args, "recipe", None) == "transfer":
+        raise ValueError("--recipe transfer needs --from with the model to start from.")
+    for name, flag in (
+        ("freeze", "freeze"),
+        ("backbone_rate", "backbone-learning-rate"),
+    ):
+        if hasattr(args, name):
+            raise ValueError(f"--{flag} needs --from with the model to start from.")
+
+
 def train(args: argparse.Namespace) -> None:
     """Trains a model, or a student of one."""
     if hasattr(args, "teacher") != hasattr(args, "unlabelled"):
         raise ValueError("--teacher and --unlabelled must be given together.")
     if not hasattr(args, "teacher"):
         args.student_options.values([], args, "training without --teacher")
+    _check_base(args)
     if getattr(args, "strategy", "none") == "multiworker":
         supervise()
     load_tensorflow()
-    entry = models.entry(args.model)
-    defaults, settings = models.default_options(args.model), dict(args.settings)
-    check_types(settings, defaults)
-    options = args.model_options.values(
-        list(defaults), args, f"model {args.model}", settings
-    )
-    recipe = recipe_of(args, entry.recipe)
+    name, options = getattr(args, "model", DEFAULT), {}
+    base, usual = None, "transfer"
+    if hasattr(args, "base"):
+        args.model_options.values([], args, "training with --from", dict(args.settings))
+        base = work.fine_tuning.Base(args.base)
+    else:
+        defaults, settings = models.default_options(name), dict(args.settings)
+        check_types(settings, defaults)
+        options = args.model_options.values(
+            list(defaults), args, f"model {name}", settings
+        )
+        usual = models.entry(name).recipe
+    recipe = recipe_of(args, getattr(args, "recipe", usual))
+    if base:
+        freeze = getattr(args, "freeze", None)
+        rate = getattr(args, "backbone_rate", None)
+        recipe = recipes.fine_tuned(recipe, freeze, rate)
     choices = ("strategy", "hosts", "process_id")
     given = {name: getattr(args, name) for name in choices if hasattr(args, name)}
     run = work.trainer.RunOptions(
@@ -274,10 +336,11 @@ def train(args: argparse.Namespace) -> None:
         args.num_read_threads,
         args.checkpoint_minutes,
         work.distribution.choose(**given),
+        base,
     )
     shards = data.pipeline.open_shards(args.data_dir, args.verify)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
-    arguments = args.model, options, recipe
+    arguments = name, options, recipe
     if hasattr(args, "teacher"):
         unlabelled = data.pipeline.open_shards(args.unlabelled, args.verify)
         teacher = weights.pretrained.path_of(args.teacher)

@@ -38,6 +38,26 @@ def feature_network(model: keras.Model) -> keras.Model:
     return keras.Model(frontend[0].output, model.output, name=name)
 
 
+def with_length(model: keras.Model, num_samples: int | None) -> keras.Model:
+    """Returns a copy of a model for waveforms of another length; None: of any length.
+
+    Its layers compute in the precision that Keras is set to, unless they always compute
+    in float32.
+    """
+
+    def copied(layer):
+        config = layer.get_config()
+        config.pop("dtype", None)
+        return type(layer).from_config(config)
+
+    waveform = keras.Input((num_samples,), name=model.inputs[0].name)
+    copy = keras.models.clone_model(
+        model, input_tensors=waveform, clone_function=copied
+    )
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def with_record_inputs(
     model: keras.Model,
     dtype: str,
@@ -177,7 +197,7 @@ def _audio_input(network: keras.Model) -> AudioInput:
 def with_scores(
     network: keras.Model,
     layers: Sequence[tuple[np.ndarray, np.ndarray]],
-    tags: Sequence[str],
+    tags: Sequence[str] | None,
     thresholds: Sequence[float] | None = None,
     provenance: dict[str, str] | None = None,
     appended: Sequence[keras.Model] = (),
@@ -189,7 +209,8 @@ def with_scores(
         network: Network from `embedding_network` or `join`.
         layers: Kernel [inputs, outputs] and bias [outputs] of each dense layer; ReLU
             between them, sigmoid at the end.
-        tags: Names of the new tags, in the order of the last kernel.
+        tags: Names of the new tags, in the order of the last kernel; None if they are
+            unknown.
         thresholds: Decision threshold of each tag, those of `kept_tags` first.
         provenance: See `ModelInfo.provenance`.
         appended: Models whose embeddings the network concatenates, in this order. Their
@@ -207,9 +228,9 @@ def with_scores(
         )
         features = dense(features)
         dense.set_weights([inner, offset])
-    kept = kept_tags(appended, tags)
+    kept = kept_tags(appended, tags or ())
     old_kernel, old_bias = _scores_of(appended, kept)
-    names = (*kept, *tags)
+    names = None if tags is None else (*kept, *tags)
     if len(old_bias) and hidden:
         features = keras.layers.Concatenate(name="head_input")([embedding, features])
         kernel = np.pad(kernel, ((len(old_kernel), 0), (0, 0)))

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "calibration",
         "callbacks",
         "distribution",
+        "fine_tuning",
         "heads",
         "labelled_clips",
         "noisy_student",

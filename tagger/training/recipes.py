@@ -26,6 +26,8 @@ class Stage:
         max_epochs: Maximum number of epochs.
         patience: Early-stopping patience: the stage ends after this many epochs without
             a better monitored value.
+        freeze: What keeps its weights, see `fine_tuning.frozen_layers`.
+        backbone_rate: Factor of the learning rate for all weights but the last layer's.
         weight_decay: Factor λ; λ · w is added to the gradient of every weight w, before
             momentum and Adam's scaling: PyTorch's weight_decay, not Keras'.
 
@@ -40,6 +42,8 @@ class Stage:
     max_epochs: int
     patience: int
     weight_decay: float = 0.0
+    freeze: str = "none"
+    backbone_rate: float = 1.0
 
     def __post_init__(self):
         if not 0 < self.learning_rate < math.inf:
@@ -49,6 +53,7 @@ class Stage:
         for name, value in (
             ("learning rate's decay", self.step_decay),
             ("weight decay", self.weight_decay),
+            ("backbone's factor of the learning rate", self.backbone_rate),
         ):
             if not 0 <= value < math.inf:
                 raise ValueError(f"The {name} must be at least 0, not {value}.")
@@ -115,6 +120,19 @@ class TrainingRecipe:
                 "--crops-per-clip must be at least 0 (every whole segment), not"
                 f" {self.crops_per_clip}."
             )
+
+    def describe(self) -> dict:
+        """Returns the recipe for run.json.
+
+        Fields that came later appear only if they are used, so that runs from before
+        are recognised.
+        """
+        described = dataclasses.asdict(self)
+        for stage in described["stages"]:
+            for name, usual in (("freeze", "none"), ("backbone_rate", 1.0)):
+                if stage[name] == usual:
+                    del stage[name]
+        return described
 
 
 def resemul(
@@ -286,10 +304,75 @@ def transformer(
     return TrainingRecipe(batch_size, (stage,), crops_per_clip)
 
 
+def transfer(
+    learning_rate: float = 1e-3,
+    batch_size: int = 16,
+    max_epochs: int = 20,
+    patience: int = 5,
+    crops_per_clip: int = 1,
+) -> TrainingRecipe:
+    """Fine-tuning of a trained model: first a new head, then everything, slowly.
+
+    Command: `python train.py --from musicnn_mtt`. A random head would send random
+    gradients into the backbone; so it is trained alone first, on a frozen backbone
+    (Kumar et al., ICLR 2022, https://arxiv.org/abs/2202.10054). The best epoch has the
+    highest validation ROC-AUC.
+
+    Args:
+        learning_rate: Learning rate of Adam for the head alone; a tenth of it
+            afterwards.
+        batch_size: Number of segments per batch.
+        max_epochs: Maximum number of epochs per stage.
+        patience: Early-stopping patience in epochs, per stage.
+        crops_per_clip: Random crops of a clip per epoch; 0: every whole segment.
+    """
+    head = Stage(
+        optimizer="Adam",
+        options={},
+        learning_rate=learning_rate,
+        step_decay=0.0,
+        max_epochs=max_epochs,
+        patience=patience,
+        freeze="backbone",
+    )
+    everything = dataclasses.replace(
+        head, learning_rate=learning_rate / 10, freeze="none", backbone_rate=0.1
+    )
+    return TrainingRecipe(
+        batch_size, (head, everything), crops_per_clip, monitor="val_roc_auc"
+    )
+
+
+def fine_tuned(
+    recipe: TrainingRecipe, freeze: str | None, backbone_rate: float | None
+) -> TrainingRecipe:
+    """Returns a recipe for training that starts from another model.
+
+    Args:
+        recipe: Recipe to change.
+        freeze: What keeps its weights in every stage; None: as the recipe says. Stages
+            that train only the head are kept; with "backbone", the others are dropped
+            unless there are no such stages.
+        backbone_rate: See `Stage`; None: as the recipe says.
+    """
+    stages = []
+    for stage in recipe.stages:
+        if backbone_rate is not None:
+            stage = dataclasses.replace(stage, backbone_rate=backbone_rate)
+        if freeze is not None and stage.freeze != "backbone":
+            stage = dataclasses.replace(stage, freeze=freeze)
+        stages.append(stage)
+    head_stages = [s for s in recipe.stages if s.freeze == "backbone"]
+    if freeze == "backbone" and head_stages:
+        stages = head_stages
+    return dataclasses.replace(recipe, stages=tuple(stages))
+
+
 RECIPES = {
     "resemul": resemul,
     "won2019": won2019,
     "won2020": won2020,
     "multi_scale": multi_scale,
     "transformer": transformer,
+    "transfer": transfer,
 }

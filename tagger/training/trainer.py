@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -25,7 +25,7 @@ from tagger.data import pipeline
 from tagger.evaluation import metrics, scoring
 from tagger.segmentation import Segmentation
 from tagger.storage import writer_lock
-from tagger.training import distribution
+from tagger.training import distribution, fine_tuning
 from tagger.training.callbacks import KeepBest, Resume, ScoringModel, Validate
 from tagger.training.recipes import Stage, TrainingRecipe
 from tagger.training.runs import RunFolder, StageFolder, StageState
@@ -128,6 +128,7 @@ class RunOptions:
         checkpoint_minutes: Minutes between two saves within an epoch; a killed run
             loses no more training time than this.
         devices: Devices from `distribution.choose`; None: the first device.
+        base: Model to start from; None: random weights.
     """
 
     seed: int = 0
@@ -135,6 +136,7 @@ class RunOptions:
     num_read_threads: int = 8
     checkpoint_minutes: float = 10.0
     devices: distribution.Devices | None = None
+    base: fine_tuning.Base | None = None
 
 
 def train(
@@ -148,7 +150,7 @@ def train(
     """Builds a model and trains it, or resumes the run that a folder holds.
 
     Args:
-        name: Key of `models.MODELS`.
+        name: Key of `models.MODELS`, or package.module:factory; ignored with a base.
         options: Options of the model's factory, without the tags.
         recipe: Recipe of the training.
         task: Task to learn.
@@ -202,7 +204,9 @@ class _Runner:
         task: SupervisedTask,
         run: RunOptions,
     ):
-        self._name, self._options = name, models.default_options(name) | options
+        self._name, self._options = name, {}
+        if not run.base:
+            self._options = models.default_options(name) | options
         self._recipe, self._task, self._run = recipe, task, run
         self._devices = run.devices
         self._num_batches = None  # counted by `check`
@@ -210,11 +214,11 @@ class _Runner:
 
     def _build(self) -> keras.Model:
         manifest = self._task.shards.manifest
+        tags = manifest.tags if self._task.shards.names_tags else None
+        if self._run.base:
+            return self._run.base.build(tags, len(manifest.tags))
         return models.build_model(
-            self._name,
-            num_tags=len(manifest.tags),
-            tags=manifest.tags if self._task.shards.names_tags else None,
-            **self._options,
+            self._name, num_tags=len(manifest.tags), tags=tags, **self._options
         )
 
     def _plan(self, stage_number: int) -> BatchPlan:
@@ -241,6 +245,8 @@ class _Runner:
                 f"--initial-stage must be 0 to {len(stages) - 1}, not"
                 f" {self._run.initial_stage}: the recipe has {len(stages)} stages."
             )
+        for stage in stages:
+            fine_tuning.frozen_layers(self._scoring_model.model, stage.freeze)
         for split in ("train", "val", *shards.manifest.splits):
             shards.paths(split)  # reports missing shards before hours of work
         self._devices.check_batch(self._recipe.batch_size)
@@ -300,10 +306,11 @@ class _Runner:
         """Returns the model to train, and the compiled one that takes batches."""
         with self._devices.scope(), distribution.precision(self._recipe.precision):
             model = self._build()
+            fine_tuning.freeze(model, stage.freeze)
             fitted = self._task.training_model(model, self._recipe)
             self._devices.share_statistics(model)
             fitted.compile(
-                make_optimizer(stage, self._recipe),
+                make_optimizer(stage, self._recipe, model.layers[-1]),
                 loss=self._task.loss,
                 jit_compile=self._recipe.xla or keras.backend.backend() == "jax",
             )
@@ -389,13 +396,15 @@ class _Runner:
         """Returns the content of run.json."""
         backend = keras.backend.backend()
         model = self._scoring_model.model
+        base = {"from": self._run.base.describe()} if self._run.base else {}
         return {
             "model": {
                 "name": model.name,
                 **self._options,
                 "num_parameters": model.count_params(),
             },
-            "recipe": dataclasses.asdict(self._recipe),
+            **base,
+            "recipe": self._recipe.describe(),
             **self._task.describe(),
             "seed": self._run.seed,
             "versions": {
@@ -416,8 +425,16 @@ def _verbosity(devices: distribution.Devices) -> int:
     return 1 if sys.stdout.isatty() else 2
 
 
-def make_optimizer(stage: Stage, recipe: TrainingRecipe) -> keras.optimizers.Optimizer:
-    """Returns the optimiser of a stage, with loss scaling if the precision needs it."""
+def make_optimizer(
+    stage: Stage, recipe: TrainingRecipe, head: keras.Layer | None = None
+) -> keras.optimizers.Optimizer:
+    """Returns the optimiser of a stage, with loss scaling if the precision needs it.
+
+    Args:
+        stage: Stage that sets the optimiser.
+        recipe: Recipe of the stage.
+        head: Layer whose weights are not the backbone's, see `Stage.backbone_rate`.
+    """
     # The same as Keras 2's `decay`, which the original resemul used.
     rate = keras.optimizers.schedules.InverseTimeDecay(
         stage.learning_rate, decay_steps=1, decay_rate=stage.step_decay
@@ -426,6 +443,7 @@ def make_optimizer(stage: Stage, recipe: TrainingRecipe) -> keras.optimizers.Opt
     optimizer = decayed_optimizer(
         stage,
         rate,
+        head.trainable_variables if head else (),
         global_clipnorm=recipe.clip_norm,
         # Keras accepts None, but not 1, for one batch per step.
         gradient_accumulation_steps=num_accumulated if num_accumulated > 1 else None,
@@ -435,23 +453,32 @@ def make_optimizer(stage: Stage, recipe: TrainingRecipe) -> keras.optimizers.Opt
     return optimizer
 
 
-def decayed_optimizer(stage: Stage, rate, **options) -> keras.optimizers.Optimizer:
+def decayed_optimizer(
+    stage: Stage, rate, of_head: Sequence[keras.Variable] = (), **options
+) -> keras.optimizers.Optimizer:
     """Returns the optimiser of a stage, with PyTorch's weight decay.
 
     Args:
-        stage: Stage that sets the optimiser and the weight decay.
+        stage: Stage that sets the optimiser, the weight decay and the factor of the
+            backbone's learning rate.
         rate: Learning rate or schedule.
+        of_head: Variables that do not belong to the backbone.
         **options: Other arguments of `keras.optimizers.Optimizer`.
     """
     kind = getattr(keras.optimizers, stage.optimizer)
 
     class Decayed(kind):
         def update_step(self, gradient, variable, learning_rate):
-            decay = stage.weight_decay * ops.convert_to_tensor(variable)
-            gradient = gradient + ops.cast(decay, gradient.dtype)
+            if stage.weight_decay:
+                decay = stage.weight_decay * ops.convert_to_tensor(variable)
+                gradient = gradient + ops.cast(decay, gradient.dtype)
+            # Keras' own key, as for `exclude_from_weight_decay`: the variable may be a
+            # backend's.
+            if self._var_key(variable) not in map(self._var_key, of_head):
+                learning_rate = learning_rate * stage.backbone_rate
             return super().update_step(gradient, variable, learning_rate)
 
-    kind = Decayed if stage.weight_decay else kind
+    kind = Decayed if stage.weight_decay or stage.backbone_rate != 1 else kind
     return kind(rate, **stage.options, **options)
 
 
