@@ -13,7 +13,8 @@ The modules and packages, each of which imports only from those above it:
     weights/         downloads pretrained models, converts the originals' weights
     evaluation/      clip scores, ROC-AUC, PR-AUC, confidence intervals, robustness
     inference/       tags and embeddings of audio files, exported models
-    training/        recipes, staged training, noisy student, several devices
+    training/        recipes, staged training, transfer, noisy student, several devices
+    hear             the interface of HEAR, a benchmark of embeddings
     interpretation/  excitations, attention and attributions of a model
     web/             the page that tags dropped songs
     cli/             the command line: arguments and printing

@@ -81,6 +81,8 @@ def bootstrap(
             values -= list(other.macro().values())
         drawn = _without_bias(drawn, values)
         low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    if other is None:
+        low, high = np.clip([low, high], 0, 1)
     result = {}
     for n, (name, value) in enumerate(zip(scored.macro(), values, strict=True)):
         p_value = None

@@ -151,7 +151,7 @@ def fit(
         _check_appendable(base_models, bases, options)
     representations = {"": backbones}
     if options.has_baselines:
-        representations |= _baselines(backbones, info, options.seed)
+        representations |= baselines_of(backbones, info, options.seed)
     everything = [b for several in representations.values() for b in several]
     clips = labelled_clips.read_clips(
         source, tags, tag_separator, options.left_out_fold
@@ -166,6 +166,11 @@ def fit(
     notes += more
     clips, more = labelled_clips.learnable(clips, options.min_clips)
     notes += more
+    if clips.group_kind == "clip" and clips.folds is None:
+        notes.append(
+            "The data names no artists, so the folds may share them, and the scores"
+            " below may be too high. A csv with a column artist prevents that."
+        )
     clips = labelled_clips.with_folds(clips, options.num_folds, options.seed)
 
     hidden = options.hidden_units, options.seed
@@ -261,9 +266,16 @@ def _check_appendable(base_models, bases, options: FitOptions) -> None:
             )
 
 
-def _baselines(
+def baselines_of(
     backbones: Sequence[Backbone], info: ModelInfo, seed: int
 ) -> dict[str, list[Backbone]]:
+    """Returns the networks of each of BASELINES.
+
+    Args:
+        backbones: Networks with trained weights.
+        info: Sample rate and segmentation that they share.
+        seed: Seed of the random weights.
+    """
     statistics, random = BASELINES
     keras.utils.set_random_seed(seed)
     return {
