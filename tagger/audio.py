@@ -265,6 +265,21 @@ def rough_seconds(path: str | os.PathLike) -> float | None:
         return container.duration / av.time_base if container.duration else None
 
 
+def artist_of(path: str | os.PathLike) -> str | None:
+    """Returns the artist that a file's own metadata name; None if they name none."""
+    with (
+        contextlib.suppress(AudioDecodeError, av.FFmpegError, OSError),
+        open_container(path) as (container, _),
+    ):
+        held = [container.metadata, *(one.metadata for one in container.streams)]
+        for field in ("artist", "album_artist"):
+            for metadata in held:
+                named = {key.lower(): text.strip() for key, text in metadata.items()}
+                if named.get(field):
+                    return named[field]
+    return None
+
+
 def codec(path: str | os.PathLike) -> str | None:
     """Returns FFmpeg's name for the codec of a file's audio, or None if unknown."""
     with contextlib.suppress(AudioDecodeError), open_container(path) as (container, _):

@@ -235,6 +235,26 @@ def model_name(text: str) -> str:
     )
 
 
+def add_tag_list(add: Callable) -> None:
+    """Adds --tags and --tag-separator of data in a csv.
+
+    Args:
+        add: Method `add_argument` of a parser or group.
+    """
+    add(
+        "--tags",
+        metavar="FILE",
+        help="use only the tags in this file, in its order (one per line, or a JSON"
+        " list); default: all, in alphabetical order",
+    )
+    add(
+        "--tag-separator",
+        default=";",
+        metavar="TEXT",
+        help="separator between the tags in the column tags (default: ;)",
+    )
+
+
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Adds --force, which `check_outputs` reads."""
     parser.add_argument("--force", action="store_true", help="overwrite existing files")

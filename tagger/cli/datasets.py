@@ -10,7 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from tagger import storage
-from tagger.cli.arguments import arguments_of, at_least_one, at_least_two
+from tagger.cli.arguments import (
+    add_tag_list,
+    arguments_of,
+    at_least_one,
+    at_least_two,
+)
 from tagger.cli.process import load_tensorflow
 from tagger.data import building, verification
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
@@ -137,23 +142,12 @@ def _add_jamendo_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_csv_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add(
-        "--tags",
-        metavar="FILE",
-        help="use only the tags in this file, in its order (one per line, or a JSON"
-        " list); default: all, in alphabetical order",
-    )
+    add_tag_list(add)
     add(
         "--num-tags",
         type=at_least_one,
         metavar="N",
         help="use the N most frequent tags",
-    )
-    add(
-        "--tag-separator",
-        default=";",
-        metavar="TEXT",
-        help="separator between the tags in the column tags (default: ;)",
     )
     add(
         "--folds",

@@ -7,6 +7,7 @@ import sys
 from tagger import audio, models, storage, weights
 from tagger.cli.arguments import (
     add_force,
+    add_tag_list,
     at_least_one,
     at_least_two,
     check_outputs,
@@ -50,18 +51,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
         help="model to write, .keras",
     )
     add("--csv", type=output_file, metavar="FILE", help="write the table per tag")
-    add(
-        "--tags",
-        metavar="FILE",
-        help="learn only the tags in this file, in its order (one per line, or a JSON"
-        " list); default: all, in alphabetical order",
-    )
-    add(
-        "--tag-separator",
-        default=";",
-        metavar="TEXT",
-        help="separator between the tags in the column tags (default: ;)",
-    )
+    add_tag_list(add)
     add(
         "--hidden-units",
         type=not_below_zero,

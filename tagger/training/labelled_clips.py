@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
+from tagger.audio import artist_of
 from tagger.data import pipeline
 from tagger.datasets import csv_manifest
 from tagger.datasets.splitting import deal_folds
@@ -36,8 +38,9 @@ class LabelledClips:
         tags: Tag names in the order of the labels.
         names: Path of the file, or clip id, of each clip [num_clips].
         labels: uint8 0/1 [num_clips, num_tags].
-        groups: Group of each clip [num_clips], str; no group is in two folds.
-        group_kind: What a group is: "artist" or "clip".
+        groups: Group of each clip [num_clips], str; no group is in two folds. It is the
+            artist named by the csv, or else by the file's metadata, or else the clip.
+        group_kind: What a group is: "artist", or "clip" if no artist is known.
         folds: Fold of each clip [num_clips], -1 for clips that are never held out; None
             if the data names no folds.
         splits: Split of each clip [num_clips].
@@ -141,16 +144,18 @@ def _clips_of_files(
     source: str | os.PathLike, tags: tuple[str, ...] | None, tag_separator: str
 ) -> LabelledClips:
     read = csv_manifest.load_unsplit(source, tags, None, tag_separator)
-    groups = read.clip_ids
-    if read.groups is not None:
-        groups = np.where(read.groups == "", read.clip_ids, read.groups)
+    paths = np.array([str(read.audio_dir / path) for path in read.paths], object)
+    artists = read.groups
+    if artists is None:
+        bar = tqdm(paths, "Reading artists", unit="file", disable=None, leave=False)
+        artists = np.array([artist_of(path) or "" for path in bar])
     return LabelledClips(
         Path(source),
         read.tags,
-        np.array([str(read.audio_dir / path) for path in read.paths], object),
+        paths,
         read.labels,
-        groups,
-        "clip" if read.groups is None else "artist",
+        np.where(artists == "", read.clip_ids, artists),
+        "artist" if (artists != "").any() else "clip",
         read.folds,
         read.splits,
     )

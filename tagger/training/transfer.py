@@ -168,8 +168,9 @@ def fit(
     notes += more
     if clips.group_kind == "clip" and clips.folds is None:
         notes.append(
-            "The data names no artists, so the folds may share them, and the scores"
-            " below may be too high. A csv with a column artist prevents that."
+            "Neither the data nor the files' metadata name artists, so the folds may"
+            " share them, and the scores below may be too high. A csv with a column"
+            " artist prevents that."
         )
     clips = labelled_clips.with_folds(clips, options.num_folds, options.seed)
 

@@ -196,3 +196,38 @@ def test_tags_that_a_split_lacks_are_named(tmp_path):
     with pytest.warns(UserWarning, match="No clip of test .* has the tags polka, so"):
         annotations = csv_manifest.load_annotations(path)
     assert annotations.splits[-1] == "train"
+
+
+def test_folds_are_dealt_by_artist_or_read(tmp_path):
+    path = write_tracks(tmp_path, f"path,tags,artist\n{BANDS}")
+    annotations = csv_manifest.load_annotations(path, folds=4)
+    for band in range(20):
+        assert len(set(annotations.folds[4 * band : 4 * band + 4])) == 1
+    assert np.bincount(annotations.folds).tolist() == [20, 20, 20, 20]
+    assert csv_manifest.load_annotations(path).folds is None
+    text = "path,tags,fold\na.mp3,rock,0\nb.mp3,pop, 12 \nc.mp3,rock,\n"
+    read = csv_manifest.load_annotations(write_tracks(tmp_path, text))
+    assert read.folds.tolist() == [0, 12, -1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "message"),
+    [
+        ("-1", {}, "row 2 has the fold '-1'. Give whole numbers from 0"),
+        ("a", {}, "row 2 has the fold 'a'"),
+        ("1", {"folds": 9}, "3 artists or files with tags, too few for 9 folds"),
+    ],
+)
+def test_wrong_folds_are_a_sentence(tmp_path, cell, options, message):
+    text = f"path,tags,fold\na.mp3,rock,0\nb.mp3,pop,{cell}\nc.mp3,rock,\n"
+    with pytest.raises(ValueError, match=message):
+        csv_manifest.load_annotations(write_tracks(tmp_path, text), **options)
+
+
+def test_without_splits_every_tagged_clip_is_train(tmp_path):
+    text = "path,tags\na.mp3,rock\nb.mp3,\n"
+    read = csv_manifest.load_unsplit(write_tracks(tmp_path, text))
+    assert read.splits.tolist() == ["train", "student"]
+    text = "path,tags,split\na.mp3,rock,test\nb.mp3,pop,train\n"
+    read = csv_manifest.load_unsplit(write_tracks(tmp_path, text))
+    assert read.splits.tolist() == ["test", "train"]

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import av
 import numpy as np
 import pytest
 from conftest import build_corpus, fails
@@ -193,6 +194,27 @@ def test_artists_are_never_in_two_folds(music):
     assert len(set(folds)) == 3
 
 
+def test_artists_come_from_the_files_if_the_data_names_none(music):
+    for number in range(8):
+        path = music / "tone" / f"{number}.wav"
+        waveform = audio.load_audio(path, RATE)
+        path.unlink()
+        path = path.with_suffix(".flac")
+        with av.open(path, "w", format="flac") as container:
+            if number != 7:
+                container.metadata["artist"] = f" Artist {number % 2} "
+            stream = container.add_stream("flac", rate=RATE, layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                (waveform[None] * 32767).astype(np.int16), format="s16", layout="mono"
+            )
+            frame.sample_rate = RATE
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    clips = labelled_clips.read_clips(music)
+    assert clips.group_kind == "artist"
+    tones = clips.groups[clips.labels[:, clips.tags.index("tone")] == 1]
+    assert tones.tolist() == [*["Artist 0", "Artist 1"] * 3, "Artist 0", "tone/7.flac"]
+
+
 def test_the_folds_of_the_data_are_used(music, bases, cache):
     rows = [["path", "tags", "fold"]]
     for n in range(8):
@@ -249,7 +271,7 @@ def test_copies_count_once_with_the_tags_of_all(music, bases, cache):
     shutil.copy(music / "tone" / "1.wav", music / "tone" / "copy.wav")
     found = fit(bases[:1], music, cache)
     note, about_artists = found.notes
-    assert about_artists.startswith("The data names no artists")
+    assert about_artists.startswith("Neither the data nor")
     assert note.startswith(
         "2 clips hold the same audio as others and do not count again"
     )
