@@ -54,7 +54,7 @@ def main() -> None:
     music = Music(args, work)
     first, *others = args.bases.split(",")
     rows = {}
-    for name, several in music.representations([first]).items():
+    for name, several in music.representations([first], has_baselines=True).items():
         rows[name or f"fit, {first}"] = music.mean_of(several)
     rows[f"fit, {first}, 64 hidden units"] = music.mean_of(
         music.representations([first])[""], hidden_units=64
@@ -97,16 +97,18 @@ class Music:
         path = work / "test.csv"
         lines = [text[0], *(line[: -len("test")] + "train" for line in held_out)]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        self.test = labelled_clips.read_clips(path, self.train.tags)
+        self.test = labelled_clips.read_clips(path, tags=self.train.tags)
         self._held = {}
 
-    def representations(self, bases: list[str]) -> dict:
+    def representations(self, bases: list[str], has_baselines=False) -> dict:
         """Returns name -> backbones, embedded: "" and the baselines."""
         if tuple(bases) not in self._held:
             loaded = [pretrained.load(base) for base in bases]
             backbones = transfer.backbones_of(bases, loaded)
             info = models.model_info(loaded[0])
-            found = {"": backbones} | transfer.baselines_of(backbones, info, 0)
+            found = {"": backbones}
+            if has_baselines:
+                found |= transfer.baselines_of(backbones, info, 0)
             every = [one for several in found.values() for one in several]
             self.train, _ = labelled_clips.embed(self.train, self.cache, every, info, 0)
             self.test, _ = labelled_clips.embed(self.test, self.cache, every, info, 0)
@@ -121,7 +123,7 @@ class Music:
             start = time.perf_counter()
             clips = chosen(self.train, size, seed)
             clips, _ = labelled_clips.learnable(clips, 1)
-            clips = labelled_clips.with_folds(clips, 5, seed)
+            clips, _ = labelled_clips.with_folds(clips, 5, seed)
             examples = clips.examples(self.cache, backbones)
             found = heads.cross_validate(examples, clips.folds, hidden_units, seed)
             head = heads.fit(examples, found.penalties, hidden_units, seed)

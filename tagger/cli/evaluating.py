@@ -36,6 +36,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def add_eval(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of eval."""
     _add_data(parser)
+    parser.set_defaults(split=None)  # to tell whether it was given with --fold
     add, count = parser.add_argument, at_least_one
     add("--verify", action="store_true", help="check every checksum and record first")
     add(
@@ -104,6 +105,14 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Scores a model on a split and prints the requested results."""
     check_outputs(args, "json", "csv", "plot", "robustness", "tune_thresholds")
+    if args.fold is not None:
+        for flag in ("split", "robustness", "tune_thresholds"):
+            if getattr(args, flag):
+                raise ValueError(
+                    f"Give --fold or --{flag.replace('_', '-')}, not both: a fold may"
+                    " hold clips of every split."
+                )
+    args.split = args.split or "test"
     load_tensorflow()
     from tagger import plotting
 
@@ -114,7 +123,7 @@ def evaluate(args: argparse.Namespace) -> None:
     batch_size = args.batch_size or evaluation.scoring.BATCH_SIZE
 
     def score(predict, info, split):
-        if args.fold is not None and split == args.split:
+        if args.fold is not None:
             return evaluation.scoring.evaluate_fold(
                 predict, shards, info, args.fold, batch_size, args.tag_map
             )
@@ -172,7 +181,9 @@ def evaluate(args: argparse.Namespace) -> None:
         pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other_scored)
         lines += evaluation.bootstrap.describe(pair)
     if args.robustness:
-        table = evaluation.robustness.measure(predict, shards, info, args.split)
+        table = evaluation.robustness.measure(
+            predict, shards, info, args.split, args.tag_map
+        )
         title = f"{args.model}, {scored.dataset}, {scored.split_rule}"
         macro = scored.macro()["roc_auc"]
         figure = plotting.plot_robustness(table, "roc_auc", macro, title)

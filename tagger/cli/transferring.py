@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 
 from tagger import audio, models, storage, weights
@@ -114,7 +115,11 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
 
 
 def _models(text: str) -> list[str]:
-    return [model_name(name.strip()) for name in text.split(",")]
+    names = [text] if os.path.isfile(text) else text.split(",")
+    names = [model_name(name.strip()) for name in names]
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names a model twice")
+    return names
 
 
 def fit(args: argparse.Namespace) -> None:
@@ -215,13 +220,19 @@ def thresholds(args: argparse.Namespace) -> int:
         from tagger.training import calibration
 
         model = weights.pretrained.load(args.model)
+        models.add_provenance(
+            model, weights.pretrained.provenance_of([args.model], [model])
+        )
         tagger = Tagger(model)
         with streaming.progress(len(paths), "Scoring") as bar:
             found, errors = calibration.thresholds_at_rate(
                 tagger, paths, args.rate, bar
             )
         number = len(paths) - len(errors)
-        source = f"reached by {args.rate:.0%} of {number:,} files of {args.files[0]}"
+        source = (
+            f"reached by {100 * args.rate:g} % of {number:,} files of"
+            f" {', '.join(args.files)}"
+        )
         models.set_thresholds(model, found, source)
         models.save_model(model, args.output)
     for path, error in errors.items():

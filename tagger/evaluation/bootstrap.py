@@ -108,17 +108,16 @@ def intervals_per_tag(
         Columns roc_auc_low, roc_auc_high, pr_auc_low and pr_auc_high by tag. Draws
         without a positive or without a negative clip of a tag do not count.
     """
+    names = [f"{auc}_{end}" for auc in ("roc_auc", "pr_auc") for end in ("low", "high")]
+    if not scored.tags:
+        return pd.DataFrame(columns=names, dtype=float)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a tag without an AUC
         values = scored.per_tag()[["roc_auc", "pr_auc"]].to_numpy()
         drawn = _without_bias(_drawn(scored, num_resamples, seed), values)
         ends = np.clip(np.nanpercentile(drawn, [2.5, 97.5], axis=0), 0, 1)
-    columns = {
-        f"{name}_{end}": ends[n, :, metric]
-        for metric, name in enumerate(("roc_auc", "pr_auc"))
-        for n, end in enumerate(("low", "high"))
-    }
-    return pd.DataFrame(columns, index=list(scored.tags))
+    columns = ends.transpose(1, 2, 0).reshape(len(scored.tags), -1)
+    return pd.DataFrame(columns, index=list(scored.tags), columns=names)
 
 
 def _drawn(scored: Evaluation, num_resamples: int, seed: int) -> np.ndarray:

@@ -5,7 +5,7 @@ time-stretched, pitch-shifted, compressed or mixed with noise. FFmpeg's filters 
 of this but the noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -81,6 +81,7 @@ def measure(
     shards: pipeline.Shards,
     info: models.ModelInfo,
     split: str = "test",
+    tag_map: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Scores a split once for every modification of its clips.
 
@@ -89,6 +90,7 @@ def measure(
         shards: Shards of waveforms.
         info: Metadata of the model behind `predict`.
         split: "train", "val" or "test".
+        tag_map: See `scoring.evaluate`.
 
     Returns:
         One row per modification; columns kind, setting, roc_auc and pr_auc.
@@ -104,6 +106,8 @@ def measure(
             def modify(waveform, function=function, value=value):
                 return function(waveform, info.sample_rate, value)
 
-            scored = scoring.evaluate(predict, shards, info, split, modify=modify)
+            scored = scoring.evaluate(
+                predict, shards, info, split, modify=modify, tag_map=tag_map
+            )
             rows.append({"kind": kind, "setting": setting, **scored.macro()})
     return pd.DataFrame(rows)

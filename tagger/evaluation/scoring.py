@@ -116,6 +116,8 @@ def evaluate_fold(
         if shards.manifest.num_clips(split)
         and any(clip_id in chosen.chosen for clip_id, _ in shards.clips(split))
     ]
+    if not splits:
+        raise ValueError(f"{shards.directory} holds no clips of fold {fold}.")
     parts = [
         evaluate(predict, chosen, info, split, batch_size, tag_map=tag_map)
         for split in splits
@@ -331,6 +333,7 @@ def check_comparable(
     """
     check_rate(info, shards)
     check_rate(other, shards)
+    # A tag that is mapped for one model may have its own name in the other.
     tags = common_tags(info, shards, tag_map).names
     others = common_tags(other, shards, tag_map).names
     if tags != others:

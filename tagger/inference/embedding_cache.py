@@ -20,11 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 import tagger
-from tagger import models, validation
+from tagger import models, storage, validation
 from tagger.data import pipeline
 from tagger.inference import streaming
 from tagger.models.metadata import ModelInfo
-from tagger.storage import replacing
 from tagger.weights.pretrained import cache_folder
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class EmbeddingCache:
         """Stores the embeddings of a clip, float32 [num_segments, channels]."""
         path = self._path(backbone, clip)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished:
+        with storage.replacing(path) as unfinished:
             np.save(unfinished, np.asarray(rows, np.float32))
 
     def _path(self, backbone: Backbone, clip: str) -> Path:
@@ -116,7 +115,7 @@ def embed_files(
     backbones: Sequence[Backbone],
     info: ModelInfo,
     paths: Iterable[str | os.PathLike],
-) -> dict[str, Exception]:
+) -> tuple[dict[str, str], dict[str, Exception]]:
     """Embeds audio files; those that the cache holds already are skipped.
 
     Every file is decoded once for all backbones.
@@ -128,7 +127,8 @@ def embed_files(
         paths: Audio files of any length.
 
     Returns:
-        The errors of files that cannot be decoded or embedded, by path.
+        The key in the cache of each file, and the errors of files that cannot be
+        decoded or embedded, by path.
     """
     errors, clips, missing = {}, {}, {}
     for path in paths:
@@ -154,14 +154,18 @@ def embed_files(
                     errors[file.path] = file.error
                 else:
                     _save_all(cache, lacking, clips[file.path], file.rows)
-    return errors
+    return {path: key for path, key in clips.items() if path not in errors}, errors
 
 
 def keys_of_shards(shards: pipeline.Shards, split: str) -> list[str]:
     """Returns the key of each clip of a split, in the order of the shards."""
-    names = [os.path.basename(path) for path in shards.paths(split)]
-    held = [shards.manifest.shards[name] for name in names]
-    return [key_of(one.sha256, str(n)) for one in held for n in range(one.num_clips)]
+    keys = []
+    for path in shards.paths(split):
+        shard = shards.manifest.shards[os.path.basename(path)]
+        # The original resemul's shards have no manifest.
+        digest = shard.sha256 or storage.sha256(storage.location(path))
+        keys += [key_of(digest, str(n)) for n in range(shard.num_clips)]
+    return keys
 
 
 def embed_shards(
@@ -182,8 +186,12 @@ def embed_shards(
 
     Raises:
         records.CorruptShardError: a record is damaged; the message names it.
+        ScoringError: a network gives NaN for a clip.
     """
     names = [os.path.basename(path) for path in shards.paths(split)]
+    for_records = {
+        backbone.key: _for_records(backbone, shards) for backbone in backbones
+    }
     with (
         pipeline.naming_corrupt_records(shards),
         tqdm(
@@ -201,7 +209,7 @@ def embed_shards(
                 if not all(cache.has(backbone, key) for key in keys)
             ]
             if lacking:
-                predict = _all_outputs([_for_records(b, shards) for b in lacking])
+                predict = _all_outputs([for_records[b.key] for b in lacking])
                 for key, rows in _rows_of_clips(one, split, info, keys, predict):
                     _save_all(cache, lacking, key, rows)
                     bar.update()
@@ -222,17 +230,29 @@ def _rows_of_clips(
     predict: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the key and the embeddings [num_segments, channels] of each clip."""
-    rows, current = [], 0
+    rows, current, name = [], 0, ""
+
+    def finished() -> tuple[str, np.ndarray]:
+        if not np.isfinite(rows).all():
+            raise streaming.ScoringError(name or f"clip {current} of {split}")
+        return keys[current], np.stack(rows)
+
     for batch in pipeline.evaluation_segments(
         shards, split, info.segmentation, SHARD_BATCH_SIZE
     ).as_numpy_iterator():
-        outputs = predict(batch["segments"])
-        for index, row in zip(batch["clip_index"], outputs, strict=True):
+        number = len(batch["segments"])
+        missing = SHARD_BATCH_SIZE - number  # one shape: the network is traced once
+        padding = [(0, missing)] + [(0, 0)] * (batch["segments"].ndim - 1)
+        outputs = predict(np.pad(batch["segments"], padding))[:number]
+        for index, clip_id, row in zip(
+            batch["clip_index"], batch["clip_id"], outputs, strict=True
+        ):
             if index != current:
-                yield keys[current], np.stack(rows)
-                rows, current = [], index
+                yield finished()
+                rows, current = [], int(index)
+            name = clip_id.decode()
             rows.append(row)
-    yield keys[current], np.stack(rows)
+    yield finished()
 
 
 def _all_outputs(backbones: Sequence[Backbone]) -> Callable[[np.ndarray], np.ndarray]:

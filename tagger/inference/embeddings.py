@@ -3,6 +3,7 @@
 audio file -> float32 [channels], the output of one layer averaged over all segments.
 """
 
+import copy
 import dataclasses
 import io
 import json
@@ -70,10 +71,20 @@ class Embedder(TransformerMixin, BaseEstimator):
     ):
         self.model = model
         self.layer = layer
-        is_name = isinstance(model, (str, os.PathLike))
-        loaded = pretrained.load(model) if is_name else model
+        self._load()
+
+    def _load(self) -> None:
+        is_name = isinstance(self.model, (str, os.PathLike))
+        loaded = pretrained.load(self.model) if is_name else self.model
         self.info = models.model_info(loaded)
-        self.network = models.embedding_network(loaded, layer)
+        self.network = models.embedding_network(loaded, self.layer)
+
+    def set_params(self, **params) -> "Embedder":
+        """Sets the model or the layer, as scikit-learn's searches do."""
+        super().set_params(**params)
+        if params:
+            self._load()
+        return self
 
     @classmethod
     def from_pretrained(
@@ -91,8 +102,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         return cls(name, layer)
 
     def __sklearn_clone__(self) -> "Embedder":
-        """Returns the embedder itself: it has nothing to fit, and a model is large."""
-        return self
+        """Returns a copy that shares the network, because a model is large."""
+        return copy.copy(self)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Returns True: there is nothing to fit."""

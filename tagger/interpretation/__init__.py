@@ -14,7 +14,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["report"],
+    submodules=["attention_maps", "report"],
     submod_attrs={
         "attention_maps": ["Attention", "attention", "contribution", "half_and_half"],
         "attributions": ["Attribution", "attribute", "filtered"],

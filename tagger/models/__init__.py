@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "metadata": ["ModelInfo"],
         "registry": ["MODELS", "build_model", "default_options", "entry"],
         "serialization": [
+            "add_provenance",
             "load_model",
             "model_info",
             "save_model",

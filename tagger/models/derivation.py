@@ -5,6 +5,7 @@ model ─┬─▶ feature_network       log-mel spectrograms -> scores
        └─▶ embedding_network ─▶ join ─▶ with_scores    new tags on known music
 """
 
+import itertools
 from collections.abc import Sequence
 
 import keras
@@ -134,6 +135,11 @@ def embedding_network(model: keras.Model, layer: str = PENULTIMATE) -> keras.Mod
             f"Layer {layer!r} of {model.name} does not have exactly one output of shape"
             " [batch, …, channels]. Choose another layer."
         )
+    if output.shape[-1] is None:
+        raise ValueError(
+            f"Layer {layer!r} of {model.name} has no channels of a fixed number."
+            " Choose another layer."
+        )
     if len(output.shape) > 2:
         output = keras.ops.mean(output, axis=tuple(range(1, len(output.shape) - 1)))
     return keras.Model(model.input, output, name=f"{model.name}_embedding")
@@ -222,7 +228,10 @@ def with_scores(
     """
     *hidden, (kernel, bias) = layers
     embedding = features = network.output
-    for number, (inner, offset) in enumerate(hidden, 1):
+    names = {layer.name for layer in network.layers}
+    # A base model that was made in the same way has such layers already.
+    free = (n for n in itertools.count(1) if f"head_hidden{n}" not in names)
+    for number, (inner, offset) in zip(free, hidden, strict=False):
         dense = keras.layers.Dense(
             len(offset), activation="relu", name=f"head_hidden{number}"
         )
@@ -232,14 +241,15 @@ def with_scores(
     old_kernel, old_bias = _scores_of(appended, kept)
     names = None if tags is None else (*kept, *tags)
     if len(old_bias) and hidden:
-        features = keras.layers.Concatenate(name="head_input")([embedding, features])
+        join_name = f"head_input{number}"
+        features = keras.layers.Concatenate(name=join_name)([embedding, features])
         kernel = np.pad(kernel, ((len(old_kernel), 0), (0, 0)))
         old_kernel = np.pad(old_kernel, ((0, len(kernel) - len(old_kernel)), (0, 0)))
-    scores = TagScores(len(names), names, thresholds, provenance, name="head_scores")
-    output = scores(features)
     if len(old_bias):
         kernel = np.concatenate([old_kernel, kernel], axis=1)
         bias = np.concatenate([old_bias, bias])
+    scores = TagScores(len(bias), names, thresholds, provenance, name="head_scores")
+    output = scores(features)
     scores.set_weights([kernel, bias])
     return keras.Model(network.input, output, name=name)
 

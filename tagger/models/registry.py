@@ -192,9 +192,10 @@ def _outside_entry(name: str) -> ModelEntry:
         sys.path.append(os.getcwd())  # as `python -m` does, but for the console command
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # the module may raise anything
+        reason = f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"Cannot import the module of model {name!r} ({error}). Install it, or run"
+            f"Cannot import the module of model {name!r} ({reason}). Install it, or run"
             " the command in the folder that contains it."
         ) from error
     factory = getattr(module, factory_name, None)
@@ -203,11 +204,18 @@ def _outside_entry(name: str) -> ModelEntry:
             f"{module_name} has no function {factory_name!r}."
             f" {suggest_names(factory_name, [n for n in vars(module) if n[0] != '_'])}"
         )
-    missing = {"num_tags", "tags"} - set(inspect.signature(factory).parameters)
+    parameters = inspect.signature(factory).parameters
+    missing = {"num_tags", "tags"} - set(parameters)
     if missing:
         raise ValueError(
             f"{name} must take the arguments num_tags and tags, but lacks"
             f" {' and '.join(sorted(missing))}."
+        )
+    required = [p.name for p in _options_of(factory) if p.default is p.empty]
+    if required:
+        raise ValueError(
+            f"{name} needs a default for its argument {required[0]}; --set"
+            f" {required[0]}=VALUE can then change it."
         )
     return ModelEntry(name, module_name, "", OUTSIDE_RECIPE)
 
@@ -254,16 +262,24 @@ def _check_size(option: str, value: object) -> None:
 
 def default_options(name: str) -> dict:
     """Returns the options of a model's factory with their defaults, except the tags."""
-    parameters = inspect.signature(entry(name).factory).parameters.values()
-    tags = ("num_tags", "tags")
-    return {p.name: p.default for p in parameters if p.name not in tags}
+    return {p.name: p.default for p in _options_of(entry(name).factory)}
+
+
+def _options_of(factory: Callable) -> list[inspect.Parameter]:
+    """Returns the parameters of a factory without the tags, *args and **kwargs."""
+    return [
+        parameter
+        for parameter in inspect.signature(factory).parameters.values()
+        if parameter.name not in ("num_tags", "tags")
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
 
 
 def derive_facts(name: str) -> Facts:
     """Builds the default model of a factory and reads its facts."""
     from tagger.models import frontends, serialization
 
-    model = build_model(name)
+    model = build_model(name, num_tags=50, tags=None)
     info = serialization.model_info(model)
     frontend = [layer for layer in model.layers if layer.name == "frontend"]
     preset = "harmonic" if frontend else "waveform"

@@ -138,7 +138,13 @@ def set_thresholds(
     (scores,) = (layer for layer in model.layers if isinstance(layer, TagScores))
     scores.thresholds = tuple(float(threshold) for threshold in thresholds)
     if source:
-        scores.provenance = (scores.provenance or {}) | {"thresholds": source}
+        add_provenance(model, {"thresholds": source})
+
+
+def add_provenance(model: keras.Model, provenance: dict[str, str]) -> None:
+    """Adds to what a model says of its origin; it is saved with the model."""
+    (scores,) = (layer for layer in model.layers if isinstance(layer, TagScores))
+    scores.provenance = (scores.provenance or {}) | provenance
 
 
 def _of_any_length(model: keras.Model) -> keras.Model:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import keras
 
+import tagger
 from tagger import models, storage
 from tagger.models.metadata import suggest_names
 from tagger.weights import pretrained
@@ -67,7 +68,12 @@ class Base:
         for column, held in self._shared(head.tags, tags):
             new_kernel[:, column], new_bias[column] = kernel[:, held], bias[held]
         return models.with_scores(
-            network, [(new_kernel, new_bias)], tags, name=model.name
+            network,
+            [(new_kernel, new_bias)],
+            tags,
+            provenance={"made by": f"train.py {tagger.__version__}"}
+            | pretrained.provenance_of([self.source], [model]),
+            name=model.name,
         )
 
     def _shared(self, held: Sequence[str] | None, tags: Sequence[str] | None):
@@ -78,7 +84,8 @@ class Base:
 
     def describe(self) -> dict:
         """Returns the part of run.json that must be the same to resume."""
-        return {"name": str(self.source), "sha256": storage.sha256(self._path)}
+        name = os.path.basename(self.source)
+        return {"name": name, "sha256": storage.sha256(self._path)}
 
 
 def frozen_layers(model: keras.Model, freeze: str) -> list[keras.Layer]:

@@ -26,6 +26,7 @@ LINEAR_PENALTIES = tuple(float(c) for c in 10.0 ** np.arange(-3.5, 0.6, 0.5))
 HIDDEN_PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.1)
 USUAL = 1  # number of the penalty if no tag can be judged
 MAX_ITERATIONS = 2000
+HIDDEN_ITERATIONS = 100
 EPSILON = 1e-7
 
 
@@ -239,7 +240,7 @@ def _network(
         (hidden_units,),
         alpha=penalty,
         solver="lbfgs",
-        max_iter=MAX_ITERATIONS // 10,
+        max_iter=HIDDEN_ITERATIONS,
         random_state=seed,
     )
     with warnings.catch_warnings():

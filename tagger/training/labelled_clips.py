@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tagger import storage
 from tagger.audio import artist_of
 from tagger.data import pipeline
 from tagger.datasets import csv_manifest
@@ -20,7 +21,6 @@ from tagger.inference.embedding_cache import (
     EmbeddingCache,
     embed_files,
     embed_shards,
-    key_of_file,
     keys_of_shards,
 )
 from tagger.models.metadata import ModelInfo
@@ -39,7 +39,7 @@ class LabelledClips:
         names: Path of the file, or clip id, of each clip [num_clips].
         labels: uint8 0/1 [num_clips, num_tags].
         groups: Group of each clip [num_clips], str; no group is in two folds. It is the
-            artist named by the csv, or else by the file's metadata, or else the clip.
+            artist named by the csv or by the file's metadata, or else the clip.
         group_kind: What a group is: "artist", or "clip" if no artist is known.
         folds: Fold of each clip [num_clips], -1 for clips that are never held out; None
             if the data names no folds.
@@ -93,6 +93,7 @@ class LabelledClips:
 
 def read_clips(
     source: str | os.PathLike,
+    info: ModelInfo | None = None,
     tags: tuple[str, ...] | None = None,
     tag_separator: str = ";",
     left_out_fold: int | None = None,
@@ -102,22 +103,25 @@ def read_clips(
     Args:
         source: A csv or a folder with one subfolder per tag, see
             `datasets.csv_manifest`, or a folder of shards or its parent.
+        info: Metadata of the model that will hear the clips; None checks nothing.
         tags: Tags to take, in order. Default: all.
         tag_separator: Separator of the tags in the column `tags` of a csv.
         left_out_fold: Fold whose clips are left out; None: none.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: there are no labelled clips, a tag is unknown, or there is no such
-            fold.
+        ValueError: there are no labelled clips, a tag is unknown, there is no such
+            fold, or the shards do not hold what the model takes.
     """
     shards = None
-    if os.path.isdir(source):
+    if storage.location(source).is_dir():
         try:
             shards = pipeline.open_shards(source)
         except FileNotFoundError:
             pass  # a folder of audio
     if shards:
+        if info:
+            _check_waveforms(shards, info)
         clips = _clips_of_shards(shards, tags)
     else:
         clips = _clips_of_files(source, tags, tag_separator)
@@ -144,18 +148,16 @@ def _clips_of_files(
     source: str | os.PathLike, tags: tuple[str, ...] | None, tag_separator: str
 ) -> LabelledClips:
     read = csv_manifest.load_unsplit(source, tags, None, tag_separator)
-    paths = np.array([str(read.audio_dir / path) for path in read.paths], object)
-    artists = read.groups
-    if artists is None:
-        bar = tqdm(paths, "Reading artists", unit="file", disable=None, leave=False)
-        artists = np.array([artist_of(path) or "" for path in bar])
+    groups, kind = read.clip_ids, "clip"
+    if read.groups is not None:
+        groups, kind = np.where(read.groups == "", read.clip_ids, read.groups), "artist"
     return LabelledClips(
         Path(source),
         read.tags,
-        paths,
+        np.array([str(read.audio_dir / path) for path in read.paths], object),
         read.labels,
-        np.where(artists == "", read.clip_ids, artists),
-        "artist" if (artists != "").any() else "clip",
+        groups,
+        kind,
         read.folds,
         read.splits,
     )
@@ -172,7 +174,8 @@ def _clips_of_shards(
     for split in ("train", "val"):
         if manifest.num_clips(split):
             for clip_id, row in shards.clips(split):
-                ids.append(clip_id)
+                # The original resemul's records have no ids.
+                ids.append(clip_id or f"{split} {len(ids)}")
                 labels.append(row[None])
                 splits.append(split)
     splits, folds = np.array(splits), None
@@ -223,15 +226,14 @@ def embed(
         The clips that were embedded, and a sentence on each one that was not.
 
     Raises:
-        ValueError: too many files cannot be decoded, or shards do not hold what the
-            networks take. What was embedded stays in the cache.
+        ValueError: too many files cannot be decoded. What was embedded stays in the
+            cache.
     """
     if clips.shards:
-        _check_waveforms(clips.shards, info)
         for split in dict.fromkeys(clips.splits.tolist()):
             embed_shards(cache, backbones, info, clips.shards, split)
         return clips, []
-    errors = embed_files(cache, backbones, info, clips.names.tolist())
+    key_of_path, errors = embed_files(cache, backbones, info, clips.names.tolist())
     if len(errors) > max_skipped * len(clips):
         raise ValueError(
             f"{len(errors)} of {len(clips)} files cannot be used, more than"
@@ -240,7 +242,7 @@ def embed(
             " the next run is quick."
         )
     clips = clips.chosen(np.array([path not in errors for path in clips.names]))
-    keys = np.array([key_of_file(path) for path in clips.names], object)
+    keys = np.array([key_of_path[path] for path in clips.names], object)
     notes = [f"Left out: {error}" for error in errors.values()]
     return dataclasses.replace(clips, keys=keys), notes
 
@@ -279,7 +281,7 @@ def merge_duplicates(
         The clips without copies, and a sentence on what was joined.
     """
     labels, differing, copies = clips.labels.copy(), [], set()
-    for first, copy in _same_audio(examples):
+    for first, copy in map(sorted, _same_audio(examples)):
         copies.add(copy)
         if (clips.labels[first] != clips.labels[copy]).any():
             differing.append((clips.names[first], clips.names[copy]))
@@ -299,29 +301,26 @@ def merge_duplicates(
 
 
 def _same_audio(examples: Examples) -> list[tuple[int, int]]:
-    """Returns pairs of clips, the first one and a copy of it."""
+    """Returns pairs of clips whose embeddings are equal but for rounding.
+
+    Rounding depends on the other segments of a batch.
+    """
     means = examples.means()
-    spread = SAME_AUDIO * float(np.std(means)) or SAME_AUDIO
-    # Copies are neighbours on any line through the space of embeddings. They are not
-    # equal: rounding depends on the other segments of a batch.
+    means = means / (means.std(axis=0) + 1e-12) / SAME_AUDIO
+    # Copies are neighbours on any line through the space of embeddings.
     direction = np.random.default_rng(0).standard_normal(means.shape[1])
     place = means @ (direction / np.linalg.norm(direction))
-    pairs, first_ones = [], []
-    order = np.argsort(place, kind="stable")
-    for number in order.tolist():
-        near = [
-            one
-            for one in first_ones
-            if place[number] - place[one] <= spread * means.shape[1] ** 0.5
-        ]
-        first_ones = near
-        for one in near:
+    farthest = means.shape[1] ** 0.5
+    pairs, recent = [], []
+    for number in np.argsort(place, kind="stable").tolist():
+        recent = [one for one in recent if place[number] - place[one] <= farthest]
+        for one in recent:
             is_same_length = examples.num_segments[one] == examples.num_segments[number]
-            if is_same_length and np.abs(means[one] - means[number]).max() <= spread:
+            if is_same_length and np.abs(means[one] - means[number]).max() <= 1:
                 pairs.append((one, number))
                 break
         else:
-            first_ones.append(number)
+            recent.append(number)
     return pairs
 
 
@@ -342,7 +341,8 @@ def learnable(clips: LabelledClips, min_clips: int) -> tuple[LabelledClips, list
     for number, tag in enumerate(clips.tags):
         count = int(clips.labels[:, number].sum())
         if count < max(min_clips, 1):
-            reasons.append(f"{tag} ({count} clips, but {max(min_clips, 1)} are needed)")
+            needed = max(min_clips, 1)
+            reasons.append(f"{tag} ({count} clips; it needs at least {needed})")
         elif count == len(clips):
             reasons.append(f"{tag} (every clip has it)")
         else:
@@ -358,8 +358,19 @@ def learnable(clips: LabelledClips, min_clips: int) -> tuple[LabelledClips, list
     return found, [f"Left out: {', '.join(reasons)}."] if reasons else []
 
 
-def with_folds(clips: LabelledClips, num_folds: int, seed: int) -> LabelledClips:
+def with_folds(
+    clips: LabelledClips, num_folds: int, seed: int
+) -> tuple[LabelledClips, list[str]]:
     """Deals the clips to folds by their groups, unless the data names folds.
+
+    Args:
+        clips: Clips from `embed`. If no artist is known, the metadata of their files is
+            read.
+        num_folds: Number of folds; fewer if there are fewer groups.
+        seed: Seed of the folds.
+
+    Returns:
+        The clips with folds, and a sentence on what makes the scores too high.
 
     Raises:
         ValueError: all clips are in one group or one fold.
@@ -370,7 +381,15 @@ def with_folds(clips: LabelledClips, num_folds: int, seed: int) -> LabelledClips
                 f"All clips of {clips.source} are in fold {int(clips.folds[0])}. Give"
                 " them at least two folds, or remove the column fold."
             )
-        return clips
+        return clips, _note_shared_artists(clips)
+    notes = []
+    if clips.group_kind == "clip" and not clips.shards:
+        clips, notes = _with_artists_of_files(clips)
+    if clips.group_kind == "clip":
+        notes.append(
+            "No artists are known, so folds may share them, and the scores below may"
+            " be too high. A csv with a column artist prevents that."
+        )
     if len(np.unique(clips.groups)) < 2:
         what = f"{clips.source} holds only one clip"
         if clips.group_kind == "artist":
@@ -380,4 +399,34 @@ def with_folds(clips: LabelledClips, num_folds: int, seed: int) -> LabelledClips
             " others, or remove the column artist to hold out single files."
         )
     folds = deal_folds(clips.groups, clips.labels, num_folds, seed)
-    return dataclasses.replace(clips, folds=folds)
+    return dataclasses.replace(clips, folds=folds), notes
+
+
+def _with_artists_of_files(clips: LabelledClips) -> tuple[LabelledClips, list[str]]:
+    """Takes the artists from the files' metadata, if they name at least two."""
+    bar = tqdm(clips.names, "Reading artists", unit="file", disable=None, leave=False)
+    artists = np.array([artist_of(path) or "" for path in bar])
+    named = artists != ""
+    if len(np.unique(artists[named])) < 2:
+        return clips, []
+    notes = []
+    if not named.all():
+        notes.append(
+            f"The metadata of {(~named).sum()} of {len(clips)} files name no artist;"
+            " each of these files counts as an artist of its own."
+        )
+    groups = np.where(named, artists, clips.groups)
+    return dataclasses.replace(clips, groups=groups, group_kind="artist"), notes
+
+
+def _note_shared_artists(clips: LabelledClips) -> list[str]:
+    folds_of = {}
+    for group, fold in zip(clips.groups.tolist(), clips.folds.tolist(), strict=True):
+        folds_of.setdefault(group, set()).add(fold)
+    shared = sorted(group for group, folds in folds_of.items() if len(folds) > 1)
+    if not shared or clips.group_kind != "artist":
+        return []
+    return [
+        f"{len(shared)} artists are in several folds, such as {shared[0]!r}; that makes"
+        " the scores below too high."
+    ]

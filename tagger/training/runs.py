@@ -74,8 +74,10 @@ class RunFolder:
         try:
             validation.check_regular(path)
             held = json.loads(path.read_text(encoding="utf-8"))
-            parts = [part for part in asked if part not in ("versions", "git")]
+            parts = [part for part in asked if part not in ("versions", "git", "from")]
             differing = [part for part in parts if held[part] != asked[part]]
+            if held.get("from") != asked.get("from"):  # not every run has a base
+                differing.insert(0, "base model")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path} does not describe a run of this project ({error!r}). Choose"

@@ -152,9 +152,8 @@ def fit(
     representations = {"": backbones}
     if options.has_baselines:
         representations |= baselines_of(backbones, info, options.seed)
-    everything = [b for several in representations.values() for b in several]
     clips = labelled_clips.read_clips(
-        source, tags, tag_separator, options.left_out_fold
+        source, info, tags, tag_separator, options.left_out_fold
     )
     everything = [b for several in representations.values() for b in several]
     clips, notes = labelled_clips.embed(
@@ -166,13 +165,8 @@ def fit(
     notes += more
     clips, more = labelled_clips.learnable(clips, options.min_clips)
     notes += more
-    if clips.group_kind == "clip" and clips.folds is None:
-        notes.append(
-            "Neither the data nor the files' metadata name artists, so the folds may"
-            " share them, and the scores below may be too high. A csv with a column"
-            " artist prevents that."
-        )
-    clips = labelled_clips.with_folds(clips, options.num_folds, options.seed)
+    clips, more = labelled_clips.with_folds(clips, options.num_folds, options.seed)
+    notes += more
 
     hidden = options.hidden_units, options.seed
     validated = {
@@ -196,7 +190,7 @@ def fit(
         head.layers,
         clips.tags,
         thresholds,
-        _provenance(bases, scored),
+        pretrained.provenance_of(bases, base_models) | _provenance(scored),
         appended,
         name=base_models[0].name if len(networks) == 1 else "joined",
     )
@@ -278,7 +272,12 @@ def baselines_of(
         seed: Seed of the random weights.
     """
     statistics, random = BASELINES
-    keras.utils.set_random_seed(seed)
+
+    def redrawn(backbone: Backbone) -> keras.Model:
+        # The weights depend on the network alone, not on those that are joined with it.
+        keras.utils.set_random_seed(int(key_of(backbone.key, str(seed))[:7], 16))
+        return keras.models.clone_model(backbone.network)
+
     return {
         statistics: [
             Backbone(
@@ -291,7 +290,7 @@ def baselines_of(
             Backbone(
                 f"{backbone.name}, {random}",
                 key_of(backbone.key, random, str(seed)),
-                keras.models.clone_model(backbone.network),
+                redrawn(backbone),
             )
             for backbone in backbones
         ],
@@ -432,21 +431,11 @@ def _kept_thresholds(
     return [found[tag] for tag in kept_tags(base_models, new_tags)]
 
 
-def _provenance(
-    bases: Sequence[str | os.PathLike], scored: Evaluation
-) -> dict[str, str]:
+def _provenance(scored: Evaluation) -> dict[str, str]:
     about = {
         "made by": f"tagger fit {tagger.__version__}",
-        "from": ", ".join(os.path.basename(base) for base in bases),
         "data": scored.split_rule,
     }
-    licences = [
-        pretrained.PRETRAINED[base].licence
-        for base in bases
-        if base in pretrained.PRETRAINED
-    ]
-    if licences:
-        about["licence of the base"] = ", ".join(dict.fromkeys(licences))
     if scored.tags:
         macro = scored.macro()
         about["out-of-fold macro"] = (

@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -226,3 +227,25 @@ def load(name_or_path: str | os.PathLike) -> "keras.Model":
     """
     path = path_of(name_or_path)
     return weights.conversion.load_model(path)
+
+
+def provenance_of(
+    bases: Sequence[str | os.PathLike], base_models: Sequence["keras.Model"]
+) -> dict[str, str]:
+    """Returns the provenance of a model made from others: their names and licences.
+
+    Args:
+        bases: Names of pretrained models, or model files.
+        base_models: The loaded models, whose own provenance is passed on.
+    """
+    licences = []
+    for base, model in zip(bases, base_models, strict=True):
+        if base in PRETRAINED:
+            licences.append(PRETRAINED[base].licence)
+        else:
+            held = models.model_info(model).provenance or {}
+            licences += filter(None, held.get("licence of the base", "").split(", "))
+    about = {"from": ", ".join(os.path.basename(base) for base in bases)}
+    if licences:
+        about["licence of the base"] = ", ".join(dict.fromkeys(licences))
+    return about

@@ -421,3 +421,5 @@ def test_a_fold_is_scored_whatever_its_split(built, trained, tmp_path, run_scrip
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["split"] == "fold 1" and found["num_clips"] == len(splits) // 2
     fails(run_script(*command, "--fold", 7), "has no fold 7, only 0, 1")
+    done = run_script(*command, "--fold", 1, "--split", "val")
+    fails(done, "Give --fold or --split, not both")

@@ -160,6 +160,9 @@ def test_the_embedder_is_a_transformer_of_scikit_learn(trained, tmp_path):
     embedder = Embedder(str(trained / "model.keras"))
     assert set(embedder.get_params()) == {"model", "layer"}
     assert clone(embedder).get_params() == embedder.get_params()
+    other = clone(embedder).set_params(layer="block1_conv")
+    assert other.network is not embedder.network and embedder.layer == "penultimate"
+    assert other.network.output_shape != embedder.network.output_shape
     random = np.random.RandomState(3)
     noise = [(random.uniform(-0.3, 0.3, 60_000), 22050) for _ in range(6)]
     time = np.arange(60_000) / 22050

@@ -207,14 +207,14 @@ def test_thresholds_from_music_are_reached_by_that_share(
     ]
     done = run_script(*command, "--rate", 0.3)
     assert done.returncode == 0, done.stderr
-    assert "reached by 30% of 10 files" in done.stdout
+    assert "reached by 30 % of 10 files" in done.stdout
     tagger = tagging.Tagger(models.load_model(output))
     scores = np.stack([tagger.scores(path) for path in sorted(songs.iterdir())])
     thresholds = np.array(tagger.info.thresholds)
     # Noises score almost the same, and rounding depends on the batch.
     assert ((scores >= thresholds - 1e-5).sum(axis=0) >= 3).all()
     assert ((scores >= thresholds + 1e-5).sum(axis=0) <= 3).all()
-    assert "30% of 10 files" in tagger.info.provenance["thresholds"]
+    assert "30 % of 10 files" in tagger.info.provenance["thresholds"]
     done = run_script("-m", "tagger", "tag", songs, "--model", output, "--top", 99)
     assert "✓" in done.stdout
 

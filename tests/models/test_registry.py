@@ -342,12 +342,16 @@ def no_scores(num_tags=50, tags=None):
 
 def no_tags(width=4):
     pass
+
+def no_default(num_tags, tags, width, **others):
+    pass
 """
 
 
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
     (tmp_path / "my_models.py").write_text(OUTSIDE)
+    (tmp_path / "broken.py").write_text("def f(:")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
     yield tmp_path
@@ -377,6 +381,8 @@ def test_a_model_from_outside_trains_and_tags(outside, built, run_script):
         ("my_models:tinny", "my_models has no function 'tinny'. Did you mean tiny"),
         ("my_models:no_tags", "must take the arguments num_tags and tags"),
         ("my_models:no_scores", "must return a keras.Model from waveforms"),
+        ("my_models:no_default", "needs a default for its argument width"),
+        ("broken:f", "Cannot import the module .*SyntaxError"),
         (":f", "Cannot import the module"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_run_of_the_recipe_transfer(base, built_at, tmp_path, run_script):
     last = changed(base, next((folder / "1").glob("*.keras")))
     assert {"block1_conv", "block1_norm", "block5_conv"} <= last
     described = json.loads((folder / "run.json").read_text())
-    assert described["from"]["name"] == str(base)
+    assert described["from"]["name"] == "base.keras"
     assert len(described["from"]["sha256"]) == 64
     stages = described["recipe"]["stages"]
     assert [stage.get("freeze", "none") for stage in stages] == ["backbone", "none"]
@@ -88,7 +88,7 @@ def test_a_run_of_the_recipe_transfer(base, built_at, tmp_path, run_script):
     assert "Stage" not in done.stdout  # finished
     other = tmp_path / "other.keras"
     models.save_model(narrow_model("vgg_pons"), other)
-    fails(train(run_script, other, shards, folder), "another from")
+    fails(train(run_script, other, shards, folder), "another base model")
     assert models.load_model(folder / "model.keras").layers[1].trainable
 
 

@@ -1,6 +1,7 @@
 """tagger fit: from labelled audio to a model, and what it says of bad data."""
 
 import json
+import os
 import shutil
 
 import av
@@ -189,7 +190,9 @@ def test_artists_are_never_in_two_folds(music):
             [f"music/{kind}/{n}.wav", kind, "ABC"[n % 3]] for kind in ("tone", "noise")
         ]
     clips = labelled_clips.read_clips(csv_of(music, rows))
-    folds = labelled_clips.with_folds(clips, 5, 0).folds
+    clips, notes = labelled_clips.with_folds(clips, 5, 0)
+    folds = clips.folds
+    assert not notes
     assert [len(set(folds[clips.groups == artist])) for artist in "ABC"] == [1, 1, 1]
     assert len(set(folds)) == 3
 
@@ -209,8 +212,9 @@ def test_artists_come_from_the_files_if_the_data_names_none(music):
             )
             frame.sample_rate = RATE
             container.mux([*stream.encode(frame), *stream.encode(None)])
-    clips = labelled_clips.read_clips(music)
+    clips, notes = labelled_clips.with_folds(labelled_clips.read_clips(music), 3, 0)
     assert clips.group_kind == "artist"
+    assert notes[0].startswith("The metadata of 9 of 16 files name no artist")
     tones = clips.groups[clips.labels[:, clips.tags.index("tone")] == 1]
     assert tones.tolist() == [*["Artist 0", "Artist 1"] * 3, "Artist 0", "tone/7.flac"]
 
@@ -224,10 +228,58 @@ def test_the_folds_of_the_data_are_used(music, bases, cache):
     source = csv_of(music, rows)
     found = fit(bases[:1], source, cache)
     assert set(found.scored.folds) == {0, 1}
+    assert not found.notes
     found = fit(bases[:1], source, cache, left_out_fold=1, num_folds=2, min_clips=3)
     assert len(found.scored.labels) == 8
     with pytest.raises(ValueError, match="has no fold 7, only 0, 1"):
         fit(bases[:1], source, cache, left_out_fold=7)
+
+
+def test_given_folds_that_share_an_artist_are_noted(music, bases, cache):
+    rows = [["path", "tags", "artist", "fold"]]
+    for n in range(8):
+        for kind in ("tone", "noise"):
+            rows.append([f"music/{kind}/{n}.wav", kind, kind, str(n % 2)])
+    found = fit(bases[:1], csv_of(music, rows), cache)
+    assert found.notes[0].startswith("2 artists are in several folds, such as 'noise'")
+
+
+def test_too_few_clips_to_judge_still_give_a_model(music, tmp_path, bases, run_script):
+    for number in range(4, 8):
+        (music / "tone" / f"{number}.wav").unlink()
+        (music / "noise" / f"{number}.wav").unlink()
+    done = run_script(
+        *("-m", "tagger", "fit", music, "--from", bases[0], "--no-baselines"),
+        *("--output", tmp_path / "mine.keras"),
+        env=os.environ | {"TAGGER_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Learnt, but not judged: noise (4 clips), tone (4 clips)" in done.stdout
+    assert models.load_model(tmp_path / "mine.keras").layers[-1].tags
+
+
+def test_a_fitted_model_can_be_the_base_of_another(music, bases, cache, tmp_path):
+    path = str(tmp_path / "first.keras")
+    models.save_model(fit(bases[:1], music, cache, hidden_units=4).model, path)
+    found = fit([path], music, cache, hidden_units=4, appends=True)
+    names = [layer.name for layer in found.model.layers]
+    assert {"head_hidden1", "head_hidden2"} <= set(names)
+    with pytest.raises(ValueError, match="no channels of a fixed number"):
+        fit(bases[:1], music, cache, layer="audio_input")
+
+
+def test_random_weights_do_not_depend_on_joined_networks(bases):
+    loaded = [models.load_model(base) for base in bases]
+    info = models.model_info(loaded[0])
+    both = transfer.backbones_of(bases, loaded)
+    alone = transfer.baselines_of(both[1:], info, 0)["random weights"]
+    joined = transfer.baselines_of(both, info, 0)["random weights"]
+    assert alone[0].key == joined[1].key
+    pairs = zip(
+        alone[0].network.get_weights(), joined[1].network.get_weights(), strict=True
+    )
+    for one, other in pairs:
+        np.testing.assert_array_equal(one, other)
 
 
 def test_shards_are_judged_on_their_validation_split(corpus, bases, cache):
@@ -271,7 +323,7 @@ def test_copies_count_once_with_the_tags_of_all(music, bases, cache):
     shutil.copy(music / "tone" / "1.wav", music / "tone" / "copy.wav")
     found = fit(bases[:1], music, cache)
     note, about_artists = found.notes
-    assert about_artists.startswith("Neither the data nor")
+    assert about_artists.startswith("No artists are known")
     assert note.startswith(
         "2 clips hold the same audio as others and do not count again"
     )
@@ -325,7 +377,7 @@ def test_rare_tags_are_learnt_but_not_judged_unless_min_clips_says_so(
     assert "both" not in found.scored.tags and "both" in found.table().index
     found = fit(bases[:1], music, cache, min_clips=2)
     assert found.model.layers[-1].tags == ("noise", "tone")
-    assert "both (1 clips, but 2 are needed)" in found.notes[0]
+    assert "both (1 clips; it needs at least 2)" in found.notes[0]
 
 
 def test_bases_that_hear_different_segments_cannot_be_joined(
