@@ -237,6 +237,7 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
             print(
                 f"{args.output} already holds the tags of all files.", file=sys.stderr
             )
+    held = tagger.thresholds() if tagger.info.thresholds else {}
     has_error = False
     with streaming.progress(len(paths), "Tagging") as bar:
         for result, taggram in tag_files(
@@ -247,7 +248,7 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
             if results:
                 results.write(result)
             line = writers.as_line(result) if args.json else None
-            tqdm.write(line or _table(result, args.top, tagger.info))
+            tqdm.write(line or _table(result, args.top, held))
             if args.taggram and taggram:
                 _draw(tagger, taggram, args, os.path.basename(result["path"]))
     if results:
@@ -283,9 +284,8 @@ def _legend(info: ModelInfo) -> str:
     )
 
 
-def _table(row: dict, top: int, info: ModelInfo) -> str:
+def _table(row: dict, top: int, thresholds: dict[str, float]) -> str:
     """Returns a file's highest scores as text; a mark means: reaches the threshold."""
-    thresholds = dict(zip(info.tags or (), info.thresholds or (), strict=False))
     path = printable(row["path"])
     if "error" in row:
         return f"{path}\n  {printable(row['error'])}"

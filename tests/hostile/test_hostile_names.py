@@ -135,6 +135,6 @@ def test_the_table_of_tags_is_escaped():
     from tagger.cli import tagging
 
     row = {"path": NAMES[3], "tags": dict.fromkeys(TAGS, 0.5)}
-    assert not [one for one in tagging._table(row, 9) if one in "\x1b\x07\udce9"]
+    assert not [one for one in tagging._table(row, 9, {}) if one in "\x1b\x07\udce9"]
     row = {"path": NAMES[3], "error": "Cannot decode '\x1b[2J'"}
-    assert "\x1b" not in tagging._table(row, 9)
+    assert "\x1b" not in tagging._table(row, 9, {})

@@ -169,7 +169,7 @@ def test_an_hour_of_music_takes_little_memory(tmp_path, monkeypatch):
 
     block = draw_music(65536, 16000)[0]
     monkeypatch.setattr(
-        streaming, "stream_audio", lambda path, rate: iter(900 * [block])
+        streaming, "stream_source", lambda path, rate: iter(900 * [block])
     )
     tagger = attentive()
     tracemalloc.start()
