@@ -27,6 +27,7 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize(
     "name", [n for n, r in RATES.items() if r in hear.SAMPLE_RATES]
 )
+@pytest.mark.slow
 def test_every_model_passes_the_validator(name, tmp_path):
     """hearvalidator is one file that declares Python < 3.9; see .ci/run."""
     validate = pytest.importorskip(
