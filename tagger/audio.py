@@ -144,7 +144,7 @@ def stream_source(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
 
 
 def name_of(source: Source) -> str:
-    """Returns the path of a source as text, or a description of a waveform."""
+    """Returns a name for error messages: the path, or the length of the waveform."""
     if isinstance(source, tuple):
         return f"a waveform of {len(source[0]) / source[1]:.1f} s"
     return os.fspath(source)

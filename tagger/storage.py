@@ -145,7 +145,7 @@ def num_bytes(path: Path | Remote) -> int | None:
 
 
 def sha256(path: Path | Remote) -> str:
-    """Returns the SHA-256 of a file as 64 hexadecimal digits."""
+    """Returns the SHA-256 checksum of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):

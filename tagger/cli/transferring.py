@@ -145,7 +145,7 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def _report(found, table) -> str:
-    """Returns the table, the notes and the verdicts as text."""
+    """Formats the notes, the table per tag and the comparison with the baselines."""
 
     def aucs(row, suffix=""):
         roc_auc, pr_auc = row[f"roc_auc{suffix}"], row[f"pr_auc{suffix}"]

@@ -351,7 +351,7 @@ def _folds(
 def _warn_of_lacking_tags(
     labels: np.ndarray, splits: np.ndarray, tags: list[str], source: Path
 ) -> None:
-    """Warns of tags that a split has no clip of, since they cannot be scored there."""
+    """Warns about tags without a clip in a split, which cannot be scored there."""
     for split, lacking in tags_lacking(labels, splits, tags).items():
         warnings.warn(
             f"No clip of {split} in {source} has the tags {', '.join(lacking[:10])}"

@@ -181,7 +181,7 @@ def best_thresholds(scored: Evaluation) -> list[float]:
 
 
 def thresholds_reached_by(scores: np.ndarray, counts: np.ndarray) -> list[float]:
-    """Returns the threshold of each tag that a given number of clips reach.
+    """Returns thresholds such that a given number of clips reach each of them.
 
     It lies in the middle of two scores, so that rounding does not move a clip across.
 

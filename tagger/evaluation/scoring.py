@@ -333,7 +333,6 @@ def check_comparable(
     """
     check_rate(info, shards)
     check_rate(other, shards)
-    # A tag that is mapped for one model may have its own name in the other.
     tags = common_tags(info, shards, tag_map).names
     others = common_tags(other, shards, tag_map).names
     if tags != others:

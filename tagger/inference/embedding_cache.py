@@ -118,7 +118,7 @@ def embed_files(
 ) -> tuple[dict[str, str], dict[str, Exception]]:
     """Embeds audio files; those that the cache holds already are skipped.
 
-    Every file is decoded once for all backbones.
+    Each file is decoded only once, however many backbones there are.
 
     Args:
         cache: Cache to fill.

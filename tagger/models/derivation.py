@@ -40,7 +40,7 @@ def feature_network(model: keras.Model) -> keras.Model:
 
 
 def with_length(model: keras.Model, num_samples: int | None) -> keras.Model:
-    """Returns a copy of a model for waveforms of another length; None: of any length.
+    """Copies a model for waveforms of another length; None allows any length.
 
     Its layers compute in the precision that Keras is set to, unless they always compute
     in float32.

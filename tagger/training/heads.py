@@ -4,8 +4,8 @@ embeddings [num_segments, channels] of each clip, labels, folds -> `Head`, and s
 every clip by a head that was fitted without the clip's group.
 
 A head is one logistic regression per tag, or one network with a hidden layer. It is
-fitted to the mean embedding of each clip. As in a tagger, the score of a clip is the
-mean of its segments' scores, so thresholds carry over.
+fitted to the mean embedding of each clip. A clip's score is the mean of its segments'
+scores, as in `inference.tagger`, so thresholds found here hold there.
 """
 
 import dataclasses

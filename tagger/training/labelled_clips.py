@@ -1,4 +1,4 @@
-"""Labelled clips whose embeddings are in the cache, ready to fit heads to them.
+"""Reads labelled clips, embeds them and prepares them for fitting heads.
 
 csv, folder or shards -> `LabelledClips`: labels, groups, folds, and keys in the cache.
 """
@@ -332,7 +332,7 @@ def learnable(clips: LabelledClips, min_clips: int) -> tuple[LabelledClips, list
         min_clips: Fewest positive clips of a tag.
 
     Returns:
-        The clips with the other tags, and a sentence on those that were left out.
+        The clips with the remaining tags, and a note that lists the tags left out.
 
     Raises:
         ValueError: no tag is left.

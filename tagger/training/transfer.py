@@ -94,7 +94,7 @@ class Fitted:
         return table
 
     def verdicts(self) -> list[str]:
-        """Returns the macro scores, and a sentence on each baseline."""
+        """Returns the macro scores and a comparison with each baseline, by line."""
         if not self.scored.tags:
             return []
         lines = [
