@@ -5,6 +5,7 @@
 raw         reads every train shard with read(), nothing else
 training    pipeline.training_segments: parsed, cut, shuffled, batched (int16)
 crops       the same with random crops, as many per clip as it has whole segments
+one crop    the same with one random crop per clip, as Won's recipes take
 evaluation  pipeline.evaluation_segments
             (our segments stay int16; the device converts them to float32)
 torch N     as the originals read: one float32 .npy per clip, opened with mmap_mode, one
@@ -110,6 +111,9 @@ def run(args, folder: Path) -> None:
     def crops() -> Iterator[int]:
         return training(per_clip)
 
+    def one_crop() -> Iterator[int]:
+        return training(1)
+
     def evaluation() -> Iterator[int]:
         batches = pipeline.evaluation_segments(
             shards, "train", segmentation, args.batch_size
@@ -146,7 +150,8 @@ def run(args, folder: Path) -> None:
             seconds = time.perf_counter() - started
         return read / seconds
 
-    ways = {way.__name__: way for way in (raw, training, crops, evaluation)}
+    every = (raw, training, crops, one_crop, evaluation)
+    ways = {way.__name__.replace("_", " "): way for way in every}
     if importlib.util.find_spec("torch"):
         paths = write_npy(shards, folder)
         for num_workers in sorted({os.cpu_count(), 8}):

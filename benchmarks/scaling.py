@@ -1,6 +1,7 @@
-"""Measures how the builder's speed grows with workers when decoding is not the limit.
+"""Measures how building and tagging grow with workers when computing is not the limit.
 
     python benchmarks/scaling.py --data-dir dataset --num-workers 1 2 4 8 16
+    python benchmarks/scaling.py --what tag --sleep 2 --num-workers 2 8 32 64
 
 A machine with few cores cannot run many decoders. So the decoder is replaced by a sleep
 as long as decoding one clip takes on one core (measured first); everything else is the
@@ -12,6 +13,10 @@ CPU time per clip without decoding. A machine is full when rate x CPU time reach
 number of cores.
 
 Prints a table, and from it the hours and bytes for whole datasets; writes scaling.json.
+
+With `--what tag`, what a worker process does with a file, decoding and scoring, is
+replaced by the sleep; the tasks, the processes, and the results in order are real. It
+takes two workers or more: one would be this process.
 """
 
 import argparse
@@ -29,7 +34,10 @@ from tagger import audio, cli
 from tagger.data import building, records
 from tagger.datasets import magnatagatune, million_song
 from tagger.datasets.annotations import Annotations
-from tagger.segmentation import to_int16
+from tagger.inference import streaming
+from tagger.inference.engines import Engine, EngineSpec
+from tagger.models.metadata import ModelInfo
+from tagger.segmentation import Segmentation, to_int16
 
 CLIP_SECONDS = 29.1
 SLEEP = "TAGGER_BENCHMARK_SLEEP"  # seconds; workers inherit the variable
@@ -39,6 +47,7 @@ CLIPS = {
     "CALS": 1_000_000,
 }
 CORES = (1, 16, 256)
+NUM_TAGS = 50
 
 
 def sleep_instead(path, sample_rate):
@@ -47,9 +56,40 @@ def sleep_instead(path, sample_rate):
     yield np.zeros(int(CLIP_SECONDS * sample_rate), np.int16)
 
 
+def score_instead(task):
+    """Returns the scores of a file of ten segments after a pause."""
+    time.sleep(float(os.environ[SLEEP]))
+    scores = np.zeros((10, NUM_TAGS), np.float32)
+    return streaming.Streamed("", scores, np.arange(10.0), CLIP_SECONDS)
+
+
 # Worker processes import this script too, but not as __main__.
 if SLEEP in os.environ:
     building.stream_audio = sleep_instead
+
+
+class SleepingEngine(Engine):
+    """Stands for an engine that worker processes open."""
+
+    name = "onnx"
+    info = ModelInfo("simulated", 16000, Segmentation(48000), NUM_TAGS, None)
+    embedding_size = None
+    spec = EngineSpec("onnx", "simulated.onnx", "float32")
+
+    def run(self, waveforms, outputs=("scores",)):
+        raise AssertionError("Worker processes stand in for this engine.")
+
+
+def tag(num_clips: int, num_workers: int, scratch: str) -> dict:
+    """Tags files that do not exist; returns the seconds."""
+    paths = [f"{clip}.mp3" for clip in range(num_clips)]
+    options = streaming.StreamOptions(num_workers=num_workers)
+    streaming._run = score_instead  # a worker finds this script's function by its name
+    cpu, started = _cpu_seconds(), time.perf_counter()
+    found = list(streaming.stream_files(SleepingEngine(), paths, options=options))
+    seconds = time.perf_counter() - started
+    assert [one.path for one in found] == paths
+    return {"seconds": seconds, "cpu": _cpu_seconds() - cpu, "bytes": 0}
 
 
 def seconds_to_decode(data_dir: str, num_clips: int = 60) -> float:
@@ -66,9 +106,10 @@ def seconds_to_decode(data_dir: str, num_clips: int = 60) -> float:
     return statistics.median(times)
 
 
-def measure(num_clips: int, num_workers: int, scratch: str) -> dict:
-    once = build(num_clips, num_workers, scratch)
-    twice = build(2 * num_clips, num_workers, scratch)
+def measure(what: str, num_clips: int, num_workers: int, scratch: str) -> dict:
+    work = {"build": build, "tag": tag}[what]
+    once = work(num_clips, num_workers, scratch)
+    twice = work(2 * num_clips, num_workers, scratch)
     seconds = twice["seconds"] - once["seconds"]
     return {
         "workers": num_workers,
@@ -109,6 +150,7 @@ def _cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
+    add("--what", choices=("build", "tag"), default="build")
     add("--data-dir", default="./dataset", help="clips to time decoding on")
     add("--num-workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     add("--seconds", type=float, default=20, help="approximate duration of one build")
@@ -117,6 +159,8 @@ def main() -> None:
     add("--output", default="scaling.json")
     args = parser.parse_args()
 
+    if args.what == "tag" and min(args.num_workers) < 2:
+        raise ValueError("Tagging with one worker needs no processes. Give 2 or more.")
     sleep = args.sleep or seconds_to_decode(args.data_dir)
     print(f"decoding takes {1000 * sleep:.1f} ms per clip of {CLIP_SECONDS} s")
     os.environ[SLEEP] = str(sleep)
@@ -125,7 +169,7 @@ def main() -> None:
     print(f"{'start s':>9}{'CPU ms/clip':>13}")
     for num_workers in args.num_workers:
         num_clips = max(20, int(args.seconds / 2 * num_workers / sleep) // 10 * 10)
-        run = measure(num_clips, num_workers, args.scratch)
+        run = measure(args.what, num_clips, num_workers, args.scratch)
         runs.append(run)
         alone = runs[0]["clips_per_second"] / runs[0]["workers"]
         run["efficiency"] = run["clips_per_second"] / num_workers / alone
@@ -135,8 +179,9 @@ def main() -> None:
         )
     rate = runs[0]["clips_per_second"] / runs[0]["workers"]
     plan = {}
-    print(f"\nat {rate:.1f} clips per second and core:")
-    for name, num_clips in CLIPS.items():
+    if args.what == "build":
+        print(f"\nat {rate:.1f} clips per second and core:")
+    for name, num_clips in CLIPS.items() if args.what == "build" else ():
         hours = {cores: num_clips / rate / cores / 3600 for cores in CORES}
         gigabytes = num_clips * runs[0]["bytes_per_clip"] / 1e9
         plan[name] = {"hours": hours, "gigabytes": gigabytes}

@@ -7,13 +7,18 @@ r"""Compares the time to tag an hour of songs with the original's and with decod
 Makes songs of three minutes (stereo mp3, 44.1 kHz, 192 kbit/s) from the audio of a
 folder, converts the original's MagnaTagATune weights and times whole commands in turn:
 
-ours      `python -m tagger tag` with the Keras model
-onnx      the same with its ONNX export
+keras     `tagger tag --engine keras`
+onnx      `tagger tag --engine onnx`, with the model's export
+openvino  `tagger tag --engine openvino`, the same export
+bfloat16  the same with `--precision bfloat16`; the CPU must have it
 original  its `MusicTagger` on audio loaded by librosa, as in its own example
-decode    only decoding with PyAV, at the model's rate
+decode    only decoding with PyAV in one thread, at the model's rate
 
-The original's environment needs torch, torchaudio, librosa, fire, pandas and
-tensorboard; ours also needs torch, to read the weights, and the extra `export`.
+Then `--excerpts` N of the first model: how scores differ from those of whole files,
+and the time. The original's environment needs torch, torchaudio, librosa, fire, pandas
+and tensorboard; ours also needs torch, to read the weights, and openvino.
+short_chunk_resnet has random weights, because its published ones are too large to be
+stored with the code.
 """
 
 import argparse
@@ -33,6 +38,15 @@ from tagger.cli.arguments import at_least_one
 
 SECONDS = 180
 SAMPLE_RATE = 44100
+ORIGINAL_NAMES = {"short_chunk_resnet": "short_res"}  # where they differ from ours
+EXCERPTS = (1, 3, 10)
+RANDOM_WEIGHTS = """
+import os, sys, torch
+from sota_music_taggers import model
+os.makedirs(os.path.dirname(sys.argv[1]), exist_ok=True)
+torch.manual_seed(0)
+torch.save(model.ShortChunkCNN_Res().state_dict(), sys.argv[1])
+"""
 ORIGINAL = """
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -57,7 +71,12 @@ def main() -> None:
     add("--original", required=True, metavar="DIR", help="checkout of the original")
     add("--original-python", default=sys.executable, metavar="PYTHON")
     add("--audio-dir", required=True, metavar="DIR", help="audio to make songs of")
-    add("--models", nargs="+", default=["fcn", "crnn", "musicnn"])
+    add(
+        "--models",
+        nargs="+",
+        default=["musicnn", "fcn", "crnn", "short_chunk_resnet"],
+    )
+    add("--long-dir", metavar="DIR", help="long files for --excerpts (default: songs)")
     add("--minutes", type=at_least_one, default=60)
     add("--repeats", type=at_least_one, default=3)
     add("--work-dir", default="tag_benchmark", metavar="DIR")
@@ -72,23 +91,21 @@ def main() -> None:
     original = str(Path(args.original).resolve())
     results = {}
     for name in args.models:
-        model = convert(name, args.original, folder)
+        model = convert(name, args, folder)
         commands = {
             "decode": [sys.executable, "-c", DECODE, *songs],
-            "ours": [
-                *(sys.executable, "-m", "tagger", "tag", *songs),
-                *("--model", f"{model}.keras", "--json"),
+            "original": [
+                *(args.original_python, "-c", ORIGINAL),
+                *(ORIGINAL_NAMES.get(name, name), *songs),
             ],
-            "onnx": [
-                *(sys.executable, "-m", "tagger", "tag", *songs),
-                *("--model", f"{model}.onnx", "--json"),
-            ],
-            "original": [args.original_python, "-c", ORIGINAL, name, *songs],
         }
+        for what, options in ENGINES.items():
+            suffix = ".keras" if what == "keras" else ".onnx"
+            commands[what] = [*tag_command(f"{model}{suffix}", songs), *options]
         seconds = {what: [] for what in commands}
         for _ in range(args.repeats):
             for what, command in commands.items():
-                seconds[what].append(run(command, original))
+                seconds[what].append(run(command, original)[0])
         medians = {what: statistics.median(taken) for what, taken in seconds.items()}
         results[name] = seconds
         print(
@@ -96,15 +113,71 @@ def main() -> None:
             f" {medians['decode']:6.1f} s",
             flush=True,
         )
-        for what in ("ours", "onnx"):
+        for what in ENGINES:
             print(
-                f"  {what:6} {medians[what]:6.1f} s"
+                f"  {what:8} {medians[what]:6.1f} s"
                 f"  ratio {medians['original'] / medians[what]:5.2f}"
                 f"  share {medians['decode'] / medians[what]:5.2f}",
                 flush=True,
             )
+    model = f"{(folder / args.models[0]).resolve()}.onnx"
+    for what, files in {
+        "clips": [args.audio_dir],
+        "long files": [args.long_dir or str(folder / "songs")],
+    }.items():
+        results[f"excerpts, {what}"] = compare_excerpts(what, model, files, original)
     content = {"arguments": vars(args), "seconds": results}
     Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+ENGINES = {
+    "keras": ["--engine", "keras"],
+    "onnx": ["--engine", "onnx"],
+    "openvino": ["--engine", "openvino"],
+    "bfloat16": ["--engine", "openvino", "--precision", "bfloat16"],
+}
+
+
+def tag_command(model: str, files: list[str]) -> list[str]:
+    return [sys.executable, "-m", "tagger", "tag", *files, "--model", model, "--json"]
+
+
+def compare_excerpts(what: str, model: str, files: list[str], original: str) -> dict:
+    """Prints and returns what excerpts do to scores, the five highest and the time."""
+    command = [*tag_command(model, files), "--engine", "onnx"]
+    seconds, lines = run(command, original)
+    whole = scores_of(lines)
+    found = {"whole": {"seconds": seconds}}
+    for number in EXCERPTS:
+        taken, lines = run([*command, "--excerpts", str(number)], original)
+        scores = scores_of(lines)
+        difference = np.mean([np.abs(scores[p] - whole[p]).mean() for p in whole])
+        overlap = np.mean(
+            [
+                len({*scores[p].argsort()[-5:]} & {*whole[p].argsort()[-5:]}) / 5
+                for p in whole
+            ]
+        )
+        found[str(number)] = {
+            "seconds": taken,
+            "mean difference": float(difference),
+            "top-5 overlap": float(overlap),
+        }
+        print(
+            f"{what}, {number:2} excerpts  mean difference {difference:.4f}  top-5"
+            f" overlap {overlap:.2f}  {taken:6.1f} s, whole {seconds:6.1f} s",
+            flush=True,
+        )
+    return found
+
+
+def scores_of(lines: str) -> dict[str, np.ndarray]:
+    """Returns the scores of each file, in the order of the tags' names."""
+    rows = [json.loads(line) for line in lines.splitlines()]
+    return {
+        row["path"]: np.array([row["tags"][tag] for tag in sorted(row["tags"])])
+        for row in rows
+    }
 
 
 def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
@@ -141,7 +214,7 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
     return [str(path.resolve()) for path in paths]
 
 
-def convert(name: str, original: str, folder: Path) -> str:
+def convert(name: str, args: argparse.Namespace, folder: Path) -> str:
     """Converts the original's weights to .keras and .onnx; returns the common path."""
     cli.load_tensorflow()
     from tagger import models
@@ -149,23 +222,28 @@ def convert(name: str, original: str, folder: Path) -> str:
     from tagger.inference import export
     from tagger.weights import conversion
 
-    weights = Path(original) / f"sota_music_taggers/models/mtat/{name}/best_model.pth"
+    original = Path(args.original).resolve()
+    weights = original / "sota_music_taggers/models/mtat"
+    weights = weights / ORIGINAL_NAMES.get(name, name) / "best_model.pth"
+    if name == "short_chunk_resnet" and not weights.exists():
+        command = [args.original_python, "-c", RANDOM_WEIGHTS, str(weights)]
+        run(command, str(original))
     model = conversion.convert(conversion.read_weights(weights), name, tags=TOP_50_TAGS)
     path = (folder / name).resolve()
     models.save_model(model, path.with_suffix(".keras"))
-    export.export(model, path.with_suffix(".onnx"), "onnx")
+    export.export(model, path.with_suffix(".onnx"), "onnx", force=True)
     return str(path)
 
 
-def run(command: list[str], original: str) -> float:
-    """Returns the seconds of a whole command, with the start of its interpreter."""
+def run(command: list[str], original: str) -> tuple[float, str]:
+    """Returns the seconds of a whole command, and what it printed."""
     ours = str(Path(__file__).resolve().parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([ours, original])}
     started = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{command[:3]} failed:\n{done.stderr[-2000:]}")
-    return time.perf_counter() - started
+    return time.perf_counter() - started, done.stdout
 
 
 if __name__ == "__main__":

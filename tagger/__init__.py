@@ -46,9 +46,11 @@ __version__ = "0.1.0"
 
 # On CPUs with AMX, oneDNN before August 2026 (TensorFlow 2.21 ships 3.7.3) multiplies
 # the memory after the channels of a bfloat16 tensor by zero, so that a stale NaN there
-# becomes a NaN in the result (oneDNN #5717, fixed by #5723). This cap keeps AVX-512's
-# bfloat16. oneDNN reads it at its first computation; a value set by the user is kept.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+# becomes a NaN in the result (oneDNN #5717, fixed by #5723). This cap leaves out AMX,
+# and keeps AVX-512 with its float16, which TensorFlow uses wherever the CPU has it.
+# oneDNN reads it at its first computation; a value set by the user is kept.
+ONEDNN_CAP = "AVX512_CORE_FP16"
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", ONEDNN_CAP)
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,

@@ -8,6 +8,7 @@ call makes stereo files sqrt(2) louder than the mean).
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import numbers
@@ -33,6 +34,7 @@ AUDIO_EXTENSIONS = (
 BLOCK_SAMPLES = 1 << 16  # longest block of `stream_audio`; 3 s at 22050 Hz
 RATES = (1000, 3_000_000)  # lowest and highest sample rate of a file in Hz
 LOUDEST = 1e6  # full scale is 1; the power of 1e20 is infinite in float32
+SEEK_SECONDS = 0.25  # before an excerpt: a decoder needs earlier packets to warm up
 SPARE_SECONDS = 30  # time that decoding may take beyond the length of the music
 # A file, or a waveform [num_samples] with its sample rate in Hz.
 Source = str | os.PathLike | tuple[np.ndarray, int]
@@ -114,6 +116,125 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
             path,
             f"it is truncated: {seconds:.1f} s of the {declared:.1f} s it declares",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Excerpts:
+    """Parts of a file.
+
+    Attributes:
+        seconds: Start of each part.
+        waveforms: float32 [num_excerpts, num_samples].
+        length_seconds: Length of the whole file, as its header says or suggests.
+    """
+
+    seconds: list[float]
+    waveforms: np.ndarray
+    length_seconds: float
+
+
+def load_excerpts(
+    source: Source, sample_rate: int, num_samples: int, number: int
+) -> Excerpts | None:
+    """Decodes excerpts that are spread evenly over a file; seeks from one to the next.
+
+    Each excerpt is the middle of its share of the file, so that one excerpt is the
+    middle of the file.
+
+    Args:
+        source: Path of an audio file, or (waveform, sample rate in Hz).
+        sample_rate: Output rate in Hz.
+        num_samples: Length of an excerpt.
+        number: Number of excerpts.
+
+    Returns:
+        The excerpts. None if the file is not longer than they are, or if its length or
+        a place in it cannot be found without decoding all of it.
+
+    Raises:
+        AudioDecodeError: the file cannot be opened, or holds NaN or samples beyond
+            LOUDEST.
+    """
+    seconds = num_samples / sample_rate
+    if isinstance(source, tuple):
+        waveform = np.concatenate(list(stream_source(source, sample_rate)))
+        duration = len(waveform) / sample_rate
+        starts = _starts(duration, seconds, number)
+        firsts = [round(start * sample_rate) for start in starts]
+        found = [waveform[first : first + num_samples] for first in firsts]
+        return Excerpts(starts, np.stack(found), duration) if starts else None
+    found = []
+    with open_container(source) as (container, file):
+        stream = audio_stream(source, container)
+        duration = (container.duration or 0) / av.time_base
+        starts = _starts(duration, seconds, number)
+        for start in starts:
+            try:
+                container.seek(int(max(start - SEEK_SECONDS, 0) * av.time_base))
+                frames = _frames_after(container, stream, start, file.advance)
+                excerpt = _excerpt(source, frames, start, sample_rate, num_samples)
+            except (av.FFmpegError, OSError):
+                return None
+            if excerpt is None:
+                return None
+            found.append(excerpt)
+    return Excerpts(starts, np.stack(found), duration) if starts else None
+
+
+def _starts(duration: float, seconds: float, number: int) -> list[float]:
+    if duration <= number * seconds:
+        return []
+    return [(k + 0.5) / number * duration - seconds / 2 for k in range(number)]
+
+
+def _frames_after(
+    container: av.container.InputContainer,
+    stream: av.AudioStream,
+    start: float,
+    advance: Callable[[], None],
+) -> Iterator[av.AudioFrame]:
+    """Yields the frames from a time on, given in seconds."""
+    num_damaged = 0
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            num_damaged += 1
+            if num_damaged > 100:
+                return
+            continue
+        for frame in frames:
+            advance()
+            if frame.time is None:
+                return  # nobody knows where this is
+            if frame.time + frame.samples / frame.sample_rate > start:
+                yield frame
+
+
+def _excerpt(
+    path: str | os.PathLike,
+    frames: Iterator[av.AudioFrame],
+    start: float,
+    sample_rate: int,
+    num_samples: int,
+) -> np.ndarray | None:
+    """Returns the samples [num_samples] from a time on; None if there are too few."""
+    first = next(frames, None)
+    if first is None or first.time > start + SEEK_SECONDS:
+        return None
+    _check_rate(path, first.sample_rate)
+    same = itertools.takewhile(
+        lambda frame: _format_of(frame) == _format_of(first), frames
+    )
+    num_early = max(round((start - first.time) * sample_rate), 0)
+    blocks, num_held = [], 0
+    for block in _resample(itertools.chain([first], same), sample_rate):
+        _check_samples(path, block)
+        blocks.append(block)
+        num_held += len(block)
+        if num_held >= num_early + num_samples:
+            return np.concatenate(blocks)[num_early : num_early + num_samples]
+    return None
 
 
 def stream_source(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
@@ -259,8 +380,10 @@ def list_audio(names: Iterable[str]) -> list[str]:
     return list(unique.values())
 
 
-def rough_seconds(path: str | os.PathLike) -> float | None:
-    """Returns the rough duration of a file in seconds from its header, or None."""
+def rough_seconds(path: Source) -> float | None:
+    """Returns the rough duration in seconds from a file's header, or None."""
+    if isinstance(path, tuple):
+        return len(path[0]) / path[1]
     with contextlib.suppress(AudioDecodeError), open_container(path) as (container, _):
         return container.duration / av.time_base if container.duration else None
 

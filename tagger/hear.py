@@ -40,7 +40,7 @@ class HearModel(Module):
         super().__init__()
         self.embedder = embedder
         self.sample_rate = embedder.info.sample_rate
-        self.scene_embedding_size = int(embedder.network.output_shape[-1])
+        self.scene_embedding_size = embedder.opened.embedding_size
         self.timestamp_embedding_size = self.scene_embedding_size
 
 
@@ -114,5 +114,5 @@ def _embed(model: HearModel, segments, number: int) -> np.ndarray:
     segments, rows = iter(segments), []
     for _ in range(-(-number // BATCH_SIZE)):
         batch = np.stack(list(itertools.islice(segments, BATCH_SIZE)))
-        rows.append(np.asarray(model.embedder.network.predict_on_batch(batch)))
+        rows += model.embedder.opened.run(batch, ("embedding",))
     return np.concatenate(rows)

@@ -6,7 +6,7 @@ same rule, a `Segmentation`.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -129,6 +129,47 @@ def cut(waveform: np.ndarray, segmentation: Segmentation) -> np.ndarray:
     if not len(waveform):
         raise ValueError("An empty waveform has no segments.")
     return np.stack(list(stream(iter([waveform]), segmentation)))
+
+
+def num_crops(num_samples: int, segmentation: Segmentation) -> int:
+    """Returns the number of possible starts of a random crop."""
+    longest = max(num_samples, segmentation.shortest_samples)
+    return longest + 2 * segmentation.edge_samples - segmentation.num_samples + 1
+
+
+def crop(
+    read_into: Callable[[int, np.ndarray], None],
+    num_samples: int,
+    segmentation: Segmentation,
+    start: int,
+    segment: np.ndarray,
+) -> None:
+    """Cuts one segment out of a clip, of which it reads no more than that.
+
+    Args:
+        read_into: Function that reads the clip's samples from a place on into an array.
+        num_samples: Length of the clip.
+        segmentation: Length and edges of the segment.
+        start: Place of the segment in the repeated and mirrored clip, from 0 to
+            `num_crops` - 1.
+        segment: Array to fill [segment length].
+    """
+    if num_samples < segmentation.shortest_samples:
+        clip = np.empty(num_samples, segment.dtype)
+        read_into(0, clip)
+        clip = np.resize(clip, segmentation.shortest_samples)
+
+        def read_into(first, out):
+            out[:] = clip[first : first + len(out)]
+
+        num_samples = len(clip)
+    first = start - segmentation.edge_samples
+    before = max(-first, 0)
+    after = max(first + len(segment) - num_samples, 0)
+    end = len(segment) - after
+    read_into(max(first, 0), segment[before:end])
+    segment[:before] = segment[before + 1 : 2 * before + 1][::-1]
+    segment[end:] = segment[end - after - 1 : end - 1][::-1]
 
 
 def stream(

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import importlib
+import importlib.util
 import os
 import posixpath
 import shutil
@@ -367,6 +368,16 @@ def tensorflow():
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow as `tensorflow` does, if it is installed.
+
+    Call it before the first import of Keras, which would import TensorFlow with its
+    log.
+    """
+    if importlib.util.find_spec("tensorflow"):
+        tensorflow()
 
 
 @contextlib.contextmanager

@@ -34,7 +34,8 @@ LIGHT = {
     "datasets": BACKENDS | {"keras"},
     "models/metadata.py": HEAVY,
     "inference/streaming.py": HEAVY,
-    "inference/engines.py": HEAVY,
+    "inference/engines.py": HEAVY | {"onnx", "onnxruntime", "openvino"},
+    "inference/selection.py": HEAVY | {"onnx", "onnxruntime", "openvino"},
     "inference/tagger.py": HEAVY,
     "inference/writers.py": HEAVY,
     "data/building.py": BACKENDS | {"keras"},
@@ -43,7 +44,7 @@ LIGHT = {
 }
 # These run on every Keras backend.
 NEUTRAL = ("models", "augmentations.py", "weights")
-MAX_DEFERRED = 25
+MAX_DEFERRED = 28
 
 
 class Import:

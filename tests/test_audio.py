@@ -5,6 +5,7 @@ import sys
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from conftest import REFERENCES
@@ -272,3 +273,57 @@ def test_a_single_sample_is_too_short_not_missing(tmp_path):
         assert len(audio.load_audio(tmp_path / "x.wav", 16000)) >= 1
     except audio.AudioDecodeError as error:
         assert "too short to resample: 1 samples" in str(error)
+
+
+# --- Excerpts -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".mp3", ".flac", ".m4a"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_excerpts_are_what_a_whole_decoding_holds_there(suffix, number, tmp_path):
+    path, rate = tmp_path / f"music{suffix}", 22050
+    seconds = np.arange(40 * rate) / rate
+    # A pitch that rises: each place sounds different.
+    waveform = 0.3 * np.sin(2 * np.pi * (200 + 10 * seconds) * seconds)
+    if suffix == ".m4a":
+        encode(path, waveform.astype(np.float32), rate, "aac")
+    else:
+        audio.write_audio(path, waveform.astype(np.float32), rate)
+    whole = audio.load_audio(path, 16000)
+    found = audio.load_excerpts(path, 16000, 32000, number)
+    assert found.length_seconds == pytest.approx(40, abs=0.2)
+    assert found.waveforms.shape == (number, 32000)
+    for start, excerpt in zip(found.seconds, found.waveforms, strict=True):
+        place = round(start * 16000)
+        # MP3's encoder delay shifts timestamps by 50 ms, and they round to a sample:
+        # at 1 kHz, half a sample changes a sine of .3 by .06.
+        differences = [
+            np.abs(excerpt - whole[place + shift : place + shift + 32000]).max()
+            for shift in range(-1200, 1201)
+        ]
+        assert min(differences) < 0.06, (start, min(differences))
+    middles = np.array(found.seconds) + 1
+    np.testing.assert_allclose(
+        middles, (np.arange(number) + 0.5) * 40 / number, atol=0.1
+    )
+
+
+def encode(path, waveform, rate, codec):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(waveform[None], format="flt", layout="mono")
+        frame.sample_rate = rate
+        size = stream.codec_context.frame_size or 1024
+        cutter = av.AudioResampler(stream.format.name, "mono", rate, size)
+        for piece in cutter.resample(frame) + cutter.resample(None):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+
+
+def test_a_file_no_longer_than_its_excerpts_is_left_whole(tmp_path):
+    audio.write_audio(tmp_path / "a.wav", np.zeros(16000, np.float32), 16000)
+    assert audio.load_excerpts(tmp_path / "a.wav", 16000, 8000, 2) is None
+    assert audio.load_excerpts((np.zeros(16000), 16000), 16000, 8000, 2) is None
+    found = audio.load_excerpts((np.arange(64000) / 64000, 16000), 16000, 8000, 2)
+    assert found.seconds == [0.75, 2.75]
+    assert found.waveforms[:, 0] == pytest.approx([12000 / 64000, 44000 / 64000])

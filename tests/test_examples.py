@@ -3,10 +3,11 @@
 import doctest
 import importlib
 import shutil
+import warnings
 
 import pytest
 
-from tagger.inference import export
+from tagger.inference import export, selection
 from tagger.weights import pretrained
 
 
@@ -22,6 +23,9 @@ def test_examples_in_docstrings_hold(module, number, corpus, tmp_path, monkeypat
         pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)
     shutil.copy(next(corpus.rglob("*0015*.mp3")), "song.mp3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first use says that it exports the model
+        selection.open_engine("musicnn_mtt")
     if module == "inference.engines":
         for package in ("onnxruntime", "onnx", "tf2onnx"):
             pytest.importorskip(package)

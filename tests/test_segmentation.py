@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from tagger.segmentation import Segmentation, crop_tensor, cut, cut_tensor, stream
+from tagger.segmentation import (
+    Segmentation,
+    crop,
+    crop_tensor,
+    cut,
+    cut_tensor,
+    num_crops,
+    stream,
+)
 
 RULES = {
     "drop": Segmentation(10),
@@ -47,6 +55,27 @@ def test_a_crop_of_a_short_clip_is_the_repeated_clip():
     seed = tf.constant([0, 1], tf.int64)
     crops = crop_tensor(tf.range(1, 8), Segmentation(10), 4, seed)
     assert crops.numpy().tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 3]] * 4
+
+
+@pytest.mark.parametrize("length", [1, 7, 40, 100])
+@pytest.mark.parametrize("edge", [0, 3, 12])
+def test_a_crop_is_a_segment_of_the_repeated_and_mirrored_clip(length, edge):
+    segmentation = Segmentation(40, hop_samples=1, edge_samples=edge)
+    waveform = np.random.default_rng(0).standard_normal(length)
+    # With a hop of one sample, cutting gives every crop.
+    expected = cut(waveform, segmentation)
+    assert num_crops(length, segmentation) == len(expected)
+    reads = []
+
+    def read_into(start, out):
+        reads.append(len(out))
+        out[:] = waveform[start : start + len(out)]
+
+    for start, segment in enumerate(expected):
+        found = np.empty(40)
+        crop(read_into, length, segmentation, start, found)
+        np.testing.assert_array_equal(found, segment)
+    assert max(reads) <= 40
 
 
 def test_a_hop_is_at_least_a_sample_and_at_most_a_segment():

@@ -20,7 +20,8 @@ from tagger.cli import (
     training,
     transferring,
 )
-from tagger.cli.process import Interrupted, load_tensorflow, run
+from tagger.cli.process import Interrupted, run
+from tagger.storage import load_tensorflow
 
 __all__ = ["COMMANDS", "load_tensorflow", "main", "main_of", "run"]
 

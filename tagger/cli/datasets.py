@@ -16,13 +16,13 @@ from tagger.cli.arguments import (
     at_least_one,
     at_least_two,
 )
-from tagger.cli.process import load_tensorflow
 from tagger.data import building, verification
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
 from tagger.data.records import SAMPLE_RATE, SEGMENT_SAMPLES
 from tagger.datasets import DATASETS, Dataset, magnatagatune, million_song, mtg_jamendo
 from tagger.datasets import demo as demo_music
 from tagger.datasets.annotations import Annotations
+from tagger.storage import load_tensorflow
 from tagger.validation import printable
 
 
@@ -209,7 +209,8 @@ def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None
         "--num-workers",
         type=at_least_one,
         metavar="N",
-        help="number of workers on this machine (default: one per core)",
+        help="number of workers on this machine (default: one per core that"
+        " this process may use)",
     )
     add(
         "--scheduler",

@@ -15,7 +15,7 @@ from tagger.cli.arguments import (
     output_file,
     tag_map,
 )
-from tagger.cli.process import load_tensorflow
+from tagger.storage import load_tensorflow
 from tagger.validation import printable, table_cell
 
 MODEL_HELP = "model file (.keras, or resemul's .hdf5) or name of a pretrained model"
@@ -132,10 +132,13 @@ def evaluate(args: argparse.Namespace) -> None:
         )
 
     # Report mismatches before scoring.
-    evaluation.scoring.check_map(args.tag_map, info, shards)
+    infos = [info]
     if args.compare_with:
         other = weights.pretrained.load(args.compare_with)
         other_info = models.model_info(other)
+        infos.append(other_info)
+    evaluation.scoring.check_map(args.tag_map, infos, shards)
+    if args.compare_with:
         evaluation.scoring.check_comparable(info, other_info, shards, args.tag_map)
     if args.compare:
         evaluation.published.scores_on(shards.manifest.dataset)

@@ -18,8 +18,8 @@ from tagger.cli.arguments import (
     not_negative,
     port,
 )
-from tagger.cli.process import load_tensorflow
 from tagger.cli.tagging import add_hop, add_tagger, load_tagger
+from tagger.storage import load_tensorflow
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:

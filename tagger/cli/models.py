@@ -12,10 +12,10 @@ from tagger.cli.arguments import (
     keras_file,
     model_name,
 )
-from tagger.cli.process import load_tensorflow
 from tagger.datasets.annotations import read_tags
 from tagger.models import registry
 from tagger.models.metadata import EXPORT_FORMATS, check_export_path, read_info
+from tagger.storage import load_tensorflow
 from tagger.validation import printable
 
 _DATASETS = {"magnatagatune": "MTT", "million_song": "MSD", "mtg_jamendo": "Jamendo"}
@@ -132,8 +132,7 @@ def get_pretrained(args: argparse.Namespace) -> None:
         print(weights.pretrained.listing())
         return
     weights.pretrained.entry(args.name)
-    load_tensorflow()
-    print(weights.pretrained.ensure_cached(args.name))
+    print(inference.selection.prepare(args.name))
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:

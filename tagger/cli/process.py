@@ -1,6 +1,5 @@
 """How commands start, report errors and exit."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from tagger import storage
 from tagger.validation import printable
 
 SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
@@ -74,9 +72,3 @@ def supervise() -> None:
             " every host; it resumes from the last checkpoint."
         )
     sys.exit(code)
-
-
-def load_tensorflow() -> None:
-    """Imports TensorFlow, if installed, without its log and before our modules do."""
-    if importlib.util.find_spec("tensorflow"):
-        storage.tensorflow()

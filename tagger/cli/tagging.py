@@ -20,10 +20,10 @@ from tagger.cli.arguments import (
     model_name,
     output_file,
 )
-from tagger.cli.process import load_tensorflow
-from tagger.inference import engines, streaming, writers
+from tagger.inference import engines, selection, streaming, writers
 from tagger.inference.tagger import AGGREGATES, Tagger, tag_files
 from tagger.models.metadata import DEFAULT_MODEL, ModelInfo
+from tagger.storage import load_tensorflow
 from tagger.validation import printable
 
 HELD = "held"  # --threshold without X
@@ -85,16 +85,71 @@ def add_hop(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that choose an engine and how many processes run it."""
+    add = parser.add_argument
+    add(
+        "--engine",
+        choices=("auto", *engines.ENGINES),
+        default="auto",
+        help="what runs the model; auto: OpenVINO where it is installed, else ONNX"
+        " Runtime, else Keras (default: auto)",
+    )
+    add(
+        "--precision",
+        choices=engines.PRECISIONS,
+        default="float32",
+        help="bfloat16 is faster on CPUs that have it, with OpenVINO; scores change by"
+        " up to 0.003 (default: float32)",
+    )
+    add(
+        "--excerpts",
+        type=at_least_one,
+        metavar="N",
+        help="hear N segments of each file, spread evenly and found without decoding"
+        " the rest; all of a file that is not longer (default: all of every file)",
+    )
+    add(
+        "--num-workers",
+        type=at_least_one,
+        metavar="N",
+        help="number of worker processes on this machine (default: one per core that"
+        " this process may use, and none for a few minutes of music)",
+    )
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="address of a Dask scheduler whose workers run the model; they must find"
+        " the audio and the cache of models under the same paths",
+    )
+
+
+def _reading(args: argparse.Namespace) -> dict[str, str | int]:
+    """Returns the arguments of `add_engine` that change results, if they are given."""
+    given = {"excerpts": args.excerpts}
+    if args.precision != "float32":
+        given["precision"] = args.precision
+    return {name: value for name, value in given.items() if value}
+
+
+def stream_options(args: argparse.Namespace) -> streaming.StreamOptions:
+    """Returns what the arguments of `add_engine` say of reading files."""
+    return streaming.StreamOptions(args.excerpts, args.num_workers, args.scheduler)
+
+
 def load_tagger(args: argparse.Namespace) -> Tagger:
-    """Returns the Tagger of --model; --data-dir names the tags if it does not."""
+    """Returns the Tagger of --model in Keras; --data-dir names the tags if it does not.
+
+    Use it for what looks into the layers.
+    """
     load_tensorflow()
     model = weights.pretrained.load(args.model)
     return Tagger(model, _tags_of(models.model_info(model), args))
 
 
-def _load_onnx_tagger(args: argparse.Namespace) -> Tagger:
-    model = engines.OnnxModel(args.model)
-    return Tagger(model, _tags_of(model.info, args))
+def _open_tagger(args: argparse.Namespace, paths: list[str]) -> Tagger:
+    engine = selection.open_engine(args.model, args.engine, args.precision, paths)
+    return Tagger(engine, _tags_of(engine.info, args))
 
 
 def _tags_of(info: ModelInfo, args: argparse.Namespace) -> tuple[str, ...] | None:
@@ -113,7 +168,8 @@ def _tags_of(info: ModelInfo, args: argparse.Namespace) -> tuple[str, ...] | Non
 def add_tag(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of tag."""
     add_files(parser)
-    add_tagger(parser, ".onnx of tagger export, run on the CPU without TensorFlow, ")
+    add_tagger(parser, ".onnx of tagger export, ")
+    add_engine(parser)
     add = parser.add_argument
     add(
         "--top",
@@ -205,6 +261,8 @@ def tag(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--taggram plots exactly one file, but {len(paths)} were given."
         )
+    if args.taggram and args.excerpts:
+        raise ValueError("--taggram plots whole files. Omit --excerpts.")
     if args.resume and not args.output:
         raise ValueError("--resume needs --output with the results to continue.")
     if args.resume and args.force:
@@ -218,8 +276,7 @@ def tag(args: argparse.Namespace) -> int:
 
 
 def _tag(args: argparse.Namespace, paths: list[str]) -> int:
-    is_onnx = args.model.endswith(".onnx")
-    tagger = _load_onnx_tagger(args) if is_onnx else load_tagger(args)
+    tagger = _open_tagger(args, paths)
     thresholds = results = None
     if args.threshold is not None:
         is_held = args.threshold == HELD
@@ -230,6 +287,7 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
             "aggregate": args.aggregate,
             "threshold": args.threshold,
         }
+        settings |= _reading(args)
         source = writers.ResultSource(args.model, tagger.tags, settings)
         results = writers.open_results(args.output, paths, source, args.force)
         paths = [path for path in paths if not results.has(path)]
@@ -241,7 +299,13 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
     has_error = False
     with streaming.progress(len(paths), "Tagging") as bar:
         for result, taggram in tag_files(
-            tagger, paths, args.hop, args.aggregate, thresholds, bar
+            tagger,
+            paths,
+            args.hop,
+            args.aggregate,
+            thresholds,
+            bar,
+            stream_options(args),
         ):
             result = {"path": result["path"], "model": args.model, **result}
             has_error |= "error" in result
@@ -306,7 +370,8 @@ def _table(row: dict, top: int, thresholds: dict[str, float]) -> str:
 def add_embed(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of embed."""
     add_files(parser, "*")
-    add_model(parser)
+    add_model(parser, ".onnx of tagger export, ")
+    add_engine(parser)
     add = parser.add_argument
     add(
         "--layer",
@@ -348,8 +413,8 @@ def embed(args: argparse.Namespace) -> int:
 
 
 def _embed(args: argparse.Namespace, paths: list[str]) -> int:
-    load_tensorflow()
-    library = inference.embeddings.Library(args.model, args.layer)
+    settings = _reading(args)
+    library = inference.embeddings.Library(args.model, args.layer, settings=settings)
     if args.library and os.path.exists(args.library):
         library = inference.embeddings.Library.load(args.library)
         if (library.model, library.layer) != (args.model, args.layer):
@@ -358,17 +423,28 @@ def _embed(args: argparse.Namespace, paths: list[str]) -> int:
                 f" {library.layer}. Give that --model and --layer, or another"
                 " --library."
             )
-    embedder = inference.embeddings.Embedder(
-        weights.pretrained.load(args.model), args.layer
+        if library.settings != settings:
+            held, given = library.settings or "defaults", settings or "defaults"
+            raise ValueError(
+                f"{args.library} holds embeddings with {held}, not {given}. Give the"
+                " same --excerpts and --precision, or another --library."
+            )
+    engine = selection.open_engine(
+        args.model, args.engine, args.precision, paths, args.layer
     )
+    embedder = inference.embeddings.Embedder(engine, args.layer)
     song = args.similar_to
     if song:
         vector = library.vector_of(song)
         if vector is None:
-            vector = embedder.embed(song)
+            ((_, vector, error),) = embedder.embed_files(
+                [song], options=streaming.StreamOptions(args.excerpts)
+            )
+            if error:
+                raise error
     with streaming.progress(len(paths), "Embedding") as bar:
         errors = inference.embeddings.extend(
-            library, embedder, paths, args.library, bar
+            library, embedder, paths, args.library, bar, stream_options(args)
         )
     for path, error in errors.items():
         print(f"{printable(path)}\n  {printable(str(error))}", file=sys.stderr)

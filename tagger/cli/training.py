@@ -14,7 +14,8 @@ from tagger.cli.arguments import (
     not_negative,
     setting,
 )
-from tagger.cli.process import load_tensorflow, supervise
+from tagger.cli.process import supervise
+from tagger.storage import load_tensorflow
 from tagger.training import recipes
 from tagger.training.recipes import (
     MONITORS,

@@ -18,11 +18,12 @@ from tagger.cli.arguments import (
     output_file,
     share,
 )
-from tagger.cli.process import load_tensorflow
+from tagger.cli.tagging import add_engine, stream_options
 from tagger.datasets.annotations import read_tags
-from tagger.inference import streaming
+from tagger.inference import selection, streaming
 from tagger.inference.tagger import Tagger
 from tagger.models.metadata import DEFAULT_MODEL
+from tagger.storage import load_tensorflow
 from tagger.validation import printable, table_cell
 
 
@@ -208,6 +209,7 @@ def add_thresholds(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="copy of the model with the thresholds, .keras",
     )
+    add_engine(parser)
     add_force(parser)
 
 
@@ -223,10 +225,11 @@ def thresholds(args: argparse.Namespace) -> int:
         models.add_provenance(
             model, weights.pretrained.provenance_of([args.model], [model])
         )
-        tagger = Tagger(model)
+        engine = selection.open_engine(args.model, args.engine, args.precision, paths)
+        tagger = Tagger(engine)
         with streaming.progress(len(paths), "Scoring") as bar:
             found, errors = calibration.thresholds_at_rate(
-                tagger, paths, args.rate, bar
+                tagger, paths, args.rate, bar, stream_options(args)
             )
         number = len(paths) - len(errors)
         source = (

@@ -110,7 +110,7 @@ def build(
         tasks = _plan_tasks(annotations, manifest, output_dir)
         missing = _adopt_finished_shards(manifest, output_dir, tasks)
         tasks = [task for task in tasks if task.name not in manifest.shards]
-        num_workers = num_workers or os.cpu_count()
+        num_workers = num_workers or workers.num_cores()
         _run(tasks, manifest, missing, output_dir, num_workers, scheduler)
         _remove_leftovers(output_dir)
         _write_missing(output_dir, missing)

@@ -17,9 +17,14 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tagger import storage
-from tagger.data import records, resemul, verification
+from tagger.data import crops, records, resemul, verification
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
-from tagger.segmentation import INT16_SCALE, Segmentation, crop_tensor, cut_tensor
+from tagger.segmentation import (
+    INT16_SCALE,
+    Segmentation,
+    crop_tensor,
+    cut_tensor,
+)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 UNLABELLED = -1.0  # in the labels of a batch: it is unknown whether the tag applies
@@ -208,9 +213,11 @@ class ReadOptions:
         seed: Seed of the order and of the crops.
         crops_per_clip: Number of segments per clip and epoch that start anywhere in the
             clip. 0: an epoch is every complete segment of every clip.
-        num_read_threads: Number of shards that are read at the same time.
+        num_read_threads: Number of shards that are read at the same time. Random crops
+            of local shards are read with one thread per core.
         process_id: Number of this process, from 0. Each process reads its own shards,
-            which are dealt again in every epoch.
+            which are dealt again in every epoch; of random crops of local shards, it
+            reads its own clips.
         num_processes: Number of processes that train together.
     """
 
@@ -258,6 +265,11 @@ def training_segments(
     """
     _check_segmentation(shards, segmentation, options.crops_per_clip)
     paths = shards.paths(split)
+    if options.crops_per_clip and isinstance(shards.directory, Path):
+        if shards.names_tags:  # not the original resemul's
+            return _local_crops(
+                shards, split, segmentation, batch_size, options, first_epoch
+            )
     if len(paths) < options.num_processes:
         raise ValueError(
             f"{shards.directory} has {len(paths)} {split} shards, too few for"
@@ -286,6 +298,36 @@ def training_segments(
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     return epochs.flat_map(one_epoch).prefetch(tf.data.AUTOTUNE)
+
+
+def _local_crops(
+    shards: Shards,
+    split: str,
+    segmentation: Segmentation,
+    batch_size: int,
+    options: ReadOptions,
+    first_epoch: int,
+) -> tf.data.Dataset:
+    """Returns endless batches of random crops of local shards."""
+    clips = [
+        clip
+        for path in shards.paths(split)
+        for clip in records.stored_clips(path, shards.dtype)
+    ]
+    if split == "student":
+        labels = np.full((len(clips), len(shards.manifest.tags)), UNLABELLED)
+    else:
+        labels = np.stack([clip.labels for clip in clips])
+    num_batches = batches_per_epoch(shards, split, segmentation, batch_size, options)
+    return crops.random_crops(
+        clips,
+        labels.astype(np.float32),
+        segmentation,
+        batch_size,
+        num_batches,
+        options,
+        first_epoch * num_batches,
+    )
 
 
 def _shuffled_clips(

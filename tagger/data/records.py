@@ -9,10 +9,13 @@ the tests compare them with TensorFlow's reader and writer.
 """
 
 import contextlib
+import dataclasses
 import hashlib
+import mmap
 import os
 import struct
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -77,15 +80,23 @@ def decode(
     example: bytes, segment_dtype: str = "int16"
 ) -> dict[str, str | int | np.ndarray]:
     """Inverts `encode`: returns feature name -> value, with flat `segments`."""
-    values, kinds = {}, kinds_of(segment_dtype)
-    ((_, features),) = _fields(example)
-    for _, entry in _fields(features):
-        name, feature = (value for _, value in _fields(entry))
-        ((_, values_list),) = _fields(feature)
-        ((_, value),) = _fields(values_list)
-        name = name.decode()
-        values[name] = _unpack(kinds[name], value)
-    return values
+    kinds = kinds_of(segment_dtype)
+    return {
+        name: _unpack(kinds[name], bytes(example[start:end]))
+        for name, (start, end) in _locate(example).items()
+    }
+
+
+def _locate(example: bytes | memoryview) -> dict[str, tuple[int, int]]:
+    """Returns feature name -> start and end of its value in a serialized Example."""
+    places = {}
+    ((_, *features),) = _fields(example, 0, len(example))
+    for _, *entry in _fields(example, *features):
+        (_, *name), (_, *feature) = _fields(example, *entry)
+        ((_, *values),) = _fields(example, *feature)
+        ((_, start, end),) = _fields(example, *values)
+        places[bytes(example[slice(*name)]).decode()] = start, end
+    return places
 
 
 def kinds_of(segment_dtype: str) -> dict[str, str]:
@@ -154,12 +165,14 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(data):
+def _fields(
+    data: bytes | memoryview, at: int, end: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yields number, start and end of each field of the message from `at` to `end`."""
+    while at < end:
         key, at = _read_varint(data, at)
         length, at = _read_varint(data, at)
-        yield key >> 3, data[at : at + length]
+        yield key >> 3, at, at + length
         at += length
 
 
@@ -249,16 +262,114 @@ def count_records(path: str | os.PathLike) -> int:
     Raises:
         CorruptShardError: the length of a record is corrupted.
     """
-    size, at, number = os.path.getsize(path), 0, 0
     with open(path, "rb") as file:
-        while at < size:
-            file.seek(at)
-            head = file.read(12)
-            if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:
+        return len(list(_spans(path, file)))
+
+
+def _spans(path: str | os.PathLike, file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Yields start and end of the data of each record of an open shard."""
+    size, at, number = os.fstat(file.fileno()).st_size, 0, 0
+    while at < size:
+        file.seek(at)
+        head = file.read(12)
+        if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:
+            raise CorruptShardError(path, number)
+        length = struct.unpack("<Q", head[:8])[0]
+        if at + 16 + length > size:
+            raise CorruptShardError(path, number)
+        yield at + 12, at + 12 + length
+        at += 16 + length
+        number += 1
+
+
+# --- Parts of records -----------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class StoredClip:
+    """Location of a clip's waveform in a shard; `read_into` reads part of it.
+
+    Attributes:
+        path: Shard that holds the clip.
+        number: Number of the record in the shard, from 0.
+        labels: uint8 [num_tags]; empty for unlabelled music.
+        num_samples: Length of the clip.
+        dtype: Data type of the samples.
+    """
+
+    path: str
+    number: int
+    labels: np.ndarray
+    num_samples: int
+    dtype: np.dtype
+    _start: int  # of the samples in the file
+    _span: tuple[int, int]  # of the record's data in the file
+    _is_checked: bool = False
+
+    def read_into(self, start: int, samples: np.ndarray) -> None:
+        """Reads the samples from `start` on into an array of `dtype`.
+
+        The first call reads the whole record, to check its CRC.
+
+        Raises:
+            CorruptShardError: the record is corrupted or has been removed.
+        """
+        place = self._start + start * self.dtype.itemsize
+        with open(self.path, "rb", buffering=0) as file:
+            if not self._is_checked:
+                self._check(file)
+            file.seek(place)
+            if file.readinto(samples.view(np.uint8)) != samples.nbytes:
+                raise CorruptShardError(self.path, self.number)
+
+    def _check(self, file: BinaryIO) -> None:
+        first, last = self._span
+        file.seek(first)
+        data = file.read(last - first + 4)
+        if _masked_crc(data[:-4]) != data[-4:]:
+            raise CorruptShardError(self.path, self.number)
+        self._is_checked = True
+
+
+def stored_clips(path: str | os.PathLike, segment_dtype: str) -> list[StoredClip]:
+    """Returns where the clips of a local shard of waveforms lie, without their samples.
+
+    Raises:
+        CorruptShardError: a record is corrupted outside of its samples.
+    """
+    clips, kinds = [], kinds_of(segment_dtype)
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as data,
+    ):
+        for number, (first, last) in enumerate(_spans(path, file)):
+            try:
+                with data[first:last] as example:
+                    places = _locate(example)
+                    begin, end = places["segments"]
+                    values = {
+                        name: _unpack(kinds[name], bytes(example[slice(*places[name])]))
+                        for name in ("num_samples", "labels")
+                        if name in places
+                    }
+            except (ValueError, IndexError, KeyError) as error:
+                raise CorruptShardError(path, number) from error
+            dtype = _little_endian(segment_dtype)
+            if end - begin < values["num_samples"] * dtype.itemsize:
                 raise CorruptShardError(path, number)
-            at += 12 + struct.unpack("<Q", head[:8])[0] + 4
-            number += 1
-    return number
+            clips.append(
+                StoredClip(
+                    os.fspath(path),
+                    number,
+                    values.get("labels", np.zeros(0, np.uint8)),
+                    values["num_samples"],
+                    dtype,
+                    first + begin,
+                    (first, last),
+                )
+            )
+    return clips
 
 
 def _masked_crc(data: bytes) -> bytes:

@@ -2,17 +2,24 @@
 
 Both are `concurrent.futures` executors, so one loop serves them. If a worker dies, only
 its task is lost, and another worker gets it.
+
+    run      every task must succeed; results come in any order
+    stream   results come in order; a task that kills its worker is reported
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+import joblib
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,7 +29,17 @@ class WorkersDied(OSError):
     """Workers died several times in a row without finishing a task."""
 
 
+MAX_WINDOWS_WORKERS = 61  # more make ProcessPoolExecutor fail
 MAX_FRUITLESS = 3  # rounds in a row in which workers died and no task was finished
+
+
+def num_cores() -> int:
+    """Returns the number of CPU cores that this process may use.
+
+    A container may allow fewer than the machine has (cgroup), and a scheduler may bind
+    the process to some of them (affinity).
+    """
+    return joblib.cpu_count()
 
 
 def run(
@@ -52,15 +69,122 @@ def run(
     """
     waiting, fruitless = list(tasks), 0
     while waiting:
-        with _executor(scheduler, min(num_workers, len(waiting))) as (pool, deaths):
+        with _executor(scheduler, min(num_workers, len(waiting))) as (pool, deaths, _):
             done, death = _run_round(pool, deaths, function, waiting, on_result)
         waiting = [task for number, task in enumerate(waiting) if number not in done]
         fruitless = 0 if done else fruitless + 1
         if waiting and fruitless == MAX_FRUITLESS:
-            raise WorkersDied(
-                f"Worker processes died {fruitless} times in a row without finishing a"
-                " task, perhaps for lack of memory. Use fewer workers."
-            ) from death
+            raise _died(fruitless) from death
+
+
+def stream(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    num_workers: int,
+    scheduler: str | None = None,
+    num_ahead: int = 4,
+) -> Iterator[tuple[Task, Result | WorkersDied]]:
+    """Calls a function with every task; yields the results in the tasks' order.
+
+    Args:
+        function: See `run`.
+        tasks: Arguments of the function.
+        num_workers: Number of processes on this machine; a cluster has its own number.
+        scheduler: See `run`.
+        num_ahead: Tasks per worker that may be started or finished before the reader
+            takes their results.
+
+    Yields:
+        Each task with its result, or with an error if the task killed its worker.
+
+    Raises:
+        WorkersDied: MAX_FRUITLESS tasks in a row killed their workers: the machine is
+            the cause.
+        OSError, ImportError, Exception: see `run`.
+    """
+    tasks, window, fruitless = iter(tasks), collections.deque(), 0
+    is_whole = False
+    while not is_whole:
+        with _executor(scheduler, num_workers) as (pool, deaths, size):
+            try:
+                for pair in window:  # from the pool that broke
+                    pair[1] = pair[1] or pool.submit(function, pair[0])
+                for result in _in_order(
+                    pool, function, tasks, window, lambda: num_ahead * size()
+                ):
+                    yield result
+                    fruitless = 0
+                is_whole = True
+            except deaths:
+                _forget_lost(window)
+            except BaseException:
+                _stop(pool, [future for _, future in window if future])
+                raise
+        if not is_whole and window:
+            # A task in the window is the cause: they run one at a time up to that one.
+            for result in _one_by_one(function, window, scheduler):
+                fruitless = fruitless + 1 if isinstance(result[1], WorkersDied) else 0
+                if fruitless == MAX_FRUITLESS:
+                    raise _died(fruitless) from result[1]
+                yield result
+
+
+def _in_order(pool, function, tasks, window, num_open):
+    """Yields (task, result) from the left of a window of [task, future]."""
+    while True:
+        while len(window) < num_open():
+            try:
+                task = next(tasks)
+            except StopIteration:
+                break
+            window.append([task, None])
+            window[-1][1] = pool.submit(function, task)
+        if not window:
+            return
+        result = window[0][1].result()
+        yield window.popleft()[0], result
+
+
+def _forget_lost(window) -> None:
+    """Drops the futures that a broken pool did not finish."""
+    for pair in window:
+        future = pair[1]
+        is_whole = future and future.done() and not future.cancelled()
+        if not is_whole or future.exception():
+            pair[1] = None
+
+
+def _one_by_one(function, window, scheduler):
+    """Runs the unfinished tasks of a window, each with a worker of its own."""
+    while window:
+        task, future = window.popleft()
+        if future:
+            yield task, future.result()
+            continue
+        with _executor(scheduler, 1) as (pool, deaths, _):
+            try:
+                yield task, pool.submit(function, task).result()
+            except deaths:
+                yield task, WorkersDied("it killed the process that worked on it")
+                return  # the others may run together again
+
+
+def _stop(pool: concurrent.futures.Executor, futures: list) -> None:
+    """Ends tasks that nobody waits for: a long one would keep the program alive."""
+    for future in futures:
+        future.cancel()
+    if isinstance(pool, concurrent.futures.ProcessPoolExecutor):
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _died(number: int) -> WorkersDied:
+    return WorkersDied(
+        f"Worker processes died {number} times in a row without finishing a task,"
+        " perhaps for lack of memory. Use fewer workers. (A script that uses workers"
+        ' must start under `if __name__ == "__main__"`.)'
+    )
 
 
 def _run_round(
@@ -104,15 +228,17 @@ def _run_round(
 @contextlib.contextmanager
 def _executor(
     scheduler: str | None, num_workers: int
-) -> Iterator[tuple[concurrent.futures.Executor, tuple[type[Exception], ...]]]:
-    """Yields an executor, and the exceptions with which it reports dead workers."""
+) -> Iterator[tuple[concurrent.futures.Executor, tuple, Callable[[], int]]]:
+    """Yields an executor, the exceptions it raises if a worker dies, and its size."""
     if scheduler is None:
         # "spawn" on every system: a process that loaded TensorFlow must not be forked.
         context = multiprocessing.get_context("spawn")
+        if sys.platform == "win32":
+            num_workers = min(num_workers, MAX_WINDOWS_WORKERS)
         with concurrent.futures.ProcessPoolExecutor(
             num_workers, context, _start_process
         ) as pool:
-            yield pool, (BrokenProcessPool,)
+            yield pool, (BrokenProcessPool,), lambda: num_workers
         return
     try:
         from distributed import Client, KilledWorker
@@ -130,7 +256,7 @@ def _executor(
         ) from error
     with client, client.get_executor(pure=False) as pool:
         try:
-            yield pool, (KilledWorker,)
+            yield pool, (KilledWorker,), lambda: sum(client.nthreads().values()) or 1
         except concurrent.futures.CancelledError as error:
             raise OSError(
                 f"The connection to the scheduler at {scheduler} was lost. Run the same"

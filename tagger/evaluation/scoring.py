@@ -6,7 +6,7 @@ A clip's score is the mean over its segments, as in every published table.
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -225,17 +225,26 @@ class CommonTags:
 
 
 def check_map(
-    tag_map: Mapping[str, str], info: models.ModelInfo, shards: pipeline.Shards
+    tag_map: Mapping[str, str],
+    infos: Sequence[models.ModelInfo],
+    shards: pipeline.Shards,
 ) -> None:
-    """Checks that a map of tags names tags of the data and of the model.
+    """Checks that a map of tags names tags of the data and of at least one model.
+
+    Args:
+        tag_map: Name of a tag in the data -> its name in a model.
+        infos: Metadata of the models to score.
+        shards: Data with the tags.
 
     Raises:
         ValueError: it does not; the message suggests similar names.
     """
+    in_models = list(dict.fromkeys(tag for info in infos for tag in info.tags or ()))
+    model_names = " and ".join(info.name for info in infos)
     for name, in_model in tag_map.items():
         for one, held, where in (
-            (name, tag_names(info, shards), shards.directory),
-            (in_model, info.tags or (), f"model {info.name}"),
+            (name, tag_names(infos[0], shards), shards.directory),
+            (in_model, in_models, f"model {model_names}"),
         ):
             if one not in held:
                 raise ValueError(
@@ -258,6 +267,7 @@ def common_tags(
         info: Metadata of the model.
         shards: Data with the tags.
         tag_map: Name of a tag in the data -> its name in the model, where they differ.
+            A model without the mapped name is searched for the name in the data.
 
     Raises:
         ValueError: they have no tag in common, or names are missing and the numbers of
@@ -278,7 +288,8 @@ def common_tags(
             )
         every = list(range(len(names)))
         return CommonTags(names, every, every)
-    in_model = {tag: tag for tag in names} | dict(tag_map or {})
+    mapped = {tag: name for tag, name in (tag_map or {}).items() if name in info.tags}
+    in_model = {tag: tag for tag in names} | mapped
     shared = tuple(tag for tag in names if in_model[tag] in info.tags)
     if not shared:
         raise ValueError(

@@ -22,7 +22,7 @@ from tqdm import tqdm
 import tagger
 from tagger import models, storage, validation
 from tagger.data import pipeline
-from tagger.inference import streaming
+from tagger.inference import engines, streaming
 from tagger.models.metadata import ModelInfo
 from tagger.weights.pretrained import cache_folder
 
@@ -142,12 +142,13 @@ def embed_files(
                 path
             )
     num_files = sum(len(group) for _, group in missing.values())
+    reading = streaming.Reading(info.segmentation, info.sample_rate)
     with streaming.progress(num_files, "Embedding") as bar:
         for lacking, group in missing.values():
             num_done = bar.n
-            for file in streaming.stream_files(
-                _all_outputs(lacking), group, info.segmentation, info.sample_rate
-            ):
+            pieces = streaming.read_segments(group, reading)
+            predict = _all_outputs(lacking)
+            for file in streaming.stream_segments(predict, pieces, reading):
                 num_done += 1
                 bar.update(num_done - bar.n)
                 if file.error:
@@ -240,10 +241,7 @@ def _rows_of_clips(
     for batch in pipeline.evaluation_segments(
         shards, split, info.segmentation, SHARD_BATCH_SIZE
     ).as_numpy_iterator():
-        number = len(batch["segments"])
-        missing = SHARD_BATCH_SIZE - number  # one shape: the network is traced once
-        padding = [(0, missing)] + [(0, 0)] * (batch["segments"].ndim - 1)
-        outputs = predict(np.pad(batch["segments"], padding))[:number]
+        outputs = predict(batch["segments"])
         for index, clip_id, row in zip(
             batch["clip_index"], batch["clip_id"], outputs, strict=True
         ):
@@ -257,13 +255,13 @@ def _rows_of_clips(
 
 def _all_outputs(backbones: Sequence[Backbone]) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function that runs all backbones and joins their channels."""
-    return lambda segments: np.concatenate(
-        [
-            np.asarray(backbone.network.predict_on_batch(segments))
-            for backbone in backbones
-        ],
-        axis=1,
-    )
+
+    def predict(segments: np.ndarray) -> np.ndarray:
+        batch = engines.padded(segments)
+        outputs = [np.asarray(b.network.predict_on_batch(batch)) for b in backbones]
+        return np.concatenate(outputs, axis=1)[: len(segments)]
+
+    return predict
 
 
 def _save_all(

@@ -10,22 +10,25 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
-from tagger import models, validation
+from tagger import validation
 from tagger.audio import Source
-from tagger.inference.streaming import progress, stream_files
-from tagger.models.derivation import PENULTIMATE
-from tagger.models.metadata import DEFAULT_MODEL
+from tagger.inference.engines import Engine, EngineSpec, KerasEngine
+from tagger.inference.selection import open_engine
+from tagger.inference.streaming import StreamOptions, progress, stream_files
+from tagger.models.metadata import DEFAULT_MODEL, PENULTIMATE
 from tagger.storage import replacing, write_text_atomically
 from tagger.validation import as_utf8
-from tagger.weights import pretrained
+
+if TYPE_CHECKING:
+    import keras
 
 SAVED_EVERY = 200  # files; a killed run loses at most this many
 
@@ -36,20 +39,24 @@ class Embedder(TransformerMixin, BaseEstimator):
     It is a transformer of scikit-learn that has nothing to fit.
 
     Args:
-        model: Keras model, model file, or name of a pretrained model.
+        model: Keras model, engine, model file, or name of a pretrained model.
         layer: Name of the layer; "penultimate" is the input of the last layer. Time and
-            frequency axes of its output are averaged.
+            frequency axes of its output are averaged. Other layers need the engine
+            keras.
+        engine: See `selection.open_engine`; a Keras model is run by Keras.
 
     Attributes:
         model: Model, as given.
         layer: Name of the layer, as given.
+        engine: Name of the engine, as given.
         info: Metadata of the model.
-        network: Keras model: waveforms [batch, num_samples] -> embeddings [batch,
-            channels].
+        opened: The engine that runs the model.
 
     Raises:
         FileNotFoundError: there is no such model.
-        ValueError: the model has no such layer, or the layer has no single output.
+        ValueError: the model has no such layer, the layer has no single output, or the
+            engine knows no layers.
+        ImportError: the engine is not installed.
 
     Example:
         >>> embedder = Embedder.from_pretrained("musicnn_mtt")
@@ -67,39 +74,69 @@ class Embedder(TransformerMixin, BaseEstimator):
     """
 
     def __init__(
-        self, model: "keras.Model | str | os.PathLike", layer: str = PENULTIMATE
+        self,
+        model: "keras.Model | Engine | str | os.PathLike",
+        layer: str = PENULTIMATE,
+        engine: str = "auto",
     ):
         self.model = model
         self.layer = layer
-        self._load()
+        self.engine = engine
+        self._open()
 
-    def _load(self) -> None:
-        is_name = isinstance(self.model, (str, os.PathLike))
-        loaded = pretrained.load(self.model) if is_name else self.model
-        self.info = models.model_info(loaded)
-        self.network = models.embedding_network(loaded, self.layer)
+    def _open(self) -> None:
+        if isinstance(self.model, Engine):
+            self.opened = self.model
+        elif isinstance(self.model, (str, os.PathLike)):
+            self.opened = open_engine(self.model, self.engine, layer=self.layer)
+        else:
+            self.opened = KerasEngine(self.model, self.layer)
+        if not self.opened.embedding_size:
+            raise ValueError(
+                f"{str(self.model)!r} gives no embedding: an earlier version exported"
+                " it. Export the model again."
+            )
+        self.info = self.opened.info
+
+    def __getstate__(self) -> dict:
+        """Returns what pickle stores: other processes open the engine themselves."""
+        state = self.__dict__ | {"opened": None}
+        if isinstance(self.model, Engine):
+            state["model"] = self.model.spec or self.model.model
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        """Opens the engine again."""
+        self.__dict__ |= state
+        if isinstance(self.model, EngineSpec):
+            self.model = self.model.open()
+        self._open()
 
     def set_params(self, **params) -> "Embedder":
         """Sets the model or the layer, as scikit-learn's searches do."""
         super().set_params(**params)
         if params:
-            self._load()
+            self._open()
         return self
 
     @classmethod
     def from_pretrained(
-        cls, name: str = DEFAULT_MODEL, layer: str = PENULTIMATE
+        cls,
+        name: str = DEFAULT_MODEL,
+        layer: str = PENULTIMATE,
+        engine: str = "auto",
     ) -> "Embedder":
         """Returns an embedder with a pretrained model, which is downloaded once.
 
         Args:
             name: Key of `pretrained.PRETRAINED`.
             layer: See `Embedder`.
+            engine: See `Embedder`.
 
         Raises:
             ValueError, OSError, ImportError: see `pretrained.ensure_cached`.
         """
-        return cls(name, layer)
+        return cls(name, layer, engine)
 
     def __sklearn_clone__(self) -> "Embedder":
         """Returns a copy that shares the network, because a model is large."""
@@ -125,7 +162,7 @@ class Embedder(TransformerMixin, BaseEstimator):
             ValueError: a waveform has another shape or type.
         """
         sources = list(sources)
-        rows = np.zeros((len(sources), self.network.output_shape[-1]), np.float32)
+        rows = np.zeros((len(sources), self.opened.embedding_size), np.float32)
         with progress(len(sources), "Embedding") as bar:
             found = self.embed_files(sources, bar)
             for number, (_, vector, error) in enumerate(found):
@@ -149,24 +186,26 @@ class Embedder(TransformerMixin, BaseEstimator):
             raise error
         return vector
 
-    def embed_files(self, paths: Iterable[Source], bar: tqdm | None = None):
+    def embed_files(
+        self,
+        paths: Iterable[Source],
+        bar: tqdm | None = None,
+        options: StreamOptions = StreamOptions(),
+    ):
         """Computes the embeddings of many files.
 
         Args:
             paths: Audio files of any length, or waveforms with their sample rates;
                 memory is bounded by a few batches of segments.
             bar: Progress bar from `streaming.progress`, or None.
+            options: How files are read and run.
 
         Yields:
             (path, embedding [channels], None), or (path, None, error) for a file that
             cannot be decoded.
         """
         for file in stream_files(
-            self.network.predict_on_batch,
-            paths,
-            self.info.segmentation,
-            self.info.sample_rate,
-            bar,
+            self.opened, paths, None, ("embedding",), options, bar
         ):
             vector = None if file.error else file.rows.mean(axis=0)
             yield file.path, vector, file.error
@@ -180,11 +219,13 @@ class Library:
         model: Name of the model that computed them.
         layer: Name of the layer whose output they are.
         vectors: Path -> float32 [channels], in the order in which they were added.
+        settings: Number of excerpts and precision, where they are not the defaults.
     """
 
     model: str
     layer: str
     vectors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    settings: dict = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Library":
@@ -210,7 +251,8 @@ class Library:
             texts = [about["model"], about["layer"], *paths]
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("its paths or names are not text")
-            return cls(*texts[:2], dict(zip(texts[2:], rows, strict=True)))
+            settings = about.get("settings", {})
+            return cls(*texts[:2], dict(zip(texts[2:], rows, strict=True)), settings)
         except (OSError, *validation.DAMAGED) as error:
             raise ValueError(
                 f"{str(path)!r} is not a library of embeddings ({error}). Choose"
@@ -227,6 +269,8 @@ class Library:
         path, held = Path(path), io.BytesIO()
         matrix = np.stack(list(self.vectors.values()))
         about = {"model": self.model, "layer": self.layer}
+        if self.settings:
+            about["settings"] = self.settings
         if path.suffix == ".parquet":
             paths = [as_utf8(path) for path in self.vectors]
             columns = {"path": paths, "embedding": list(matrix)}
@@ -269,6 +313,7 @@ def extend(
     paths: Iterable[str],
     place: str | os.PathLike | None,
     bar: tqdm | None = None,
+    options: StreamOptions = StreamOptions(),
 ) -> dict[str, Exception]:
     """Adds files to a library and saves it regularly, also when interrupted.
 
@@ -278,6 +323,7 @@ def extend(
         paths: Audio files of any length.
         place: Path to save the library to; None does not save it.
         bar: Progress bar from `streaming.progress`, or None.
+        options: How files are read and run.
 
     Returns:
         The errors of files that could not be added, by path.
@@ -290,7 +336,7 @@ def extend(
         if as_utf8(os.path.realpath(path)) not in held
     ]
     try:
-        for path, vector, error in embedder.embed_files(new, bar):
+        for path, vector, error in embedder.embed_files(new, bar, options):
             if error:
                 errors[path] = error
                 continue

@@ -1,7 +1,8 @@
 """Exports models to files that run without this project: SavedModel, LiteRT, ONNX.
 
 In every format, the input is waveforms float32 [batch, num_samples] (LiteRT: [1, …])
-and the output is scores [batch, num_tags]. The file also holds the metadata of the
+and the output is scores [batch, num_tags]. ONNX files have a second output, embedding
+[batch, channels]: the input of the last layer. The file also holds the metadata of the
 model, the JSON of `ModelInfo.as_dict`:
 
     saved-model   assets.extra/tagger.json
@@ -11,6 +12,7 @@ model, the JSON of `ModelInfo.as_dict`:
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -23,12 +25,17 @@ import keras
 import numpy as np
 
 from tagger import models
+from tagger.inference.engines import OUTPUTS
 from tagger.models.metadata import check_export_path
 from tagger.storage import explained
 
 
 def export(
-    model: keras.Model, path: str | os.PathLike, to: str, force: bool = False
+    model: keras.Model,
+    path: str | os.PathLike,
+    to: str,
+    force: bool = False,
+    notes: dict | None = None,
 ) -> Path:
     """Exports a model to another format; a failed export leaves nothing behind.
 
@@ -38,6 +45,7 @@ def export(
         path: Path with the ending of the format; a folder for "saved-model".
         to: Key of `metadata.EXPORT_FORMATS`.
         force: Whether to replace an existing file or SavedModel.
+        notes: Further fields of the metadata, which JSON can hold.
 
     Returns:
         The path that was written.
@@ -52,12 +60,13 @@ def export(
     path = Path(path)
     check_export_path(path, to)
     _check_replaceable(path, force)
-    if keras.backend.backend() != "tensorflow":
+    backend, able = keras.backend.backend(), ("tensorflow", "jax")
+    if backend not in (able if to == "onnx" else able[:1]):
         raise ImportError(
-            "Exporting needs the TensorFlow backend, but Keras runs on"
-            f" {keras.backend.backend()}. Unset KERAS_BACKEND."
+            f"Exporting to {to} needs the TensorFlow backend, but Keras runs on"
+            f" {backend}. Unset KERAS_BACKEND."
         )
-    described = models.model_info(model).as_dict()
+    described = models.model_info(model).as_dict() | (notes or {})
     write = {"saved-model": _saved_model, "litert": _litert, "onnx": _onnx}[to]
     with (
         explained(path),
@@ -65,7 +74,7 @@ def export(
     ):
         made = Path(folder) / path.name
         with contextlib.redirect_stdout(io.StringIO()):  # the converters' messages
-            write(_in_float32(model), made, described)
+            write(_exportable(model), made, described)
         if path.exists():
             path.rename(Path(folder) / "replaced")
         made.rename(path)
@@ -108,27 +117,39 @@ def _litert(model: keras.Model, path: Path, described: dict) -> None:
 
 
 def _onnx(model: keras.Model, path: Path, described: dict) -> None:
+    """Writes an ONNX file: with tf2onnx on TensorFlow, with jax2onnx on JAX.
+
+    tf2onnx is the default. Its graphs are smaller and leave images in the layout that
+    runtimes compute in; those of jax2onnx transpose them around every convolution.
+    """
+    exporter = {"tensorflow": "tf2onnx", "jax": "jax2onnx"}[keras.backend.backend()]
     try:
         import onnx
-        from tf2onnx.handler import tf_op
+
+        importlib.import_module(exporter)
     except ImportError as error:
         raise ImportError(
-            f"Exporting to ONNX needs {error.name}: pip install onnx tf2onnx."
+            f"Exporting to ONNX needs {error.name}: pip install onnx {exporter}."
         ) from error
-    tf_op("Erfc")(_Erfc)
+    from tagger.inference import onnx_graph
+
+    if exporter == "tf2onnx":
+        from tf2onnx.handler import tf_op
+
+        tf_op("Erfc")(_Erfc)
     signature = _signature(None, described)
+    network = models.with_embedding(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # Keras uses np.object
-        model.export(path, format="onnx", verbose=False, input_signature=signature)
+        network.export(path, format="onnx", verbose=False, input_signature=signature)
     made = onnx.load(path)
-    (scores,) = made.graph.output
-    for node in made.graph.node:
-        for names in (node.input, node.output):
-            names[:] = ["scores" if name == scores.name else name for name in names]
-    scores.name = "scores"
+    if exporter == "jax2onnx":
+        onnx_graph.pool_in_two_axes(made)
+    onnx_graph.maxima_first(made)
+    onnx_graph.rename_outputs(made, OUTPUTS)
     values = {key: json.dumps(value) for key, value in described.items()}
     onnx.helper.set_model_props(made, values)
-    onnx.checker.check_model(made)
+    onnx.checker.check_model(made, full_check=True)
     onnx.save(made, path)
 
 
@@ -156,14 +177,30 @@ def _signature(batch_size: int | None, described: dict) -> list[keras.InputSpec]
     return [keras.InputSpec(shape=shape, dtype="float32", name="waveform")]
 
 
-def _in_float32(model: keras.Model) -> keras.Model:
-    """Returns the model with the same weights in layers that compute in float32."""
-    config = json.dumps(model.get_config())
-    in_float32 = config
-    for policy in ("mixed_float16", "mixed_bfloat16"):
-        in_float32 = in_float32.replace(f'"{policy}"', '"float32"')
-    if in_float32 == config:
-        return model
-    copy = type(model).from_config(json.loads(in_float32))
+def _exportable(model: keras.Model) -> keras.Model:
+    """Returns the model with the same weights, as every format and runtime can hold it.
+
+    Its layers compute in float32, its input has the length of a segment, and recurrent
+    layers are unrolled, because runtimes read loops each in their own way or not at
+    all.
+    """
+    num_samples = models.model_info(model).segmentation.num_samples
+
+    def adapted(value):
+        if isinstance(value, list):
+            return [adapted(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        found = {key: adapted(one) for key, one in value.items()}
+        if found.get("class_name") == "InputLayer":
+            if found["config"]["batch_shape"] == [None, None]:
+                found["config"]["batch_shape"] = [None, num_samples]
+        if found.get("class_name") == "GRU":
+            found["config"]["unroll"] = True
+        if found.get("class_name") == "DTypePolicy":
+            found["config"] = {"name": "float32"}
+        return found
+
+    copy = type(model).from_config(adapted(json.loads(json.dumps(model.get_config()))))
     copy.set_weights(model.get_weights())
     return copy

@@ -1,6 +1,7 @@
 """Runs a model on the segments of many audio files, in bounded memory.
 
     paths ──thread──▶ segments ──batches of many files──▶ rows of each file, in order
+    paths ──worker processes, a model in each──▶ rows of each file, in order
 
 A thread decodes at most a few batches ahead of the model. Only the rows, the model's
 output per segment, stay in memory until a file is done.
@@ -9,9 +10,10 @@ output per segment, stay in memory until a file is done.
 import collections
 import contextlib
 import dataclasses
+import functools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -19,24 +21,50 @@ from tqdm import tqdm
 from tagger.audio import (
     AudioDecodeError,
     Source,
+    load_excerpts,
     name_of,
     rough_seconds,
     stream_source,
 )
+from tagger.data import workers
+from tagger.inference.engines import Engine, EngineSpec
 from tagger.segmentation import Segmentation, stream
 from tagger.validation import printable
 
 BATCH_SIZE = 16  # segments per call of the model
+MIN_WORKER_SECONDS = 300  # length of music that is worth starting workers
 
 
 class ScoringError(ValueError):
     """A model gives NaN for a file; the message holds the file's path."""
 
-    def __init__(self, path: Source):
+    def __init__(self, name: str):
         super().__init__(
-            f"Cannot score {name_of(path)!r}: the model's output holds NaN or infinite"
+            f"Cannot score {name!r}: the model's output holds NaN or infinite"
             " numbers. Use another model if this happens with every file."
         )
+        self.name = name
+
+    def __reduce__(self):  # so that a worker process can return it
+        return ScoringError, (self.name,)
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamOptions:
+    """How files are read and run.
+
+    Attributes:
+        num_excerpts: Number of segments, spread evenly, that the model hears of each
+            file; None: all of them.
+        num_workers: Number of worker processes on this machine; 1: this process alone;
+            None: one per core for engines and jobs that gain from it. A program that
+            uses several must start under `if __name__ == "__main__"`.
+        scheduler: Address of a Dask scheduler whose workers run the model.
+    """
+
+    num_excerpts: int | None = None
+    num_workers: int | None = 1
+    scheduler: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,41 +88,100 @@ class Streamed:
 
 
 def stream_files(
-    predict: Callable[[np.ndarray], np.ndarray],
+    engine: Engine,
     paths: Iterable[Source],
-    segmentation: Segmentation,
-    sample_rate: int,
+    segmentation: Segmentation | None = None,
+    outputs: Sequence[str] = ("scores",),
+    options: StreamOptions = StreamOptions(),
     bar: tqdm | None = None,
 ) -> Iterator[Streamed]:
-    """Runs a model on the segments of many files; a batch may hold several files.
+    """Runs a model on the segments of many files.
 
     Args:
-        predict: Function of float32 [batch, num_samples] that returns [batch, ...].
+        engine: Model to run.
         paths: Audio files of any length and format, or waveforms with their rates.
-        segmentation: How files are cut into segments.
-        sample_rate: Sample rate of the model in Hz.
-        bar: Progress bar from `progress`, updated with every batch, or None.
+        segmentation: How files are cut into segments; None: as the model says.
+        outputs: Names of the model's outputs, whose channels are joined.
+        options: How files are read and run.
+        bar: Progress bar from `progress`, or None.
 
     Yields:
         The output for each file, in the order of `paths`. A file that cannot be decoded
         does not stop the others.
+
+    Raises:
+        OSError, ImportError: see `workers.stream`.
+    """
+    reading = Reading(
+        segmentation or engine.info.segmentation,
+        engine.info.sample_rate,
+        options.num_excerpts,
+    )
+    if options.num_workers is None:
+        paths = list(paths)
+    num_workers = _num_workers(engine, paths, options)
+    if num_workers == 1 and not options.scheduler:
+        pieces = read_segments(paths, reading)
+    elif engine.spec is None:  # it has to stay in this process: a GPU, or Keras
+        pieces = _decoded_by_workers(paths, reading, num_workers, options.scheduler)
+    else:
+        tasks = (_Task(path, reading, engine.spec, tuple(outputs)) for path in paths)
+        done = workers.stream(_run, tasks, num_workers, options.scheduler)
+        for number, (task, found) in enumerate(done, 1):
+            if isinstance(found, workers.WorkersDied):
+                found = _failed(task.path, _killed(task.path, found))
+            _move(bar, number)
+            yield dataclasses.replace(found, path=task.path)
+        return
+    yield from stream_segments(engine.predictor(*outputs), pieces, reading, bar)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Which segments of a file a model hears.
+
+    Attributes:
+        segmentation: How files are cut into segments.
+        sample_rate: Sample rate of the model in Hz.
+        num_excerpts: See `StreamOptions`.
+    """
+
+    segmentation: Segmentation
+    sample_rate: int
+    num_excerpts: int | None = None
+
+
+def stream_segments(
+    predict: Callable[[np.ndarray], np.ndarray],
+    pieces: Iterator[tuple],
+    reading: Reading,
+    bar: tqdm | None = None,
+) -> Iterator[Streamed]:
+    """Runs a function on the segments of many files; a batch may hold several files.
+
+    Args:
+        predict: Function of float32 [batch, num_samples] that returns [batch, ...].
+        pieces: Segments of the files, from `read_segments`.
+        reading: Which segments of a file are heard.
+        bar: Progress bar from `progress`, updated with every batch, or None.
+
+    Yields:
+        See `stream_files`.
     """
     files, batch, is_new, num_done = collections.deque(), [], True, 0
 
     def flush() -> None:
         if batch:
-            _predict(predict, batch, segmentation)
+            _predict(predict, batch)
             batch.clear()
 
     def finished(file: "_File") -> Streamed:
         nonlocal num_done
         num_done += 1
         _move(bar, num_done)
-        return file.streamed(segmentation, sample_rate)
+        return file.streamed(reading)
 
-    with contextlib.closing(
-        _prefetched(_decoded(paths, segmentation, sample_rate))
-    ) as pieces:
+    with contextlib.closing(pieces):
         for path, piece in pieces:
             if is_new:
                 files.append(_File(path))
@@ -107,7 +194,7 @@ def stream_files(
             if len(batch) == BATCH_SIZE:
                 flush()
                 if bar is not None and not bar.disable:
-                    _move(bar, num_done + files[0].share(segmentation, sample_rate))
+                    _move(bar, num_done + files[0].share(reading))
             while files and files[0].is_done:
                 yield finished(files.popleft())
     flush()
@@ -129,10 +216,11 @@ def progress(num_files: int, what: str) -> tqdm:
 
 @dataclasses.dataclass(frozen=True)
 class _End:
-    """Marks the end of a file."""
+    """Marks the end of a file; `seconds` are the starts of its excerpts."""
 
     length_seconds: float
-    error: AudioDecodeError | None
+    error: AudioDecodeError | None = None
+    seconds: list[float] | None = None
 
 
 class _File:
@@ -149,32 +237,34 @@ class _File:
         """Whether all segments of the file have been predicted."""
         return self.end is not None and not self.num_waiting
 
-    def share(self, segmentation: Segmentation, sample_rate: int) -> float:
+    def share(self, reading: Reading) -> float:
         """Returns the approximate share of the file that is done, 0 to 1."""
+        if reading.num_excerpts:
+            return min(len(self.rows) / reading.num_excerpts, 1)
         if self._rough_seconds is None:
-            is_file = not isinstance(self.path, tuple)
-            self._rough_seconds = rough_seconds(self.path) if is_file else 0
-        seconds = len(self.rows) * segmentation.hop_samples / sample_rate
+            self._rough_seconds = rough_seconds(self.path)
+        hop_seconds = reading.segmentation.hop_samples / reading.sample_rate
+        seconds = len(self.rows) * hop_seconds
         return min(seconds / self._rough_seconds, 1) if self._rough_seconds else 0.0
 
-    def streamed(self, segmentation: Segmentation, sample_rate: int) -> Streamed:
+    def streamed(self, reading: Reading) -> Streamed:
         """Returns the output for the file."""
         error = self.end.error
         if not all(np.isfinite(row).all() for row in self.rows):
-            error = error or ScoringError(self.path)
+            error = error or ScoringError(name_of(self.path))
         if error:
-            self.rows = []
-        begins = (
-            np.arange(len(self.rows)) * segmentation.hop_samples
-            - segmentation.edge_samples
-        )
-        return Streamed(
-            self.path,
-            np.stack(self.rows) if self.rows else np.zeros((0, 0), np.float32),
-            begins / sample_rate,
-            self.end.length_seconds,
-            error,
-        )
+            return _failed(self.path, error)
+        segmentation = reading.segmentation
+        starts = np.arange(len(self.rows)) * segmentation.hop_samples
+        seconds = (starts - segmentation.edge_samples) / reading.sample_rate
+        if self.end.seconds is not None:
+            seconds = np.array(self.end.seconds)
+        rows = np.stack(self.rows)
+        return Streamed(self.path, rows, seconds, self.end.length_seconds)
+
+
+def _failed(path: Source, error: AudioDecodeError | ScoringError) -> Streamed:
+    return Streamed(path, np.zeros((0, 0), np.float32), np.zeros(0), 0.0, error)
 
 
 def _move(bar: tqdm | None, place: float) -> None:
@@ -182,35 +272,50 @@ def _move(bar: tqdm | None, place: float) -> None:
         bar.update(max(place - bar.n, 0))
 
 
-def _predict(predict: Callable, batch: list[tuple], segmentation: Segmentation) -> None:
-    # Padded to a power of two: few shapes, so the model is compiled few times.
-    size = 1 << (len(batch) - 1).bit_length()
-    padded = np.zeros((size, segmentation.num_samples), np.float32)
-    padded[: len(batch)] = [piece for _, piece in batch]
-    for (file, _), row in zip(batch, np.asarray(predict(padded)), strict=False):
+def _predict(predict: Callable, batch: list[tuple]) -> None:
+    segments = np.stack([piece for _, piece in batch]).astype(np.float32, copy=False)
+    for (file, _), row in zip(batch, predict(segments), strict=True):
         file.rows.append(row)
         file.num_waiting -= 1
 
 
-def _decoded(
-    paths: Iterable, segmentation: Segmentation, sample_rate: int
-) -> Iterator[tuple]:
+def read_segments(paths: Iterable[Source], reading: Reading) -> Iterator[tuple]:
+    """Yields the segments of files for `stream_segments`; a thread decodes ahead."""
+    return _prefetched(_decoded(paths, reading))
+
+
+def _decoded(paths: Iterable[Source], reading: Reading) -> Iterator[tuple]:
     """Yields (path, segment) for each segment of each file, then (path, _End)."""
     for path in paths:
-        num_samples, error = 0, None
-
-        def blocks(path=path) -> Iterator[np.ndarray]:
-            nonlocal num_samples
-            for block in stream_source(path, sample_rate):
-                num_samples += len(block)
-                yield block
-
         try:
-            for piece in stream(blocks(), segmentation):
-                yield path, piece
-        except AudioDecodeError as caught:
-            error = caught
-        yield path, _End(num_samples / sample_rate, error)
+            end = yield from _segments_of(path, reading)
+        except AudioDecodeError as error:
+            end = _End(0.0, error)
+        yield path, end
+
+
+def _segments_of(path: Source, reading: Reading):
+    """Yields (path, segment) for each segment of a file; returns its _End."""
+    segmentation, sample_rate = reading.segmentation, reading.sample_rate
+    if reading.num_excerpts:
+        excerpts = load_excerpts(
+            path, sample_rate, segmentation.num_samples, reading.num_excerpts
+        )
+        if excerpts:
+            for waveform in excerpts.waveforms:
+                yield path, waveform
+            return _End(excerpts.length_seconds, seconds=excerpts.seconds)
+    num_samples = 0
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal num_samples
+        for block in stream_source(path, sample_rate):
+            num_samples += len(block)
+            yield block
+
+    for segment in stream(blocks(), segmentation):
+        yield path, segment
+    return _End(num_samples / sample_rate)
 
 
 def _prefetched(items: Iterator) -> Iterator:
@@ -248,3 +353,72 @@ def _prefetched(items: Iterator) -> Iterator:
     finally:
         is_closed.set()
         thread.join()
+
+
+# --- Worker processes -----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """One file for a worker process; without an engine, it only decodes."""
+
+    path: Source
+    reading: Reading
+    spec: EngineSpec | None = None
+    outputs: tuple[str, ...] = ()
+
+
+def _run(task: _Task) -> Streamed:
+    predict = _engine_of(task.spec).predictor(*task.outputs)
+    pieces = _decoded([task.path], task.reading)
+    (found,) = stream_segments(predict, pieces, task.reading)
+    # The caller has the path; sending a waveform back would be wasted.
+    return dataclasses.replace(found, path="")
+
+
+@functools.cache
+def _engine_of(spec: EngineSpec) -> Engine:
+    """Returns the engine of this worker process, which is opened once."""
+    return spec.open(num_threads=1)
+
+
+def _decode(task: _Task) -> tuple[list[np.ndarray], "_End"]:
+    *segments, (_, end) = _decoded([task.path], task.reading)
+    return [segment for _, segment in segments], end
+
+
+def _decoded_by_workers(
+    paths: Sequence[Source], reading: Reading, num_workers: int, scheduler: str | None
+) -> Iterator[tuple]:
+    """Yields what `_decoded` does; worker processes decode the files."""
+    tasks = (_Task(path, reading) for path in paths)
+    # Segments are large, so only few files wait.
+    for task, found in workers.stream(_decode, tasks, num_workers, scheduler, 2):
+        if isinstance(found, workers.WorkersDied):
+            found = [], _End(0.0, _killed(task.path, found))
+        segments, end = found
+        for segment in segments:
+            yield task.path, segment
+        yield task.path, end
+
+
+def _killed(path: Source, error: workers.WorkersDied) -> AudioDecodeError:
+    return AudioDecodeError(name_of(path), str(error))
+
+
+def _num_workers(
+    engine: Engine, paths: Sequence[Source], options: StreamOptions
+) -> int:
+    """Returns the number of worker processes; 1 means this process alone."""
+    if options.num_workers is not None:
+        return options.num_workers
+    num_workers = min(workers.num_cores(), len(paths))
+    if num_workers == 1 or engine.uses_all_cores:
+        return 1
+    # Starting workers costs as much as they gain in a few minutes of music.
+    seconds = 0.0
+    for path in paths:
+        seconds += rough_seconds(path) or 0
+        if seconds > MIN_WORKER_SECONDS:
+            return num_workers
+    return 1

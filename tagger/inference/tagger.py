@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from tagger import models
 from tagger.audio import AudioDecodeError, Source, name_of, stream_audio
-from tagger.inference.engines import OnnxModel
-from tagger.inference.streaming import ScoringError, progress, stream_files
+from tagger.inference.engines import Engine, KerasEngine
+from tagger.inference.selection import open_engine
+from tagger.inference.streaming import (
+    ScoringError,
+    StreamOptions,
+    progress,
+    stream_files,
+)
 from tagger.models.metadata import DEFAULT_MODEL, suggest_names
-from tagger.weights import pretrained
 
 if TYPE_CHECKING:
     import keras
@@ -62,12 +66,12 @@ class Tagger:
     """Tags audio files with a model.
 
     Args:
-        model: A Keras model from `models.load_model` or `conversion.load_model`, or
-            an `OnnxModel`.
+        model: An engine from `selection.open_engine`, or a Keras model from
+            `models.load_model` or `conversion.load_model`.
         tags: Tag names in the order of the scores, for a model that holds none.
 
     Attributes:
-        model: The model.
+        engine: The engine that runs the model.
         info: Metadata of the model.
         tags: Tag names in the order of the scores.
 
@@ -89,10 +93,10 @@ class Tagger:
     """
 
     def __init__(
-        self, model: "keras.Model | OnnxModel", tags: tuple[str, ...] | None = None
+        self, model: "keras.Model | Engine", tags: tuple[str, ...] | None = None
     ):
-        has_info = isinstance(model, OnnxModel)
-        self.info = model.info if has_info else models.model_info(model)
+        self.engine = model if isinstance(model, Engine) else KerasEngine(model)
+        self.info = self.engine.info
         self.tags = self.info.tags or tags
         if not self.tags:
             raise ValueError(
@@ -105,19 +109,38 @@ class Tagger:
                 f"Model {self.info.name} scores {self.info.num_tags} tags, but there"
                 f" are {len(self.tags)} names. Give one name per tag."
             )
-        self.model = model
 
     @classmethod
-    def from_pretrained(cls, name: str = DEFAULT_MODEL) -> "Tagger":
+    def from_pretrained(
+        cls, name: str = DEFAULT_MODEL, engine: str = "auto", precision: str = "float32"
+    ) -> "Tagger":
         """Returns a tagger with a pretrained model, which is downloaded once.
 
         Args:
             name: Key of `pretrained.PRETRAINED`.
+            engine: See `selection.open_engine`.
+            precision: See `selection.open_engine`.
 
         Raises:
-            ValueError, OSError, ImportError: see `pretrained.ensure_cached`.
+            ValueError, OSError, ImportError: see `selection.open_engine` and
+                `pretrained.ensure_cached`.
         """
-        return cls(pretrained.load(name))
+        return cls(open_engine(name, engine, precision))
+
+    @property
+    def model(self) -> "keras.Model":
+        """The Keras model.
+
+        Raises:
+            ValueError: another engine runs the model.
+        """
+        if not isinstance(self.engine, KerasEngine):
+            raise ValueError(
+                f"The engine {self.engine.name} runs {self.info.name} without showing"
+                " its layers. Open the model with the engine keras; ONNX files work"
+                " only with `tag` and `embed`."
+            )
+        return self.engine.model
 
     def scores(self, source: Source) -> np.ndarray:
         """Returns the scores of a file: float32 [num_tags], the mean over its segments.
@@ -222,6 +245,7 @@ class Tagger:
         paths: Iterable[Source],
         hop_seconds: float | None = None,
         bar: tqdm | None = None,
+        options: StreamOptions = StreamOptions(),
     ) -> Iterator[tuple[Source, Taggram | AudioDecodeError | ScoringError]]:
         """Scores many files; a batch may hold segments of several files.
 
@@ -229,6 +253,7 @@ class Tagger:
             paths: Audio files of any length, or waveforms with their sample rates.
             hop_seconds: See `taggram`.
             bar: Progress bar from `streaming.progress`, or None.
+            options: How files are read and run.
 
         Yields:
             Each path in order with its taggram, or with the error if it cannot be
@@ -237,10 +262,12 @@ class Tagger:
         Raises:
             ValueError: the hop is shorter than a sample or longer than a segment.
         """
-        rate = self.info.sample_rate
-        segmentation = self.info.segmentation.with_hop(hop_seconds, rate)
-        predict = self.model.predict_on_batch
-        for file in stream_files(predict, paths, segmentation, rate, bar):
+        segmentation = self.info.segmentation.with_hop(
+            hop_seconds, self.info.sample_rate
+        )
+        for file in stream_files(
+            self.engine, paths, segmentation, ("scores",), options, bar
+        ):
             yield (
                 file.path,
                 file.error
@@ -302,6 +329,7 @@ def tag_files(
     aggregate: str = "mean",
     thresholds: dict[str, float] | None = None,
     bar: tqdm | None = None,
+    options: StreamOptions = StreamOptions(),
 ) -> Iterator[tuple[dict, Taggram | None]]:
     """Tags files; a file that cannot be decoded does not stop the others.
 
@@ -313,13 +341,14 @@ def tag_files(
         thresholds: Lowest score per tag, below which the tag is left out; None: no tag
             is.
         bar: Progress bar from `streaming.progress`, or None.
+        options: How files are read and run.
 
     Yields:
         `{"path": …, "seconds": length, "tags": {name: score}}`, highest score first,
         and the taggram; or `{"path": …, "error": message}` and None.
     """
     thresholds = thresholds or {}
-    for path, found in tagger.taggrams(paths, hop_seconds, bar):
+    for path, found in tagger.taggrams(paths, hop_seconds, bar, options):
         if isinstance(found, Exception):
             yield {"path": path, "error": str(found)}, None
             continue

@@ -18,6 +18,8 @@ from tagger import storage, validation
 from tagger.storage import write_text_atomically
 from tagger.validation import printable, table_cell
 
+DEFAULT_SETTINGS = {"precision": "float32"}  # of results that do not say
+
 
 @dataclasses.dataclass(frozen=True)
 class ResultSource:
@@ -50,12 +52,18 @@ class ResultSource:
                 f"{str(path)!r} holds results of {model}, not {self.model}. Choose"
                 " another --output, or add --force to replace it."
             )
-        for name, value in (settings or {}).items():
-            if value != self.settings.get(name):
+        if settings is None:
+            return
+        for name in dict.fromkeys([*self.settings, *settings]):
+            # Results of earlier versions lack the settings that were added later.
+            value, own = (
+                held.get(name, DEFAULT_SETTINGS.get(name))
+                for held in (settings, self.settings)
+            )
+            if value != own:
                 raise ValueError(
-                    f"{str(path)!r} holds results with {name} {value}, not"
-                    f" {self.settings.get(name)}. Choose another --output, or add"
-                    " --force to replace it."
+                    f"{str(path)!r} holds results with {name} {value}, not {own}."
+                    " Choose another --output, or add --force to replace it."
                 )
 
 

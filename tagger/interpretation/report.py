@@ -24,7 +24,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from tagger import models, plotting
+from tagger import plotting
 from tagger.audio import write_audio
 from tagger.inference.tagger import Tagger, Taggram
 from tagger.interpretation import attention_maps, attributions
@@ -116,7 +116,7 @@ def explain(
         ValueError: the model is not a Keras model, a tag is unknown, the start is not
             within the file, or a second file is given for a model without attention.
     """
-    models.model_info(tagger.model)  # fails for exported models: they have no layers
+    tagger.model  # noqa: B018, fails for exported models: they show no layers
     numbers = [] if tags is None else tagger.tag_numbers(dict.fromkeys(tags))
     if second_path is not None:
         attention_maps.attention_layers(tagger.model)

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "embedding_network",
             "feature_network",
             "join",
+            "with_embedding",
             "with_length",
             "with_record_inputs",
             "with_scores",

@@ -13,10 +13,8 @@ import numpy as np
 
 from tagger.models.frontends import preset
 from tagger.models.layers import AudioInput, TagScores
-from tagger.models.metadata import suggest_names
+from tagger.models.metadata import PENULTIMATE, suggest_names
 from tagger.segmentation import INT16_SCALE
-
-PENULTIMATE = "penultimate"
 
 
 def feature_network(model: keras.Model) -> keras.Model:
@@ -143,6 +141,21 @@ def embedding_network(model: keras.Model, layer: str = PENULTIMATE) -> keras.Mod
     if len(output.shape) > 2:
         output = keras.ops.mean(output, axis=tuple(range(1, len(output.shape) - 1)))
     return keras.Model(model.input, output, name=f"{model.name}_embedding")
+
+
+def with_embedding(model: keras.Model, layer: str = PENULTIMATE) -> keras.Model:
+    """Returns a model with two outputs: scores and embedding.
+
+    Args:
+        model: See `embedding_network`.
+        layer: See `embedding_network`.
+
+    Returns:
+        Model from waveforms [batch, num_samples] to [scores [batch, num_tags],
+        embeddings [batch, channels]].
+    """
+    embedding = embedding_network(model, layer).output
+    return keras.Model(model.input, [model.output, embedding], name=model.name)
 
 
 def _layer(model: keras.Model, name: str) -> keras.Layer:

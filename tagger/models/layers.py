@@ -268,7 +268,9 @@ class SinusoidPositions(layers.Layer):
 
     def call(self, sequence):
         channels = sequence.shape[-1]
-        position = ops.arange(ops.shape(sequence)[1], dtype="float32")[:, None]
+        # All arguments are given, because jax2onnx cannot convert defaults.
+        length = ops.shape(sequence)[1]
+        position = ops.arange(0, length, 1, dtype="float32")[:, None]
         rate = 10000.0 ** (-(np.arange(channels) // 2 * 2) / channels)
         angle = position * rate.astype(np.float32)
         is_sine = np.arange(channels) % 2 == 0

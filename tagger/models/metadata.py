@@ -21,6 +21,7 @@ from tagger.validation import Name, SampleRate, TagCount
 
 MAX_CONFIG_BYTES = 1 << 25
 DEFAULT_MODEL = "musicnn_mtt"  # key of `pretrained.PRETRAINED`
+PENULTIMATE = "penultimate"  # the layer of embeddings: the input of the last layer
 EXPORT_FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # suffixes
 
 

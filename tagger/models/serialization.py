@@ -104,7 +104,7 @@ def model_info(model: keras.Model) -> ModelInfo:
     """
     if not isinstance(model, keras.Model):
         raise ValueError(
-            "ONNX files work only with `tag`. Give the .keras file instead."
+            "ONNX files work only with `tag` and `embed`. Give the .keras file instead."
         )
     audio = [layer for layer in model.layers if isinstance(layer, AudioInput)]
     scores = [layer for layer in model.layers if isinstance(layer, TagScores)]

@@ -10,11 +10,16 @@ import numpy as np
 from tqdm import tqdm
 
 from tagger.evaluation import metrics
+from tagger.inference.streaming import StreamOptions
 from tagger.inference.tagger import Tagger
 
 
 def thresholds_at_rate(
-    tagger: Tagger, paths: Sequence[str], rate: float, bar: tqdm | None = None
+    tagger: Tagger,
+    paths: Sequence[str],
+    rate: float,
+    bar: tqdm | None = None,
+    options: StreamOptions = StreamOptions(),
 ) -> tuple[list[float], dict[str, Exception]]:
     """Returns thresholds that a share of the given music reaches, for each tag.
 
@@ -26,6 +31,7 @@ def thresholds_at_rate(
         paths: Audio files.
         rate: Share of the files that reach each threshold.
         bar: Progress bar from `streaming.progress`, or None.
+        options: How files are read and run.
 
     Returns:
         A threshold per tag, and the errors of files that cannot be scored.
@@ -41,7 +47,7 @@ def thresholds_at_rate(
     if len(paths) < needed:
         raise ValueError(f"There are {len(paths)} audio files, but {too_few}.")
     scores, errors = [], {}
-    for path, found in tagger.taggrams(paths, bar=bar):
+    for path, found in tagger.taggrams(paths, None, bar, options):
         if isinstance(found, Exception):
             errors[path] = found
         else:

@@ -3,6 +3,7 @@
 csv, folder or shards -> `LabelledClips`: labels, groups, folds, and keys in the cache.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tagger import storage
+from tagger import storage, validation
 from tagger.audio import artist_of
 from tagger.data import pipeline
 from tagger.datasets import csv_manifest
@@ -21,6 +22,7 @@ from tagger.inference.embedding_cache import (
     EmbeddingCache,
     embed_files,
     embed_shards,
+    key_of,
     keys_of_shards,
 )
 from tagger.models.metadata import ModelInfo
@@ -97,6 +99,7 @@ def read_clips(
     tags: tuple[str, ...] | None = None,
     tag_separator: str = ";",
     left_out_fold: int | None = None,
+    cache: EmbeddingCache | None = None,
 ) -> LabelledClips:
     """Reads the labelled clips of train and val.
 
@@ -107,6 +110,7 @@ def read_clips(
         tags: Tags to take, in order. Default: all.
         tag_separator: Separator of the tags in the column `tags` of a csv.
         left_out_fold: Fold whose clips are left out; None: none.
+        cache: Cache that keeps the labels of shards; None: they are not kept.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -122,7 +126,7 @@ def read_clips(
     if shards:
         if info:
             _check_waveforms(shards, info)
-        clips = _clips_of_shards(shards, tags)
+        clips = _clips_of_shards(shards, tags, cache)
     else:
         clips = _clips_of_files(source, tags, tag_separator)
     used = np.isin(clips.splits, ("train", "val")) & clips.labels.any(axis=1)
@@ -164,7 +168,7 @@ def _clips_of_files(
 
 
 def _clips_of_shards(
-    shards: pipeline.Shards, tags: tuple[str, ...] | None
+    shards: pipeline.Shards, tags: tuple[str, ...] | None, cache: EmbeddingCache | None
 ) -> LabelledClips:
     manifest = shards.manifest
     unknown = sorted(set(tags or ()) - set(manifest.tags))
@@ -173,11 +177,12 @@ def _clips_of_shards(
     ids, labels, splits = [], [np.zeros((0, len(manifest.tags)), np.uint8)], []
     for split in ("train", "val"):
         if manifest.num_clips(split):
-            for clip_id, row in shards.clips(split):
+            for path in shards.paths(split):
+                found, rows = _clips_of_shard(shards, split, path, cache)
                 # The original resemul's records have no ids.
-                ids.append(clip_id or f"{split} {len(ids)}")
-                labels.append(row[None])
-                splits.append(split)
+                ids += [one or f"{split} {n}" for n, one in enumerate(found, len(ids))]
+                labels.append(rows)
+                splits += len(found) * [split]
     splits, folds = np.array(splits), None
     if manifest.folds:
         folds = np.array([manifest.folds.get(one, -1) for one in ids])
@@ -201,6 +206,31 @@ def _clips_of_shards(
         shards,
         np.array(keys, object),
     )
+
+
+def _clips_of_shard(
+    shards: pipeline.Shards, split: str, path: str, cache: EmbeddingCache | None
+) -> tuple[list[str], np.ndarray]:
+    """Returns the ids and the labels [num_clips, num_tags] of a shard's clips.
+
+    They are kept in the cache: to read them from records is to read all of the audio.
+    """
+    name = os.path.basename(path)
+    digest = shards.manifest.shards[name].sha256  # None: the original resemul's shards
+    kept = None
+    if cache and digest:
+        kept = cache.folder / "labels" / f"{key_of(digest)}.npz"
+        # Missing or damaged: the records are read again.
+        with contextlib.suppress(OSError, *validation.DAMAGED):
+            held = validation.read_arrays(kept)
+            return held["ids"].tolist(), held["labels"]
+    read = list(shards.only(name).clips(split))
+    ids, labels = [clip_id for clip_id, _ in read], np.stack([row for _, row in read])
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with storage.replacing(kept) as unfinished:
+            np.savez(unfinished, ids=np.array(ids, str), labels=labels)
+    return ids, labels
 
 
 # --- Embedding ------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from tagger import models, storage
 from tagger.evaluation import bootstrap, metrics
 from tagger.evaluation.metrics import Evaluation
 from tagger.inference.embedding_cache import Backbone, EmbeddingCache, key_of
-from tagger.models.derivation import PENULTIMATE, kept_tags
+from tagger.models.derivation import kept_tags
 from tagger.models.frontends import LogMel, LogMelSpectrogram
-from tagger.models.metadata import ModelInfo
+from tagger.models.metadata import PENULTIMATE, ModelInfo
 from tagger.training import heads, labelled_clips
 from tagger.training.labelled_clips import LabelledClips
 from tagger.weights import pretrained
@@ -153,7 +153,7 @@ def fit(
     if options.has_baselines:
         representations |= baselines_of(backbones, info, options.seed)
     clips = labelled_clips.read_clips(
-        source, info, tags, tag_separator, options.left_out_fold
+        source, info, tags, tag_separator, options.left_out_fold, cache
     )
     everything = [b for several in representations.values() for b in several]
     clips, notes = labelled_clips.embed(

@@ -23,6 +23,7 @@ from tagger.web import limits
 from tagger.web.song import (
     Song,
     analyse,
+    bars_html,
     html,
     json_file,
     player_html,
@@ -152,10 +153,11 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
             " this page."
         )
         with gr.Row():
-            upload = gr.File(label="Drop a song here", type="filepath", scale=1)
-            bars = gr.Label(
-                label="Tags", num_top_classes=NUM_BARS, show_heading=False, scale=1
-            )
+            with gr.Column(min_width=300):
+                upload = gr.File(label="Drop a song here", type="filepath")
+            with gr.Column(min_width=300):
+                # Not a gr.Label, which shows scores as percentages.
+                bars = gr.HTML(min_height=120)
         player = gr.HTML(js_on_load=(_FILES / "cursor.js").read_text())
         chosen = gr.Dropdown(
             label="Tags to compare", choices=list(tagger.tags), multiselect=True
@@ -169,7 +171,7 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
         def empty(text: str = "") -> dict:
             return {
                 song: None,
-                bars: None,
+                bars: "",
                 player: text,
                 chosen: gr.Dropdown(value=[]),
                 rows: "",
@@ -189,7 +191,7 @@ def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
             highest = list(named)[:NUM_BARS]
             return {
                 song: tagged,
-                bars: named,
+                bars: bars_html(tagger, tagged, highest),
                 player: player_html(tagged),
                 chosen: gr.Dropdown(value=highest),
                 rows: rows_html(tagger, tagged, highest),

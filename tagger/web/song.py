@@ -138,15 +138,30 @@ def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
     colours = colormaps["magma"](scores / highest)
     # The rest after the last segment was not scored.
     colours[:, seconds > taggram.seconds[-1] + taggram.segment_seconds, 3] = 0
-    means = taggram.aggregated()
-    thresholds, rows = tagger.info.thresholds, []
-    for tag, colour in zip(tags, colours, strict=True):
-        number = tagger.tags.index(tag)
-        is_reached = bool(thresholds) and means[number] >= thresholds[number]
-        rows.append((tag, means[number], is_reached, _png(colour[None])))
-    return html(
-        "rows", rows=rows, highest=highest, has_thresholds=thresholds is not None
-    )
+    rows = [
+        (*numbers, _png(colour[None]))
+        for numbers, colour in zip(
+            _mean_scores(tagger, song, tags), colours, strict=True
+        )
+    ]
+    has_thresholds = tagger.info.thresholds is not None
+    return html("rows", rows=rows, highest=highest, has_thresholds=has_thresholds)
+
+
+def bars_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
+    """Returns the HTML of the mean scores of some tags as bars."""
+    return html("bars", rows=_mean_scores(tagger, song, tags))
+
+
+def _mean_scores(
+    tagger: Tagger, song: Song, tags: list[str]
+) -> list[tuple[str, float, bool]]:
+    """Returns each tag with its mean score, and whether that reaches the threshold."""
+    means, thresholds = song.taggram.aggregated(), tagger.info.thresholds
+    return [
+        (tag, means[number], bool(thresholds) and means[number] >= thresholds[number])
+        for tag, number in zip(tags, tagger.tag_numbers(tags), strict=True)
+    ]
 
 
 def report_html(tagger: Tagger, song: Song, tags: list[str], max_minutes: float) -> str:

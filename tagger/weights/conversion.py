@@ -33,8 +33,8 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         return convert(read_weights(path), "sample_cnn")
     if str(path).endswith(".onnx") and os.path.isfile(path):
         raise ValueError(
-            f"{str(path)!r} is an ONNX file. ONNX files work only with `tag`. Give the"
-            " .keras file instead."
+            f"{str(path)!r} is an ONNX file, which Keras cannot run. Give the .keras"
+            " file instead, or use `tag` or `embed` with another --engine."
         )
     return models.load_model(path)
 

@@ -204,7 +204,7 @@ def test_after_an_interruption_the_command_that_works_is_named(monkeypatch, tmp_
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tagger.cli.tagging.load_tagger", interrupt)
+    monkeypatch.setattr("tagger.cli.tagging._open_tagger", interrupt)
     monkeypatch.setattr("tagger.cli.explaining.load_tagger", interrupt)
     song = str(REFERENCES / "mono.mp3")
     for options, said in (

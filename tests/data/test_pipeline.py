@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import build_corpus
+from conftest import REPOSITORY, build_corpus
 
 from tagger import models
 from tagger.data import building, mixing, pipeline, records
@@ -114,9 +117,11 @@ def test_evaluation_yields_every_segment_with_its_clip(built):
 def starts_of(built, crops):
     """Returns where each crop begins in its clip, and which clip that is."""
     clips = {}
-    for segment, _, clip in segments_of(built, "train"):
-        clips.setdefault(clip, []).append(segment)
-    clips = {clip: np.concatenate(segments) for clip, segments in clips.items()}
+    for name in Manifest.load(built).shard_names("train"):
+        for example in records.read_shard(built / name):
+            values = records.decode(example)
+            waveform = values["segments"][: values["num_samples"]]
+            clips[values["clip_id"]] = waveform
     for crop in crops:
         for clip, waveform in clips.items():
             last = len(waveform) - len(crop) + 1
@@ -159,6 +164,56 @@ def test_crops_begin_anywhere_and_every_clip_has_its_share(built):
     assert (starts % 59049 != 0).all()
     across = (starts // 59049 != (starts + 39999) // 59049).mean()
     assert 0.4 < across < 0.95  # 68 % of crops cross a segment boundary
+
+
+def test_processes_share_the_crops_of_an_epoch(built):
+    part = pipeline.open_shards(built), "train", Segmentation(40000), 4
+
+    def of_process(process_id):
+        options = pipeline.ReadOptions(
+            crops_per_clip=1, process_id=process_id, num_processes=2
+        )
+        steps = pipeline.batches_per_epoch(*part, options)
+        assert steps == 24 // (4 * 2)
+        batches = pipeline.training_segments(*part, options).take(steps)
+        return np.concatenate([x for x, _ in batches.as_numpy_iterator()])
+
+    first, second = (
+        {clip for clip, _ in starts_of(built, of_process(process_id))}
+        for process_id in (0, 1)
+    )
+    assert len(first) == len(second) == 12 and not first & second
+
+
+def test_a_program_ends_while_crops_are_read_ahead(built):
+    code = (
+        "import sys\nfrom tagger.data import pipeline\n"
+        "from tagger.segmentation import Segmentation\n"
+        "shards = pipeline.open_shards(sys.argv[1])\n"
+        "options = pipeline.ReadOptions(crops_per_clip=1)\n"
+        "part = shards, 'train', Segmentation(40000), 8, options\n"
+        "batches = iter(pipeline.training_segments(*part))\n"
+        "for _ in range(50):\n    next(batches)\n"
+    )
+    command = [sys.executable, "-c", code, str(built)]
+    done = subprocess.run(command, cwd=REPOSITORY, timeout=120, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_corrupted_clip_ends_training_on_crops_with_its_name(built, tmp_path):
+    folder = shutil.copytree(built, tmp_path / "shards")
+    name = Manifest.load(folder).shard_names("train")[0]
+    content = bytearray((folder / name).read_bytes())
+    content[-5000] ^= 1
+    (folder / name).write_bytes(content)
+    shards = pipeline.open_shards(folder)
+    options = pipeline.ReadOptions(crops_per_clip=1)
+    batches = pipeline.training_segments(
+        shards, "train", Segmentation(40000), 8, options
+    )
+    with pytest.raises(records.CorruptShardError, match=name):
+        with pipeline.naming_corrupt_records(shards):
+            list(batches.take(3))
 
 
 def test_processes_share_the_shards_of_an_epoch(built):

@@ -210,3 +210,63 @@ def test_a_scheduler_that_does_not_answer_is_named(corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ImportError, match="needs Dask: pip install"):
         build_corpus(corpus, scheduler="tcp://127.0.0.1:1")
+
+
+# --- Results in order -----------------------------------------------------------------
+
+
+def double(number):
+    """Returns twice the number; the first takes longest."""
+    time.sleep(0.3 if number == 0 else 0)
+    return 2 * number
+
+
+def die_at_seven(number):
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def die(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_results_come_in_order_and_few_tasks_are_read_ahead():
+    read, found = [], []
+
+    def numbers():
+        for number in range(40):
+            read.append(number)
+            yield number
+
+    for task, result in workers.stream(double, numbers(), 2, num_ahead=3):
+        found.append((task, result))
+        assert len(read) <= len(found) + 2 * 3
+    assert found == [(number, 2 * number) for number in range(40)]
+
+
+def test_a_task_that_kills_its_worker_is_named_and_no_other_is_lost():
+    found = dict(workers.stream(die_at_seven, range(20), 2))
+    assert isinstance(found.pop(7), workers.WorkersDied)
+    assert found == {number: number for number in range(20) if number != 7}
+
+
+def test_a_machine_that_kills_every_worker_ends_the_run():
+    with pytest.raises(workers.WorkersDied):
+        list(workers.stream(die, range(20), 2))
+
+
+def test_the_number_of_cores_heeds_what_the_process_may_use():
+    code = "from tagger.data import workers; print(workers.num_cores())"
+    command = [sys.executable, "-c", code]
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system binds no process to cores")
+    bound = {min(os.sched_getaffinity(0))}
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, bound),
+    )
+    assert done.stdout == "1\n", done.stderr

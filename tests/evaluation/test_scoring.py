@@ -393,6 +393,9 @@ def test_a_map_pairs_tags_that_are_spelt_differently(built, trained, run_script)
     tags = scoring.common_tags(other, shards, {names[0]: "hard rock"})
     assert tags.names == info.tags
     assert tags.model_columns == [len(names) - 1, *range(len(names) - 1)]
+    # A model that spells the tag as the data does can be compared with the other.
+    scoring.check_map({names[0]: "hard rock"}, [info, other], shards)
+    scoring.check_comparable(info, other, shards, {names[0]: "hard rock"})
     command = ["eval.py", trained / "model.keras", "--data-dir", built]
     done = run_script(*command, "--map", f"{names[0]}={names[1]}")
     assert done.returncode == 0, done.stderr

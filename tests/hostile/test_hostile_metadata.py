@@ -16,7 +16,7 @@ from tagger import models
 from tagger.data import pipeline, records, verification
 from tagger.data.manifest import Manifest
 from tagger.inference.embeddings import Library
-from tagger.inference.engines import OnnxModel
+from tagger.inference.engines import Engine, OnnxEngine
 from tagger.inference.tagger import Tagger
 from tagger.models.metadata import ModelInfo
 from tagger.segmentation import Segmentation, stream
@@ -160,9 +160,12 @@ def onnx_file(path, inputs=("waveform",), outputs=("scores",), num_scores=2, **p
 
 
 def test_an_onnx_file_that_says_the_truth_is_run(tmp_path):
-    model = OnnxModel(onnx_file(tmp_path / "a.onnx"))
+    model = OnnxEngine(onnx_file(tmp_path / "a.onnx"))
     assert model.info == INFO
-    assert model.predict_on_batch(np.ones((3, 4000), np.float32)).shape == (3, 2)
+    (scores,) = model.run(np.ones((3, 4000), np.float32))
+    assert scores.shape == (3, 2)
+    with pytest.raises(ValueError, match="gives no embedding"):
+        model.run(np.ones((3, 4000), np.float32), ["embedding"])
 
 
 @pytest.mark.parametrize(
@@ -180,27 +183,26 @@ def test_an_onnx_file_that_says_the_truth_is_run(tmp_path):
 )
 def test_an_onnx_file_that_lies_is_refused(fields, says, tmp_path):
     with pytest.raises(ValueError) as caught:
-        OnnxModel(onnx_file(tmp_path / "a.onnx", **fields))
+        OnnxEngine(onnx_file(tmp_path / "a.onnx", **fields))
     assert says in str(caught.value)
 
 
 def test_an_onnx_file_that_scores_other_shapes_is_refused_when_it_does(tmp_path):
-    model = OnnxModel(onnx_file(tmp_path / "a.onnx", num_scores=5))
+    model = OnnxEngine(onnx_file(tmp_path / "a.onnx", num_scores=5))
     with pytest.raises(ValueError, match=r"gives scores of the shape \(1, 5\), not"):
-        model.predict_on_batch(np.ones((1, 4000), np.float32))
+        model.run(np.ones((1, 4000), np.float32))
     with pytest.raises(ValueError, match="ONNX Runtime cannot run '.*a.onnx'"):
-        model.predict_on_batch(np.ones((1, 5), np.float32))
+        model.run(np.ones((1, 5), np.float32))
 
 
-class NanModel(OnnxModel):
-    """An exported model that scores loud segments with NaN."""
+class NanEngine(Engine):
+    """A model that scores loud segments with NaN."""
 
-    def __init__(self):
-        self.info = INFO
+    info = INFO
 
-    def predict_on_batch(self, waveforms):
+    def run(self, waveforms, outputs=("scores",)):
         loud = np.abs(waveforms).max(axis=1, keepdims=True)
-        return np.where(loud > 0.5, np.nan, 0.5) * np.ones(2, np.float32)
+        return [np.where(loud > 0.5, np.nan, 0.5) * np.ones(2, np.float32)]
 
 
 def test_nan_is_an_error_of_the_file_and_not_a_result_without_tags(tmp_path):
@@ -210,7 +212,7 @@ def test_nan_is_an_error_of_the_file_and_not_a_result_without_tags(tmp_path):
         wave = level * np.sin(np.arange(16000) / 9).astype(np.float32)
         audio.write_audio(tmp_path / name, wave, 16000)
     names = [str(tmp_path / name) for name in ("quiet.wav", "loud.wav", "soft.wav")]
-    found = dict(Tagger(NanModel()).taggrams(names))
+    found = dict(Tagger(NanEngine()).taggrams(names))
     assert "NaN" in str(found[names[1]]) and isinstance(found[names[1]], ValueError)
     assert found[names[0]].scores.max() == found[names[2]].scores.max() == 0.5
 

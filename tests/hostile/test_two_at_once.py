@@ -171,7 +171,10 @@ def test_ctrl_c_during_the_import_of_tensorflow_is_not_swallowed(tmp_path):
     )
     (tmp_path / "song.wav").touch()
     done = subprocess.run(
-        [sys.executable, "-m", "tagger", "embed", "song.wav", "--library", "a.npy"],
+        [
+            *(sys.executable, "-m", "tagger", "embed", "song.wav"),
+            *("--library", "a.npy", "--engine", "keras"),
+        ],
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         cwd=tmp_path,

@@ -10,9 +10,9 @@ import pytest
 from conftest import REFERENCES, REPOSITORY, needs_bfloat16
 
 from tagger import audio, models
-from tagger.inference import embeddings, export
+from tagger.inference import embeddings, export, streaming
 from tagger.inference import tagger as tagging
-from tagger.inference.engines import OnnxModel
+from tagger.inference.engines import OnnxEngine
 from tagger.interpretation import report
 from tagger.models.metadata import EXPORT_FORMATS, ModelInfo
 from tagger.weights import conversion
@@ -157,7 +157,7 @@ def exported(trained, tmp_path_factory):
 
 def test_an_onnx_model_tags_as_the_model_it_was_made_of(exported):
     model, path = exported
-    ours, onnx = tagging.Tagger(model), tagging.Tagger(OnnxModel(path))
+    ours, onnx = tagging.Tagger(model), tagging.Tagger(OnnxEngine(path))
     assert onnx.info == ours.info and onnx.thresholds() == ours.thresholds()
     for name in ("stereo.mp3", "mono.mp3"):
         expected, found = (t.taggram(REFERENCES / name, 1.0) for t in (ours, onnx))
@@ -184,30 +184,89 @@ def test_tagging_with_an_onnx_model_starts_neither_keras_nor_tensorflow(
     assert (tmp_path / "tags.csv").exists() and (tmp_path / "taggram.png").exists()
 
 
+def test_a_first_tag_loads_nothing_heavy(exported, tmp_path, run_script):
+    heavy = ("keras", "tensorflow", "jax", "torch", "pandas", "sklearn", "matplotlib")
+    for name in (*heavy, "scipy", "onnx"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not needed')")
+    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    done = run_script(
+        *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--model", exported[1]),
+        *("--json", "--output", tmp_path / "tags.jsonl", "--engine", "onnx"),
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_workers_give_the_same_in_the_same_order(exported, tmp_path, run_script):
+    (tmp_path / "bad.mp3").write_bytes(b"no music")
+    songs = [REFERENCES / "stereo.mp3", tmp_path / "bad.mp3", REFERENCES / "mono.mp3"]
+    found = {}
+    for number in (1, 2):
+        done = run_script(
+            *("-m", "tagger", "tag", *songs, "--model", exported[1], "--json"),
+            *("--num-workers", number, "--engine", "onnx"),
+        )
+        assert done.returncode == 2, done.stderr
+        found[number] = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["path"] for row in found[2]] == [str(song) for song in songs]
+    assert "Cannot decode" in found[2][1]["error"]
+    for one, other in zip(found[1], found[2], strict=True):
+        assert one.get("error") == other.get("error")
+        assert one.get("tags", {}) == pytest.approx(other.get("tags", {}), abs=1e-6)
+        assert one.get("seconds") == other.get("seconds")
+
+
+def test_workers_only_decode_for_an_engine_that_stays_here(exported):
+    songs = [str(REFERENCES / "mono.mp3"), str(REFERENCES / "no.mp3")]
+    tagger = tagging.Tagger(exported[0])
+    assert tagger.engine.spec is None
+    found, expected = (
+        dict(tagger.taggrams(songs, options=streaming.StreamOptions(num_workers=n)))
+        for n in (2, 1)
+    )
+    np.testing.assert_allclose(found[songs[0]].scores, expected[songs[0]].scores)
+    assert str(found[songs[1]]) == str(expected[songs[1]])
+
+
+def test_excerpts_are_scored_where_they_lie(exported, tmp_path):
+    rate = exported[0].layers[1].sample_rate
+    random = np.random.default_rng(0)
+    waveform = random.uniform(-0.3, 0.3, 59049 * 9).astype(np.float32)
+    tagger = tagging.Tagger(OnnxEngine(exported[1]))
+    ((_, found),) = tagger.taggrams(
+        [(waveform, rate)], options=streaming.StreamOptions(num_excerpts=3)
+    )
+    # The middles of the three thirds are segments 1, 4 and 7 of nine.
+    whole = tagger.taggram((waveform, rate))
+    np.testing.assert_allclose(found.scores, whole.scores[1::3], atol=1e-5)
+    np.testing.assert_allclose(found.seconds, whole.seconds[1::3], atol=1e-4)
+    assert found.length_seconds == pytest.approx(whole.length_seconds)
+
+
 def test_onnx_files_that_do_not_serve_are_named(exported, tmp_path):
     onnx = pytest.importorskip("onnx")
     with pytest.raises(FileNotFoundError, match="There is no model file"):
-        OnnxModel(tmp_path / "none.onnx")
+        OnnxEngine(tmp_path / "none.onnx")
     (tmp_path / "cut.onnx").write_bytes(exported[1].read_bytes()[:1000])
     with pytest.raises(ValueError, match="ONNX Runtime cannot read .*: "):
-        OnnxModel(tmp_path / "cut.onnx")
+        OnnxEngine(tmp_path / "cut.onnx")
     foreign = onnx.load(exported[1])
     foreign.metadata_props.add(key="author", value="no JSON")
     onnx.save(foreign, tmp_path / "signed.onnx")
-    assert OnnxModel(tmp_path / "signed.onnx").info == OnnxModel(exported[1]).info
+    assert OnnxEngine(tmp_path / "signed.onnx").info == OnnxEngine(exported[1]).info
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
     with pytest.raises(ValueError, match="does not hold name, sample_rate, num_tags"):
-        OnnxModel(tmp_path / "foreign.onnx")
+        OnnxEngine(tmp_path / "foreign.onnx")
 
 
 def test_what_needs_layers_refuses_an_exported_model(exported, tmp_path, run_script):
-    with pytest.raises(ValueError, match="ONNX files work only with `tag`"):
+    with pytest.raises(ValueError, match="an ONNX file, which Keras cannot run"):
         conversion.load_model(exported[1])
-    model = OnnxModel(exported[1])
-    with pytest.raises(ValueError, match="ONNX files work only with `tag`"):
-        embeddings.Embedder(model)
-    with pytest.raises(ValueError, match="ONNX files work only with `tag`"):
+    with pytest.raises(ValueError, match="Only the engine keras, in float32, gives"):
+        embeddings.Embedder(str(exported[1]), "block1_conv", "onnx")
+    model = OnnxEngine(exported[1])
+    with pytest.raises(ValueError, match="ONNX files work only with `tag` and"):
         report.explain(tagging.Tagger(model), REFERENCES / "mono.mp3", tmp_path)
 
 

@@ -11,6 +11,7 @@ from conftest import build_corpus, fails
 from narrow import narrow_model, scores_of
 
 from tagger import audio, models
+from tagger.data import pipeline
 from tagger.datasets import csv_manifest
 from tagger.inference import embedding_cache
 from tagger.inference.tagger import Tagger
@@ -282,13 +283,19 @@ def test_random_weights_do_not_depend_on_joined_networks(bases):
         np.testing.assert_array_equal(one, other)
 
 
-def test_shards_are_judged_on_their_validation_split(corpus, bases, cache):
+def test_shards_are_judged_on_their_validation_split(corpus, bases, cache, monkeypatch):
     folder = corpus / "at16k"
     build_corpus(corpus, folder, sample_rate=RATE)
     found = fit(bases[:1], folder, cache)
     manifest = labelled_clips.read_clips(folder).shards.manifest
     assert len(found.scored.labels) == manifest.num_clips("val")
     assert "held out" in found.scored.split_rule
+    monkeypatch.setattr(pipeline.Shards, "clips", None)  # labels are not read again
+    again = fit(bases[:1], folder, cache)
+    np.testing.assert_array_equal(found.scored.scores, again.scored.scores)
+    monkeypatch.undo()
+    for path in (cache.folder / "labels").iterdir():
+        path.write_bytes(b"damaged")
     again = fit(bases[:1], folder, cache)
     np.testing.assert_array_equal(found.scored.scores, again.scored.scores)
     build_corpus(corpus, corpus / "at22k")

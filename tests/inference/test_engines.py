@@ -1,0 +1,373 @@
+"""ONNX Runtime and OpenVINO give what Keras gives, whatever fails on the way."""
+
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from narrow import music, narrow_model, scores_of
+
+from tagger import models
+from tagger.inference import engines, export, selection
+from tagger.inference.embeddings import Embedder
+from tagger.inference.engines import KerasEngine, OnnxEngine, OpenVinoEngine
+from tagger.weights import pretrained
+
+onnx = pytest.importorskip("onnx")
+QUICK = ("sample_cnn", "musicnn_pons", "crnn")
+EVERY = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in models.MODELS
+]
+
+
+def drawn_norms(model):
+    """Draws the scales of batch norms, of which half are negative."""
+    random = np.random.RandomState(0)
+    for weight in model.weights:
+        if weight.path.endswith("gamma"):
+            weight.assign(random.uniform(-1, 1, weight.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Returns a narrow model and its export."""
+    model = drawn_norms(narrow_model("musicnn_pons"))
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    return model, export.export(model, path, "onnx")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_engine_gives_the_scores_and_embeddings_of_keras(name, tmp_path):
+    model = drawn_norms(narrow_model(name))
+    path = export.export(model, tmp_path / "model.onnx", "onnx")
+    waveforms = music(model, 3)
+    expected = KerasEngine(model).run(waveforms, engines.OUTPUTS)
+    np.testing.assert_allclose(expected[0], scores_of(model, waveforms), atol=1e-6)
+    runtimes = [OnnxEngine(path)]
+    if selection._prefers_openvino():
+        runtimes.append(OpenVinoEngine(path))
+    for engine in runtimes:
+        assert engine.info == models.model_info(model)
+        assert engine.embedding_size == expected[1].shape[1]
+        found = engine.run(waveforms, engines.OUTPUTS)
+        for one, other in zip(found, expected, strict=True):
+            # float32 sums in another order; embeddings are not bounded by 1
+            np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+        (embeddings,) = engine.run(waveforms[:1], ["embedding"])
+        np.testing.assert_allclose(embeddings, found[1][:1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_exporter_of_jax_writes_the_same_models(tmp_path):
+    pytest.importorskip("jax2onnx")
+    for name in models.MODELS:
+        models.save_model(drawn_norms(narrow_model(name)), tmp_path / f"{name}.keras")
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom tagger import models\n"
+        "from tagger.inference import export\n"
+        "for path in Path(sys.argv[1]).glob('*.keras'):\n"
+        "    model = models.load_model(path)\n"
+        "    export.export(model, path.with_suffix('.onnx'), 'onnx')\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(REPOSITORY)},
+        check=True,
+    )
+    for name in models.MODELS:
+        model = models.load_model(tmp_path / f"{name}.keras")
+        waveforms = music(model, 3)
+        found = OnnxEngine(tmp_path / f"{name}.onnx").run(waveforms, engines.OUTPUTS)
+        expected = KerasEngine(model).run(waveforms, engines.OUTPUTS)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_the_reference_evaluator_of_onnx_agrees(tmp_path):
+    from onnx.reference import ReferenceEvaluator
+
+    model = narrow_model("vgg_pons")  # the fewest layers
+    path = export.export(model, tmp_path / "model.onnx", "onnx")
+    waveforms = music(model, 1)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    scores, embedding = ReferenceEvaluator(str(path)).run(None, {"waveform": waveforms})
+    expected = OnnxEngine(path).run(waveforms, engines.OUTPUTS)
+    np.testing.assert_allclose(scores, expected[0], atol=1e-5)
+    np.testing.assert_allclose(embedding, expected[1], atol=1e-5, rtol=1e-5)
+
+
+def test_maxima_come_before_relu_and_batch_norm(exported):
+    graph = onnx.load(exported[1]).graph
+    producer = {name: node for node in graph.node for name in node.output}
+    pools = [node for node in graph.node if node.op_type == "MaxPool"]
+    assert [producer[pool.input[0]].op_type for pool in pools] == 5 * ["Conv"]
+    kernels = {one.name: one.dims for one in graph.initializer}
+    channels = [kernels[producer[pool.input[0]].input[1]][0] for pool in pools]
+    assert all(number % 16 == 0 for number in channels)
+
+
+# --- Providers ------------------------------------------------------------------------
+
+
+class Session:
+    """A session of ONNX Runtime on another provider."""
+
+    def __init__(self, cpu, change=lambda found: found):
+        self.cpu, self.change = cpu, change
+
+    def run(self, outputs, inputs):
+        return self.change(self.cpu.run(outputs, inputs))
+
+
+def failing(found):
+    raise RuntimeError("out of memory\non the device")
+
+
+def on_cuda(monkeypatch, path, change):
+    """Returns an engine whose first provider changes what the CPU gives."""
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(OnnxEngine, "providers", staticmethod(lambda: names))
+    opened = OnnxEngine._open
+
+    def open_session(self, provider):
+        session = opened(self, "CPUExecutionProvider")
+        return session if provider == names[1] else Session(session, change)
+
+    monkeypatch.setattr(OnnxEngine, "_open", open_session)
+    return OnnxEngine(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (failing, "out of memory"),
+        (lambda found: [found[0] + 0.01], "differs from the CPU's by 1.0e-02"),
+    ],
+)
+def test_a_provider_that_fails_or_differs_is_left(change, says, exported, monkeypatch):
+    model, path = exported
+    engine = on_cuda(monkeypatch, path, change)
+    assert engine.spec is None  # a device is not shared by worker processes
+    waveforms = music(model, 2)
+    with pytest.warns(UserWarning, match=f"{says}.*Continuing with CPUExecution"):
+        (scores,) = engine.run(waveforms)
+    np.testing.assert_allclose(scores, scores_of(model, waveforms), atol=1e-5)
+    engine.run(waveforms)  # says it once
+
+
+def test_a_provider_that_fails_later_is_left_then(exported, monkeypatch):
+    model, path = exported
+    numbers = iter(range(10))
+
+    def third(found):
+        return found if next(numbers) < 2 else failing(found)
+
+    engine = on_cuda(monkeypatch, path, third)
+    waveforms = music(model, 2)
+    (first,) = engine.run(waveforms)
+    assert engine.provider == "CUDAExecutionProvider"
+    with pytest.warns(UserWarning, match="out of memory"):
+        (second,) = engine.run(waveforms)
+    np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+# --- Selection ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_model(tmp_path, monkeypatch):
+    """Saves a narrow model; the cache of exports is empty, and OpenVINO missing."""
+    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(selection, "_prefers_openvino", lambda: False)
+    path = tmp_path / "own.keras"
+    models.save_model(narrow_model("vgg_pons"), path)
+    return path
+
+
+def test_a_short_job_is_left_to_keras_and_a_long_one_is_exported(own_model):
+    song = (np.zeros(16000, np.float32), 16000)
+    assert selection.open_engine(own_model, job=[song]).name == "keras"
+    hours = (range(10**12), 16000)  # claims samples that take no memory
+    with pytest.warns(UserWarning, match=r"Exported own.keras to ONNX in \d+ s; from"):
+        engine = selection.open_engine(own_model, job=[hours])
+    assert engine.name == "onnx" and "exports" in str(engine.path)
+    again = selection.open_engine(own_model, job=[song])  # it exists now
+    assert again.path == engine.path
+
+
+def test_a_damaged_or_older_export_is_made_again(own_model):
+    with pytest.warns(UserWarning, match="Exported own.keras"):
+        engine = selection.open_engine(own_model, "onnx")
+    with open(engine.path, "wb") as file:
+        file.write(b"not a model")
+    with pytest.warns(UserWarning) as said:
+        engine = selection.open_engine(own_model)
+    texts = [str(one.message) for one in said]
+    assert "is damaged. Exporting it again" in texts[0] and "Exported" in texts[1]
+    older = onnx.load(engine.path)
+    for held in older.metadata_props:
+        if held.key == "exporter":
+            held.value = "1"
+    onnx.save(older, engine.path)
+    with pytest.warns(UserWarning, match="Exported own.keras"):
+        assert selection.open_engine(own_model, "onnx").embedding_size
+
+
+def test_a_model_that_cannot_be_exported_is_run_by_keras(own_model, monkeypatch):
+    def refuse(*_, **__):
+        raise NotImplementedError("no such operation")
+
+    monkeypatch.setattr(export, "export", refuse)
+    job = [(range(10**12), 16000)]
+    with pytest.warns(UserWarning, match="no such operation.*; Keras runs it"):
+        assert selection.open_engine(own_model, job=job).name == "keras"
+    with pytest.raises(ValueError, match="cannot be exported to ONNX: no such"):
+        selection.open_engine(own_model, "onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["tensorrt"], "Unknown engine 'tensorrt'. Choose one of: auto, onnx"),
+        (["auto", "int8"], "Unknown precision 'int8'. Choose one of: float32"),
+        (["onnx", "bfloat16"], "onnx computes in float32. For bfloat16, use --engine"),
+        (["onnx", "float32", (), "x"], "Only the engine keras, in float32, gives"),
+    ],
+)
+def test_what_does_not_go_together_is_said(arguments, says, own_model):
+    with pytest.raises(ValueError, match=says):
+        selection.open_engine(own_model, *arguments)
+
+
+def test_a_missing_engine_is_named_with_its_command(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match="pip install openvino"):
+        OpenVinoEngine(exported[1])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="pip install onnxruntime"):
+        OnnxEngine(exported[1])
+
+
+def test_bfloat16_needs_a_cpu_that_has_it(exported, monkeypatch):
+    openvino = pytest.importorskip("openvino")
+
+    class OldCore(openvino.Core):
+        def get_property(self, *_):
+            return ["FP32"]
+
+    monkeypatch.setattr(openvino, "Core", OldCore)
+    with pytest.raises(ValueError, match="This CPU does not compute in bfloat16"):
+        OpenVinoEngine(exported[1], "bfloat16")
+
+
+def test_openvino_that_cannot_run_an_export_leaves_it_to_onnx_runtime(
+    own_model, monkeypatch
+):
+    def refuse(*_):
+        raise ValueError("OpenVINO cannot read 'x': Loop.")
+
+    with pytest.warns(UserWarning, match="Exported own.keras"):
+        path = selection.open_engine(own_model, "onnx").path
+    monkeypatch.setattr(selection, "_prefers_openvino", lambda: True)
+    monkeypatch.setattr(engines.OpenVinoEngine, "__init__", refuse)
+    with pytest.warns(UserWarning, match="Loop. ONNX Runtime runs it"):
+        assert selection.open_engine(own_model).name == "onnx"
+    with pytest.raises(ValueError, match="OpenVINO cannot read"):
+        selection.open_engine(own_model, "openvino")
+    assert os.path.exists(path)
+
+
+def graph_of(*nodes, **constants):
+    """Returns a model: waveform [1, 3, 8, 8] -> y, a maximum behind a convolution."""
+    make = onnx.helper
+    random = np.random.default_rng(0)
+    held = {"kernel": random.standard_normal((5, 3, 3, 3)).astype(np.float32)}
+    held |= {name: np.asarray(x, np.float32) for name, x in constants.items()}
+    nodes = [make.make_node("Conv", ["x", "kernel"], ["c"]), *nodes]
+    nodes.append(make.make_node("MaxPool", ["last"], ["y"], kernel_shape=[2, 2]))
+    shape = onnx.TensorProto.FLOAT
+    graph = make.make_graph(
+        nodes,
+        "g",
+        [make.make_tensor_value_info("x", shape, [1, 3, 8, 8])],
+        [make.make_tensor_value_info("y", shape, [1, 5, 5, 5])],
+        [onnx.numpy_helper.from_array(x, name) for name, x in held.items()],
+    )
+    return make.make_model(graph, opset_imports=[make.make_opsetid("", 15)])
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "is_moved"),
+    [
+        (np.linspace(-1, 1, 5).reshape(5, 1, 1), np.ones((1, 5, 1, 1)), True),
+        (-2.0, 1.0, True),
+        (np.linspace(-1, 1, 6), 1.0, False),  # per column, not per channel
+        (2.0, np.random.default_rng(1).random((5, 6, 6)), False),
+    ],
+)
+@pytest.mark.parametrize("order", ["ReluMulAdd", "MulAddRelu", "MulReluMul"])
+def test_a_maximum_moves_only_where_the_result_stays_the_same(
+    scale, offset, is_moved, order
+):
+    from onnx.reference import ReferenceEvaluator
+
+    from tagger.inference import onnx_graph
+
+    kinds = {"ReluMulAdd": "RMA", "MulAddRelu": "MAR", "MulReluMul": "MRM"}[order]
+    if order == "MulReluMul" and not is_moved and np.ndim(scale) == 0:
+        is_moved = True  # this chain has no offset
+    names = ["c", "first", "second", "last"]
+    inputs = {"R": ("Relu", []), "M": ("Mul", ["scale"]), "A": ("Add", ["offset"])}
+    nodes = [
+        onnx.helper.make_node(inputs[kind][0], [before, *inputs[kind][1]], [after])
+        for kind, before, after in zip(kinds, names[:-1], names[1:], strict=True)
+    ]
+    model = graph_of(*nodes, scale=scale, offset=offset)
+    x = np.random.default_rng(2).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
+    assert onnx_graph.maxima_first(model) == is_moved
+    onnx.checker.check_model(model, full_check=True)
+    (found,) = ReferenceEvaluator(model).run(None, {"x": x})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_an_export_that_scores_differently_is_not_used(own_model, monkeypatch):
+    from tagger.inference import onnx_graph
+
+    def spoil(model):
+        first = model.graph.initializer[0]
+        for one in model.graph.initializer:
+            if one.name.endswith("kernel") or "ReadVariableOp" in one.name:
+                first = one
+        array = onnx.numpy_helper.to_array(first)
+        first.CopyFrom(onnx.numpy_helper.from_array(3 * array + 1, first.name))
+
+    monkeypatch.setattr(onnx_graph, "maxima_first", spoil)
+    job = [(range(10**12), 16000)]
+    with pytest.warns(UserWarning, match="its scores would differ by .*Keras runs it"):
+        assert selection.open_engine(own_model, job=job).name == "keras"
+
+
+def test_threads_may_share_an_engine(exported):
+    pytest.importorskip("openvino")
+    model, path = exported
+    waveforms = music(model, 8) * np.linspace(0.1, 1, 8, dtype=np.float32)[:, None]
+    for engine in (OpenVinoEngine(path), OnnxEngine(path)):
+        (expected,) = engine.run(waveforms)
+        with ThreadPoolExecutor(4) as pool:
+            parts = [waveforms[n : n + 1] for n in range(8)]
+            scores = [found for (found,) in pool.map(engine.run, parts)]
+        np.testing.assert_allclose(np.concatenate(scores), expected, atol=1e-6)
+
+
+def test_an_embedder_is_pickled_without_its_engine(own_model):
+    embedder = Embedder(str(own_model), engine="keras")
+    again = pickle.loads(pickle.dumps(embedder))
+    song = (np.random.default_rng(0).uniform(-0.3, 0.3, 48000), 16000)
+    np.testing.assert_allclose(again.embed(song), embedder.embed(song), atol=1e-6)
