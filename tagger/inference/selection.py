@@ -10,6 +10,7 @@ the checksum of the model file, so that it is never out of date.
 import importlib.util
 import os
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Iterable
@@ -243,10 +244,11 @@ def _export(engine: KerasEngine, name: str, spec: EngineSpec, source: str) -> No
             inference.export.export(engine.model, path, "onnx", True, notes)
         _compare(engine, path)
         seconds = time.perf_counter() - started
-        warnings.warn(
+        # stderr, because a program may read scores from standard output.
+        print(
             f"Exported {name} to ONNX in {seconds:.0f} s; from now on it starts at"
             " once.",
-            stacklevel=3,
+            file=sys.stderr,
         )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -190,33 +191,33 @@ def own_model(tmp_path, monkeypatch):
     return path
 
 
-def test_a_short_job_is_left_to_keras_and_a_long_one_is_exported(own_model):
+def test_a_short_job_is_left_to_keras_and_a_long_one_is_exported(own_model, capsys):
     song = (np.zeros(16000, np.float32), 16000)
     assert selection.open_engine(own_model, job=[song]).name == "keras"
     hours = (range(10**12), 16000)  # claims samples that take no memory
-    with pytest.warns(UserWarning, match=r"Exported own.keras to ONNX in \d+ s; from"):
-        engine = selection.open_engine(own_model, job=[hours])
+    engine = selection.open_engine(own_model, job=[hours])
+    said = capsys.readouterr().err
+    assert re.search(r"Exported own.keras to ONNX in \d+ s; from now on", said)
     assert engine.name == "onnx" and "exports" in str(engine.path)
     again = selection.open_engine(own_model, job=[song])  # it exists now
     assert again.path == engine.path
 
 
-def test_a_damaged_or_older_export_is_made_again(own_model):
-    with pytest.warns(UserWarning, match="Exported own.keras"):
-        engine = selection.open_engine(own_model, "onnx")
+def test_a_damaged_or_older_export_is_made_again(own_model, capsys):
+    engine = selection.open_engine(own_model, "onnx")
+    capsys.readouterr()
     with open(engine.path, "wb") as file:
         file.write(b"not a model")
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="is damaged. Exporting it again"):
         engine = selection.open_engine(own_model)
-    texts = [str(one.message) for one in said]
-    assert "is damaged. Exporting it again" in texts[0] and "Exported" in texts[1]
+    assert "Exported own.keras" in capsys.readouterr().err
     older = onnx.load(engine.path)
     for held in older.metadata_props:
         if held.key == "exporter":
             held.value = "1"
     onnx.save(older, engine.path)
-    with pytest.warns(UserWarning, match="Exported own.keras"):
-        assert selection.open_engine(own_model, "onnx").embedding_size
+    assert selection.open_engine(own_model, "onnx").embedding_size
+    assert "Exported own.keras" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_exported_is_run_by_keras(own_model, monkeypatch):
@@ -272,8 +273,7 @@ def test_openvino_that_cannot_run_an_export_leaves_it_to_onnx_runtime(
     def refuse(*_):
         raise ValueError("OpenVINO cannot read 'x': Loop.")
 
-    with pytest.warns(UserWarning, match="Exported own.keras"):
-        path = selection.open_engine(own_model, "onnx").path
+    path = selection.open_engine(own_model, "onnx").path
     monkeypatch.setattr(selection, "_prefers_openvino", lambda: True)
     monkeypatch.setattr(engines.OpenVinoEngine, "__init__", refuse)
     with pytest.warns(UserWarning, match="Loop. ONNX Runtime runs it"):
