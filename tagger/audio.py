@@ -28,8 +28,9 @@ from tagger.storage import replacing
 # Files found in a folder count as audio if they have one of these extensions; a file
 # that is given by name may have any.
 AUDIO_EXTENSIONS = (
-    ".aac", ".aif", ".aiff", ".au", ".flac", ".m4a", ".mp2", ".mp3", ".mp4", ".oga",
-    ".ogg", ".opus", ".wav", ".webm", ".wma",
+    ".aac", ".aif", ".aiff", ".ape", ".au", ".dsf", ".flac", ".m4a", ".m4b", ".mka",
+    ".mp2", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".tta", ".wav", ".webm", ".wma",
+    ".wv",
 )  # fmt: skip
 BLOCK_SAMPLES = 1 << 16  # longest block of `stream_audio`; 3 s at 22050 Hz
 RATES = (1000, 3_000_000)  # lowest and highest sample rate of a file in Hz
@@ -394,13 +395,24 @@ def artist_of(path: str | os.PathLike) -> str | None:
         contextlib.suppress(AudioDecodeError, av.FFmpegError, OSError),
         open_container(path) as (container, _),
     ):
-        held = [container.metadata, *(one.metadata for one in container.streams)]
-        for field in ("artist", "album_artist"):
-            for metadata in held:
-                named = {key.lower(): text.strip() for key, text in metadata.items()}
-                if named.get(field):
-                    return named[field]
+        return fields_of(container).get("artist")
     return None
+
+
+def fields_of(container: av.container.InputContainer) -> dict[str, str]:
+    """Returns a file's own metadata by field in lower case, such as artist and title.
+
+    Fields of the whole file come before those of its streams. "artist" is that of the
+    album where the file names no other.
+    """
+    fields = {}
+    for held in (container, *container.streams):
+        for field, text in held.metadata.items():
+            if text.strip():
+                fields.setdefault(field.lower(), text.strip())
+    if "album_artist" in fields:
+        fields.setdefault("artist", fields["album_artist"])
+    return fields
 
 
 def codec(path: str | os.PathLike) -> str | None:

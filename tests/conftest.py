@@ -215,3 +215,39 @@ def fails(done, *words):
     last = done.stderr.strip().splitlines()[-1]
     for word in words:
         assert str(word) in last
+
+
+# --- The music library ----------------------------------------------------------------
+
+
+@pytest.fixture
+def music(tmp_path):
+    """Returns a folder of five songs in three formats."""
+    from collection import make_song
+
+    folder = tmp_path / "music"
+    make_song(folder / "a.mp3", 0, artist="Ann", album="One", title="First")
+    make_song(folder / "b.flac", 3, artist="Ann", title="Second")
+    make_song(folder / "sub" / "c.ogg", 7, artist="Ben", title="Third")
+    make_song(folder / "sub" / "d.mp3", 11)
+    make_song(folder / "sub" / "e.mp3", 15, artist="Cem", title="Fifth")
+    return folder
+
+
+@pytest.fixture
+def scanner(tmp_path):
+    """Returns a library to fill with an engine that counts what it hears."""
+    from collection import Scanner
+
+    return Scanner(tmp_path / "library.sqlite")
+
+
+@pytest.fixture
+def command(scanner, monkeypatch):
+    """Makes the commands use the library and the engine of `scanner`."""
+    from tagger.inference import selection
+    from tagger.library import database
+
+    monkeypatch.setattr(selection, "open_engine", lambda *_, **__: scanner.engine)
+    monkeypatch.setattr(database, "default_path", lambda: scanner.path)
+    return scanner

@@ -15,6 +15,7 @@ from tagger.cli import (
     datasets,
     evaluating,
     explaining,
+    library,
     models,
     tagging,
     training,
@@ -61,6 +62,26 @@ COMMANDS = {
         tagging.add_embed,
         tagging.embed,
         _same_command,
+    ),
+    "scan": Command(
+        "analyse a collection once; afterwards, only new and changed files",
+        library.add_scan,
+        library.scan,
+        library.if_scan_interrupted,
+    ),
+    "find": Command(
+        "find songs of the library by their tags", library.add_find, library.find
+    ),
+    "similar": Command(
+        "find songs of the library that sound similar to others",
+        library.add_similar,
+        library.similar,
+    ),
+    "write": Command(
+        "write scores into the metadata of the files of the library, or undo that",
+        library.add_write,
+        library.write,
+        library.if_write_interrupted,
     ),
     "explain": Command(
         "explain why a file gets its tags: pictures, sounds and one page",

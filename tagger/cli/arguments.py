@@ -155,6 +155,14 @@ def share(text: str) -> float:
     return number
 
 
+def share_between(text: str) -> float:
+    """Argument type: a number between 0 and 1, neither of them."""
+    number = _number(text, float)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
+    return number
+
+
 def above_zero(text: str) -> float:
     """Argument type: a finite number above 0."""
     number = _number(text, float)
@@ -206,6 +214,11 @@ def keras_file(text: str) -> str:
 def library_file(text: str) -> str:
     """Argument type: an `output_file` that ends in .parquet or .npy."""
     return _ending(text, ".parquet", ".npy")
+
+
+def playlist_file(text: str) -> str:
+    """Argument type: an `output_file` that ends in .m3u8 or .m3u."""
+    return _ending(text, ".m3u8", ".m3u")
 
 
 def _ending(text: str, *endings: str) -> str:

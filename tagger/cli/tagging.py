@@ -124,7 +124,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _reading(args: argparse.Namespace) -> dict[str, str | int]:
+def reading(args: argparse.Namespace) -> dict[str, str | int]:
     """Returns the arguments of `add_engine` that change results, if they are given."""
     given = {"excerpts": args.excerpts}
     if args.precision != "float32":
@@ -287,7 +287,7 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
             "aggregate": args.aggregate,
             "threshold": args.threshold,
         }
-        settings |= _reading(args)
+        settings |= reading(args)
         source = writers.ResultSource(args.model, tagger.tags, settings)
         results = writers.open_results(args.output, paths, source, args.force)
         paths = [path for path in paths if not results.has(path)]
@@ -413,7 +413,7 @@ def embed(args: argparse.Namespace) -> int:
 
 
 def _embed(args: argparse.Namespace, paths: list[str]) -> int:
-    settings = _reading(args)
+    settings = reading(args)
     library = inference.embeddings.Library(args.model, args.layer, settings=settings)
     if args.library and os.path.exists(args.library):
         library = inference.embeddings.Library.load(args.library)

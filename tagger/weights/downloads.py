@@ -36,6 +36,11 @@ class Wheel:
     SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
     NUM_BYTES = 29_292_476
 
+    @property
+    def identity(self) -> str:
+        """Text that changes with the content."""
+        return f"{self.SHA256} {self.folder}"
+
 
 @dataclasses.dataclass(frozen=True)
 class GitFile:
@@ -55,6 +60,11 @@ class GitFile:
     path: str
     blob_id: str
     sha256: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Text that changes with the content."""
+        return self.blob_id
 
     @property
     def url(self) -> str:

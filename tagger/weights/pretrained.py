@@ -6,6 +6,7 @@ folder lists the models. Listing them does not load Keras.
 
 import csv
 import dataclasses
+import hashlib
 import importlib.util
 import os
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tagger import models, weights
+from tagger import models, storage, weights
 from tagger.datasets import magnatagatune, million_song, mtg_jamendo
 from tagger.models import registry
 from tagger.models.metadata import suggest_names
@@ -187,6 +188,7 @@ def ensure_cached(name: str) -> Path:
 
 def _prepare(found: Pretrained, path: Path, downloads: Path) -> None:
     """Downloads a model's weights and converts them."""
+    storage.load_tensorflow()
     if isinstance(found.source, GitFile):
         download = downloads / f"{found.source.blob_id}{Path(found.source.path).suffix}"
         fetch(found.source, download)
@@ -215,6 +217,21 @@ def path_of(name_or_path: str | os.PathLike) -> Path:
             f" {suggest_names(str(name_or_path), PRETRAINED)}"
         )
     return Path(name_or_path)
+
+
+def digest(name_or_path: str | os.PathLike) -> str:
+    """Returns a SHA-256 that identifies a model, in hexadecimal.
+
+    For a pretrained model it is that of its source, because converting it again, with
+    another version of Keras, gives a file with other bytes.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError, ImportError: see `path_of`.
+    """
+    source = PRETRAINED[name_or_path].source if name_or_path in PRETRAINED else None
+    if source is None:
+        return storage.sha256(path_of(name_or_path))
+    return hashlib.sha256(f"{name_or_path} {source.identity}".encode()).hexdigest()
 
 
 def load(name_or_path: str | os.PathLike) -> "keras.Model":

@@ -1,0 +1,249 @@
+"""Remembers how files were before their metadata changed, byte for byte.
+
+(old file, new file) -> the parts of the old file that the new one lacks
+
+The journal is an SQLite file of its own beside the library, so that deleting the
+library does not take the way back. Per file it holds little: the audio itself is in the
+new file, perhaps at another place.
+"""
+
+import contextlib
+import dataclasses
+import mmap
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from tagger import validation
+from tagger.library.database import connect, explained_errors
+from tagger.storage import replacing, sha256
+
+BLOCK_BYTES = 1 << 12
+PROBE_BYTES = 64  # of the old file, looked for in the new one
+_SCHEMA = """
+    CREATE TABLE IF NOT EXISTS entries (
+        id INTEGER PRIMARY KEY,
+        path BLOB NOT NULL,
+        old_sha256 TEXT NOT NULL,
+        new_sha256 TEXT NOT NULL,
+        delta BLOB NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS entries_of_path ON entries (path);
+    -- Temporary files that a killed process may have left.
+    CREATE TABLE IF NOT EXISTS unfinished (path BLOB PRIMARY KEY);
+"""
+
+
+class Delta(msgspec.Struct, array_like=True):
+    """How to make an old file from a new one.
+
+    Attributes:
+        pieces: (where in the new file, number of bytes) of each piece of the old file;
+            -1: the next bytes of `literals`.
+        literals: Bytes that the new file lacks, compressed.
+    """
+
+    pieces: list[tuple[int, int]]
+    literals: bytes
+
+
+def delta(old: str | os.PathLike, new: str | os.PathLike) -> Delta:
+    """Returns how to make a file from a changed copy of it."""
+    with _mapped(old) as old_bytes, _mapped(new) as new_bytes:
+        shifts = _shifts(old_bytes, new_bytes)
+        pieces, literals = [], []
+        for start in range(0, len(old_bytes), BLOCK_BYTES):
+            block = old_bytes[start : start + BLOCK_BYTES]
+            place = -1
+            for shift in shifts:
+                begin = start + shift
+                if begin >= 0 and new_bytes[begin : begin + len(block)] == block:
+                    place = begin
+                    break
+            if place < 0:
+                literals.append(block)
+            _append(pieces, place, len(block))
+    return Delta(pieces, zlib.compress(b"".join(literals)))
+
+
+def _shifts(old: mmap.mmap | bytes, new: mmap.mmap | bytes) -> list[int]:
+    """Returns by how much parts of the old file may have moved."""
+    shifts = [0, len(new) - len(old)]
+    for share in (0.25, 0.5, 0.75):
+        start = int(share * len(old))
+        found = new.find(old[start : start + PROBE_BYTES])
+        if found >= 0:
+            shifts.append(found - start)
+    return list(dict.fromkeys(shifts))
+
+
+def _append(pieces: list[tuple[int, int]], place: int, length: int) -> None:
+    """Adds a piece, as part of the last one where they are neighbours."""
+    if pieces:
+        last, held = pieces[-1]
+        if (place < 0 and last < 0) or (last >= 0 and place == last + held):
+            pieces[-1] = (last, held + length)
+            return
+    pieces.append((place, length))
+
+
+@contextlib.contextmanager
+def _mapped(path: str | os.PathLike) -> Iterator[mmap.mmap | bytes]:
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            yield content
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A change of one file.
+
+    Attributes:
+        number: Number of the entry; later ones are higher.
+        path: Real path of the file.
+        old_sha256, new_sha256: Checksums before and after the change.
+    """
+
+    number: int
+    path: str
+    old_sha256: str
+    new_sha256: str
+
+
+class Journal:
+    """A journal that is open; see `open_journal`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection):
+        self.path, self._connection = path, connection
+
+    def note_unfinished(self, path: Path) -> None:
+        """Names a temporary file, so that it is removed even after a kill."""
+        self._change("INSERT INTO unfinished VALUES (?)", [os.fsencode(path)])
+
+    def remove_unfinished(self) -> None:
+        """Removes the temporary files that were named and still exist."""
+        rows = self._connection.execute("SELECT path FROM unfinished").fetchall()
+        for (path,) in rows:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.fsdecode(path))
+        self._change("DELETE FROM unfinished", [])
+
+    def add(self, path: str, old: str | os.PathLike, new: str | os.PathLike) -> None:
+        """Stores how a file was; call it before the new content replaces the old.
+
+        Args:
+            path: Real path of the file.
+            old: The file as it is.
+            new: A copy that will replace it.
+        """
+        change = msgspec.msgpack.encode(delta(old, new))
+        self._change(
+            "INSERT INTO entries (path, old_sha256, new_sha256, delta)"
+            " VALUES (?, ?, ?, ?)",
+            [os.fsencode(path), sha256(Path(old)), sha256(Path(new)), change],
+        )
+
+    def entries(self) -> list[Entry]:
+        """Returns the changes, the latest first."""
+        rows = self._connection.execute(
+            "SELECT id, path, old_sha256, new_sha256 FROM entries ORDER BY id DESC"
+        )
+        return [Entry(row[0], os.fsdecode(row[1]), *row[2:]) for row in rows]
+
+    def undo(self, entry: Entry) -> None:
+        """Gives a file the content that it had before a change, and drops the entry.
+
+        Raises:
+            ValueError: the file is gone, or another program has changed it since.
+            OSError: it cannot be written.
+        """
+        if not os.path.isfile(entry.path):
+            raise ValueError(
+                f"Cannot undo the change of {entry.path!r}: there is no such file. If"
+                " it was moved, move it back, and run the same command again."
+            )
+        present = sha256(Path(entry.path))
+        if present == entry.new_sha256 != entry.old_sha256:
+            self._restore(entry)
+        elif present != entry.old_sha256:  # equal: killed before the change
+            raise ValueError(
+                f"Cannot undo the change of {entry.path!r}: another program has changed"
+                " it since."
+            )
+        self._change("DELETE FROM entries WHERE id = ?", [entry.number])
+
+    def _restore(self, entry: Entry) -> None:
+        (content,) = self._connection.execute(
+            "SELECT delta FROM entries WHERE id = ?", [entry.number]
+        ).fetchone()
+        try:
+            change = msgspec.msgpack.decode(content, type=Delta)
+            literals = zlib.decompress(change.literals)
+        except (msgspec.DecodeError, zlib.error) as error:
+            raise self._damaged(entry) from error
+        with replacing(entry.path) as unfinished:
+            self.note_unfinished(unfinished)
+            with _mapped(entry.path) as new, open(unfinished, "wb") as file:
+                num_used = 0
+                for place, length in change.pieces:
+                    if place < 0:
+                        file.write(literals[num_used : num_used + length])
+                        num_used += length
+                    else:
+                        file.write(new[place : place + length])
+                file.flush()
+                os.fsync(file.fileno())
+            if sha256(unfinished) != entry.old_sha256:
+                raise self._damaged(entry)
+            keep_attributes(entry.path, unfinished)
+
+    def _damaged(self, entry: Entry) -> ValueError:
+        return ValueError(
+            f"Cannot undo the change of {entry.path!r}: the journal {str(self.path)!r}"
+            " is damaged. The file stays as it is."
+        )
+
+    def _change(self, statement: str, values: list) -> None:
+        with explained_errors(self.path), self._connection:
+            self._connection.execute(statement, values)
+
+
+def keep_attributes(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Gives a file that will replace another its owner and extended attributes."""
+    status = os.stat(source)
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):  # only root may give files away
+            os.chown(target, status.st_uid, status.st_gid)
+    if hasattr(os, "listxattr"):
+        with contextlib.suppress(OSError):
+            for name in os.listxattr(source):
+                os.setxattr(target, name, os.getxattr(source, name))
+
+
+@contextlib.contextmanager
+def open_journal(library: Path) -> Iterator[Journal]:
+    """Opens the journal beside a library, which must be open for writing.
+
+    Raises:
+        OSError: it cannot be read or written.
+        ValueError: it is damaged.
+    """
+    path = library.with_name(f"{library.stem}.journal.sqlite")
+    validation.check_regular(path)
+    with explained_errors(path), contextlib.closing(connect(path)) as connection:
+        # What it says must be on the disk before the file changes.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+        journal = Journal(path, connection)
+        journal.remove_unfinished()  # those of a process that was killed
+        try:
+            yield journal
+        finally:
+            journal.remove_unfinished()

@@ -1,0 +1,60 @@
+"""Playlists: M3U in UTF-8, which every player reads."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tagger.library.database import Analysed
+from tagger.storage import replacing
+from tagger.validation import printable
+
+
+def write_playlist(
+    path: str | os.PathLike,
+    songs: Analysed,
+    rows: Sequence[int],
+    is_relative: bool = True,
+) -> list[str]:
+    """Writes a playlist; an existing file is replaced.
+
+    Args:
+        path: File to write, .m3u8.
+        songs: Songs of the library.
+        rows: Rows of the songs in the playlist, in its order.
+        is_relative: Whether the playlist names files relative to its own folder, so
+            that both can be moved together. A file on another Windows drive is named
+            in full.
+
+    Returns:
+        Paths of songs that an M3U file cannot name: they contain line breaks.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    folder = os.path.dirname(os.path.realpath(path))
+    lines, left_out = ["#EXTM3U"], []
+    for row in rows:
+        target = songs.paths[row]
+        if "\n" in target or "\r" in target:
+            left_out.append(target)
+            continue
+        seconds = songs.seconds[row]
+        length = round(seconds) if seconds == seconds else -1
+        named = filter(None, (songs.artists[row], songs.titles[row]))
+        title = " - ".join(named) or Path(target).stem
+        lines += [f"#EXTINF:{length},{printable(title)}"]
+        lines += [_relative(target, folder) if is_relative else target]
+    with replacing(path) as unfinished:
+        text = "\n".join([*lines, ""])
+        # Bytes of names that are not UTF-8 stay as they are: players open the file.
+        unfinished.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return left_out
+
+
+def _relative(target: str, folder: str) -> str:
+    try:
+        relative = os.path.relpath(target, folder)
+    except ValueError:  # another drive
+        return target
+    # A name that begins with # would be a comment.
+    return os.path.join(".", relative) if relative.startswith("#") else relative

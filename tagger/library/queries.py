@@ -1,0 +1,197 @@
+"""Asks a library for songs by their scores: `rock > .5 and not vocals and slow > .3`.
+
+An expression combines tags with and, or, not and parentheses. A tag is compared with
+numbers or with other tags; alone, it means that its score reaches its threshold. Names
+that are no Python names, such as "hard rock" and "80s", are put in quotes; "hard_rock"
+is understood too. The expression is parsed by Python, but nothing of it is executed.
+"""
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tagger.evaluation import metrics
+from tagger.library.database import Analysed
+from tagger.models.metadata import suggest_names
+
+MAX_LENGTH = 10_000  # characters of an expression
+_COMPARISONS = {
+    ast.Gt: (operator.gt, 1),
+    ast.GtE: (operator.ge, 1),
+    ast.Lt: (operator.lt, -1),
+    ast.LtE: (operator.le, -1),
+}
+
+
+class Query:
+    """An expression about the tags of a model.
+
+    Args:
+        text: The expression.
+        tags: Tag names in the order of the scores.
+
+    Attributes:
+        text: The expression, as given.
+        wanted: Numbers of the tags of which it asks for high scores.
+        mentioned: Numbers of all tags in it, in its order.
+        needs_thresholds: Whether a tag stands alone.
+
+    Raises:
+        ValueError: it is no such expression, or a tag is unknown.
+    """
+
+    def __init__(self, text: str, tags: Sequence[str]):
+        self.text, self._tags = text, tags
+        self.wanted, self.mentioned, self.needs_thresholds = [], [], False
+        if len(text) > MAX_LENGTH:
+            raise ValueError(
+                f"The expression has {len(text):,} characters; {MAX_LENGTH:,} are"
+                " allowed."
+            )
+        try:
+            tree = ast.parse(text.strip(), mode="eval")
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            raise self._not_understood(_place(text.strip(), error)) from error
+        try:
+            self._test = self._condition(tree.body, 1)
+        except RecursionError as error:
+            raise self._not_understood("it is nested too deeply") from error
+
+    def matches(self, scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+        """Returns which songs the expression is true for, bool [num_songs].
+
+        Args:
+            scores: float32 [num_songs, num_tags].
+            thresholds: Threshold of each tag [num_tags].
+        """
+        return self._test(scores, thresholds)
+
+    def _condition(self, node: ast.expr, sign: int) -> Callable:
+        """Returns a function of scores and thresholds; `sign` is -1 within a not."""
+        if isinstance(node, ast.BoolOp):
+            parts = [self._condition(value, sign) for value in node.values]
+            join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
+            return lambda *given: join.reduce([part(*given) for part in parts])
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            inner = self._condition(node.operand, -sign)
+            return lambda *given: ~inner(*given)
+        if isinstance(node, ast.Compare):
+            return self._comparison(node, sign)
+        tag = self._tag(node)
+        if tag is None:
+            raise self._not_understood(f"{ast.unparse(node)} is not a tag")
+        self._mention(tag, sign)
+        self.needs_thresholds = True
+        return lambda scores, thresholds: scores[:, tag] >= thresholds[tag]
+
+    def _comparison(self, node: ast.Compare, sign: int) -> Callable:
+        parts = [node.left, *node.comparators]
+        values = [self._value(part) for part in parts]
+        if not any(isinstance(part, (ast.Name, ast.Constant)) for part in parts):
+            raise self._not_understood(f"{ast.unparse(node)} compares no tag")
+        tests = []
+        for place, found in enumerate(node.ops):
+            if type(found) not in _COMPARISONS:
+                raise self._not_understood(
+                    f"{ast.unparse(node)}: compare scores with <, <=, > or >="
+                )
+            compare, direction = _COMPARISONS[type(found)]
+            for part, way in ((place, direction), (place + 1, -direction)):
+                tag = self._tag(parts[part])
+                if tag is not None:
+                    self._mention(tag, way * sign)
+            tests.append((compare, values[place], values[place + 1]))
+        return lambda scores, _: np.logical_and.reduce(
+            [
+                np.broadcast_to(compare(left(scores), right(scores)), len(scores))
+                for compare, left, right in tests
+            ]
+        )
+
+    def _value(self, node: ast.expr) -> Callable[[np.ndarray], np.ndarray | float]:
+        sign = 1
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            node, sign = node.operand, -1
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            number = sign * float(node.value)
+            return lambda scores: number
+        tag = self._tag(node)
+        if tag is None or sign < 0:
+            raise self._not_understood(
+                f"{ast.unparse(node)} is neither a tag nor a number"
+            )
+        return lambda scores: scores[:, tag]
+
+    def _tag(self, node: ast.expr) -> int | None:
+        """Returns the number of the tag that a part of the expression names."""
+        if isinstance(node, ast.Name):
+            name = node.id
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value
+        else:
+            return None
+        for spelling in (name, name.replace("_", " "), name.replace("_", "-")):
+            if spelling in self._tags:
+                return list(self._tags).index(spelling)
+        raise ValueError(f"There is no tag {name!r}. {suggest_names(name, self._tags)}")
+
+    def _mention(self, tag: int, sign: int) -> None:
+        if tag not in self.mentioned:
+            self.mentioned.append(tag)
+        if sign > 0 and tag not in self.wanted:
+            self.wanted.append(tag)
+
+    def _not_understood(self, reason: str) -> ValueError:
+        return ValueError(
+            f"Cannot understand {self.text!r}: {reason}. Write, for example: 'rock > .5"
+            " and not vocals', with quotes around names of several words: '\"hard"
+            " rock\" > .5'."
+        )
+
+
+def _place(text: str, error: Exception) -> str:
+    """Returns where an expression ends to be one."""
+    if not isinstance(error, SyntaxError) or not error.offset:
+        return "it is nested too deeply"
+    rest = text[error.offset - 1 :]
+    words = re.match(r"\S*", rest).group() if rest else ""
+    return f"there is an error at {words!r}" if words else "it ends too early"
+
+
+def thresholds_of(songs: Analysed, rate: float | None = None) -> np.ndarray:
+    """Returns the score from which a tag counts, for each tag [num_tags].
+
+    Args:
+        songs: Songs of the library.
+        rate: Share of the songs that reach the threshold of each tag; None: the
+            thresholds of the model.
+
+    Raises:
+        ValueError: the rate is not between 0 and 1.
+    """
+    if rate is None:
+        return np.array(songs.model.thresholds)
+    if not 0 < rate < 1:
+        raise ValueError(f"The rate must be between 0 and 1, not {rate:g}.")
+    if not len(songs.scores):
+        return np.full(len(songs.model.tags), np.inf)
+    counts = np.full(len(songs.model.tags), max(round(rate * len(songs.scores)), 1))
+    return np.array(metrics.thresholds_reached_by(songs.scores, counts))
+
+
+def find(songs: Analysed, query: Query, thresholds: np.ndarray) -> np.ndarray:
+    """Returns the rows of the songs that match, the best first.
+
+    They are sorted by the mean score of the tags that the expression asks for, after
+    each was divided by its highest score in the library: models give some tags low
+    scores throughout.
+    """
+    rows = np.flatnonzero(query.matches(songs.scores, thresholds))
+    if not query.wanted or not len(rows):
+        return rows
+    wanted = songs.scores[:, query.wanted]
+    relative = (wanted / np.maximum(wanted.max(axis=0), 1e-12)).mean(axis=1)
+    return rows[np.argsort(-relative[rows], kind="stable")]

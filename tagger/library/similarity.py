@@ -1,0 +1,173 @@
+"""Similar songs by their embeddings: neighbours of songs, and ways between two.
+
+Embeddings are compared by their cosine after the mean over the library was subtracted.
+Every song is compared: a million take under a second, and no index can be out of date.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from tagger.inference.engines import Engine
+from tagger.inference.streaming import StreamOptions, progress, stream_files
+from tagger.library.database import Analysed
+
+SAME_COSINE = 0.999  # of two encodings of the same recording
+SAME_SECONDS = 2.0  # by which their lengths may differ
+
+
+class Neighbours:
+    """The songs of a library, ready to be compared.
+
+    Args:
+        songs: Songs of the library.
+
+    Raises:
+        ValueError: the model gave no embeddings, or there are no songs.
+    """
+
+    def __init__(self, songs: Analysed):
+        if not songs.embeddings.size:
+            raise ValueError(
+                f"The library holds no embeddings of {songs.model}. Scan with a .keras"
+                " file or a pretrained model."
+            )
+        self._songs = songs
+        self._mean = songs.embeddings.mean(axis=0)
+        self._directions = self._direction(songs.embeddings)
+
+    def _direction(self, embeddings: np.ndarray) -> np.ndarray:
+        centred = embeddings - self._mean
+        return centred / np.maximum(
+            np.linalg.norm(centred, axis=-1, keepdims=True), 1e-12
+        )
+
+    def similar(
+        self,
+        seeds: np.ndarray,
+        number: int,
+        excluded: Sequence[int] = (),
+        max_per_artist: int | None = None,
+    ) -> list[tuple[int, float]]:
+        """Returns the songs that are most similar to others on average.
+
+        Args:
+            seeds: Embeddings of the other songs, float32 [num_seeds, channels].
+            number: Number of songs to return.
+            excluded: Rows of songs not to return, nor others with the same music.
+            max_per_artist: Number of songs per artist; None: any. Songs without an
+                artist are not limited.
+
+        Returns:
+            The row and the similarity (-1 to 1) of each song, the most similar first.
+            No recording occurs twice.
+        """
+        target = self._direction(np.atleast_2d(seeds)).mean(axis=0)
+        return self._nearest(target, number, list(excluded), max_per_artist)
+
+    def way(
+        self,
+        first: int,
+        last: int,
+        number: int,
+        max_per_artist: int | None = None,
+    ) -> list[tuple[int, float]]:
+        """Returns songs that lead from one song to another in even steps.
+
+        Args:
+            first: Row of the song at the start.
+            last: Row of the song at the end.
+            number: Number of songs between them.
+            max_per_artist: See `similar`.
+
+        Returns:
+            The row of each song, from the first to the last, and its similarity with
+            the one before (1 for the first).
+        """
+        start, end = self._directions[[first, last]]
+        rows = [first]
+        for step in range(1, number + 1):
+            target = start + (end - start) * step / (number + 1)
+            found = self._nearest(target, 1, [*rows, last], max_per_artist)
+            rows += [row for row, _ in found]
+        rows.append(last)
+        steps = [
+            float(self._directions[one] @ self._directions[other])
+            for one, other in zip(rows, rows[1:], strict=False)
+        ]
+        return list(zip(rows, [1.0, *steps], strict=True))
+
+    def _nearest(
+        self,
+        target: np.ndarray,
+        number: int,
+        heard: list[int],
+        max_per_artist: int | None,
+    ) -> list[tuple[int, float]]:
+        """Returns the nearest songs, none of which repeats one that was heard."""
+        target = target / max(float(np.linalg.norm(target)), 1e-12)
+        similarities = self._directions @ target
+        heard, found = list(heard), []
+        num_of = Counter(self._songs.artists[row].casefold() for row in heard)
+        for row in _descending(similarities):
+            if len(found) == number:
+                break
+            artist = self._songs.artists[row].casefold()
+            if max_per_artist and artist and num_of[artist] >= max_per_artist:
+                continue
+            if self._repeats(row, heard):
+                continue
+            num_of[artist] += 1
+            heard.append(row)
+            found.append((int(row), float(similarities[row])))
+        return found
+
+    def _repeats(self, row: int, heard: Sequence[int]) -> bool:
+        """Returns whether a song is one of others, perhaps in another encoding."""
+        songs = self._songs
+        others = np.array(heard, int)
+        if np.isin(songs.recordings[row], songs.recordings[others]):
+            return True
+        title = songs.artists[row].casefold(), songs.titles[row].casefold()
+        if all(title) and any(
+            title == (songs.artists[other].casefold(), songs.titles[other].casefold())
+            for other in heard
+        ):
+            return True
+        cosines = self._directions[others] @ self._directions[row]
+        lengths = np.abs(songs.seconds[others] - songs.seconds[row])
+        return bool(((cosines >= SAME_COSINE) & (lengths <= SAME_SECONDS)).any())
+
+
+def embed(engine: Engine, paths: Sequence[str], num_excerpts: int | None) -> np.ndarray:
+    """Returns the embeddings of songs that a library does not hold.
+
+    Args:
+        engine: The model of the library.
+        paths: Audio files.
+        num_excerpts: See `StreamOptions`.
+
+    Returns:
+        float32 [num_files, channels].
+
+    Raises:
+        AudioDecodeError, ScoringError: a file cannot be decoded or analysed.
+    """
+    options, rows = StreamOptions(num_excerpts), []
+    with progress(len(paths), "Embedding") as bar:
+        for file in stream_files(engine, paths, None, ("embedding",), options, bar):
+            if file.error:
+                raise file.error
+            rows.append(file.rows.mean(axis=0))
+    return np.stack(rows)
+
+
+def _descending(similarities: np.ndarray):
+    """Yields the rows by falling similarity; sorts only as many as are asked for."""
+    number, num_done = 1000, 0
+    while num_done < len(similarities):
+        number = min(number, len(similarities))
+        top = np.argpartition(-similarities, number - 1)[:number]
+        yield from top[np.argsort(-similarities[top], kind="stable")][num_done:]
+        num_done, number = number, number * 10

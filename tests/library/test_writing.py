@@ -1,0 +1,399 @@
+"""Writing into the user's files: nothing of theirs is lost, whatever happens."""
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import av
+import mutagen
+import numpy as np
+import pytest
+from collection import CODECS, TAGS, make_song
+from conftest import REPOSITORY, call
+
+from tagger import storage
+from tagger.library import database, fields, journal, mapping, songs, writing
+
+NAMES = ["genre", "mood", "autotags"]
+WANTED = {
+    "genre": ["Rock", "Hip-Hop"],
+    "mood": ["sad"],
+    "autotags": ["no vocals", "guitar; loud / 🎸"],
+}
+
+
+def digests(folder):
+    """Returns the checksum of every file in a folder, hidden ones included."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def write_all(scanner, folder, wanted):
+    """Writes the same values to every song of a library; returns the errors."""
+    errors = {}
+    with (
+        database.writer(scanner.path) as library,
+        journal.open_journal(scanner.path) as opened,
+    ):
+        for path in library.paths([str(folder)]):
+            try:
+                change = writing.planned(path, wanted)
+                if change.fields:
+                    writing.write(library, opened, change)
+            except (ValueError, OSError) as error:
+                errors[path] = error
+    return errors
+
+
+def undo_all(scanner):
+    with (
+        database.writer(scanner.path) as library,
+        journal.open_journal(scanner.path) as opened,
+    ):
+        for entry in opened.entries():
+            writing.undo(library, opened, entry)
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        return np.concatenate(
+            [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
+        )
+
+
+@pytest.mark.parametrize("ending", CODECS)
+def test_every_format_takes_values_and_gives_them_back(ending, scanner, tmp_path):
+    path = make_song(tmp_path / "music" / f"ü 歌{ending}", artist="Ann", title="First")
+    before, audio = digests(tmp_path / "music"), decoded(path)
+    scanner.scan(tmp_path / "music")
+    assert not write_all(scanner, tmp_path / "music", WANTED)
+
+    held = fields.open_fields(path)
+    assert {name: held.get(name) for name in NAMES} == WANTED
+    # FFmpeg reads the same, in its own spelling of several values.
+    with av.open(str(path)) as container:
+        said = [container.metadata, *(s.metadata for s in container.streams)]
+        texts = {k.lower(): v for one in said for k, v in one.items()}
+    assert "Rock" in texts["genre"] and texts.get("title", "First") == "First"
+    np.testing.assert_array_equal(decoded(path), audio)
+
+    assert digests(tmp_path / "music") != before
+    undo_all(scanner)
+    assert digests(tmp_path / "music") == before
+
+
+@pytest.mark.parametrize("ending", [".mp3", ".flac", ".m4a", ".wv", ".wma"])
+def test_values_of_others_stay_and_ours_are_replaced(ending, scanner, tmp_path):
+    path = make_song(tmp_path / "music" / f"song{ending}", genre="Polka")
+    scanner.scan(tmp_path / "music")
+    write_all(scanner, tmp_path / "music", WANTED)
+    assert fields.open_fields(path).get("genre") == ["Polka", "Rock", "Hip-Hop"]
+    write_all(scanner, tmp_path / "music", {"genre": ["polka", "Jazz"]})
+    held = fields.open_fields(path)
+    assert held.get("genre") == ["Polka", "Jazz"] and not held.get("mood")
+    write_all(scanner, tmp_path / "music", {})
+    held = fields.open_fields(path)
+    assert held.get("genre") == ["Polka"] and not held.get(mapping.WRITTEN)
+
+
+def test_writing_twice_changes_nothing_the_second_time(scanner, music):
+    scanner.scan(music)
+    write_all(scanner, music, WANTED)
+    before = digests(music)
+    write_all(scanner, music, WANTED)
+    assert digests(music) == before
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_the_version_of_an_id3_tag_and_its_old_frames_are_kept(
+    version, scanner, tmp_path
+):
+    path = make_song(tmp_path / "music" / "song.mp3")
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TIT2(encoding=1, text="Title"))
+    tags.add(mutagen.id3.TCON(encoding=0, text="(17)"))
+    if version == 3:
+        tags.add(mutagen.id3.TYER(encoding=0, text="1999"))
+        tags.add(mutagen.id3.TSIZ(encoding=0, text="12345"))
+    tags.save(path, v2_version=version, v1=2)
+    scanner.scan(tmp_path / "music")
+    assert not write_all(scanner, tmp_path / "music", WANTED)
+    held = mutagen.id3.ID3(path, translate=False)
+    assert held.version[:2] == (2, version)
+    assert held["TCON"].genres == ["Rock", "Hip-Hop"]  # 17 is Rock already
+    if version == 3:
+        assert held["TYER"].text == ["1999"] and held["TSIZ"].text == ["12345"]
+        assert held["TXXX:MOOD"].text == ["sad"]
+    assert path.read_bytes()[-128:-125] == b"TAG"
+
+
+def test_the_journal_holds_little_of_a_long_file(tmp_path):
+    random = np.random.default_rng(0)
+    audio = random.bytes(3_000_000)
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"header" + audio + b"tail")
+    new.write_bytes(b"a longer header" * 999 + audio + b"another tail")
+    found = journal.delta(old, new)
+    assert len(found.literals) < 5 * journal.BLOCK_BYTES
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_delta_restores_any_change(seed, tmp_path):
+    random = np.random.default_rng(seed)
+    content = random.bytes(int(random.integers(0, 60_000)))
+    cut = sorted(random.integers(0, len(content) + 1, 4))
+    changed = (
+        random.bytes(int(random.integers(0, 9000)))
+        + content[: cut[0]]
+        + random.bytes(int(random.integers(0, 5000)))
+        + content[cut[1] : cut[2]]
+        + content[cut[3] :]
+    )
+    path, copy = tmp_path / "song", tmp_path / "copy"
+    path.write_bytes(content)
+    copy.write_bytes(changed)
+    with journal.open_journal(tmp_path / "library.sqlite") as opened:
+        opened.add(str(path), path, copy)
+        os.replace(copy, path)
+        (entry,) = opened.entries()
+        opened.undo(entry)
+        assert path.read_bytes() == content and not opened.entries()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import collection, test_writing
+scanner = collection.Scanner(Path(sys.argv[1]))
+print("ready", flush=True)
+for number in range(1000):
+    test_writing.write_all(scanner, Path(sys.argv[2]), {"genre": [f"Rock {number}"]})
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_every_file_whole(scanner, music):
+    for number in range(8):
+        make_song(music / f"{number}.flac", number, title="x" * 3000)
+    scanner.scan(music)
+    before, audio = digests(music), {}
+    for path in music.rglob("*.*"):
+        audio[path] = songs.audio_hash(path)
+    folders = [REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "library"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+    random = np.random.default_rng(0)
+    for _ in range(8):
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(scanner.path), str(music)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(random.uniform(0.05, 0.6))
+            process.send_signal(signal.SIGKILL)
+        for path, digest in audio.items():
+            assert songs.audio_hash(path) == digest
+            assert len(fields.open_fields(path).get("genre")) <= 1
+    assert any(fields.open_fields(path).get("genre") for path in audio)
+    undo_all(scanner)
+    assert digests(music) == before  # nothing else is left either
+
+
+def test_a_full_disk_leaves_files_as_they_are(command, music, monkeypatch):
+    command.scan(music)
+    before, copy, num_copied = digests(music), shutil.copyfile, 0
+
+    def full(source, target):
+        nonlocal num_copied
+        num_copied += 1
+        if num_copied == 3:
+            with open(target, "wb") as file:
+                file.write(b"a part")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    done = call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    assert done.returncode == 2 and "no space is left on the disk" in done.stderr
+    after = digests(music)
+    assert after.keys() == before.keys()
+    assert sum(after[name] != before[name] for name in before) == 2
+    done = call(["-m", "tagger", "write", "--undo"], music)
+    assert "2 files restored" in done.stdout and digests(music) == before
+
+
+def test_a_full_disk_of_the_journal_keeps_the_file(scanner, music, monkeypatch):
+    scanner.scan(music)
+    before = digests(music)
+
+    def full(*_):
+        raise OSError("Cannot write 'journal': no space is left on the disk.")
+
+    monkeypatch.setattr(journal.Journal, "add", full)
+    errors = write_all(scanner, music, WANTED)
+    assert len(errors) == 5 and digests(music) == before
+
+
+def test_audio_that_would_change_is_not_written(scanner, music, monkeypatch):
+    scanner.scan(music)
+    before, save = digests(music), fields.Fields.save
+
+    def damage(self):
+        save(self)
+        path = self._file.filename
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+
+    monkeypatch.setattr(fields._Vorbis, "save", damage)
+    errors = write_all(scanner, music, WANTED)
+    assert {os.path.basename(path) for path in errors} == {"b.flac", "c.ogg"}
+    assert all("audio would not stay the same" in str(e) or "mutagen" in str(e)
+               for e in errors.values())  # fmt: skip
+    after = digests(music)
+    assert [after[name] == before[name] for name in ("b.flac", "sub/c.ogg")] == [1, 1]
+
+
+def test_a_read_only_file_is_named_and_left(command, music):
+    command.scan(music)
+    (music / "a.mp3").chmod(0o444)
+    before = digests(music)["a.mp3"]
+    done = call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    assert done.returncode == 2 and "a.mp3' is read-only" in done.stderr
+    assert "4 of 5 files written" in done.stdout
+    assert digests(music)["a.mp3"] == before
+
+
+def test_mode_and_links_stay(scanner, music, tmp_path):
+    (tmp_path / "link.mp3").symlink_to(music / "a.mp3")
+    (music / "a.mp3").chmod(0o640)
+    scanner.scan(tmp_path / "link.mp3")
+    write_all(scanner, music, WANTED)
+    assert (tmp_path / "link.mp3").is_symlink()
+    assert stat.S_IMODE((music / "a.mp3").stat().st_mode) == 0o640
+    assert fields.open_fields(music / "a.mp3").get("mood") == ["sad"]
+
+
+def test_a_file_changed_since_the_scan_is_left(command, music):
+    command.scan(music)
+    make_song(music / "a.mp3", 5)
+    before = digests(music)["a.mp3"]
+    done = call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    assert "a.mp3' has changed since the scan. Scan again" in done.stderr
+    assert digests(music)["a.mp3"] == before
+
+
+def test_what_another_program_changed_is_not_undone(command, music):
+    command.scan(music)
+    before = digests(music)
+    call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    file = mutagen.File(music / "a.mp3")
+    file.tags.add(mutagen.id3.TPE2(encoding=3, text="Mine"))
+    file.save()
+    mine = digests(music)["a.mp3"]
+    (music / "sub" / "d.mp3").rename(music / "sub" / "moved.mp3")
+    done = call(["-m", "tagger", "write", "--undo"], music)
+    assert done.returncode == 2 and "3 files restored" in done.stdout
+    assert "a.mp3': another program has changed it since" in done.stderr
+    assert "d.mp3': there is no such file" in done.stderr
+    assert digests(music)["a.mp3"] == mine
+    (music / "sub" / "moved.mp3").rename(music / "sub" / "d.mp3")
+    call(["-m", "tagger", "write", "--undo", music / "sub"], music)
+    assert digests(music) == before | {"a.mp3": mine}
+
+
+def test_a_dry_run_is_the_default_and_shows_what_would_change(command, music):
+    command.scan(music)
+    before = digests(music)
+    done = call(["-m", "tagger", "write", "."], music)
+    assert not done.returncode and digests(music) == before
+    assert "  genre      + Rock" in done.stdout
+    assert "nothing was written. Add --yes to write" in done.stderr
+    assert call(["-m", "tagger", "write", ".", "--yes"], music).returncode == 0
+    assert call(["-m", "tagger", "write", "."], music).stdout == ""
+
+
+@pytest.mark.parametrize(("ending", "codec"), [(".au", "pcm_s16be"), (".tta", "tta")])
+def test_formats_without_metadata_are_named(ending, codec, scanner, music):
+    path = make_song(music / f"voice{ending}", codec=codec)
+    scanner.scan(music)
+    errors = write_all(scanner, music, WANTED)
+    assert f"{ending} files hold no metadata that we can" in str(errors[str(path)])
+
+
+def test_damaged_metadata_are_left(scanner, music):
+    content = bytearray((music / "b.flac").read_bytes())
+    content[4 + 4 : 4 + 4 + 34] = bytes(34)  # STREAMINFO says 0 Hz
+    scanner.scan(music)
+    (music / "b.flac").write_bytes(content)
+    before = digests(music)
+    errors = write_all(scanner, music, WANTED)
+    assert list(errors) == [str(music / "b.flac")]
+    assert digests(music)["b.flac"] == before["b.flac"]
+
+
+# --- The table ------------------------------------------------------------------------
+
+
+def test_our_table_sends_every_vocabulary_somewhere():
+    from tagger.datasets import magnatagatune, million_song, mtg_jamendo
+
+    table = mapping.read_mapping()
+    for tag in (
+        *magnatagatune.TOP_50_TAGS,
+        *million_song.CLASSIC_TAGS,
+        *million_song.CALS_TAGS,
+        *mtg_jamendo.TOP_50_TAGS,
+    ):
+        field, value = table.target_of(tag)
+        assert field in NAMES and "---" not in value
+    assert table.target_of("no voice") == table.target_of("no vocal")
+    assert table.target_of("no vocal") == ("autotags", "no vocals")
+    assert table.target_of("Hip-Hop") == ("genre", "Hip-Hop")
+
+
+def test_the_clearest_tags_come_first_and_merged_tags_once():
+    table = mapping.Mapping({"no voice": ("autotags", "no vocals")}, "autotags")
+    tags = ["no voice", "no vocals", "guitar", "slow"]
+    scores, thresholds = np.array([0.2, 0.9, 0.3, 0.1]), np.array([0.1, 0.3, 0.1, 0.2])
+    assert table.values(tags, scores, thresholds, 5) == {
+        "autotags": ["no vocals", "guitar"]
+    }
+    assert table.values(tags, scores, thresholds, 1) == {"autotags": ["no vocals"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tag,field\nrock,genre\n", "the columns must be tag, field, value"),
+        ("tag,field,value\n", "holds no rows"),
+        ("tag,field,value\nrock,title,\n", "scores must not change it"),
+        ("tag,field,value\nrock,a=b,\n", "is no name of a field"),
+        ("tag,field,value\nrock\n", "line 2: the columns must be"),
+        (b"tag,field,value\nrock,genre,\xff\n", "is no table in UTF-8"),
+    ],
+)
+def test_a_wrong_table_is_refused_before_anything_is_written(text, says, tmp_path):
+    path = tmp_path / "map.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=says):
+        mapping.read_mapping(path)
+
+
+def test_an_edited_table_is_used(command, music):
+    command.scan(music)
+    table = call(["-m", "tagger", "write", "--show-map"], music).stdout
+    table = table.replace("rock,genre,Rock", "rock,genre,Krautrock")
+    storage.write_text_atomically(music / "map.csv", table)
+    done = call(["-m", "tagger", "write", ".", "--map", "map.csv"], music)
+    assert "+ Krautrock" in done.stdout and TAGS[0] == "rock"
