@@ -17,7 +17,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import platformdirs
 
@@ -181,10 +180,10 @@ class MusicLibrary:
         ).fetchone()
         return row and row[0]
 
-    def paths_of(self, recording: int) -> list[str]:
-        """Returns the files that hold a recording."""
+    def paths_of(self, recording: int, number: int) -> list[str]:
+        """Returns files that hold a recording, at most a given number."""
         rows = self._connection.execute(
-            "SELECT path FROM files WHERE recording = ?", [recording]
+            "SELECT path FROM files WHERE recording = ? LIMIT ?", [recording, number]
         )
         return [os.fsdecode(path) for (path,) in rows]
 
@@ -498,6 +497,8 @@ def explained_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if "UTF-8" in str(error):
+            raise _no_library(path, error) from error
         if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
             raise OSError(
                 f"Cannot write {str(path)!r}: no space is left on the disk. Free some"
@@ -507,11 +508,15 @@ def explained_errors(path: Path) -> Iterator[None]:
             f"Cannot use the library {str(path)!r}: {error}. Close other programs that"
             " use it, or choose another --library."
         ) from error
-    except (sqlite3.DatabaseError, msgspec.ValidationError) as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged or no library ({error}). Choose another"
-            " --library, or delete it and scan again."
-        ) from error
+    except sqlite3.DatabaseError as error:
+        raise _no_library(path, error) from error
+
+
+def _no_library(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{str(path)!r} is damaged or no library ({error}). Choose another --library,"
+        " or delete it and scan again."
+    )
 
 
 def _stored(text: str | None) -> str | None:

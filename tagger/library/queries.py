@@ -154,10 +154,10 @@ class Query:
 
 def _place(text: str, error: Exception) -> str:
     """Returns where an expression ends to be one."""
-    if not isinstance(error, SyntaxError) or not error.offset:
+    if not isinstance(error, SyntaxError):
         return "it is nested too deeply"
-    rest = text[error.offset - 1 :]
-    words = re.match(r"\S*", rest).group() if rest else ""
+    rest = text[max(error.offset or 1, 1) - 1 :]
+    words = re.match(r"\S*", rest).group()
     return f"there is an error at {words!r}" if words else "it ends too early"
 
 

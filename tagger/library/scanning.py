@@ -20,6 +20,7 @@ from tagger.inference.tagger import Tagger
 from tagger.library.database import Model, MusicLibrary
 from tagger.library.songs import Song, Unreadable, read_song, version_of
 
+MAX_COPIES = 10  # of a recording that are looked for when one of them was moved
 MIN_WORKER_FILES = 200  # for fewer, starting worker processes takes longer than reading
 
 
@@ -182,7 +183,8 @@ def _read(paths: Sequence[str], options: StreamOptions) -> Iterator[Song | Unrea
 def _add_song(library: MusicLibrary, song: Song, report: Report) -> None:
     is_known = library.recording_of(song.path) is not None
     recording = library.add_song(song)
-    others = [path for path in library.paths_of(recording) if path != song.path]
+    copies = library.paths_of(recording, MAX_COPIES)
+    others = [path for path in copies if path != song.path]
     if is_known:
         report.num_changed += 1
     elif others and not any(map(os.path.lexists, others)):

@@ -68,7 +68,7 @@ def arrivals(folders: Iterable[str], polls: bool = False) -> Iterator[Iterator[l
         OSError: the system cannot watch so many folders.
     """
     handler = _Arrivals()
-    observer = PollingObserver(POLL_SECONDS) if polls else Observer()
+    observer = PollingObserver(timeout=POLL_SECONDS) if polls else Observer()
     try:
         for folder in folders:
             observer.schedule(handler, folder, recursive=True)
