@@ -63,7 +63,7 @@ def line(row: dict) -> str:
     return (
         f"{row['model']:26}{row['pass']:8}{row['flops'] / 1e9:8.2f}"
         f"{row['bytes'] / 1e6:8.0f}{row['bound_by']:>12}{row['bound']:12,.0f}"
-        f"{row['cores']:8.1f}"
+        + (f"{row['cores']:8.1f}" if row["cores"] else " " * 8)
         + (f"{measured:10,.0f}{measured / row['bound']:7.0%}" if measured else "")
     )
 
@@ -90,7 +90,7 @@ def measure(name: str, kind: str, args: argparse.Namespace) -> dict:
         "bytes": num_bytes,
         "bound_by": bound_by,
         "bound": bound,
-        "cores": bound / args.crops_per_core if kind == "train" else 0.0,
+        "cores": bound / args.crops_per_core if kind == "train" else None,
     }
     if jax.default_backend() != "cpu":
         jax.block_until_ready(compiled(*inputs))
