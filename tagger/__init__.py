@@ -16,7 +16,8 @@ The modules and packages, each of which imports only from those above it:
     training/        recipes, staged training, transfer, noisy student, several devices
     hear             the interface of HEAR, a benchmark of embeddings
     interpretation/  excitations, attention and attributions of a model
-    web/             the page that tags dropped songs
+    library/         a collection scanned once: search, similar songs, files' metadata
+    web/             the page that tags dropped songs and asks the library, the HTTP API
     cli/             the command line: arguments and printing
 
 The glossary, with one word for each thing:

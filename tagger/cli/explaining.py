@@ -4,11 +4,12 @@ import argparse
 import csv
 import importlib.metadata
 import importlib.util
+import os
 from pathlib import Path
 
 from tqdm import tqdm
 
-from tagger import audio, interpretation, storage, web
+from tagger import audio, interpretation, library, storage, web, weights
 from tagger.cli.arguments import (
     above_zero,
     add_force,
@@ -19,6 +20,8 @@ from tagger.cli.arguments import (
     port,
 )
 from tagger.cli.tagging import add_hop, add_tagger, load_tagger
+from tagger.inference import selection
+from tagger.inference.tagger import Tagger
 from tagger.storage import load_tensorflow
 
 
@@ -153,6 +156,22 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="maximum size of a file in MB (default: %(default)g)",
     )
+    add(
+        "--library",
+        nargs="?",
+        type=Path,
+        const=library.database.default_path(),
+        metavar="FILE",
+        help="also search the library that tagger scan fills, and play its songs;"
+        " without FILE: the library in the user's data folder",
+    )
+    add(
+        "--api-key",
+        default=os.environ.get("TAGGER_API_KEY"),
+        metavar="KEY",
+        help="what requests to the HTTP API must send in the header X-API-Key (default:"
+        " $TAGGER_API_KEY, or nothing)",
+    )
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -163,5 +182,10 @@ def serve(args: argparse.Namespace) -> None:
             f"The page needs Gradio 6.20 or newer; installed: {found or 'none'}. Run"
             " pip install 'gradio>=6.20'."
         )
+    collection = web.collection.Collection(args.library) if args.library else None
     load_tensorflow()
-    web.page.serve(load_tagger(args), **arguments_of(web.page.serve, args))
+    tagger = scorer = load_tagger(args)
+    if args.model in weights.pretrained.PRETRAINED:  # prepared for a faster engine
+        scorer = Tagger(selection.open_engine(args.model))
+    given = arguments_of(web.page.serve, args)
+    web.page.serve(tagger, scorer, collection=collection, **given)

@@ -218,16 +218,14 @@ def find(args: argparse.Namespace) -> None:
     check_outputs(args, "playlist")
     songs = _songs(args, with_embeddings=False)
     query = library.queries.Query(args.expression, songs.model.tags)
-    rate = args.rate
-    if rate is None and songs.model.thresholds is None:
-        rate = DEFAULT_RATE
-        if query.needs_thresholds:
-            print(
-                f"{songs.model} holds no thresholds: a tag alone means the"
-                f" {rate:.0%} of the library with its highest scores.",
-                file=sys.stderr,
-            )
-    thresholds = library.queries.thresholds_of(songs, rate)
+    if query.needs_thresholds and not (args.rate or songs.model.thresholds):
+        print(
+            f"{songs.model} holds no thresholds: a tag alone means the"
+            f" {library.queries.DEFAULT_RATE:.0%} of the library with its highest"
+            " scores.",
+            file=sys.stderr,
+        )
+    thresholds = library.queries.thresholds_of(songs, args.rate)
     rows = library.queries.find(songs, query, thresholds)
     shown = rows[: args.top]
     tags = [songs.model.tags[tag] for tag in query.mentioned]
@@ -433,10 +431,7 @@ def write(args: argparse.Namespace) -> int | None:
             f"The library holds no song in {', '.join(args.names)}. Add them: tagger"
             f" scan {args.names[0]}."
         )
-    rate = args.rate
-    if rate is None and songs.model.thresholds is None:
-        rate = DEFAULT_RATE
-    thresholds = library.queries.thresholds_of(songs, rate)
+    thresholds = library.queries.thresholds_of(songs, args.rate)
     changes = library.writing.plan(songs, rows, table, thresholds, args.max_per_field)
     if args.yes:
         return _write(args, changes, len(rows))

@@ -17,6 +17,7 @@ from tagger.evaluation import metrics
 from tagger.library.database import Analysed
 from tagger.models.metadata import suggest_names
 
+DEFAULT_RATE = 0.1  # share of the songs that a tag alone finds without thresholds
 MAX_LENGTH = 10_000  # characters of an expression
 _COMPARISONS = {
     ast.Gt: (operator.gt, 1),
@@ -167,13 +168,14 @@ def thresholds_of(songs: Analysed, rate: float | None = None) -> np.ndarray:
     Args:
         songs: Songs of the library.
         rate: Share of the songs that reach the threshold of each tag; None: the
-            thresholds of the model.
+            thresholds of the model, or DEFAULT_RATE if it holds none.
 
     Raises:
         ValueError: the rate is not between 0 and 1.
     """
-    if rate is None:
+    if rate is None and songs.model.thresholds:
         return np.array(songs.model.thresholds)
+    rate = DEFAULT_RATE if rate is None else rate
     if not 0 < rate < 1:
         raise ValueError(f"The rate must be between 0 and 1, not {rate:g}.")
     if not len(songs.scores):

@@ -1,13 +1,15 @@
 """Limits of the page: which names it answers to, and how much a visitor may upload.
 
-Both are ASGI middleware, which sees each request before Gradio does.
+They are ASGI middleware, which sees each request before Gradio and the API do.
 """
 
+import asyncio
 import collections
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
@@ -15,6 +17,8 @@ from starlette.responses import PlainTextResponse
 Scope = MutableMapping
 UPLOAD_PATH, RECORDING_PATH = "/upload", "/process_recording"
 MAX_MESSAGE_BYTES = 1 << 20  # per request, uploads excepted
+API_PATH = "/api"  # its requests have limits of their own
+BODY_SECONDS = 120  # longest time that sending a request to the API may take
 QUOTA_FILES = 10  # uploads of the maximum size that a visitor may make …
 QUOTA_SECONDS = 3600  # … within this time, after which uploads are deleted
 
@@ -64,7 +68,7 @@ class UploadQuota:
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
         """Handles a request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"].startswith(f"{API_PATH}/"):
             return await self._app(scope, receive, send)
         if scope["path"].endswith(RECORDING_PATH):  # the page records nothing
             response = PlainTextResponse("There is no recording.", status_code=404)
@@ -110,3 +114,44 @@ class UploadQuota:
             if not self._uploads[name]:
                 del self._uploads[name]
         return sum(num_bytes for _, num_bytes in self._uploads.get(visitor, ()))
+
+
+class BodyLimits:
+    """Refuses requests that are too large, or take too long to arrive.
+
+    Args:
+        app: ASGI application to protect.
+        max_bytes: Number of bytes per request.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable], max_bytes: int):
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
+        """Handles a request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        end, num_received = time.monotonic() + BODY_SECONDS, 0
+        has_all = False
+
+        async def limited() -> dict:
+            nonlocal num_received, has_all
+            if has_all:  # what is awaited now is the end of the connection
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), end - time.monotonic())
+            except (TimeoutError, asyncio.TimeoutError) as error:
+                raise HTTPException(
+                    408, f"The request did not arrive within {BODY_SECONDS} s."
+                ) from error
+            num_received += len(message.get("body", b""))
+            has_all = not message.get("more_body", False)
+            if num_received > self._max_bytes:
+                raise HTTPException(
+                    413,
+                    f"A request may have {self._max_bytes / 1e6:g} MB. Send fewer"
+                    " files, or use tagger tag.",
+                )
+            return message
+
+        await self._app(scope, limited, send)

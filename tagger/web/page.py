@@ -1,4 +1,4 @@
-"""`python -m tagger serve`: a web page that tags, plays and explains a song.
+"""`tagger serve`: a page that tags, plays and explains a song, and asks the library.
 
 Gradio builds the page. `song.py` builds the parts that follow playback (waveform,
 taggram, cursor), and `cursor.js` moves the cursor. Visitors do not share songs.
@@ -16,14 +16,15 @@ import traceback
 from pathlib import Path
 
 import gradio as gr
+from starlette.routing import Mount
 
 from tagger.inference.tagger import Tagger
 from tagger.storage import HAS_LOCKS, LOCK_NAME, writer_lock
-from tagger.web import limits
+from tagger.web import api, library_tab, limits
+from tagger.web.collection import Collection
 from tagger.web.song import (
     Song,
     analyse,
-    bars_html,
     html,
     json_file,
     player_html,
@@ -38,16 +39,28 @@ _FILES = Path(__file__).parent
 
 
 def serve(
-    tagger: Tagger, host: str, port: int, max_minutes: float, max_megabytes: float
+    tagger: Tagger,
+    scorer: Tagger,
+    host: str,
+    port: int,
+    max_minutes: float,
+    max_megabytes: float,
+    collection: Collection | None = None,
+    api_key: str | None = None,
 ) -> None:
-    """Serves the page until it is interrupted; no uploaded files stay on the disk.
+    """Serves the page and the HTTP API until it is interrupted.
+
+    No uploaded files stay on the disk.
 
     Args:
         tagger: Tagger that the page uses.
+        scorer: Tagger that the API uses; it need not show its layers.
         host: Address to listen on.
         port: Port to listen on.
         max_minutes: Maximum length of a file in minutes; longer ones are refused.
         max_megabytes: Maximum size of a file in MB; larger ones are refused.
+        collection: Library to ask, or None.
+        api_key: What requests to the API must send, or None.
 
     Raises:
         OSError: the page cannot listen on this address and port.
@@ -64,7 +77,8 @@ def serve(
         cleaner = threading.Thread(target=_delete_old_files, args=[Path(folder)])
         cleaner.daemon = True
         cleaner.start()
-        page = build(tagger, max_minutes)
+        page = build(tagger, max_minutes, collection)
+        served = api.build(scorer, max_minutes, max_megabytes, collection, api_key)
         try:
             _, url, _ = page.launch(
                 server_name=host,
@@ -76,7 +90,10 @@ def serve(
                 ssr_mode=False,
                 footer_links=[],
                 css=(_FILES / "page.css").read_text(),
-                app_kwargs={"middleware": limits.middleware(host, max_megabytes)},
+                app_kwargs={
+                    "middleware": limits.middleware(host, max_megabytes),
+                    "routes": [Mount(limits.API_PATH, app=served)],
+                },
                 theme=gr.themes.Default(
                     font=["system-ui", "sans-serif"], font_mono=["monospace"]
                 ),
@@ -87,6 +104,7 @@ def serve(
                 " address is not one of this machine. Choose another --port or --host."
             ) from error
         print(f"The page is at {url} (press Ctrl-C to stop)", flush=True)
+        print(f"The HTTP API is described at {url}api/docs", flush=True)
         try:
             threading.Event().wait()
         finally:
@@ -132,102 +150,109 @@ def _failure(error: Exception, path: str) -> str:
     return html("error", name=name, sentence=sentence)
 
 
-def build(tagger: Tagger, max_minutes: float) -> gr.Blocks:
+def build(
+    tagger: Tagger, max_minutes: float, collection: Collection | None = None
+) -> gr.Blocks:
     """Builds the page without serving it.
 
     Args:
         tagger: Tagger that the page uses.
         max_minutes: Maximum length of a file in minutes; longer ones are refused.
+        collection: Library to ask, or None.
     """
-    info = tagger.info
     with gr.Blocks(
         title="tagger",
         analytics_enabled=False,
         delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS),
     ) as page:
-        song = gr.State()
-        gr.Markdown(
-            f"# What is in this song?\n`{info.name}` scores {len(tagger.tags)} tags in"
-            f" segments of {tagger.segment_seconds:.1f} s. Files may be up to"
-            f" {max_minutes:g} minutes long, and they stay on the machine that serves"
-            " this page."
-        )
-        with gr.Row():
-            with gr.Column(min_width=300):
-                upload = gr.File(label="Drop a song here", type="filepath")
-            with gr.Column(min_width=300):
-                # Not a gr.Label, which shows scores as percentages.
-                bars = gr.HTML(min_height=120)
-        player = gr.HTML(js_on_load=(_FILES / "cursor.js").read_text())
-        chosen = gr.Dropdown(
-            label="Tags to compare", choices=list(tagger.tags), multiselect=True
-        )
-        rows = gr.HTML()
-        with gr.Row():
-            explain = gr.Button("Why these tags?", interactive=False)
-            download = gr.DownloadButton("Download JSON", interactive=False)
-        pictures = gr.HTML()
-
-        def empty(text: str = "") -> dict:
-            return {
-                song: None,
-                bars: "",
-                player: text,
-                chosen: gr.Dropdown(value=[]),
-                rows: "",
-                explain: gr.Button(interactive=False),
-                download: gr.DownloadButton(value=None, interactive=False),
-                pictures: "",
-            }
-
-        def tag(path: str | None, bar=gr.Progress()) -> dict:  # noqa: B008
-            if path is None:
-                return empty()
-            try:
-                tagged = analyse(tagger, path, max_minutes, bar)
-            except Exception as error:
-                return empty(_failure(error, path))
-            named = tagger.named(tagged.taggram.aggregated())
-            highest = list(named)[:NUM_BARS]
-            return {
-                song: tagged,
-                bars: bars_html(tagger, tagged, highest),
-                player: player_html(tagged),
-                chosen: gr.Dropdown(value=highest),
-                rows: rows_html(tagger, tagged, highest),
-                explain: gr.Button(interactive=True),
-                download: gr.DownloadButton(
-                    value=json_file(tagger, tagged), interactive=True
-                ),
-                pictures: "",
-            }
-
-        def compare(tagged: Song | None, tags: list[str]) -> str:
-            return rows_html(tagger, tagged, tags) if tagged and tags else ""
-
-        def why(tagged: Song, tags: list[str]) -> str:
-            if not os.path.exists(tagged.path):
-                gone = "the server has deleted this file. Drop it here again."
-                return html("error", name=tagged.name, sentence=gone)
-            try:
-                page = report_html(tagger, tagged, tags[:NUM_EXPLAINED], max_minutes)
-            except Exception as error:
-                return _failure(error, tagged.path)
-            return html("report", page=page)
-
-        # A file that is slow to decode holds one of these places, and not for long.
-        # Removing a song cancels it.
-        together = {"concurrency_limit": NUM_VISITORS, "concurrency_id": "songs"}
-        outputs = [song, bars, player, chosen, rows, explain, download, pictures]
-        tagging = upload.upload(
-            tag,
-            upload,
-            outputs,
-            show_progress_on=bars,
-            trigger_mode="multiple",
-            **together,
-        )
-        upload.clear(empty, None, outputs, cancels=[tagging])
-        chosen.input(compare, [song, chosen], rows, show_progress="hidden")
-        explain.click(why, [song, chosen], pictures, **together)
+        if collection is None:
+            _song_tab(tagger, max_minutes)
+        else:
+            with gr.Tab("A song"):
+                _song_tab(tagger, max_minutes)
+            with gr.Tab("Library"):
+                library_tab.build(collection)
     return page
+
+
+def _song_tab(tagger: Tagger, max_minutes: float) -> None:
+    """Builds the part of the page that tags a dropped song."""
+    info = tagger.info
+    song = gr.State()
+    gr.Markdown(
+        f"# What is in this song?\n`{info.name}` scores {len(tagger.tags)} tags in"
+        f" segments of {tagger.segment_seconds:.1f} s. Files may be up to"
+        f" {max_minutes:g} minutes long, and they stay on the machine that serves"
+        " this page."
+    )
+    upload = gr.File(label="Drop a song here", type="filepath", height=120)
+    player = gr.HTML(js_on_load=(_FILES / "cursor.js").read_text(), min_height=60)
+    rows = gr.HTML()  # no gr.Label, which shows scores as percentages
+    chosen = gr.Dropdown(
+        label="Tags to compare", choices=list(tagger.tags), multiselect=True
+    )
+    with gr.Row():
+        explain = gr.Button("Why these tags?", interactive=False)
+        download = gr.DownloadButton("Download JSON", interactive=False)
+    pictures = gr.HTML()
+
+    def empty(text: str = "") -> dict:
+        return {
+            song: None,
+            player: text,
+            chosen: gr.Dropdown(value=[]),
+            rows: "",
+            explain: gr.Button(interactive=False),
+            download: gr.DownloadButton(value=None, interactive=False),
+            pictures: "",
+        }
+
+    def tag(path: str | None, bar=gr.Progress()) -> dict:  # noqa: B008
+        if path is None:
+            return empty()
+        try:
+            tagged = analyse(tagger, path, max_minutes, bar)
+        except Exception as error:
+            return empty(_failure(error, path))
+        named = tagger.named(tagged.taggram.aggregated())
+        highest = list(named)[:NUM_BARS]
+        return {
+            song: tagged,
+            player: player_html(tagged),
+            chosen: gr.Dropdown(value=highest),
+            rows: rows_html(tagger, tagged, highest),
+            explain: gr.Button(interactive=True),
+            download: gr.DownloadButton(
+                value=json_file(tagger, tagged), interactive=True
+            ),
+            pictures: "",
+        }
+
+    def compare(tagged: Song | None, tags: list[str]) -> str:
+        return rows_html(tagger, tagged, tags) if tagged and tags else ""
+
+    def why(tagged: Song, tags: list[str]) -> str:
+        if not os.path.exists(tagged.path):
+            gone = "the server has deleted this file. Drop it here again."
+            return html("error", name=tagged.name, sentence=gone)
+        try:
+            page = report_html(tagger, tagged, tags[:NUM_EXPLAINED], max_minutes)
+        except Exception as error:
+            return _failure(error, tagged.path)
+        return html("report", page=page)
+
+    # A file that is slow to decode holds one of these places, and not for long.
+    # Removing a song cancels it.
+    together = {"concurrency_limit": NUM_VISITORS, "concurrency_id": "songs"}
+    outputs = [song, player, chosen, rows, explain, download, pictures]
+    tagging = upload.upload(
+        tag,
+        upload,
+        outputs,
+        show_progress_on=player,
+        trigger_mode="multiple",
+        **together,
+    )
+    upload.clear(empty, None, outputs, cancels=[tagging])
+    chosen.input(compare, [song, chosen], rows, show_progress="hidden")
+    explain.click(why, [song, chosen], pictures, **together)

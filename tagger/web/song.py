@@ -118,11 +118,16 @@ def player_html(song: Song) -> str:
     return html(
         "player",
         name=song.name,
-        url=f"gradio_api/file={urllib.parse.quote(song.sound)}",
+        url=file_url(song.sound),
         outline=" ".join(top + bottom[::-1]),
         num_columns=NUM_COLUMNS,
         times=[_clock(share / 4 * song.taggram.length_seconds) for share in range(5)],
     )
+
+
+def file_url(path: str | os.PathLike) -> str:
+    """Returns the URL under which the page serves one of its temporary files."""
+    return f"gradio_api/file={urllib.parse.quote(str(path))}"
 
 
 def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
@@ -146,11 +151,6 @@ def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
     ]
     has_thresholds = tagger.info.thresholds is not None
     return html("rows", rows=rows, highest=highest, has_thresholds=has_thresholds)
-
-
-def bars_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
-    """Returns the HTML of the mean scores of some tags as bars."""
-    return html("bars", rows=_mean_scores(tagger, song, tags))
 
 
 def _mean_scores(

@@ -10,8 +10,8 @@ In beets' configuration:
         genre: no           # also write the clearest genres to the field genres
         threshold: 0.3      # score from which a genre counts
 
-Then `beet ls rock:0.5.. slow:0.3..` finds songs. Spaces in names become underscores, and
-a tag with the name of a field of beets gets the prefix `tag_`.
+Then `beet ls rock:0.5.. slow:0.3..` finds songs. Spaces in names become underscores,
+and a tag with the name of a field of beets gets the prefix `tag_`.
 """
 
 import functools
