@@ -19,7 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, UploadFile
+from fastapi import (
+    APIRouter,
+    Depends,
+    FastAPI,
+    HTTPException,
+    Query,
+    Request,
+    UploadFile,
+)
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 from fastapi_offline import FastAPIOffline
@@ -116,9 +124,10 @@ def build(
         version=tagger.__version__,
         description="Scores of music tags. They rank tags and are not probabilities.",
         redoc_url=None,
-        dependencies=[Depends(admitted)],
     )
     app.add_middleware(BodyLimits, max_bytes=int(max_megabytes * 1e6))
+    # The description needs no key: whoever tries it out gives the key there.
+    router = APIRouter(dependencies=[Depends(admitted)])
     uploads = _Uploads(scorer, max_minutes)
 
     @app.exception_handler(ValueError)
@@ -134,7 +143,7 @@ def build(
             raise HTTPException(404, "This server has no library: serve --library.")
         return collection
 
-    @app.post("/tag")
+    @router.post("/tag")
     def tag(
         files: list[UploadFile],
         top: Annotated[int | None, Query(ge=1, description="tags per file")] = None,
@@ -150,7 +159,7 @@ def build(
             found.append(Tags(name=name, seconds=seconds, tags=tags))
         return found
 
-    @app.post("/embed")
+    @router.post("/embed")
     def embed(files: list[UploadFile]) -> list[Embedding]:
         """Computes the embeddings of audio files; similar songs have similar ones."""
         if not scorer.engine.embedding_size:
@@ -164,7 +173,7 @@ def build(
             found.append(Embedding(name=name, seconds=seconds, embedding=vector))
         return found
 
-    @app.get("/models")
+    @router.get("/models")
     def models() -> list[ModelFacts]:
         """Describes the model that scores uploads."""
         info = scorer.info
@@ -178,7 +187,7 @@ def build(
         )
         return [facts]
 
-    @app.get("/find")
+    @router.get("/find")
     def find(
         held: Annotated[Collection, Depends(library)],
         expression: Annotated[str, Query(description="rock > .5 and not vocals")],
@@ -188,7 +197,7 @@ def build(
         answer = held.find(expression, top)
         return Songs(number=answer.number, songs=answer.as_dicts())
 
-    @app.get("/similar")
+    @router.get("/similar")
     def similar(
         held: Annotated[Collection, Depends(library)],
         song: Annotated[list[int], Query(description="ids of songs", max_length=100)],
@@ -199,6 +208,7 @@ def build(
         answer = held.similar(song, top, max_per_artist)
         return Songs(number=answer.number, songs=answer.as_dicts())
 
+    app.include_router(router)
     return app
 
 

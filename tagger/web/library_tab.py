@@ -13,6 +13,7 @@ from tagger.web.collection import Answer, Collection
 from tagger.web.song import file_url, html
 
 NUM_SONGS = 100  # rows of the table
+SCORE_WIDTH = "90px"
 EXAMPLES = 3  # tags in the examples of the search field
 
 
@@ -27,7 +28,7 @@ def build(collection: Collection) -> None:
     example = f"{tags[1]} and not {tags[2]}"
     gr.Markdown("# Search the library")
     answer, chosen = gr.State(), gr.State()
-    with gr.Row():
+    with gr.Row(equal_height=True):
         expression = gr.Textbox(
             label="Songs with these tags",
             placeholder=f"{tags[0]} > .5, or: {example}",
@@ -48,7 +49,11 @@ def build(collection: Collection) -> None:
             answer: found,
             chosen: None,
             said: sentence,
-            table: gr.Dataframe(value=_table(found), visible=bool(found.rows)),
+            table: gr.Dataframe(
+                value=_table(found),
+                visible=bool(found.rows),
+                column_widths=[SCORE_WIDTH] * len(found.columns) + ["auto"],
+            ),
             player: "",
             alike: gr.Button(interactive=False),
             playlist: gr.DownloadButton(
@@ -113,12 +118,12 @@ def _table(found: Answer) -> dict:
     """Returns headers and cells: the name of each song, and its scores as scores."""
     cells = [
         [
-            _name(found, row),
             *(f"{values[place]:.2f}" for values in found.columns.values()),
+            _name(found, row),
         ]
         for place, row in enumerate(found.rows)
     ]
-    return {"headers": ["song", *found.columns], "data": cells}
+    return {"headers": [*found.columns, "song"], "data": cells}
 
 
 def _playlist(found: Answer) -> str | None:

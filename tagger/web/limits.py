@@ -116,6 +116,9 @@ class UploadQuota:
         return sum(num_bytes for _, num_bytes in self._uploads.get(visitor, ()))
 
 
+_CLOSE = {"Connection": "close"}  # header: the rest of the request is not read
+
+
 class BodyLimits:
     """Refuses requests that are too large, or take too long to arrive.
 
@@ -141,17 +144,16 @@ class BodyLimits:
             try:
                 message = await asyncio.wait_for(receive(), end - time.monotonic())
             except (TimeoutError, asyncio.TimeoutError) as error:
-                raise HTTPException(
-                    408, f"The request did not arrive within {BODY_SECONDS} s."
-                ) from error
+                sentence = f"The request did not arrive within {BODY_SECONDS} s."
+                raise HTTPException(408, sentence, _CLOSE) from error
             num_received += len(message.get("body", b""))
             has_all = not message.get("more_body", False)
             if num_received > self._max_bytes:
-                raise HTTPException(
-                    413,
+                sentence = (
                     f"A request may have {self._max_bytes / 1e6:g} MB. Send fewer"
-                    " files, or use tagger tag.",
+                    " files, or use tagger tag."
                 )
+                raise HTTPException(413, sentence, _CLOSE)
             return message
 
         await self._app(scope, limited, send)
