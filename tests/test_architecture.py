@@ -38,6 +38,7 @@ LIGHT = {
     "inference/selection.py": HEAVY | {"onnx", "onnxruntime", "openvino"},
     "inference/tagger.py": HEAVY,
     "inference/writers.py": HEAVY,
+    "library": HEAVY,
     "data/building.py": BACKENDS | {"keras"},
     "data/workers.py": HEAVY,
     "training/recipes.py": HEAVY,

@@ -225,8 +225,7 @@ def find(args: argparse.Namespace) -> None:
             " scores.",
             file=sys.stderr,
         )
-    thresholds = library.queries.thresholds_of(songs, args.rate)
-    rows = library.queries.find(songs, query, thresholds)
+    rows = library.queries.find(songs, query, args.rate)
     shown = rows[: args.top]
     tags = [songs.model.tags[tag] for tag in query.mentioned]
     columns = [songs.scores[shown, tag] for tag in query.mentioned]

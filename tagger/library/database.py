@@ -61,8 +61,8 @@ MIGRATIONS = (
         recording INTEGER NOT NULL REFERENCES recordings (id) ON DELETE CASCADE,
         scores BLOB NOT NULL,  -- float32, little endian
         embedding BLOB NOT NULL,
-        PRIMARY KEY (model, recording)
-    ) WITHOUT ROWID;
+        UNIQUE (model, recording)
+    );
     """,
 )
 VERSION = len(MIGRATIONS)

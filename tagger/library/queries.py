@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tagger.evaluation import metrics
+from tagger.evaluation import rates
 from tagger.library.database import Analysed
 from tagger.models.metadata import suggest_names
 
@@ -181,16 +181,25 @@ def thresholds_of(songs: Analysed, rate: float | None = None) -> np.ndarray:
     if not len(songs.scores):
         return np.full(len(songs.model.tags), np.inf)
     counts = np.full(len(songs.model.tags), max(round(rate * len(songs.scores)), 1))
-    return np.array(metrics.thresholds_reached_by(songs.scores, counts))
+    return np.array(rates.thresholds_reached_by(songs.scores, counts))
 
 
-def find(songs: Analysed, query: Query, thresholds: np.ndarray) -> np.ndarray:
+def find(songs: Analysed, query: Query, rate: float | None = None) -> np.ndarray:
     """Returns the rows of the songs that match, the best first.
 
     They are sorted by the mean score of the tags that the expression asks for, after
     each was divided by its highest score in the library: models give some tags low
     scores throughout.
+
+    Args:
+        songs: Songs of the library.
+        query: What to find.
+        rate: See `thresholds_of`.
     """
+    num_tags = len(songs.model.tags)
+    thresholds = (
+        thresholds_of(songs, rate) if query.needs_thresholds else np.zeros(num_tags)
+    )
     rows = np.flatnonzero(query.matches(songs.scores, thresholds))
     if not query.wanted or not len(rows):
         return rows

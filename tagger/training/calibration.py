@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tagger.evaluation import metrics
+from tagger.evaluation import rates
 from tagger.inference.streaming import StreamOptions
 from tagger.inference.tagger import Tagger
 
@@ -58,4 +58,4 @@ def thresholds_at_rate(
             f" The first error: {next(iter(errors.values()))}"
         )
     counts = np.full(len(tagger.tags), max(round(rate * len(scores)), 1))
-    return metrics.thresholds_reached_by(np.stack(scores), counts), errors
+    return rates.thresholds_reached_by(np.stack(scores), counts), errors

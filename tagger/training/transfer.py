@@ -18,7 +18,7 @@ from keras import ops
 
 import tagger
 from tagger import models, storage
-from tagger.evaluation import bootstrap, metrics
+from tagger.evaluation import bootstrap, rates
 from tagger.evaluation.metrics import Evaluation
 from tagger.inference.embedding_cache import Backbone, EmbeddingCache, key_of
 from tagger.models.derivation import kept_tags
@@ -396,8 +396,8 @@ def _thresholds(
     five tags, where it has one and a half.
     """
     scores, labels = examples.scores(head), examples.labels
-    thresholds = metrics.thresholds_reached_by(scores, _counts(labels))
-    judged = metrics.thresholds_reached_by(scored.scores, _counts(scored.labels))
+    thresholds = rates.thresholds_reached_by(scores, _counts(labels))
+    judged = rates.thresholds_reached_by(scored.scores, _counts(scored.labels))
     for number, threshold in zip(scored.columns, judged, strict=True):
         thresholds[number] = threshold
     return thresholds

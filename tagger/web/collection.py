@@ -81,7 +81,7 @@ class Collection:
         """
         songs = self.songs()
         query = queries.Query(expression, songs.model.tags)
-        rows = queries.find(songs, query, queries.thresholds_of(songs))
+        rows = queries.find(songs, query)
         shown = [int(row) for row in rows[:number]]
         columns = {
             songs.model.tags[tag]: songs.scores[shown, tag].tolist()

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tagger import models, plotting
 from tagger.data import pipeline, records
 from tagger.data.manifest import Manifest
-from tagger.evaluation import bootstrap, metrics, published, scoring
+from tagger.evaluation import bootstrap, metrics, published, rates, scoring
 from tagger.models import ModelInfo
 from tagger.segmentation import Segmentation
 
@@ -379,7 +379,7 @@ def test_an_interval_of_pr_auc_contains_its_value():
 
 def test_thresholds_are_reached_by_the_given_number_of_clips():
     scores = np.random.default_rng(0).random((50, 4)).astype(np.float32)
-    thresholds = metrics.thresholds_reached_by(scores, np.array([1, 7, 49, 50]))
+    thresholds = rates.thresholds_reached_by(scores, np.array([1, 7, 49, 50]))
     for rounding in (-1e-6, 1e-6):
         reached = scores + rounding >= np.array(thresholds)
         assert reached.sum(axis=0).tolist() == [1, 7, 49, 50]

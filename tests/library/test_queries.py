@@ -15,7 +15,7 @@ from tagger.weights import pretrained
 TAGS = ("rock", "slow", "hard rock", "80s", "no vocals", "trip-hop")
 
 
-def songs_of(scores, embeddings=None, **columns):
+def songs_of(scores, embeddings=None, thresholds=None, **columns):
     """Returns songs with given scores and no music."""
     number = len(scores)
     about = {
@@ -28,7 +28,7 @@ def songs_of(scores, embeddings=None, **columns):
     scores = np.array(scores, np.float32)
     embeddings = scores if embeddings is None else np.array(embeddings, np.float32)
     paths = [f"/music/{n}.mp3" for n in range(number)]
-    model = Model("d", "m", TAGS[: scores.shape[1]])
+    model = Model("d", "m", TAGS[: scores.shape[1]], thresholds)
     return Analysed(model, paths, scores=scores, embeddings=embeddings, **about)
 
 
@@ -53,8 +53,8 @@ SCORES = np.array([[0.9, 0.1], [0.6, 0.6], [0.2, 0.8], [0.5, 0.3]], np.float32)
     ],
 )
 def test_an_expression_finds_what_it_says(text, rows):
-    songs = songs_of(SCORES)
-    found = queries.find(songs, queries.Query(text, TAGS), np.array([0.55, 0.5]))
+    songs = songs_of(SCORES, thresholds=(0.55, 0.5))
+    found = queries.find(songs, queries.Query(text, TAGS))
     assert sorted(found) == rows
 
 
@@ -69,9 +69,9 @@ def test_names_of_several_words_are_understood(text, tag):
 def test_the_best_come_first_whatever_the_level_of_a_tag():
     songs = songs_of([[0.9, 0.01], [0.5, 0.02], [0.7, 0.015]])
     query = queries.Query("rock > 0 and slow > 0", TAGS)
-    assert list(queries.find(songs, query, np.zeros(2))) == [1, 2, 0]
+    assert list(queries.find(songs, query)) == [1, 2, 0]
     query = queries.Query("rock > 0 and not slow > .5", TAGS)
-    assert list(queries.find(songs, query, np.zeros(2))) == [0, 2, 1]
+    assert list(queries.find(songs, query)) == [0, 2, 1]
     assert query.wanted == [0] and query.mentioned == [0, 1]
 
 
@@ -104,7 +104,7 @@ def test_the_best_come_first_whatever_the_level_of_a_tag():
 def test_what_is_no_expression_is_explained_and_never_run(text, says):
     if says is None:
         songs = songs_of(SCORES)
-        queries.find(songs, queries.Query(text, TAGS), np.zeros(2))
+        queries.find(songs, queries.Query(text, TAGS))
         return
     with pytest.raises(ValueError, match=says):
         queries.Query(text, TAGS)

@@ -10,6 +10,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from collection import Scanner, make_song
 from conftest import REFERENCES, REPOSITORY
 from test_report import attentive
 
@@ -77,10 +78,16 @@ def url(tagger, tmp_path_factory):
     """Serves the page by the command, as a user would; returns its URL."""
     folder = tmp_path_factory.mktemp("served")
     models.save_model(tagger.model, folder / "model.keras")
+    scanner = Scanner(folder / "library.sqlite")
+    for number in range(4):
+        about = {"artist": "Ann", "title": f"Song {number}"}
+        make_song(folder / "music" / f"{number}.mp3", 9 * number, **about)
+    scanner.scan(folder / "music")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["-m", "tagger", "serve", "--model", folder / "model.keras"]
     command += ["--port", port, "--max-minutes", 0.5, "--max-megabytes", 2]
+    command += ["--library", scanner.path]
     with open(folder / "log", "w") as log:
         server = subprocess.Popen(
             [sys.executable, *map(str, command)], cwd=REPOSITORY, stdout=log, stderr=log
@@ -241,3 +248,33 @@ def test_the_last_song_dropped_is_the_one_shown(browser, url, tmp_path):
 def test_other_files_of_the_machine_are_not_served(url):
     with pytest.raises(urllib.error.HTTPError, match="40[34]"):
         urllib.request.urlopen(f"{url}gradio_api/file={REPOSITORY / 'train.py'}")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1100, 390])
+def test_the_library_is_searched_heard_and_saved(browser, url, width):
+    tab = visit(browser, url, width=width)
+    tab.get_by_role("tab", name="Library").click()
+    field = tab.get_by_label("Songs with these tags")
+    field.fill("rok > 0")
+    tab.get_by_role("button", name="Search").click()
+    said = tab.wait_for_selector(".error").inner_text()
+    assert "There is no tag 'rok'. Did you mean rock?" in said
+    field.fill("rock > 0 and not (sad > 2)")
+    field.press("Enter")
+    tab.wait_for_selector("text=4 of 4 songs")
+    assert "%" not in tab.inner_text("table")  # scores are no probabilities
+    tab.get_by_text("Ann – Song 2").first.click()
+    tab.wait_for_selector("audio[autoplay]")
+    tab.wait_for_function("document.querySelector('audio[autoplay]').duration > 2")
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Playlist of these songs").click()
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0] == "#EXTM3U" and len(lines) == 9
+    tab.get_by_role("button", name="Similar songs").click()
+    tab.wait_for_selector("text=similarity")
+    assert "Song 2" not in tab.inner_text("table")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    local = (url, "data:", "blob:")
+    assert [one for one in tab.foreign if not one.startswith(local)] == []
+    tab.close()
