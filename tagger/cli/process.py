@@ -25,6 +25,9 @@ def run(main: Callable[[], None]) -> None:
         stream.reconfigure(errors="surrogateescape")
     try:
         main()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # what shells report for it
     except (ValueError, OSError, ImportError) as error:
         _say(f"{name}: {error}")
         if os.environ.get(SUPERVISED):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from tagger import audio, data, inference, models, storage, weights
+from tagger import audio, data, inference, library, models, storage, weights
 from tagger.cli.arguments import (
     above_zero,
     add_force,
@@ -414,17 +414,19 @@ def embed(args: argparse.Namespace) -> int:
 
 def _embed(args: argparse.Namespace, paths: list[str]) -> int:
     settings = reading(args)
-    library = inference.embeddings.Library(args.model, args.layer, settings=settings)
+    table = library.embedding_table.EmbeddingTable(
+        args.model, args.layer, settings=settings
+    )
     if args.library and os.path.exists(args.library):
-        library = inference.embeddings.Library.load(args.library)
-        if (library.model, library.layer) != (args.model, args.layer):
+        table = library.embedding_table.EmbeddingTable.load(args.library)
+        if (table.model, table.layer) != (args.model, args.layer):
             raise ValueError(
-                f"{args.library} holds embeddings of {library.model}, layer"
-                f" {library.layer}. Give that --model and --layer, or another"
+                f"{args.library} holds embeddings of {table.model}, layer"
+                f" {table.layer}. Give that --model and --layer, or another"
                 " --library."
             )
-        if library.settings != settings:
-            held, given = library.settings or "defaults", settings or "defaults"
+        if table.settings != settings:
+            held, given = table.settings or "defaults", settings or "defaults"
             raise ValueError(
                 f"{args.library} holds embeddings with {held}, not {given}. Give the"
                 " same --excerpts and --precision, or another --library."
@@ -435,7 +437,7 @@ def _embed(args: argparse.Namespace, paths: list[str]) -> int:
     embedder = inference.embeddings.Embedder(engine, args.layer)
     song = args.similar_to
     if song:
-        vector = library.vector_of(song)
+        vector = table.vector_of(song)
         if vector is None:
             ((_, vector, error),) = embedder.embed_files(
                 [song], options=streaming.StreamOptions(args.excerpts)
@@ -443,17 +445,17 @@ def _embed(args: argparse.Namespace, paths: list[str]) -> int:
             if error:
                 raise error
     with streaming.progress(len(paths), "Embedding") as bar:
-        errors = inference.embeddings.extend(
-            library, embedder, paths, args.library, bar, stream_options(args)
+        errors = library.embedding_table.extend(
+            table, embedder, paths, args.library, bar, stream_options(args)
         )
     for path, error in errors.items():
         print(f"{printable(path)}\n  {printable(str(error))}", file=sys.stderr)
-    if song and library.vectors:
-        nearest = library.nearest(vector, args.top + 1)
+    if song and table.vectors:
+        nearest = table.nearest(vector, args.top + 1)
         real = os.path.realpath(song)
         itself = [path for path in nearest.index if os.path.realpath(path) == real]
         for path, similarity in nearest.drop(itself)[: args.top].items():
             print(f"{similarity:.3f}  {printable(path)}")
-    elif library.vectors:
-        print(f"{args.library}: {len(library.vectors):,} embeddings")
+    elif table.vectors:
+        print(f"{args.library}: {len(table.vectors):,} embeddings")
     return 2 if errors else 0

@@ -13,7 +13,9 @@ from tagger.inference.engines import Engine
 from tagger.inference.streaming import StreamOptions, progress, stream_files
 from tagger.library.database import Analysed
 
-SAME_COSINE = 0.999  # of two encodings of the same recording
+# Of two encodings of a recording. With musicnn_mtt, 30 of 30 clips that were encoded
+# again reach it, and 47 of 357,435 pairs of other clips, mostly parts of one piece.
+SAME_COSINE = 0.98
 SAME_SECONDS = 2.0  # by which their lengths may differ
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from tagger import audio, plotting
 from tagger.datasets import csv_manifest
-from tagger.inference import embeddings, writers
+from tagger.inference import writers
+from tagger.library import embedding_table
 from tagger.validation import as_utf8, printable, table_cell
 
 NAMES = (
@@ -65,9 +66,9 @@ def test_a_folder_of_such_names_is_annotated_with_pyarrow_too(music):
 @pytest.mark.parametrize("ending", [".parquet", ".npy"])
 def test_a_library_holds_such_names_and_knows_them_again(ending, tmp_path):
     vectors = {name: np.full(3, row, np.float32) for row, name in enumerate(NAMES)}
-    library = embeddings.Library("m", "penultimate", vectors)
+    library = embedding_table.EmbeddingTable("m", "penultimate", vectors)
     library.save(tmp_path / f"a{ending}")
-    again = embeddings.Library.load(tmp_path / f"a{ending}")
+    again = embedding_table.EmbeddingTable.load(tmp_path / f"a{ending}")
     for row, name in enumerate(NAMES):
         np.testing.assert_array_equal(again.vector_of(name), np.full(3, row))
 

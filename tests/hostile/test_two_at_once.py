@@ -15,7 +15,7 @@ import pytest
 from conftest import REPOSITORY, build_corpus
 
 from tagger import audio, plotting, storage
-from tagger.inference.embeddings import Library
+from tagger.library.embedding_table import EmbeddingTable
 from tagger.weights import pretrained
 
 
@@ -147,7 +147,7 @@ def test_a_full_disk_is_named_with_the_file_and_the_remedy(tmp_path, monkeypatch
     with pytest.raises(OSError, match=message):
         plotting.save(figure, tmp_path / "a.png")
     with pytest.raises(OSError, match=message):
-        library = Library("m", "penultimate", {"a.mp3": np.zeros(3)})
+        library = EmbeddingTable("m", "penultimate", {"a.mp3": np.zeros(3)})
         monkeypatch.setattr("pathlib.Path.write_bytes", full)
         library.save(tmp_path / "a.npy")
     assert not list(tmp_path.iterdir())
