@@ -1,6 +1,6 @@
 """Tables of embeddings, which `tagger embed` writes for other programs to read.
 
-paths -> float32 [num_files, channels] in a .parquet file, or in an .npy and a .json file
+paths -> float32 [num_files, channels] in a .parquet file, or an .npy and a .json file
 """
 
 import dataclasses
