@@ -13,7 +13,6 @@ from tagger.web.collection import Answer, Collection
 from tagger.web.song import file_url, html
 
 NUM_SONGS = 100  # rows of the table
-SCORE_WIDTH = "90px"
 EXAMPLES = 3  # tags in the examples of the search field
 
 
@@ -28,13 +27,11 @@ def build(collection: Collection) -> None:
     example = f"{tags[1]} and not {tags[2]}"
     gr.Markdown("# Search the library")
     answer, chosen = gr.State(), gr.State()
-    with gr.Row(equal_height=True):
-        expression = gr.Textbox(
-            label="Songs with these tags",
-            placeholder=f"{tags[0]} > .5, or: {example}",
-            scale=4,
-        )
-        search = gr.Button("Search", variant="primary", scale=1, min_width=120)
+    expression = gr.Textbox(
+        label="Songs with these tags",
+        placeholder=f"{tags[0]} > .5, or: {example}",
+        submit_btn="Search",
+    )
     said = gr.HTML()
     table = gr.Dataframe(
         interactive=False, wrap=True, show_label=False, max_height=420, visible=False
@@ -52,7 +49,7 @@ def build(collection: Collection) -> None:
             table: gr.Dataframe(
                 value=_table(found),
                 visible=bool(found.rows),
-                column_widths=[SCORE_WIDTH] * len(found.columns) + ["auto"],
+                column_widths=_widths(len(found.columns)),
             ),
             player: "",
             alike: gr.Button(interactive=False),
@@ -103,7 +100,7 @@ def build(collection: Collection) -> None:
         return shown(found, "")
 
     outputs = [answer, chosen, said, table, player, alike, playlist]
-    gr.on([search.click, expression.submit], find, expression, outputs)
+    expression.submit(find, expression, outputs)
     table.select(hear, answer, [chosen, said, player, alike])
     alike.click(similar, chosen, outputs)
 
@@ -124,6 +121,12 @@ def _table(found: Answer) -> dict:
         for place, row in enumerate(found.rows)
     ]
     return {"headers": [*found.columns, "song"], "data": cells}
+
+
+def _widths(num_scores: int) -> list[str]:
+    """Returns the widths of the columns, so that the table fits on a phone."""
+    score = min(16, 60 // max(num_scores, 1))
+    return [f"{score}%"] * num_scores + [f"{100 - score * num_scores}%"]
 
 
 def _playlist(found: Answer) -> str | None:
