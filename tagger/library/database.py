@@ -442,15 +442,33 @@ def writer(path: str | os.PathLike) -> Iterator[MusicLibrary]:
 @contextlib.contextmanager
 def _connected(path: Path) -> Iterator[sqlite3.Connection]:
     validation.check_regular(path)
-    with explained_errors(path), contextlib.closing(connect(path)) as connection:
+    with (
+        explained_errors(path),
+        contextlib.closing(connect(path, APPLICATION_ID)) as connection,
+    ):
         _migrate(path, connection)
         yield connection
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Opens an SQLite file in WAL mode: readers do not wait for the writer."""
+def connect(path: Path, application_id: int) -> sqlite3.Connection:
+    """Opens an SQLite file in WAL mode: readers do not wait for the writer.
+
+    Args:
+        path: File to open; an empty one is created if there is none.
+        application_id: Number in the header of such files.
+
+    Raises:
+        ValueError: it is the database of another program, which stays as it is.
+    """
     connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
     try:
+        (found,) = connection.execute("PRAGMA application_id").fetchone()
+        (number,) = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
+        if number and found != application_id:
+            raise ValueError(
+                f"{str(path)!r} is the database of another program. Choose another"
+                " --library."
+            )
         connection.execute("PRAGMA journal_mode = WAL")
         # A loss of power may lose the last songs, but does not damage the file.
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -463,14 +481,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     """Brings a library to the present version of the schema."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    tables = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]
-    if application != APPLICATION_ID and tables:
-        raise ValueError(
-            f"{str(path)!r} is the database of another program. Choose another"
-            " --library."
-        )
     if version > VERSION:
         raise ValueError(
             f"The library {str(path)!r} was written by a newer version of tagger"

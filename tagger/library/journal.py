@@ -22,6 +22,7 @@ from tagger import validation
 from tagger.library.database import connect, explained_errors
 from tagger.storage import replacing, sha256
 
+APPLICATION_ID = 0x5441474A  # "TAGJ", in the header of the SQLite file
 BLOCK_BYTES = 1 << 12
 PROBE_BYTES = 64  # of the old file, looked for in the new one
 _SCHEMA = """
@@ -237,10 +238,15 @@ def open_journal(library: Path) -> Iterator[Journal]:
     """
     path = library.with_name(f"{library.stem}.journal.sqlite")
     validation.check_regular(path)
-    with explained_errors(path), contextlib.closing(connect(path)) as connection:
+    with (
+        explained_errors(path),
+        contextlib.closing(connect(path, APPLICATION_ID)) as connection,
+    ):
         # What it says must be on the disk before the file changes.
         connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(_SCHEMA)
+        connection.executescript(
+            f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; {_SCHEMA}; COMMIT;"
+        )
         journal = Journal(path, connection)
         journal.remove_unfinished()  # those of a process that was killed
         try:

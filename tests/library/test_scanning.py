@@ -375,7 +375,7 @@ def test_other_files_are_not_touched(content, says, scanner, music):
     before = scanner.path.read_bytes()
     with pytest.raises(ValueError, match=says):
         scanner.scan(music)
-    assert scanner.path.read_bytes()[-100:] == before[-100:]
+    assert scanner.path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
