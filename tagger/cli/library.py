@@ -129,9 +129,12 @@ def scan(args: argparse.Namespace) -> int:
             return 2 if report.errors else 0
         print("Watching for new files (press Ctrl-C to stop)", file=sys.stderr)
         for paths in arriving:
-            if paths:
-                found = library.scanning.scan(opened, paths, analysis)
-                _print_report(found, opened)
+            try:
+                if paths:
+                    found = library.scanning.scan(opened, paths, analysis)
+                    _print_report(found, opened)
+            except FileNotFoundError as error:  # it was moved on at once
+                print(f"  {printable(str(error))}", file=sys.stderr)
 
 
 def _print_report(report: "library.scanning.Report", opened) -> None:
