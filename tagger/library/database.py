@@ -238,14 +238,10 @@ class MusicLibrary:
             )
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Removes files, and analyses of recordings that no other file holds."""
+        """Removes files. Analyses of their recordings stay, for files that come back."""
         with self._changing() as connection:
             connection.executemany(
                 "DELETE FROM files WHERE path = ?", [[os.fsencode(p)] for p in paths]
-            )
-            connection.execute(
-                "DELETE FROM recordings WHERE id NOT IN"
-                " (SELECT recording FROM files WHERE recording IS NOT NULL)"
             )
 
     def errors(self) -> dict[str, str]:

@@ -93,14 +93,14 @@ def write(library: MusicLibrary, journal: Journal, change: Change) -> None:
         _apply(unfinished, path, change)
         _check_audio(path, unfinished, library.audio_hash_of(path))
         keep_attributes(path, unfinished)
-        _sync(unfinished)
+        _sync(unfinished, os.O_RDWR)
         if version_of(path) != version:
             raise ValueError(
                 f"{path!r} was not written: another program is changing it."
             )
         journal.add(path, path, unfinished)
     with contextlib.suppress(OSError):  # some systems cannot sync folders
-        _sync(os.path.dirname(path))
+        _sync(os.path.dirname(path), os.O_RDONLY)
     library.set_version(path, version_of(path))
 
 
@@ -172,8 +172,9 @@ def check_writable(path: str) -> None:
         raise ValueError(f"You may not write to {path!r}, or to its folder.")
 
 
-def _sync(path: str | os.PathLike) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _sync(path: str | os.PathLike, flags: int) -> None:
+    """Waits until a file or folder is on the disk."""
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:

@@ -108,6 +108,9 @@ def test_missing_files_stay_until_they_are_pruned(scanner, music):
     with database.writer(scanner.path) as library:
         assert len(scanning.prune(library, [str(music)], False)) == 1
     assert len(scanner.songs().paths) == 4
+    make_song(music / "a.mp3", 0)  # it is found again
+    report = scanner.scan(music)
+    assert (report.num_new, report.num_analysed) == (1, 0)
 
 
 @pytest.mark.parametrize("vanishes", ["folder", "content"])
