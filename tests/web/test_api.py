@@ -83,6 +83,7 @@ def test_a_file_that_is_no_music_does_not_stop_the_others(client, music):
     assert "longer than the 0.5 minutes" in found["error"]
 
 
+@pytest.mark.slow
 def test_fifty_requests_at_once_are_all_answered(client, music):
     files = sent(music / "a.mp3")
     expected = client.post("/api/tag", files=files).json()
