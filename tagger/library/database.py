@@ -238,7 +238,7 @@ class MusicLibrary:
             )
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Removes files; analyses of their recordings stay, for those that come back."""
+        """Removes files; what was analysed stays, for files that come back."""
         with self._changing() as connection:
             connection.executemany(
                 "DELETE FROM files WHERE path = ?", [[os.fsencode(p)] for p in paths]
