@@ -18,6 +18,7 @@ from tagger.cli.arguments import (
     check_outputs,
     model_name,
     playlist_file,
+    share,
     share_between,
 )
 from tagger.cli.tagging import add_engine, reading, stream_options
@@ -28,7 +29,8 @@ from tagger.validation import printable
 DEFAULT_RATE = (
     0.1  # share of the songs for which a tag counts, if the model says nothing
 )
-NUM_ERRORS = 10  # printed by scan
+NUM_ERRORS = 10  # that are printed
+MIN_SCORE = 0.1  # to be written, where thresholds follow from a share of the library
 
 
 def _add_library(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +101,8 @@ def scan(args: argparse.Namespace) -> int:
         raise ValueError("--poll goes with --watch.")
     if args.force and not args.prune:
         raise ValueError("--force goes with --prune.")
+    if args.watch and not all(map(os.path.isdir, args.names)):
+        raise ValueError("--watch watches folders. Give folders only.")
     if not args.prune or not args.force:
         for name in args.names:
             library.scanning.check_exists(name)
@@ -380,6 +384,13 @@ def add_write(parser: argparse.ArgumentParser) -> None:
         " scores (default: the thresholds of the model; 0.1 if it holds none)",
     )
     add(
+        "--min-score",
+        type=share,
+        metavar="X",
+        help="lowest score to write; the share of --rate contains songs even of a tag"
+        " that the library lacks (default: 0.1, or 0 with the model's thresholds)",
+    )
+    add(
         "--max-per-field",
         type=at_least_one,
         default=3,
@@ -434,6 +445,11 @@ def write(args: argparse.Namespace) -> int | None:
             f" scan {args.names[0]}."
         )
     thresholds = library.queries.thresholds_of(songs, args.rate)
+    min_score = args.min_score
+    if min_score is None:
+        has_own = songs.model.thresholds and not args.rate
+        min_score = 0.0 if has_own else MIN_SCORE
+    thresholds = np.maximum(thresholds, min_score)
     changes = library.writing.plan(songs, rows, table, thresholds, args.max_per_field)
     if args.yes:
         return _write(args, changes, len(rows))

@@ -323,6 +323,18 @@ def test_a_dry_run_is_the_default_and_shows_what_would_change(command, music):
     assert call(["-m", "tagger", "write", "."], music).stdout == ""
 
 
+def test_a_tag_that_the_library_lacks_is_not_written(command, music, monkeypatch):
+    """A tenth of the songs have the highest scores, however low these are."""
+    run = command.engine.run
+    monkeypatch.setattr(
+        command.engine, "run", lambda *given: [x / 100 for x in run(*given)]
+    )
+    command.scan(music)
+    assert call(["-m", "tagger", "write", "."], music).stdout == ""
+    done = call(["-m", "tagger", "write", ".", "--min-score", "0"], music)
+    assert "+ Rock" in done.stdout
+
+
 @pytest.mark.parametrize(("ending", "codec"), [(".au", "pcm_s16be"), (".tta", "tta")])
 def test_formats_without_metadata_are_named(ending, codec, scanner, music):
     path = make_song(music / f"voice{ending}", codec=codec)
