@@ -8,11 +8,11 @@ TensorFlow reads a part of a file.
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -20,10 +20,30 @@ import tensorflow as tf
 from tagger.data.records import StoredClip
 from tagger.segmentation import Segmentation, crop, num_crops
 
-if TYPE_CHECKING:
-    from tagger.data.pipeline import ReadOptions
-
 MAX_EXIT_SECONDS = 30  # for which a program that ends waits for reads
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How training reads its shards.
+
+    Attributes:
+        seed: Seed of the order and of the crops.
+        crops_per_clip: Number of segments per clip and epoch that start anywhere in the
+            clip. 0: an epoch is every complete segment of every clip.
+        num_read_threads: Number of shards that are read at the same time. Random crops
+            of local shards are read with one thread per core.
+        process_id: Number of this process, from 0. Each process reads its own shards,
+            which are dealt again in every epoch; of random crops of local shards, it
+            reads its own clips.
+        num_processes: Number of processes that train together.
+    """
+
+    seed: int = 0
+    crops_per_clip: int = 0
+    num_read_threads: int = 8
+    process_id: int = 0
+    num_processes: int = 1
 
 
 def random_crops(
@@ -32,7 +52,7 @@ def random_crops(
     segmentation: Segmentation,
     batch_size: int,
     num_batches: int,
-    options: "ReadOptions",
+    options: ReadOptions,
     first_batch: int = 0,
 ) -> tf.data.Dataset:
     """Returns endless batches of random crops.

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from tagger import storage
 from tagger.data import crops, records, resemul, verification
+from tagger.data.crops import ReadOptions
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
 from tagger.segmentation import (
     INT16_SCALE,
@@ -203,29 +204,6 @@ def _verify(folder: Path | storage.Remote, manifest: Manifest) -> None:
             f" {faults[0]}{' …' if len(bad) > 1 else ''}. Delete them and run the build"
             " again: it makes only what is missing."
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadOptions:
-    """How training reads its shards.
-
-    Attributes:
-        seed: Seed of the order and of the crops.
-        crops_per_clip: Number of segments per clip and epoch that start anywhere in the
-            clip. 0: an epoch is every complete segment of every clip.
-        num_read_threads: Number of shards that are read at the same time. Random crops
-            of local shards are read with one thread per core.
-        process_id: Number of this process, from 0. Each process reads its own shards,
-            which are dealt again in every epoch; of random crops of local shards, it
-            reads its own clips.
-        num_processes: Number of processes that train together.
-    """
-
-    seed: int = 0
-    crops_per_clip: int = 0
-    num_read_threads: int = 8
-    process_id: int = 0
-    num_processes: int = 1
 
 
 def training_segments(
