@@ -139,6 +139,7 @@ def test_a_slow_upload_is_given_up(tagger, tmp_path, monkeypatch):
         song.analyse(tagger, str(tone(tmp_path, "slow.wav")), 1)
 
 
+@pytest.mark.slow
 def test_a_slow_upload_stops_nobody(tagger, tmp_path, monkeypatch):
     slow_child(monkeypatch, 15)
     slow, quick = str(tone(tmp_path, "slow.wav")), str(tone(tmp_path, "quick.wav"))

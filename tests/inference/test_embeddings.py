@@ -66,6 +66,7 @@ def test_a_waveform_embeds_as_its_file_does(embedder, tmp_path):
     assert tagger.tag([]) == [] and embedder.transform([]).shape[0] == 0
 
 
+@pytest.mark.slow
 def test_the_embedder_is_a_transformer_of_scikit_learn(trained, tmp_path):
     embedder = Embedder(str(trained / "model.keras"))
     assert set(embedder.get_params()) == {"model", "layer", "engine"}

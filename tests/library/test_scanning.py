@@ -150,6 +150,7 @@ def test_a_folder_that_vanishes_during_the_scan_ends_it(scanner, music, monkeypa
     assert len(scanner.songs().paths) == 6
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_finished_song(music, scanner, tmp_path):
     for number in range(25):
         make_song(music / f"{number}.wav", number, seconds=2)

@@ -358,6 +358,7 @@ def outside(tmp_path, monkeypatch):
     sys.modules.pop("my_models", None)
 
 
+@pytest.mark.slow
 def test_a_model_from_outside_trains_and_tags(outside, built, run_script):
     done = run_script(
         *("train.py", "--model", "my_models:tiny", "--data-dir", built),

@@ -92,6 +92,7 @@ def test_a_run_of_the_recipe_transfer(base, built_at, tmp_path, run_script):
     assert models.load_model(folder / "model.keras").layers[1].trainable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("freeze", "frozen", "free"),
     [

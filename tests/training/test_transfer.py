@@ -245,6 +245,7 @@ def test_given_folds_that_share_an_artist_are_noted(music, bases, cache):
     assert found.notes[0].startswith("2 artists are in several folds, such as 'noise'")
 
 
+@pytest.mark.slow
 def test_too_few_clips_to_judge_still_give_a_model(music, tmp_path, bases, run_script):
     for number in range(4, 8):
         (music / "tone" / f"{number}.wav").unlink()
@@ -283,6 +284,7 @@ def test_random_weights_do_not_depend_on_joined_networks(bases):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_shards_are_judged_on_their_validation_split(corpus, bases, cache, monkeypatch):
     folder = corpus / "at16k"
     build_corpus(corpus, folder, sample_rate=RATE)
