@@ -182,6 +182,11 @@ def serve(args: argparse.Namespace) -> None:
             f"The page needs Gradio 6.20 or newer; installed: {found or 'none'}. Run"
             " pip install 'gradio>=6.20'."
         )
+    if not importlib.util.find_spec("fastapi_offline"):
+        raise ImportError(
+            "The HTTP API needs fastapi-offline. Run pip install"
+            " 'fastapi-offline>=1.7'."
+        )
     collection = web.collection.Collection(args.library) if args.library else None
     load_tensorflow()
     tagger = scorer = load_tagger(args)
