@@ -15,7 +15,8 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tagger.containers import AudioDecodeError
+from tagger.audio import fields_of
+from tagger.containers import AudioDecodeError, open_container
 from tagger.library import mapping
 from tagger.library.database import Analysed, MusicLibrary
 from tagger.library.fields import Fields, FieldsError, open_fields
@@ -23,6 +24,7 @@ from tagger.library.journal import Entry, Journal, keep_attributes
 from tagger.library.songs import audio_hash, version_of
 from tagger.storage import replacing
 
+MOOD_FRAME = "tmoo"  # FFmpeg's name of the mood in ID3
 SEPARATOR = ": "  # between field and value in the field that names ours
 
 
@@ -76,7 +78,8 @@ def write(library: MusicLibrary, journal: Journal, change: Change) -> None:
 
     Raises:
         ValueError: the file is read-only or has changed since it was scanned, or its
-            audio would not stay as it is. The file stays as it is.
+            audio or its other metadata would not stay as they are. The file stays
+            as it is.
         OSError: it cannot be written; it stays as it is.
     """
     path = change.path
@@ -92,6 +95,7 @@ def write(library: MusicLibrary, journal: Journal, change: Change) -> None:
         shutil.copyfile(path, unfinished)
         _apply(unfinished, path, change)
         _check_audio(path, unfinished, library.audio_hash_of(path))
+        _check_others(path, unfinished, change)
         keep_attributes(path, unfinished)
         _sync(unfinished, os.O_RDWR)
         if version_of(path) != version:
@@ -150,6 +154,28 @@ def _check_audio(path: str, unfinished: Path, known: bytes | None) -> None:
         raise ValueError(
             f"{path!r} was not written: its audio would not stay the same. The file is"
             " as it was."
+        )
+
+
+def _check_others(path: str, unfinished: Path, change: Change) -> None:
+    """Checks that a copy says the rest of what the file says, as FFmpeg reads both."""
+    changed = [field.casefold() for field in change.fields] + [MOOD_FRAME]
+
+    def others(place: str | os.PathLike) -> dict[str, str]:
+        with open_container(place) as (container, _):
+            said = fields_of(container)
+        return {
+            name: text
+            for name, text in said.items()
+            if not any(field in name for field in changed)
+        }
+
+    before, after = others(path), others(unfinished)
+    if before != after:
+        lost = [name for name in before if before[name] != after.get(name)]
+        raise ValueError(
+            f"{path!r} was not written: other metadata would not stay the same"
+            f" ({', '.join(lost) or 'fields would be added'}). The file is as it was."
         )
 
 
