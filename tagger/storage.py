@@ -187,7 +187,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         with explained(path):
             yield path
         return
-    unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}-{path.name}")
+    # The prefix must not make a long name too long.
+    name = path.name if len(os.fsencode(path.name)) < 200 else path.suffix
+    unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}-{name}")
     try:
         with explained(path):
             yield unfinished

@@ -167,7 +167,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--api-key",
-        default=os.environ.get("TAGGER_API_KEY"),
+        default=os.environ.get("TAGGER_API_KEY") or None,
         metavar="KEY",
         help="what requests to the HTTP API must send in the header X-API-Key (default:"
         " $TAGGER_API_KEY, or nothing)",
@@ -182,6 +182,8 @@ def serve(args: argparse.Namespace) -> None:
             f"The page needs Gradio 6.20 or newer; installed: {found or 'none'}. Run"
             " pip install 'gradio>=6.20'."
         )
+    if args.api_key == "":
+        raise ValueError("--api-key is empty. Give a key, or omit it.")
     if not importlib.util.find_spec("fastapi_offline"):
         raise ImportError(
             "The HTTP API needs fastapi-offline. Run pip install"

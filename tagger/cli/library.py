@@ -26,9 +26,6 @@ from tagger.inference import selection
 from tagger.models.metadata import DEFAULT_MODEL
 from tagger.validation import printable
 
-DEFAULT_RATE = (
-    0.1  # share of the songs for which a tag counts, if the model says nothing
-)
 NUM_ERRORS = 10  # that are printed
 MIN_SCORE = 0.1  # to be written, where thresholds follow from a share of the library
 
@@ -496,7 +493,9 @@ def _write(args: argparse.Namespace, changes, number: int) -> int | None:
                 try:
                     library.writing.write(opened, journal, change)
                     num_written += 1
-                except ValueError as error:
+                except (ValueError, OSError) as error:
+                    if "no space is left" in str(error):
+                        raise
                     errors.append(error)
     return _say_done(f"{num_written:,} of {number:,} files written", errors, args)
 
@@ -516,7 +515,7 @@ def _undo(args: argparse.Namespace, names: Sequence[str]) -> int | None:
             try:
                 library.writing.undo(opened, journal, entry)
                 restored.add(entry.path)
-            except (ValueError, FileNotFoundError) as error:
+            except (ValueError, OSError) as error:
                 failed.add(entry.path)
                 errors.append(error)
     return _say_done(f"{len(restored):,} files restored", errors, args)
@@ -526,7 +525,8 @@ def _say_done(text: str, errors: Sequence[Exception], args) -> int | None:
     print(text)
     _print_errors(errors)
     if args.yes:
-        print("To take it back: tagger write --undo.", file=sys.stderr)
+        where = f" --library {args.library}" if args.library else ""
+        print(f"To take it back: tagger write --undo{where}.", file=sys.stderr)
     return 2 if errors else None
 
 

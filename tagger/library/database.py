@@ -219,7 +219,8 @@ class MusicLibrary:
         with self._changing() as connection:
             connection.execute(
                 "INSERT INTO files (path, num_bytes, modified_ns, error)"
-                " VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET error = excluded.error,"
+                " VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE"
+                " SET error = excluded.error,"
                 " num_bytes = excluded.num_bytes, modified_ns = excluded.modified_ns",
                 [
                     os.fsencode(song.path),
@@ -258,7 +259,7 @@ class MusicLibrary:
         with self._changing() as connection:
             connection.execute(
                 "INSERT INTO models (digest, settings, name, tags, thresholds)"
-                " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (digest, settings) DO UPDATE SET"
                 " name = excluded.name, thresholds = excluded.thresholds",
                 [
                     *model.key,
@@ -459,7 +460,7 @@ def connect(path: Path, application_id: int) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
     try:
         (found,) = connection.execute("PRAGMA application_id").fetchone()
-        (number,) = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
+        (number,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
         if number and found != application_id:
             raise ValueError(
                 f"{str(path)!r} is the database of another program. Choose another"
@@ -506,7 +507,7 @@ def explained_errors(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if "UTF-8" in str(error):
             raise _no_library(path, error) from error
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+        if "full" in str(error):
             raise OSError(
                 f"Cannot write {str(path)!r}: no space is left on the disk. Free some"
                 " space, and run the same command again; it keeps what is complete."
@@ -521,8 +522,8 @@ def explained_errors(path: Path) -> Iterator[None]:
 
 def _no_library(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"{str(path)!r} is damaged or no library ({error}). Choose another --library,"
-        " or delete it and scan again."
+        f"{str(path)!r} is damaged or no library of tagger ({error}). Choose another"
+        " --library."
     )
 
 

@@ -20,6 +20,7 @@ import msgspec
 
 from tagger import validation
 from tagger.library.database import connect, explained_errors
+from tagger.library.songs import version_of
 from tagger.storage import replacing, sha256
 
 APPLICATION_ID = 0x5441474A  # "TAGJ", in the header of the SQLite file
@@ -132,24 +133,32 @@ class Journal:
         """Removes the temporary files that were named and still exist."""
         rows = self._connection.execute("SELECT path FROM unfinished").fetchall()
         for (path,) in rows:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # the next run tries again
                 os.unlink(os.fsdecode(path))
-        self._change("DELETE FROM unfinished", [])
+            if not os.path.lexists(path):
+                self._change("DELETE FROM unfinished WHERE path = ?", [path])
 
-    def add(self, path: str, old: str | os.PathLike, new: str | os.PathLike) -> None:
+    def add(self, path: str, old: str | os.PathLike, new: str | os.PathLike) -> int:
         """Stores how a file was; call it before the new content replaces the old.
 
         Args:
             path: Real path of the file.
             old: The file as it is.
             new: A copy that will replace it.
+
+        Returns:
+            Number of the entry.
         """
         change = msgspec.msgpack.encode(delta(old, new))
-        self._change(
+        return self._change(
             "INSERT INTO entries (path, old_sha256, new_sha256, delta)"
             " VALUES (?, ?, ?, ?)",
             [os.fsencode(path), sha256(Path(old)), sha256(Path(new)), change],
         )
+
+    def drop(self, number: int) -> None:
+        """Removes the entry of a change that was not made, or that was undone."""
+        self._change("DELETE FROM entries WHERE id = ?", [number])
 
     def entries(self) -> list[Entry]:
         """Returns the changes, the latest first."""
@@ -170,17 +179,18 @@ class Journal:
                 f"Cannot undo the change of {entry.path!r}: there is no such file. If"
                 " it was moved, move it back, and run the same command again."
             )
+        version = version_of(entry.path)
         present = sha256(Path(entry.path))
         if present == entry.new_sha256 != entry.old_sha256:
-            self._restore(entry)
+            self._restore(entry, version)
         elif present != entry.old_sha256:  # equal: killed before the change
             raise ValueError(
                 f"Cannot undo the change of {entry.path!r}: another program has changed"
                 " it since."
             )
-        self._change("DELETE FROM entries WHERE id = ?", [entry.number])
+        self.drop(entry.number)
 
-    def _restore(self, entry: Entry) -> None:
+    def _restore(self, entry: Entry, version: tuple[int, int] | None) -> None:
         (content,) = self._connection.execute(
             "SELECT delta FROM entries WHERE id = ?", [entry.number]
         ).fetchone()
@@ -204,6 +214,12 @@ class Journal:
             if sha256(unfinished) != entry.old_sha256:
                 raise self._damaged(entry)
             keep_attributes(entry.path, unfinished)
+            if version_of(entry.path) != version:
+                raise ValueError(
+                    f"Cannot undo the change of {entry.path!r}: another program is"
+                    " changing it."
+                )
+        sync_folder(entry.path)  # before the way back is dropped
 
     def _damaged(self, entry: Entry) -> ValueError:
         return ValueError(
@@ -211,9 +227,24 @@ class Journal:
             " is damaged. The file stays as it is."
         )
 
-    def _change(self, statement: str, values: list) -> None:
+    def _change(self, statement: str, values: list) -> int:
         with explained_errors(self.path), self._connection:
-            self._connection.execute(statement, values)
+            return self._connection.execute(statement, values).lastrowid
+
+
+def sync(path: str | os.PathLike, flags: int = os.O_RDWR) -> None:
+    """Waits until a file is on the disk."""
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(path: str | os.PathLike) -> None:
+    """Waits until a file's name is on the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        sync(os.path.dirname(path), os.O_RDONLY)
 
 
 def keep_attributes(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -222,10 +253,13 @@ def keep_attributes(source: str | os.PathLike, target: str | os.PathLike) -> Non
     if hasattr(os, "chown"):
         with contextlib.suppress(OSError):  # only root may give files away
             os.chown(target, status.st_uid, status.st_gid)
+    names = []
     if hasattr(os, "listxattr"):
         with contextlib.suppress(OSError):
-            for name in os.listxattr(source):
-                os.setxattr(target, name, os.getxattr(source, name))
+            names = os.listxattr(source)
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.setxattr(target, name, os.getxattr(source, name))
 
 
 @contextlib.contextmanager

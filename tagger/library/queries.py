@@ -117,7 +117,10 @@ class Query:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
             node, sign = node.operand, -1
         if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-            number = sign * float(node.value)
+            try:
+                number = sign * float(node.value)
+            except OverflowError as error:
+                raise self._not_understood("a number is too large") from error
             return lambda scores: number
         tag = self._tag(node)
         if tag is None or sign < 0:

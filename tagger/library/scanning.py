@@ -18,7 +18,7 @@ from tagger.inference.engines import Engine
 from tagger.inference.streaming import StreamOptions, progress, stream_files
 from tagger.inference.tagger import Tagger
 from tagger.library.database import Model, MusicLibrary
-from tagger.library.songs import Song, Unreadable, read_song, version_of
+from tagger.library.songs import Song, Unreadable, is_gone, read_song, version_of
 
 MAX_COPIES = 10  # of a recording that are looked for when one of them was moved
 MIN_WORKER_FILES = 200  # for fewer, starting worker processes takes longer than reading
@@ -114,19 +114,20 @@ def scan(library: MusicLibrary, names: Sequence[str], analysis: Analysis) -> Rep
         find_files(names), "Listing files", unit="file", disable=None, leave=False
     )
     paths = list(dict.fromkeys(listed))
+    tops = [name for name in names if os.path.isdir(name)]
     report = Report()
     changed = [path for path in paths if library.version_of(path) != version_of(path)]
     report.num_unchanged = len(paths) - len(changed)
     for song in _read(changed, analysis.options):
         if isinstance(song, Unreadable):
-            _check_not_vanished(song.path, names)
+            _check_not_vanished(song.path, tops)
             _add_error(library, song, report)
         else:
             _add_song(library, song, report)
-    _analyse(library, paths, analysis, names, report)
+    _analyse(library, paths, analysis, tops, report)
     folders = [os.path.realpath(name) for name in names]
     held = library.paths(folders)
-    report.missing = [path for path in held if not os.path.lexists(path)]
+    report.missing = [path for path in held if is_gone(path)]
     return report
 
 
@@ -147,7 +148,7 @@ def prune(library: MusicLibrary, names: Sequence[str], force: bool) -> list[str]
     gone = []
     for name in names:
         held = library.paths([os.path.realpath(name)])
-        missing = [path for path in held if not os.path.lexists(path)]
+        missing = [path for path in held if is_gone(path)]
         if len(missing) == len(held) > 0 and not force:
             raise ValueError(
                 f"All {len(held):,} files that the library holds in {name!r} are gone."
@@ -187,14 +188,15 @@ def _add_song(library: MusicLibrary, song: Song, report: Report) -> None:
     others = [path for path in copies if path != song.path]
     if is_known:
         report.num_changed += 1
-    elif others and not any(map(os.path.lexists, others)):
+    elif others and all(map(is_gone, others)):
         report.num_moved += 1
+        library.forget(others)
     else:
         report.num_new += 1
 
 
 def _add_error(library: MusicLibrary, song: Unreadable, report: Report) -> None:
-    if song.num_bytes is None and not os.path.lexists(song.path):
+    if song.num_bytes is None and is_gone(song.path):
         return  # deleted since it was listed
     library.add_error(song)
     report.errors[song.path] = song.error
@@ -202,7 +204,7 @@ def _add_error(library: MusicLibrary, song: Unreadable, report: Report) -> None:
 
 def _check_not_vanished(path: str, names: Sequence[str]) -> None:
     """Checks that a missing file does not mean that its whole folder is gone."""
-    if not os.path.lexists(path):
+    if is_gone(path):
         for name in names:
             check_exists(name)
 

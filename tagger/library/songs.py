@@ -62,6 +62,20 @@ def version_of(path: str | os.PathLike) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
+def is_gone(path: str | os.PathLike) -> bool:
+    """Returns whether there is certainly no such file.
+
+    A folder that may not be read, or a drive that does not answer, proves nothing.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def read_song(path: str) -> Song | Unreadable:
     """Reads a file without decoding it.
 

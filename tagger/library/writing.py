@@ -7,7 +7,6 @@ replaces them. A file changes in one step, by renaming a finished copy: whatever
 meanwhile, it is whole, with the old content or the new.
 """
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -20,7 +19,7 @@ from tagger.containers import AudioDecodeError, open_container
 from tagger.library import mapping
 from tagger.library.database import Analysed, MusicLibrary
 from tagger.library.fields import Fields, FieldsError, open_fields
-from tagger.library.journal import Entry, Journal, keep_attributes
+from tagger.library.journal import Entry, Journal, keep_attributes, sync, sync_folder
 from tagger.library.songs import audio_hash, version_of
 from tagger.storage import replacing
 
@@ -53,7 +52,11 @@ def planned(path: str, wanted: Mapping[str, Sequence[str]]) -> Change:
     """
     fields = open_fields(path)
     marks = [mark.partition(SEPARATOR) for mark in fields.get(mapping.WRITTEN)]
-    ours = [(field, value) for field, _, value in marks]
+    ours = [
+        (field, value)
+        for field, _, value in marks
+        if field not in mapping.IDENTITY  # a stranger's file may claim anything
+    ]
     changes, written = {}, []
     for field in dict.fromkeys([*wanted, *(field for field, _ in ours)]):
         before = fields.get(field)
@@ -97,14 +100,14 @@ def write(library: MusicLibrary, journal: Journal, change: Change) -> None:
         _check_audio(path, unfinished, library.audio_hash_of(path))
         _check_others(path, unfinished, change)
         keep_attributes(path, unfinished)
-        _sync(unfinished, os.O_RDWR)
+        sync(unfinished)
+        number = journal.add(path, path, unfinished)
         if version_of(path) != version:
+            journal.drop(number)
             raise ValueError(
                 f"{path!r} was not written: another program is changing it."
             )
-        journal.add(path, path, unfinished)
-    with contextlib.suppress(OSError):  # some systems cannot sync folders
-        _sync(os.path.dirname(path), os.O_RDONLY)
+    sync_folder(path)
     library.set_version(path, version_of(path))
 
 
@@ -198,15 +201,6 @@ def check_writable(path: str) -> None:
         raise ValueError(f"You may not write to {path!r}, or to its folder.")
 
 
-def _sync(path: str | os.PathLike, flags: int) -> None:
-    """Waits until a file or folder is on the disk."""
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def plan(
     songs: Analysed,
     rows: Sequence[int],
@@ -233,3 +227,5 @@ def plan(
             yield planned(path, wanted)
         except (ValueError, OSError) as error:
             yield error
+        except Exception as error:  # mutagen raises errors of every kind
+            yield FieldsError(path, f"mutagen says {str(error)!r}")

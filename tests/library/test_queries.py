@@ -98,6 +98,7 @@ def test_the_best_come_first_whatever_the_level_of_a_tag():
         ("not " * 2400 + "rock", "Cannot understand"),
         ("rock and " * 2000 + "rock", "characters"),
         ("rock\0", "Cannot understand"),
+        (f"rock > {'9' * 400}", "a number is too large"),
         ("rock > 1e999", None),
     ],
 )

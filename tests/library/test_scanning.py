@@ -48,6 +48,7 @@ def test_moved_copied_and_tagged_files_are_not_analysed_again(scanner, music):
     assert (report.num_moved, report.num_new, report.num_changed) == (1, 1, 1)
     assert report.num_analysed == 0 and scanner.engine.num_segments == num_heard
     held = scanner.songs()
+    assert len(held.paths) == 6  # a.mp3 is known by its new path alone
     artist = dict(zip(map(os.path.basename, held.paths), held.artists, strict=True))
     assert artist["d.mp3"] == "Dora" and artist["moved.mp3"] == "Ann"
 
@@ -181,6 +182,20 @@ scanner.scan(sys.argv[2])
     assert num_kept >= 10  # two or three segments each, 16 per batch
     report = scanner.scan(music)
     assert report.num_analysed == 30 - num_kept and report.num_unchanged == 30
+
+
+def test_what_cannot_be_looked_at_is_not_gone(scanner, music, monkeypatch):
+    scanner.scan(music)
+    lstat = os.lstat
+
+    def refuse(path, **options):
+        if str(path).startswith(str(music / "sub")):
+            raise PermissionError(13, "Permission denied", path)
+        return lstat(path, **options)
+
+    monkeypatch.setattr(os, "lstat", refuse)
+    with database.writer(scanner.path) as library:
+        assert scanning.prune(library, [str(music)], False) == []
 
 
 def test_two_scans_at_once_are_refused(scanner, music):

@@ -264,6 +264,44 @@ def test_audio_that_would_change_is_not_written(scanner, music, monkeypatch):
     assert [after[name] == before[name] for name in ("b.flac", "sub/c.ogg")] == [1, 1]
 
 
+def test_a_long_name_is_written_and_blocks_nothing(command, music):
+    (music / "a.mp3").rename(music / f"{'x' * 250}.mp3")
+    command.scan(music)
+    before = digests(music)
+    done = call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    assert not done.returncode and "5 of 5 files written" in done.stdout
+    done = call(["-m", "tagger", "write", "--undo"], music)
+    assert not done.returncode and digests(music) == before
+
+
+def test_an_edit_in_the_last_moment_is_kept(scanner, music, monkeypatch):
+    scanner.scan(music)
+    add = journal.Journal.add
+
+    def add_while_editing(self, path, *given):
+        number = add(self, path, *given)
+        os.utime(path, ns=(1, 1))
+        return number
+
+    monkeypatch.setattr(journal.Journal, "add", add_while_editing)
+    before = digests(music)
+    errors = write_all(scanner, music, WANTED)
+    assert len(errors) == 5 and "is changing it" in str(next(iter(errors.values())))
+    assert digests(music) == before
+    with database.writer(scanner.path), journal.open_journal(scanner.path) as opened:
+        assert not opened.entries()
+
+
+def test_marks_of_strangers_do_not_remove_what_a_recording_is(scanner, tmp_path):
+    path = make_song(tmp_path / "music" / "a.flac", artist="Ann")
+    file = mutagen.File(path)
+    file.tags["AUTOTAGS_WRITTEN"] = ["artist: Ann"]
+    file.save()
+    scanner.scan(tmp_path / "music")
+    assert not write_all(scanner, tmp_path / "music", WANTED)
+    assert mutagen.File(path).tags["artist"] == ["Ann"]
+
+
 def test_a_read_only_file_is_named_and_left(command, music):
     command.scan(music)
     (music / "a.mp3").chmod(0o444)
