@@ -91,7 +91,7 @@ class Query:
     def _comparison(self, node: ast.Compare, sign: int) -> Callable:
         parts = [node.left, *node.comparators]
         values = [self._value(part) for part in parts]
-        if not any(isinstance(part, (ast.Name, ast.Constant)) for part in parts):
+        if all(self._tag(part) is None for part in parts):
             raise self._not_understood(f"{ast.unparse(node)} compares no tag")
         tests = []
         for place, found in enumerate(node.ops):

@@ -22,7 +22,7 @@ import numpy as np
 from beets.dbcore import types
 from beets.library import Album, Item
 from beets.plugins import BeetsPlugin
-from beets.ui import Subcommand, UserError
+from beets.ui import Subcommand, UserError, should_write
 from beets.util import displayable_path, syspath
 
 from tagger.inference import selection
@@ -147,7 +147,9 @@ class TaggerPlugin(BeetsPlugin):
                 tagger.tags, scores, thresholds, MAX_GENRES
             )
             if values.get("genre"):
-                item["genres"] = values["genre"]
+                held = list(item.get("genres") or [])
+                new = [value for value in values["genre"] if value not in held]
+                item["genres"] = held + new
         item.store()
-        if self.config["genre"].get(bool):
+        if self.config["genre"].get(bool) and should_write():
             item.try_write()
