@@ -7,12 +7,14 @@ import asyncio
 import collections
 import ipaddress
 import time
+import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 Scope = MutableMapping
 UPLOAD_PATH, RECORDING_PATH = "/upload", "/process_recording"
@@ -116,24 +118,44 @@ class UploadQuota:
         return sum(num_bytes for _, num_bytes in self._uploads.get(visitor, ()))
 
 
+KEY_MISSING = "Send the API key in the header X-API-Key."
 _CLOSE = {"Connection": "close"}  # header: the rest of the request is not read
 
 
 class BodyLimits:
-    """Refuses requests that are too large, or take too long to arrive.
+    """Refuses requests that are too large, take too long, or come from other websites.
 
     Args:
         app: ASGI application to protect.
         max_bytes: Number of bytes per request.
+        is_admitted: Function of the value of the header X-API-Key.
     """
 
-    def __init__(self, app: Callable[..., Awaitable], max_bytes: int):
+    def __init__(
+        self,
+        app: Callable[..., Awaitable],
+        max_bytes: int,
+        is_admitted: Callable[[str], bool],
+    ):
         self._app, self._max_bytes = app, max_bytes
+        self._is_admitted = is_admitted
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
         """Handles a request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        origin, host = headers.get("origin"), headers.get("host")
+        if origin and urllib.parse.urlsplit(origin).netloc != host:
+            # Another website made the visitor's browser send it.
+            sentence = f"Requests from {origin[:200]} are not accepted."
+            response = JSONResponse({"detail": sentence}, 403, _CLOSE)
+            return await response(scope, receive, send)
+        if scope["method"] == "POST" and not self._is_admitted(
+            headers.get("x-api-key", "")
+        ):  # before the body arrives
+            response = JSONResponse({"detail": KEY_MISSING}, 401, _CLOSE)
+            return await response(scope, receive, send)
         end, num_received = time.monotonic() + BODY_SECONDS, 0
         has_all = False
 

@@ -196,6 +196,8 @@ def test_a_key_is_asked_for(music):
         for given in ({}, {"X-API-Key": "secre"}, {"X-API-Key": "ü".encode()}):
             answer = client.get("/api/models", headers=given)
             assert answer.status_code == 401 and "X-API-Key" in answer.json()["detail"]
+        answer = client.post("/api/tag", files=sent(music / "a.mp3"))
+        assert answer.status_code == 401  # before the file is read
         answer = client.get("/api/models", headers={"X-API-Key": "secret"})
         assert answer.status_code == 200
         assert client.get("/api/docs").status_code == 200
