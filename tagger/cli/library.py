@@ -41,7 +41,8 @@ def _add_library(parser: argparse.ArgumentParser) -> None:
 
 
 def _path(args: argparse.Namespace) -> Path:
-    return args.library or library.database.default_path()
+    # The target of a link, so that two names have one lock and one journal.
+    return Path(os.path.realpath(args.library or library.database.default_path()))
 
 
 # --- scan -----------------------------------------------------------------------------
@@ -300,6 +301,14 @@ def similar(args: argparse.Namespace) -> None:
     _print_songs(args, songs, [row for row, _ in found], columns)
 
 
+def _short(path: str) -> str:
+    """Returns a path relative to the current folder, if there is such a path."""
+    try:
+        return os.path.relpath(path)
+    except (ValueError, OSError):  # another drive, or a folder that was deleted
+        return path
+
+
 def _songs(args: argparse.Namespace, with_embeddings: bool):
     with library.database.reader(_path(args)) as opened:
         return opened.analysed(opened.model(args.model), with_embeddings)
@@ -346,7 +355,7 @@ def _print_songs(
                 f"{x[place]:{width}.3f}"
                 for width, x in zip(widths, columns.values(), strict=True)
             ]
-            print("  ".join([*numbers, printable(os.path.relpath(songs.paths[row]))]))
+            print("  ".join([*numbers, printable(_short(songs.paths[row]))]))
     if args.playlist:
         left_out = library.playlists.write_playlist(
             args.playlist, songs, rows, not args.absolute
@@ -471,7 +480,7 @@ def _is_below(path: str, names: Sequence[str]) -> bool:
 
 
 def _print_change(change) -> None:
-    print(printable(os.path.relpath(change.path)))
+    print(printable(_short(change.path)))
     for field, (before, after) in change.fields.items():
         if field == library.mapping.WRITTEN:
             continue

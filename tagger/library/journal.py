@@ -270,7 +270,7 @@ def open_journal(library: Path) -> Iterator[Journal]:
         OSError: it cannot be read or written.
         ValueError: it is damaged.
     """
-    path = library.with_name(f"{library.stem}.journal.sqlite")
+    path = library.with_name(f"{library.name}.journal")
     validation.check_regular(path)
     with (
         explained_errors(path),
