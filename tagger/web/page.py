@@ -141,6 +141,10 @@ def _delete_old_files(folder: Path) -> None:
         time.sleep(KEPT_SECONDS / 6)
 
 
+class _Replaced(Exception):
+    """The visitor has removed this song, or has dropped another."""
+
+
 def _failure(error: Exception, path: str) -> str:
     """Returns the HTML that says what went wrong with a file."""
     name, sentence = Path(path).name, str(error).replace(path, Path(path).name)
@@ -178,7 +182,7 @@ def build(
 def _song_tab(tagger: Tagger, max_minutes: float) -> None:
     """Builds the part of the page that tags a dropped song."""
     info = tagger.info
-    song = gr.State()
+    song, newest = gr.State(), gr.State({})  # per visitor
     gr.Markdown(
         f"# What is in this song?\n`{info.name}` scores {len(tagger.tags)} tags in"
         f" segments of {tagger.segment_seconds:.1f} s. Files may be up to"
@@ -196,7 +200,8 @@ def _song_tab(tagger: Tagger, max_minutes: float) -> None:
         download = gr.DownloadButton("Download JSON", interactive=False)
     pictures = gr.HTML()
 
-    def empty(text: str = "") -> dict:
+    def empty(newest: dict, text: str = "") -> dict:
+        newest["path"] = None
         return {
             song: None,
             player: text,
@@ -207,13 +212,22 @@ def _song_tab(tagger: Tagger, max_minutes: float) -> None:
             pictures: "",
         }
 
-    def tag(path: str | None, bar=gr.Progress()) -> dict:  # noqa: B008
+    def tag(path: str | None, newest: dict, bar=gr.Progress()) -> dict:  # noqa: B008
         if path is None:
-            return empty()
+            return empty(newest)
+        newest["path"] = path
+
+        def show(share: float, desc: str) -> None:
+            if newest["path"] != path:
+                raise _Replaced
+            bar(share, desc=desc)
+
         try:
-            tagged = analyse(tagger, path, max_minutes, bar)
+            tagged = analyse(tagger, path, max_minutes, show)
         except Exception as error:
-            return empty(_failure(error, path))
+            if newest["path"] != path:
+                return gr.skip()
+            return empty(newest, _failure(error, path))
         named = tagger.named(tagged.taggram.aggregated())
         highest = list(named)[:NUM_BARS]
         return {
@@ -242,17 +256,18 @@ def _song_tab(tagger: Tagger, max_minutes: float) -> None:
         return html("report", page=page)
 
     # A file that is slow to decode holds one of these places, and not for long.
-    # Removing a song cancels it.
+    # Gradio's `cancels` would be wrong for a song that is removed: the server cancels
+    # by function, so that a late request ends the work on the next song.
     together = {"concurrency_limit": NUM_VISITORS, "concurrency_id": "songs"}
     outputs = [song, player, chosen, rows, explain, download, pictures]
-    tagging = upload.upload(
+    upload.upload(
         tag,
-        upload,
+        [upload, newest],
         outputs,
         show_progress_on=player,
         trigger_mode="multiple",
         **together,
     )
-    upload.clear(empty, None, outputs, cancels=[tagging])
+    upload.clear(empty, newest, outputs)
     chosen.input(compare, [song, chosen], rows, show_progress="hidden")
     explain.click(why, [song, chosen], pictures, **together)

@@ -236,8 +236,13 @@ def test_visitors_do_not_mix(tagger, browser, url, tmp_path):
 @pytest.mark.browser
 def test_the_last_song_dropped_is_the_one_shown(browser, url, tmp_path):
     tab = visit(browser, url, noise(tmp_path / "first.wav", 28))
+    late = []
+    tab.route("**/cancel", lambda route: late.append(route))
     tab.get_by_label("Clear").or_(tab.get_by_label("Remove")).first.click()
     tab.set_input_files("input[type=file]", noise(tmp_path / "second.wav", 5))
+    tab.wait_for_timeout(500)
+    for request in late:
+        request.continue_()
     tab.wait_for_selector(".song .title:has-text('second.wav')", timeout=60_000)
     time.sleep(3)
     assert tab.inner_text(".song .title") == "second.wav"
