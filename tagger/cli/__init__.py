@@ -127,6 +127,12 @@ COMMANDS = {
         models.convert_weights,
         _again,
     ),
+    "average": Command(
+        "average the scores of several models in one, such as a teacher",
+        models.add_average,
+        models.average,
+        _again,
+    ),
     "export": Command(
         "export a model as SavedModel, LiteRT or ONNX",
         models.add_export,

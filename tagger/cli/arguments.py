@@ -248,6 +248,15 @@ def model_name(text: str) -> str:
     )
 
 
+def model_names(text: str) -> list[str]:
+    """Argument type: one model or several with commas, see `model_name`."""
+    names = [text] if os.path.isfile(text) else text.split(",")
+    names = [model_name(name.strip()) for name in names]
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names a model twice")
+    return names
+
+
 def add_tag_list(add: Callable) -> None:
     """Adds --tags and --tag-separator of data in a csv.
 

@@ -1,4 +1,4 @@
-"""The commands models, pretrained, convert and export."""
+"""The commands models, pretrained, convert, average and export."""
 
 import argparse
 from pathlib import Path
@@ -11,6 +11,7 @@ from tagger.cli.arguments import (
     check_outputs,
     keras_file,
     model_name,
+    model_names,
 )
 from tagger.datasets.annotations import read_tags
 from tagger.models import registry
@@ -200,6 +201,34 @@ def convert_weights(args: argparse.Namespace) -> None:
         f"{args.output}: {args.model}, {model.count_params():,} weights,"
         f" {info.num_tags} tags {names}, {info.sample_rate} Hz"
     )
+
+
+def add_average(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of average."""
+    parser.add_argument(
+        "members",
+        type=model_names,
+        metavar="MODEL,MODEL",
+        help="model files or pretrained models; a tag that several know gets their mean"
+        " score",
+    )
+    parser.add_argument(
+        "--output", required=True, type=keras_file, metavar="FILE", help="file to write"
+    )
+    add_force(parser)
+
+
+def average(args: argparse.Namespace) -> None:
+    """Averages the scores of several models in one."""
+    check_outputs(args, "output")
+    load_tensorflow()
+    members = [weights.pretrained.load(name) for name in args.members]
+    model = models.average(members)
+    made_of = weights.pretrained.provenance_of(args.members, members)
+    models.serialization.add_provenance(model, made_of)
+    models.save_model(model, args.output)
+    info = models.model_info(model)
+    print(printable(f"{args.output}: {info.num_tags} tags, {len(members)} models"))
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

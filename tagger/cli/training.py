@@ -109,42 +109,67 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
 
 def _add_student(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "noisy student", "also learn a teacher's scores of unlabelled music"
+        "learning from a teacher",
+        "with --unlabelled: noisy student, which also learns the labels of --data-dir;"
+        " without: distillation, whose student learns nothing but the teacher's scores"
+        " of --data-dir",
     )
     add = group.add_argument
     add(
         "--teacher",
         type=model_name,
         metavar="MODEL",
-        help="model file or pretrained model that scores the unlabelled music",
+        help="model file or pretrained model that scores the music",
     )
     add("--unlabelled", metavar="DIR", help="shards with a student split")
     options = OptionGroup(group)
     options.add(
         "--student",
         choices=["expansion", "distillation"],
-        help="expansion keeps the size of the network, distillation shrinks it",
+        help="noisy student: expansion keeps the size of the network, distillation"
+        " shrinks it",
     )
     options.add(
         "--labelled-loss",
         choices=["bce", "skeptical"],
-        help="loss of labelled clips (default: bce)",
+        help="noisy student: loss of labelled clips (default: bce)",
     )
     options.add(
         "--labelled-share",
         type=float,
         metavar="X",
-        help="labelled share of every batch (default: 0.5)",
+        help="noisy student: labelled share of every batch (default: 0.5)",
     )
     options.add(
         "--cache-scores",
         action="store_true",
-        help="let the teacher score every segment only once and store the scores",
+        help="noisy student: let the teacher score every segment only once and store"
+        " the scores, as distillation always does",
     )
     options.add(
         "--rounds",
         type=at_least_one,
-        help="number of students, each of which teaches the next (default: 1)",
+        help="noisy student: number of students, each of which teaches the next"
+        " (default: 1)",
+    )
+    options.add(
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="distillation: divide the logits by this in the loss (default: 1)",
+    )
+    options.add(
+        "--embedding-weight",
+        type=float,
+        metavar="X",
+        help="distillation: weight of the loss that makes the student's embeddings as"
+        " similar to each other as the teacher's (default: 0)",
+    )
+    options.add(
+        "--scores-dir",
+        metavar="DIR",
+        help="distillation: folder for the teacher's scores, which several runs can"
+        " share (default: that of the run)",
     )
     parser.set_defaults(student_options=options)
 
@@ -235,13 +260,14 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     options.add(
         "--lr-decay",
         type=float,
-        help="factor of the learning rate from stage to stage (recipe resemul)",
+        help="factor of the learning rate from stage to stage (recipes resemul and"
+        " distillation)",
     )
     options.add(
         "--num-lr-decays",
         dest="num_stages",
         type=count,
-        help="number of stages (recipe resemul)",
+        help="number of stages (recipes resemul and distillation)",
     )
     parser.set_defaults(recipe_options=options)
     group = parser.add_argument_group("every recipe")
@@ -304,8 +330,8 @@ def _check_base(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Trains a model, or a student of one."""
-    if hasattr(args, "teacher") != hasattr(args, "unlabelled"):
-        raise ValueError("--teacher and --unlabelled must be given together.")
+    if hasattr(args, "unlabelled") and not hasattr(args, "teacher"):
+        raise ValueError("--unlabelled needs --teacher with the model that scores it.")
     if not hasattr(args, "teacher"):
         args.student_options.values([], args, "training without --teacher")
     _check_base(args)
@@ -324,6 +350,8 @@ def train(args: argparse.Namespace) -> None:
             list(defaults), args, f"model {name}", settings
         )
         usual = models.entry(name).recipe
+        if hasattr(args, "teacher") and not hasattr(args, "unlabelled"):
+            usual = "distillation"
     recipe = recipe_of(args, getattr(args, "recipe", usual))
     if base:
         freeze = getattr(args, "freeze", None)
@@ -342,20 +370,34 @@ def train(args: argparse.Namespace) -> None:
     shards = data.pipeline.open_shards(args.data_dir, args.verify)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
     arguments = name, options, recipe
-    if hasattr(args, "teacher"):
+    if not hasattr(args, "teacher"):
+        task = work.trainer.SupervisedTask(shards)
+        best = work.trainer.train(*arguments, task, args.train_dir, run)
+    elif hasattr(args, "unlabelled"):
         unlabelled = data.pipeline.open_shards(args.unlabelled, args.verify)
         teacher = weights.pretrained.path_of(args.teacher)
-        fields = dataclasses.fields(work.noisy_student.StudentOptions)
-        known = [field.name for field in fields]
-        student = args.student_options.values(known, args, "the student")
+        kind = work.noisy_student.StudentOptions
         best = work.noisy_student.train(
             *arguments,
             work.noisy_student.StudentData(shards, unlabelled, teacher),
             args.train_dir,
-            work.noisy_student.StudentOptions(**student),
+            kind(**_student_options(args, kind, "the noisy student")),
             run,
         )
     else:
-        task = work.trainer.SupervisedTask(shards)
-        best = work.trainer.train(*arguments, task, args.train_dir, run)
+        kind = work.distillation.DistillationOptions
+        best = work.distillation.train(
+            *arguments,
+            shards,
+            weights.pretrained.path_of(args.teacher),
+            args.train_dir,
+            kind(**_student_options(args, kind, "distillation (without --unlabelled)")),
+            run,
+        )
     print(f"Best model: {best}")
+
+
+def _student_options(args: argparse.Namespace, kind: type, name: str) -> dict:
+    """Returns the options of a kind of student that were given."""
+    known = [field.name for field in dataclasses.fields(kind)]
+    return args.student_options.values(known, args, name)

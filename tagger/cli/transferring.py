@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 
 from tagger import audio, models, storage, weights
@@ -14,6 +13,7 @@ from tagger.cli.arguments import (
     check_outputs,
     keras_file,
     model_name,
+    model_names,
     not_below_zero,
     output_file,
     share,
@@ -39,7 +39,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
     add(
         "--from",
         dest="bases",
-        type=_models,
+        type=model_names,
         default=[DEFAULT_MODEL],
         metavar="MODEL[,MODEL]",
         help="model file or pretrained model whose embeddings are used; with several,"
@@ -113,14 +113,6 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=0, help="random seed of the folds (default: 0)")
     add_force(parser)
-
-
-def _models(text: str) -> list[str]:
-    names = [text] if os.path.isfile(text) else text.split(",")
-    names = [model_name(name.strip()) for name in names]
-    if len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r} names a model twice")
-    return names
 
 
 def fit(args: argparse.Namespace) -> None:

@@ -84,6 +84,11 @@ class Shards:
                 )
         return [str(path) for path in paths]
 
+    @property
+    def stored(self) -> "Shards":
+        """The shards as they lie in the folder, without what a subclass adds."""
+        return self
+
     def read(self, path: tf.Tensor) -> tf.data.Dataset:
         """Reads the serialized clips of one shard, as `parse` takes them."""
         return tf.data.TFRecordDataset(path)
@@ -506,7 +511,7 @@ def naming_corrupt_records(shards: Shards) -> Iterator[None]:
                 records.read_shard(shards.directory / name)
             ):
                 try:
-                    shards.parse(example)
+                    shards.stored.parse(example)
                 except tf.errors.InvalidArgumentError as error:
                     raise records.CorruptShardError(
                         shards.directory / name, number
@@ -537,8 +542,10 @@ def _keep_freed_memory() -> None:
 
 
 def _clips(shards: Shards, split: str) -> tf.data.Dataset:
-    dataset = tf.data.TFRecordDataset(shards.paths(split))
-    clips = dataset.map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.from_tensor_slices(shards.paths(split))
+    clips = dataset.flat_map(shards.read).map(
+        shards.parse, num_parallel_calls=tf.data.AUTOTUNE
+    )
     if shards.chosen is None:
         return clips
     ids = tf.constant(sorted(shards.chosen))

@@ -38,6 +38,8 @@ class Evaluation:
             section 2: pooling scores makes AUCs too low). None compares all clips.
     """
 
+    METRICS = ("roc_auc", "pr_auc")  # columns of `per_tag` with a macro mean
+
     dataset: str
     split: str
     split_rule: str
@@ -92,9 +94,9 @@ class Evaluation:
         return [np.flatnonzero(self.folds == fold) for fold in np.unique(self.folds)]
 
     def macro(self) -> dict[str, float]:
-        """Returns the mean AUCs over the tags that have one; NaN if no tag does."""
-        means = self.per_tag()[["roc_auc", "pr_auc"]].mean()
-        return {"roc_auc": float(means["roc_auc"]), "pr_auc": float(means["pr_auc"])}
+        """Returns the mean of each metric over the tags that have it, or else NaN."""
+        means = self.per_tag()[list(self.METRICS)].mean()
+        return {name: float(means[name]) for name in self.METRICS}
 
     def macro_line(self) -> str:
         """Returns a line such as `test macro: ROC-AUC 0.9077, PR-AUC 0.4293`."""

@@ -82,7 +82,7 @@ def evaluate(
         clip_ids=np.array(clip_ids),
         labels=labels,
         scores=scores.astype(np.float32),
-        loss=float(-np.where(labels == 1, log_scores, log_others).mean()),
+        loss=float(-(labels * log_scores + (1.0 - labels) * log_others).mean()),
         columns=tuple(tags.model_columns),
         note=tags.note,
     )

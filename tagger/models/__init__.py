@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["blocks", "frontends", "layers", "serialization"],
     submod_attrs={
         "derivation": [
+            "average",
             "embedding_network",
             "feature_network",
             "join",

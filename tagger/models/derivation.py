@@ -267,6 +267,59 @@ def with_scores(
     return keras.Model(network.input, output, name=name)
 
 
+def average(models: Sequence[keras.Model], name: str = "average") -> keras.Model:
+    """Returns one model that scores the tags of several: their mean, tag by tag.
+
+    A tag that several models share gets the mean of their scores; a tag of one model
+    keeps its score.
+
+    Args:
+        models: Models with tag names, and with the same sample rate and segmentation.
+        name: Name of the model.
+
+    Returns:
+        Model from waveforms [batch, num_samples] to scores [batch, num_tags], the tags
+        in the order of their first occurrence. Layers: `embedding` (the embeddings of
+        all models, concatenated), `member_scores`, `head_scores`.
+
+    Raises:
+        ValueError: a model has no tag names, or its scores are means themselves.
+    """
+    held = kept_tags(models, ())
+    kernels, biases, shares = [], [], []
+    for model in models:
+        scores = model.layers[-1]
+        if scores.tags is None or scores.activation is not keras.activations.sigmoid:
+            what = "names no tags" if scores.tags is None else "is an average itself"
+            raise ValueError(
+                f"Model {model.name} {what}. Give trained models with tag names."
+            )
+        kernel, bias = scores.get_weights()
+        kernels.append(kernel)
+        biases.append(bias)
+        shares.append(np.eye(len(held))[[held.index(tag) for tag in scores.tags]])
+    network = join([embedding_network(model) for model in models])
+    num_scores = sum(map(len, biases))
+    members = keras.layers.Dense(num_scores, "sigmoid", name="member_scores")
+    member_scores = members(network.output)
+    members.set_weights([_block_diagonal(kernels), np.concatenate(biases)])
+    mean = TagScores(len(held), held, activation="linear", name="head_scores")
+    output = mean(member_scores)
+    weights = np.concatenate(shares)
+    mean.set_weights([weights / weights.sum(axis=0), np.zeros(len(held))])
+    return keras.Model(network.input, output, name=name)
+
+
+def _block_diagonal(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    rows, columns = zip(*(block.shape for block in blocks), strict=True)
+    whole = np.zeros((sum(rows), sum(columns)), np.float32)
+    row = column = 0
+    for block in blocks:
+        whole[row : row + len(block), column : column + block.shape[1]] = block
+        row, column = row + len(block), column + block.shape[1]
+    return whole
+
+
 def kept_tags(models: Sequence[keras.Model], new_tags: Sequence[str]) -> list[str]:
     """Returns the tags of models that are not among the new ones, each once."""
     held = dict.fromkeys(tag for model in models for tag in model.layers[-1].tags or ())
@@ -281,6 +334,11 @@ def _scores_of(
     widths = [model.layers[-1].kernel.shape[0] for model in models]
     for number, model in enumerate(models):
         scores = model.layers[-1]
+        if scores.activation is not keras.activations.sigmoid:
+            raise ValueError(
+                f"Model {model.name} is an average of models, whose tags cannot be kept"
+                " beside new ones. Give one of its members."
+            )
         columns = [
             column
             for column, tag in enumerate(scores.tags or ())

@@ -28,16 +28,19 @@ def short_chunk_cnn(
     dropout_rate: float = 0.5,
     num_samples: int = 59049,
     log_mel: str = "won2020_128",
+    widths: tuple[int, ...] = WIDTHS,
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
     """Builds the plain network: seven convolutions, each with max-pooling by 2.
 
     Args:
         num_tags: Number of scores.
-        num_filters: Channels of the first block; the last has four times as many.
+        num_filters: Channels of a block of width 1.
         dropout_rate: Dropout rate before the last layer.
         num_samples: Length of the waveform in samples.
         log_mel: Key of a preset with 128 bands in `frontends.PRESETS`.
+        widths: Width of each of the seven blocks, as a multiple of num_filters. The
+            first blocks take most of the time, the last most of the weights.
         tags: Names of the tags, stored in the model.
 
     Returns:
@@ -46,7 +49,7 @@ def short_chunk_cnn(
         `head_scores`.
 
     Raises:
-        ValueError: the preset is unknown.
+        ValueError: the preset is unknown, or there are not seven widths.
     """
 
     def block(x, filters, name):
@@ -61,6 +64,7 @@ def short_chunk_cnn(
         dropout_rate=dropout_rate,
         num_samples=num_samples,
         log_mel=log_mel,
+        widths=widths,
         tags=tags,
     )
 
@@ -71,6 +75,7 @@ def short_chunk_resnet(
     dropout_rate: float = 0.5,
     num_samples: int = 59049,
     log_mel: str = "won2020_128",
+    widths: tuple[int, ...] = WIDTHS,
     tags: tuple[str, ...] | None = None,
 ) -> keras.Model:
     """Builds the residual network: two convolutions per block, stride 2, no pooling.
@@ -91,6 +96,7 @@ def short_chunk_resnet(
         dropout_rate=dropout_rate,
         num_samples=num_samples,
         log_mel=log_mel,
+        widths=widths,
         tags=tags,
     )
 
@@ -105,8 +111,14 @@ def _short_chunk(
     dropout_rate,
     num_samples,
     log_mel,
+    widths,
     tags,
 ):
+    if len(widths) != len(WIDTHS):
+        raise ValueError(
+            f"The network has {len(WIDTHS)} blocks, but widths are given for"
+            f" {len(widths)}: {tuple(widths)}. Give one width per block."
+        )
     definition = preset(log_mel)
     waveform = keras.Input((num_samples,), name="waveform")
     x = AudioInput(
@@ -117,7 +129,7 @@ def _short_chunk(
     )(waveform)
     x = LogMelSpectrogram(definition, name="frontend")(x)
     x = normed_image(x)
-    for i, width in enumerate(WIDTHS, 1):
+    for i, width in enumerate(widths, 1):
         x = block(x, width * num_filters, f"block{i}")
     x = layers.GlobalMaxPooling2D(name="pooled")(x)
     x = dense_head(x, x.shape[-1], dropout_rate)

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "calibration",
         "callbacks",
+        "distillation",
         "distribution",
         "fine_tuning",
         "heads",
@@ -14,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "noisy_student",
         "recipes",
         "runs",
+        "teacher_scores",
         "trainer",
         "transfer",
     ],

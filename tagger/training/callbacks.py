@@ -25,6 +25,8 @@ class ScoringModel:
     Args:
         build: Function that builds the model.
         shards: Data that the model is scored on.
+        evaluate: Function of predict, shards, metadata of the model and split, such as
+            `scoring.evaluate`.
         devices: Devices that train.
 
     Attributes:
@@ -35,9 +37,10 @@ class ScoringModel:
         self,
         build: Callable[[], keras.Model],
         shards: pipeline.Shards,
+        evaluate: Callable[..., metrics.Evaluation],
         devices: Devices,
     ):
-        self._shards, self._devices = shards, devices
+        self._shards, self._evaluate, self._devices = shards, evaluate, devices
         with devices.one_local_device():
             self.model = build()
         self._predict = None
@@ -63,7 +66,7 @@ class ScoringModel:
             if self._predict is None:
                 self._predict = scoring.predictor(self.model, self._shards)
             info = models.model_info(self.model)
-            return scoring.evaluate(self._predict, self._shards, info, split)
+            return self._evaluate(self._predict, self._shards, info, split)
 
     def save(self, path: Path) -> None:
         """Writes a .keras file."""
@@ -113,7 +116,8 @@ class Validate(keras.callbacks.Callback):
         synchronized_model(self)
         self._scoring_model.set_weights(self._trained.get_weights())
         scored = self._scoring_model.score("val")
-        found = {"val_loss": scored.loss, "val_roc_auc": np.nan, "val_pr_auc": np.nan}
+        found = {"val_loss": scored.loss}
+        found |= {f"val_{name}": np.nan for name in scored.METRICS}
         if np.isfinite(scored.loss):  # otherwise the model has diverged
             found |= {f"val_{name}": value for name, value in scored.macro().items()}
             self._check(found)

@@ -8,24 +8,21 @@ later rounds, the previous student is the teacher.
 """
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
-from tqdm import tqdm
 
 from tagger import models
 from tagger.augmentations import Augmentation
 from tagger.data import mixing, pipeline
-from tagger.data.records import ShardWriter
 from tagger.evaluation import scoring
-from tagger.segmentation import INT16_SCALE, Segmentation
-from tagger.training import trainer
+from tagger.segmentation import INT16_SCALE
+from tagger.training import teacher_scores, trainer
 from tagger.training.recipes import TrainingRecipe
+from tagger.training.teacher_scores import ScoredShards, checksum
 from tagger.weights import conversion
 
 STUDENTS = ("expansion", "distillation")
@@ -132,42 +129,6 @@ class StudentOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoredShards(pipeline.Shards):
-    """Shards whose labels are followed by a teacher's stored scores.
-
-    Attributes:
-        scores_dir: Folder with one file of scores per shard, see `write_scores`.
-    """
-
-    scores_dir: Path = Path()
-
-    @classmethod
-    def of(cls, shards: pipeline.Shards, scores_dir: Path) -> "ScoredShards":
-        """Returns the shards combined with the scores in a folder."""
-
-        def parse(pair):
-            example, scores = pair
-            return shards.parse(example) | {"scores": scores}
-
-        fields = vars(shards) | {"parse": parse, "scores_dir": scores_dir}
-        return cls(**fields)
-
-    def read(self, path: tf.Tensor) -> tf.data.Dataset:
-        """Returns the serialized clips of a shard, each with its serialized scores."""
-        name = tf.strings.regex_replace(path, r".*[/\\]", "")
-        scores = tf.strings.join([str(self.scores_dir), name], os.sep)
-        return tf.data.Dataset.zip(
-            (super().read(path), tf.data.TFRecordDataset(scores))
-        )
-
-    def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
-        """Returns labels and scores: float32 [num_segments, num_tags + num_scores]."""
-        scores = tf.io.decode_raw(clip["scores"], tf.float32)
-        scores = tf.reshape(scores, [num_segments, -1])
-        return tf.concat([super().labels_of(clip, num_segments), scores], axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
 class NoisyStudentTask(trainer.SupervisedTask):
     """Learns tags of labelled music and a teacher's scores of unlabelled music.
 
@@ -175,8 +136,8 @@ class NoisyStudentTask(trainer.SupervisedTask):
         unlabelled: Data with a student split.
         teacher_path: Path of the teacher.
         options: Options of the student.
-        scores_dir: Folder of the teacher's stored scores; None: the teacher scores
-            every batch.
+        scores_dirs: Folders of the teacher's stored scores of the labelled and of the
+            unlabelled music; None: the teacher scores every batch.
 
     Raises:
         ValueError: there are no unlabelled clips.
@@ -185,7 +146,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
     unlabelled: pipeline.Shards
     teacher_path: str | os.PathLike
     options: StudentOptions = StudentOptions()
-    scores_dir: Path | None = None
+    scores_dirs: tuple[Path, Path] | None = None
 
     def __post_init__(self):
         self.unlabelled.paths("student")
@@ -215,7 +176,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
         Raises:
             ValueError: scores are stored, but segments are random crops.
         """
-        if self.scores_dir and plan.options.crops_per_clip:
+        if self.scores_dirs and plan.options.crops_per_clip:
             raise ValueError(
                 "A teacher's scores are stored for whole segments, not for random"
                 " crops. Add --crops-per-clip 0, or remove --cache-scores."
@@ -223,8 +184,8 @@ class NoisyStudentTask(trainer.SupervisedTask):
         places = mixing.split_batch(self._weights, plan.batch_size)
         weights = [plan.batch_size / share for share in places]
         sources = self.sources
-        if self.scores_dir:
-            sources = [ScoredShards.of(shards, self.scores_dir) for shards in sources]
+        if self.scores_dirs:
+            sources = map(ScoredShards.of, sources, self.scores_dirs)
         mixed = mixing.mixed_segments(
             [
                 mixing.Source(shards, split, weight)
@@ -275,7 +236,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
             is_noised = ops.expand_dims(unlabelled, -1)
             heard = is_noised * noised + (1 - is_noised) * clean
         scores = model(heard)
-        if not self.scores_dir:
+        if not self.scores_dirs:
             both = [scores, _Teacher(teacher, name="teacher")(clean)]
             scores = ops.concatenate(both, axis=-1)
         return keras.Model([segments, unlabelled], scores)
@@ -286,7 +247,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
         It is `labelled_loss` for labelled examples, and the cross-entropy with the
         teacher's scores for unlabelled ones.
         """
-        if self.scores_dir:
+        if self.scores_dirs:
             labels, teacher_scores = ops.split(labels, 2, axis=-1)
         else:
             scores, teacher_scores = ops.split(scores, 2, axis=-1)
@@ -302,7 +263,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
         """Returns the task's part of run.json, which must be the same to resume."""
         return super().describe() | {
             "unlabelled": self.unlabelled.manifest.identity(),
-            "teacher": _checksum(self.teacher_path),
+            "teacher": checksum(self.teacher_path),
             "noisy_student": {
                 "labelled_loss": self.options.labelled_loss,
                 "labelled_share": self.options.labelled_share,
@@ -318,37 +279,6 @@ class NoisyStudentTask(trainer.SupervisedTask):
                 f" the student {model.name} takes {length}. Choose a student of the"
                 " same length, or a teacher that takes any length."
             )
-
-
-def write_scores(
-    teacher_path: str | os.PathLike,
-    shards: pipeline.Shards,
-    split: str,
-    segmentation: Segmentation,
-    folder: Path,
-) -> None:
-    """Stores a teacher's scores of every whole segment, one file of records per shard.
-
-    A record belongs to a clip: float32 little-endian bytes [num_segments, num_tags].
-    Existing files are kept.
-
-    Args:
-        teacher_path: Path of the teacher.
-        shards: Data to score.
-        split: "train" or "student".
-        segmentation: How the student cuts clips into segments.
-        folder: Folder to write to; the files have the names of the shards.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = shards.paths(split)
-    missing = [path for path in paths if not (folder / Path(path).name).exists()]
-    if not missing:
-        return
-    predict = scoring.predictor(conversion.load_model(teacher_path), shards)
-    for path in tqdm(missing, f"Scoring {split}", unit="shard", disable=None):
-        with ShardWriter(folder / Path(path).name) as writer:
-            for segments in pipeline.shard_segments(shards, path, segmentation):
-                writer.write(np.asarray(predict(segments), "<f4").tobytes())
 
 
 def train(
@@ -407,15 +337,13 @@ def _with_stored_scores(
 ) -> NoisyStudentTask:
     """Checks the arguments, then lets the teacher score all data once."""
     task.training_model(student, recipe)
-    scores_dir = folder / f"scores-{_checksum(task.teacher_path)[:16]}"
-    task = dataclasses.replace(task, scores_dir=scores_dir)
     segmentation = models.model_info(student).segmentation
     options = pipeline.ReadOptions(crops_per_clip=recipe.crops_per_clip)
+    task = dataclasses.replace(task, scores_dirs=(folder, folder))
     task.batches(trainer.BatchPlan(segmentation, recipe.batch_size, options), 1)
-    for shards, split in zip(task.sources, ("train", "student"), strict=True):
-        write_scores(task.teacher_path, shards, split, segmentation, scores_dir)
-    return task
-
-
-def _checksum(path: str | os.PathLike) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    stored = teacher_scores.Stored(task.teacher_path, segmentation)
+    folders = tuple(
+        stored.store(shards, split, folder)
+        for shards, split in zip(task.sources, ("train", "student"), strict=True)
+    )
+    return dataclasses.replace(task, scores_dirs=folders)

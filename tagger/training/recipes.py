@@ -343,6 +343,41 @@ def transfer(
     )
 
 
+def distillation(
+    learning_rate: float = 1e-3,
+    lr_decay: float = 0.3,
+    num_stages: int = 4,
+    batch_size: int = 64,
+    max_epochs: int = 20,
+    patience: int = 3,
+) -> TrainingRecipe:
+    """Our recipe for a student that learns only a teacher's scores: Adam in stages.
+
+    Command: `python train.py --teacher teacher.keras --recipe distillation`. The best
+    epoch has the lowest loss on the val split, which is the distance to the teacher.
+
+    Args:
+        learning_rate: Learning rate of the first stage.
+        lr_decay: Factor of the learning rate from one stage to the next.
+        num_stages: Number of stages.
+        batch_size: Number of segments per batch.
+        max_epochs: Maximum number of epochs per stage.
+        patience: Early-stopping patience in epochs, per stage.
+    """
+    stages = [
+        Stage(
+            optimizer="Adam",
+            options={},
+            learning_rate=learning_rate * lr_decay**number,
+            step_decay=0.0,
+            max_epochs=max_epochs,
+            patience=patience,
+        )
+        for number in range(num_stages)
+    ]
+    return TrainingRecipe(batch_size, tuple(stages))
+
+
 def fine_tuned(
     recipe: TrainingRecipe, freeze: str | None, backbone_rate: float | None
 ) -> TrainingRecipe:
@@ -375,4 +410,5 @@ RECIPES = {
     "multi_scale": multi_scale,
     "transformer": transformer,
     "transfer": transfer,
+    "distillation": distillation,
 }

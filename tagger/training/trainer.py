@@ -111,6 +111,16 @@ class SupervisedTask:
         """
         scoring.check_match(models.model_info(model), self.shards)
 
+    def evaluate(
+        self,
+        predict: scoring.Predict,
+        shards: pipeline.Shards,
+        info: models.ModelInfo,
+        split: str,
+    ) -> metrics.Evaluation:
+        """Scores the clips of a split, see `scoring.evaluate`."""
+        return scoring.evaluate(predict, shards, info, split)
+
     def describe(self) -> dict:
         """Returns the task's part of run.json, which must be the same to resume."""
         return {"data": self.shards.manifest.identity()}
@@ -210,7 +220,9 @@ class _Runner:
         self._recipe, self._task, self._run = recipe, task, run
         self._devices = run.devices
         self._num_batches = None  # counted by `check`
-        self._scoring_model = ScoringModel(self._build, task.shards, self._devices)
+        self._scoring_model = ScoringModel(
+            self._build, task.shards, task.evaluate, self._devices
+        )
 
     def _build(self) -> keras.Model:
         manifest = self._task.shards.manifest

@@ -10,7 +10,7 @@ from narrow import narrow_options
 from tagger import models
 from tagger.data import building, pipeline
 from tagger.datasets import magnatagatune
-from tagger.training import noisy_student, recipes, trainer
+from tagger.training import noisy_student, recipes, teacher_scores, trainer
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +114,11 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
 
 def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_path):
     segmentation = models.model_info(models.load_model(teacher)).segmentation
+    stored = teacher_scores.Stored(teacher, segmentation)
     for split in ("train", "student"):
-        noisy_student.write_scores(
-            teacher, half_labelled, split, segmentation, tmp_path
-        )
+        folder = stored.store(half_labelled, split, tmp_path)
     live = task_of(half_labelled, teacher, labelled_loss="skeptical")
-    stored = dataclasses.replace(live, scores_dir=tmp_path)
+    stored = dataclasses.replace(live, scores_dirs=(folder, folder))
     plan = plan_of(teacher, 8)
     (segments, _), labels, _ = next(iter(live.batches(plan, 1)))
     (same, flags), both, _ = next(iter(stored.batches(plan, 1)))

@@ -1,0 +1,80 @@
+"""Agreement of a student with its teacher: do they rank the same clips high?
+
+For each tag: Spearman's rank correlation of the two scores, and the student's AUCs on
+the clips among the teacher's highest tenth. Both depend only on the order of the clips,
+so that scores on another scale agree if the order does.
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from tagger.evaluation.metrics import Evaluation
+
+TOP_SHARE = 0.1  # of the clips, by the teacher's score, count as having a tag
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement(Evaluation):
+    """A student's scores, whose labels are the teacher's highest tenth.
+
+    Attributes:
+        teacher_scores: float32 [num_clips, num_tags], mean over the segments of a clip.
+    """
+
+    METRICS = ("rho", *Evaluation.METRICS)
+
+    teacher_scores: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, scored: Evaluation) -> "Agreement":
+        """Converts an evaluation whose labels are a teacher's scores."""
+        teacher_scores = np.asarray(scored.labels)
+        labels = top_clips(teacher_scores).astype(np.uint8)
+        fields = vars(scored) | {"labels": labels, "teacher_scores": teacher_scores}
+        return cls(**fields)
+
+    def per_tag(self) -> pd.DataFrame:
+        """Returns rho, roc_auc and pr_auc of each tag, and its positives, negatives.
+
+        Rho is NaN if all clips have the same score.
+        """
+        table = super().per_tag()
+        rho = rank_correlations(self.teacher_scores, self.scores)
+        return table.assign(rho=rho)
+
+    def macro_line(self) -> str:
+        """Returns a line with rho and ROC-AUC of a split."""
+        macro = self.macro()
+        return (
+            f"{self.split}, agreement with the teacher: rho {macro['rho']:.4f}, ROC-AUC"
+            f" {macro['roc_auc']:.4f}"
+        )
+
+
+def top_clips(scores: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
+    """Returns whether each clip is among the highest share of a tag.
+
+    Args:
+        scores: Scores [num_clips, num_tags].
+        share: Share of the clips; at least one clip is.
+
+    Returns:
+        bool [num_clips, num_tags]; of equal scores, the earlier clip counts as higher.
+    """
+    num_top = max(1, round(share * len(scores)))
+    order = np.argsort(-scores, axis=0, kind="stable")
+    top = np.zeros(scores.shape, bool)
+    np.put_along_axis(top, order[:num_top], True, axis=0)
+    return top
+
+
+def rank_correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns Spearman's rho of each column of two arrays [num_clips, num_tags]."""
+    rho = []
+    for one, other in zip(first.T, second.T, strict=True):
+        is_constant = np.ptp(one) == 0 or np.ptp(other) == 0
+        rho.append(np.nan if is_constant else spearmanr(one, other).statistic)
+    return np.array(rho)

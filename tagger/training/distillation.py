@@ -1,0 +1,268 @@
+"""Distillation: a student learns a teacher's scores of music that needs no labels.
+
+Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531. The teacher scores each
+segment once, unchanged; the student may hear it augmented. The val split measures
+agreement with the teacher.
+
+shards ─▶ teacher_scores ─▶ ScoredShards ─▶ trainer.train
+"""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tagger import models
+from tagger.data import pipeline
+from tagger.evaluation import scoring
+from tagger.evaluation.agreement import Agreement
+from tagger.training import trainer
+from tagger.training.recipes import TrainingRecipe
+from tagger.training.teacher_scores import ABOUT_NAME, ScoredShards, Stored, checksum
+
+EPSILON = 1e-6
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationOptions:
+    """What a student learns from its teacher.
+
+    Attributes:
+        temperature: Factor by which the logits of both are divided in the loss. Above
+            1, differences between low scores count more.
+        embedding_weight: Weight of `similarity_loss` beside the loss of the scores.
+        scores_dir: Folder for the teacher's scores, which several runs can share; None:
+            the folder of the run.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    temperature: float = 1.0
+    embedding_weight: float = 0.0
+    scores_dir: str | os.PathLike | None = None
+
+    def __post_init__(self):
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"--temperature must be above 0, not {self.temperature}.")
+        if not 0 <= self.embedding_weight < math.inf:
+            raise ValueError(
+                f"--embedding-weight must be at least 0, not {self.embedding_weight}."
+            )
+
+
+class DistilledShards(ScoredShards):
+    """Shards whose labels are a teacher's scores.
+
+    A clip's labels are the mean scores [num_tags]; those of a segment are its scores,
+    followed by the teacher's embedding if it is stored.
+    """
+
+    @classmethod
+    def of(
+        cls, shards: pipeline.Shards, scores_dir: Path, tags: tuple[str, ...]
+    ) -> "DistilledShards":
+        """Returns the shards, labelled with the scores in a folder.
+
+        Args:
+            shards: Shards, with or without labels.
+            scores_dir: Folder of the scores.
+            tags: The teacher's tags.
+        """
+        about = json.loads((scores_dir / ABOUT_NAME).read_text())
+
+        def parse(pair):
+            outputs = tf.io.decode_raw(pair[1], tf.float32)
+            outputs = tf.reshape(outputs, [-1, about["num_outputs"]])
+            means = tf.reduce_mean(outputs[:, : len(tags)], axis=0)
+            return shards.parse(pair[0]) | {"scores": outputs, "labels": means}
+
+        manifest = dataclasses.replace(shards.manifest, tags=tags)
+        fields = vars(shards) | {"parse": parse, "manifest": manifest}
+        fields |= {"names_tags": True}
+        return cls(**fields, scores_dir=scores_dir, unscored=shards)
+
+    def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
+        """Returns the teacher's outputs float32 [num_segments, num_outputs]."""
+        return tf.ensure_shape(clip["scores"], [None, None])
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationTask(trainer.SupervisedTask):
+    """Learns a teacher's scores.
+
+    Attributes:
+        shards: A `DistilledShards` with a train and a val split.
+        teacher: Path of the teacher.
+        options: What the student learns.
+    """
+
+    teacher: str | os.PathLike = ""
+    options: DistillationOptions = DistillationOptions()
+
+    @property
+    def sources(self) -> tuple[pipeline.Shards, ...]:
+        """All data that the task reads."""
+        return (self.shards.stored,)
+
+    def training_model(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
+        """Returns a model that takes a batch and shares the layers of `model`.
+
+        Its output is the scores, followed by the embedding if that is learned.
+        """
+        if not self.options.embedding_weight:
+            return super().training_model(model, recipe)
+        both = models.with_embedding(model)
+        joined = ops.concatenate(both.outputs, axis=-1)
+        joined = keras.Model(both.input, joined, name=model.name)
+        return super().training_model(joined, recipe)
+
+    def loss(self, labels, outputs):
+        """Returns the loss of each example, [batch]."""
+        num_tags = len(self.shards.manifest.tags)
+        loss = soft_loss(
+            labels[:, :num_tags], outputs[:, :num_tags], self.options.temperature
+        )
+        if self.options.embedding_weight:
+            embeddings = labels[:, num_tags:], outputs[:, num_tags:]
+            loss = loss + self.options.embedding_weight * similarity_loss(*embeddings)
+        return loss
+
+    def evaluate(
+        self,
+        predict: scoring.Predict,
+        shards: pipeline.Shards,
+        info: models.ModelInfo,
+        split: str,
+    ) -> Agreement:
+        """Measures the agreement with the teacher on the complete segments."""
+        info = dataclasses.replace(info, segmentation=info.segmentation.dropping())
+        return Agreement.of(super().evaluate(predict, shards, info, split))
+
+    def describe(self) -> dict:
+        """Returns the task's part of run.json, which must be the same to resume."""
+        return {
+            "data": self.shards.stored.manifest.identity(),
+            "teacher": checksum(self.teacher),
+            "distillation": {
+                "temperature": self.options.temperature,
+                "embedding_weight": self.options.embedding_weight,
+            },
+        }
+
+
+def soft_loss(targets, scores, temperature: float = 1.0):
+    """Returns the cross-entropy of softened scores, [batch].
+
+    Both logits are divided by the temperature; the loss is multiplied by its square, so
+    that the gradient keeps its size (section 2 of the paper).
+
+    Args:
+        targets: Teacher's scores [batch, num_tags].
+        scores: Student's scores [batch, num_tags].
+        temperature: The temperature.
+    """
+    pair = [ops.clip(values, EPSILON, 1 - EPSILON) for values in (targets, scores)]
+    if temperature != 1:
+        logits = [ops.log(values) - ops.log(1 - values) for values in pair]
+        pair = [ops.sigmoid(values / temperature) for values in logits]
+    target, score = pair
+    entropy = target * ops.log(score) + (1 - target) * ops.log(1 - score)
+    return -(temperature**2) * ops.mean(entropy, axis=-1)
+
+
+def similarity_loss(targets, embeddings):
+    """Returns how differently two networks compare the examples of a batch, [batch].
+
+    Each network gives a cosine for every pair of examples; the loss of an example is
+    the mean squared difference of its cosines. The channels are standardised over the
+    batch first, so that neither their scale nor their number matters.
+
+    Reference:
+        Tung and Mori, ICCV 2019, https://arxiv.org/abs/1907.09682 (there without the
+        standardisation).
+
+    Args:
+        targets: Teacher's embeddings [batch, channels].
+        embeddings: Student's embeddings [batch, channels].
+    """
+    difference = _cosines(targets) - _cosines(embeddings)
+    return ops.mean(ops.square(difference), axis=-1)
+
+
+def _cosines(embeddings):
+    """Returns the cosines of all pairs, [batch, batch]."""
+    mean = ops.mean(embeddings, axis=0, keepdims=True)
+    variance = ops.var(embeddings, axis=0, keepdims=True)
+    scaled = (embeddings - mean) / ops.sqrt(variance + EPSILON)
+    length = ops.sqrt(ops.sum(ops.square(scaled), axis=1, keepdims=True) + EPSILON)
+    unit = scaled / length
+    return ops.matmul(unit, ops.transpose(unit))
+
+
+def train(
+    name: str,
+    options: dict,
+    recipe: TrainingRecipe,
+    shards: pipeline.Shards,
+    teacher: str | os.PathLike,
+    train_dir: str | os.PathLike,
+    distillation: DistillationOptions = DistillationOptions(),
+    run: trainer.RunOptions = trainer.RunOptions(),
+) -> Path:
+    """Lets the teacher score the music once, then trains a student on the scores.
+
+    Args:
+        name: Key of `models.MODELS`.
+        options: Options of the student's factory.
+        recipe: Recipe of the training; its segments are whole ones, not random crops.
+        shards: Music with a train and a val split; a test split is scored after each
+            stage. Labels are ignored.
+        teacher: Path of the teacher.
+        train_dir: Folder of the run.
+        distillation: What the student learns.
+        run: Options of the run, see `trainer.train`.
+
+    Returns:
+        Path of the best student.
+
+    Raises:
+        ValueError: the teacher does not match the data or the student, the recipe takes
+            random crops, or see `trainer.train`.
+        OSError: see `trainer.train`.
+    """
+    if recipe.crops_per_clip:
+        raise ValueError(
+            "A teacher's scores are stored for whole segments, not for random crops."
+            " Add --crops-per-clip 0."
+        )
+    if shards.manifest.features:
+        raise ValueError(
+            "The teacher needs waveforms, but these records hold log-mel spectrograms."
+            " Build without --features."
+        )
+    about = models.metadata.read_info(teacher)
+    scoring.check_rate(about, shards)
+    if about.tags is None:
+        raise ValueError(
+            f"The teacher {teacher} names no tags. Convert it with --tags."
+        )
+    student = models.build_model(name, num_tags=len(about.tags), **options)
+    stored = Stored(
+        teacher,
+        models.model_info(student).segmentation,
+        has_embeddings=bool(distillation.embedding_weight),
+    )
+    parent = Path(distillation.scores_dir or train_dir)
+    for split in SPLITS:
+        if shards.manifest.num_clips(split) or split != "test":
+            scores_dir = stored.store(shards, split, parent)
+    scored = DistilledShards.of(shards, scores_dir, about.tags)
+    task = DistillationTask(scored, teacher, distillation)
+    return trainer.train(name, options, recipe, task, train_dir, run)

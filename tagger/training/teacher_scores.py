@@ -1,0 +1,148 @@
+"""A teacher's scores of every segment, computed once and stored for all epochs.
+
+shards ─▶ store ─▶ a folder with one file of records per shard ─▶ ScoredShards
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tagger import models, storage
+from tagger.data import pipeline
+from tagger.data.records import ShardWriter
+from tagger.evaluation import scoring
+from tagger.segmentation import Segmentation
+from tagger.weights import conversion
+
+ABOUT_NAME = "about.json"
+EMBEDDING = "embedding"  # layer of a model from `derivation.average`
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a teacher says about each segment.
+
+    Attributes:
+        teacher: Path of the teacher, a `.keras` file or resemul's `.hdf5`.
+        segmentation: How the student cuts clips into segments.
+        has_embeddings: Whether the teacher's embedding follows its scores.
+    """
+
+    teacher: str | os.PathLike
+    segmentation: Segmentation
+    has_embeddings: bool = False
+
+    def folder(self, parent: Path, shards: pipeline.Shards) -> Path:
+        """Returns the folder of the scores of some data, whether or not it exists."""
+        about = [
+            checksum(self.teacher),
+            shards.manifest.identity(),
+            dataclasses.asdict(self.segmentation.dropping()),
+            self.has_embeddings,
+        ]
+        text = json.dumps(about, sort_keys=True)
+        return parent / f"scores-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def store(self, shards: pipeline.Shards, split: str, parent: Path) -> Path:
+        """Stores the teacher's outputs for every complete segment of a split.
+
+        A record belongs to a clip: float32 little-endian bytes [num_segments, num_tags
+        + embedding size]. Existing files are kept.
+
+        Args:
+            shards: Data to score.
+            split: Split to score.
+            parent: Folder in which to make the folder of these scores, see `folder`.
+
+        Returns:
+            Folder of the scores; the files have the names of the shards.
+        """
+        folder = self.folder(parent, shards)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = shards.paths(split)
+        missing = [path for path in paths if not (folder / Path(path).name).exists()]
+        if not missing and (folder / ABOUT_NAME).exists():
+            return folder
+        teacher = conversion.load_model(self.teacher)
+        if self.has_embeddings:
+            teacher = models.with_embedding(teacher, embedding_layer(teacher))
+        sizes = [output.shape[-1] for output in teacher.outputs]
+        text = json.dumps({"teacher": str(self.teacher), "num_outputs": sum(sizes)})
+        storage.write_text_atomically(folder / ABOUT_NAME, f"{text}\n")
+        predict = scoring.predictor(teacher, shards)
+        for path in tqdm(missing, f"Scoring {split}", unit="shard", disable=None):
+            with ShardWriter(folder / Path(path).name) as writer:
+                for segments in pipeline.shard_segments(
+                    shards, path, self.segmentation
+                ):
+                    writer.write(_outputs(predict, segments).tobytes())
+        return folder
+
+
+def _outputs(predict: scoring.Predict, segments: np.ndarray) -> np.ndarray:
+    """Returns scores, and embeddings if there are any: float32 [num_segments, …]."""
+    parts = []
+    for start in range(0, len(segments), scoring.BATCH_SIZE):
+        outputs = predict(segments[start : start + scoring.BATCH_SIZE])
+        if not isinstance(outputs, (list, tuple)):
+            outputs = [outputs]
+        parts.append(np.concatenate([np.asarray(part) for part in outputs], axis=1))
+    return np.concatenate(parts).astype("<f4") if parts else np.zeros(0, "<f4")
+
+
+def embedding_layer(teacher) -> str:
+    """Returns the layer of a teacher's embeddings: that of an average has a name."""
+    names = [layer.name for layer in teacher.layers]
+    return EMBEDDING if EMBEDDING in names else models.metadata.PENULTIMATE
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredShards(pipeline.Shards):
+    """Shards whose labels are followed by a teacher's stored scores.
+
+    Attributes:
+        scores_dir: Folder with one file of scores per shard, see `Stored`.
+        unscored: The shards without scores.
+    """
+
+    scores_dir: Path = Path()
+    unscored: pipeline.Shards | None = None
+
+    @classmethod
+    def of(cls, shards: pipeline.Shards, scores_dir: Path) -> "ScoredShards":
+        """Returns the shards combined with the scores in a folder."""
+
+        def parse(pair):
+            return shards.parse(pair[0]) | {"scores": pair[1]}
+
+        fields = vars(shards) | {"parse": parse, "scores_dir": scores_dir}
+        return cls(**fields, unscored=shards)
+
+    @property
+    def stored(self) -> pipeline.Shards:
+        """The shards without scores."""
+        return self.unscored
+
+    def read(self, path: tf.Tensor) -> tf.data.Dataset:
+        """Returns pairs [2] of a serialized clip and its serialized scores."""
+        name = tf.strings.regex_replace(path, r".*[/\\]", "")
+        scores = tf.strings.join([str(self.scores_dir), name], os.sep)
+        parts = super().read(path), tf.data.TFRecordDataset(scores)
+        return tf.data.Dataset.zip(parts).map(lambda *pair: tf.stack(pair))
+
+    def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
+        """Returns labels and scores: float32 [num_segments, num_tags + num_scores]."""
+        scores = tf.io.decode_raw(clip["scores"], tf.float32)
+        scores = tf.reshape(scores, [num_segments, -1])
+        return tf.concat([super().labels_of(clip, num_segments), scores], axis=1)
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,163 @@
+"""Students that learn nothing but a teacher's scores."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from narrow import narrow_options
+
+from tagger import models
+from tagger.data import pipeline
+from tagger.evaluation.agreement import Agreement
+from tagger.segmentation import INT16_SCALE
+from tagger.training import distillation, recipes, teacher_scores
+
+TAGS = ("calm", "loud", "strange")
+
+
+@pytest.fixture(scope="module")
+def shards(built):
+    return pipeline.open_shards(built)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    keras.utils.set_random_seed(5)
+    parts = [
+        models.build_model(
+            "sample_cnn", num_tags=2, tags=tags, **narrow_options("sample_cnn")
+        )
+        for tags in (TAGS[:2], TAGS[1:])
+    ]
+    path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
+    models.save_model(models.average(parts), path)
+    return path
+
+
+def recipe_of(**options):
+    return recipes.distillation(
+        **{"batch_size": 8, "num_stages": 1, "max_epochs": 2} | options
+    )
+
+
+def train(shards, teacher, folder, recipe=None, **options):
+    return distillation.train(
+        "sample_cnn",
+        narrow_options("sample_cnn"),
+        recipe or recipe_of(),
+        shards,
+        teacher,
+        folder,
+        distillation.DistillationOptions(**options),
+    )
+
+
+def test_a_run_describes_teacher_and_loss_and_its_model_has_the_teachers_tags(
+    shards, teacher, tmp_path
+):
+    options = {"embedding_weight": 0.5, "temperature": 2.0}
+    best = train(shards, teacher, tmp_path / "run", **options)
+    info = models.model_info(models.load_model(best))
+    assert info.tags == TAGS and len(info.thresholds) == 3
+    (result,) = (tmp_path / "run").glob("*/result.json")
+    result = json.loads(result.read_text())
+    assert set(result["val"]["tags"]) == set(TAGS) and "rho" in result["val"]
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["distillation"] == options
+    assert run["teacher"] == teacher_scores.checksum(teacher)
+
+
+def test_labels_of_a_segment_are_the_teachers_outputs(shards, teacher, tmp_path):
+    model = models.build_model("sample_cnn", num_tags=3, **narrow_options("sample_cnn"))
+    segmentation = models.model_info(model).segmentation
+    stored = teacher_scores.Stored(teacher, segmentation, has_embeddings=True)
+    folder = stored.store(shards, "train", tmp_path)
+    scored = distillation.DistilledShards.of(shards, folder, TAGS)
+    segments, labels = next(
+        iter(pipeline.training_segments(scored, "train", segmentation, 6))
+    )
+    loaded = models.load_model(teacher)
+    waveforms = np.array(segments, np.float32) / INT16_SCALE
+    scores, embeddings = models.with_embedding(loaded, "embedding").predict_on_batch(
+        waveforms
+    )
+    np.testing.assert_allclose(labels[:, :3], scores, atol=1e-6)
+    np.testing.assert_allclose(labels[:, 3:], embeddings, atol=1e-5)
+    (folder / "train-00000-of-00001.tfrecord").touch()  # an unrelated file stays
+    before = sorted(path.stat().st_mtime_ns for path in folder.iterdir())
+    assert stored.store(shards, "train", tmp_path) == folder
+    assert sorted(path.stat().st_mtime_ns for path in folder.iterdir()) == before
+
+
+def test_the_teacher_agrees_with_itself(shards, teacher, tmp_path):
+    loaded = models.load_model(teacher)
+    info = models.model_info(loaded)
+    stored = teacher_scores.Stored(teacher, info.segmentation)
+    folder = stored.store(shards, "val", tmp_path)
+    scored = distillation.DistilledShards.of(shards, folder, TAGS)
+    task = distillation.DistillationTask(scored, teacher)
+    predict = models.with_record_inputs(loaded, "int16").predict_on_batch
+    found = task.evaluate(predict, scored, info, "val")
+    assert isinstance(found, Agreement)
+    assert found.macro()["rho"] > 0.999 and found.macro()["roc_auc"] == 1
+    np.testing.assert_allclose(found.teacher_scores, found.scores, atol=1e-6)
+    score = found.scores
+    entropy = -(score * np.log(score) + (1 - score) * np.log(1 - score)).mean()
+    assert found.loss == pytest.approx(entropy, abs=1e-3)
+
+
+def test_losses_by_hand():
+    targets, scores = np.array([[0.9, 0.2]]), np.array([[0.6, 0.1]])
+    plain = -np.mean(targets * np.log(scores) + (1 - targets) * np.log(1 - scores))
+    found = float(distillation.soft_loss(targets, scores)[0])
+    assert found == pytest.approx(plain, abs=1e-6)
+
+    def softened(values):
+        return 1 / (1 + ((1 - values) / values) ** (1 / 3))
+
+    targets, scores = softened(targets), softened(scores)
+    soft = -np.mean(targets * np.log(scores) + (1 - targets) * np.log(1 - scores))
+    found = distillation.soft_loss(np.array([[0.9, 0.2]]), np.array([[0.6, 0.1]]), 3.0)
+    assert float(found[0]) == pytest.approx(9 * soft, abs=1e-5)
+
+
+def test_similarity_does_not_depend_on_scale_rotation_or_number_of_channels():
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(16, 4)).astype("f4")
+    loss = distillation.similarity_loss
+    scaled = np.concatenate([embeddings * 3 + 1, embeddings * 7], axis=1)
+    np.testing.assert_allclose(loss(embeddings, scaled), 0, atol=1e-5)
+    other = rng.normal(size=(16, 4)).astype("f4")
+    assert float(np.mean(loss(embeddings, other))) > 0.1
+
+
+def test_what_does_not_fit_is_said(shards, teacher, tmp_path):
+    with pytest.raises(ValueError, match="temperature must be above 0, not 0"):
+        distillation.DistillationOptions(temperature=0)
+    with pytest.raises(ValueError, match="embedding-weight must be at least 0, not -1"):
+        distillation.DistillationOptions(embedding_weight=-1)
+    with pytest.raises(ValueError, match="not for random crops. Add --crops-per-clip"):
+        train(shards, teacher, tmp_path, recipes.won2020())
+    other = models.build_model("fcn", **narrow_options("fcn"), num_tags=2, tags="ab")
+    models.save_model(other, tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="expects 16000 Hz but"):
+        train(shards, tmp_path / "other.keras", tmp_path)
+    assert not list(tmp_path.glob("scores-*"))
+
+
+@pytest.mark.slow
+def test_distillation_from_the_command_line(built, tmp_path, run_script, teacher):
+    train = ("train.py", "--data-dir", built, "--train-dir", tmp_path / "run")
+    options = ("--num-filters", 2, "--alpha", 1, "--batch-size", 8)
+    options += ("--num-lr-decays", 1, "--max-epochs", 1)
+    done = run_script(*train, "--teacher", teacher, *options, "--rounds", 2)
+    assert done.returncode == 2
+    assert "--rounds" in done.stderr and "without --unlabelled" in done.stderr
+    options += ("--scores-dir", tmp_path / "scores", "--temperature", 2)
+    done = run_script(*train, "--teacher", teacher, *options)
+    assert done.returncode == 0, done.stderr
+    assert "agreement with the teacher: rho" in done.stdout
+    assert len(list((tmp_path / "scores").glob("scores-*/train-*"))) > 0
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["recipe"]["stages"][0]["optimizer"] == "Adam"
