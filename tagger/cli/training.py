@@ -279,6 +279,13 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     options.add("--augment", action="store_true", help="augment the segments")
     options.add(
+        "--transforms",
+        type=_names,
+        metavar="NAME,NAME",
+        help="transforms of --augment: polarity, noise, gain, filter, delay, pitch and"
+        " reverb (default: all; pitch and reverb take most of the time)",
+    )
+    options.add(
         "--precision",
         choices=PRECISIONS,
         help="precision of the arithmetic (default: float32)",
@@ -294,6 +301,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         help="accumulate the gradients of N batches for one step",
     )
     parser.set_defaults(common_options=options)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def recipe_of(args: argparse.Namespace, name: str) -> TrainingRecipe:

@@ -16,7 +16,6 @@ import tensorflow as tf
 from keras import ops
 
 from tagger import models
-from tagger.augmentations import Augmentation
 from tagger.data import mixing, pipeline
 from tagger.evaluation import scoring
 from tagger.segmentation import INT16_SCALE
@@ -229,7 +228,8 @@ class NoisyStudentTask(trainer.SupervisedTask):
         scale = 1.0 if self.shards.dtype == "float32" else 1 / INT16_SCALE
         rescaling = keras.layers.Rescaling(scale, dtype="float32", name="to_waveform")
         clean = rescaling(segments)
-        noised = Augmentation(self.shards.manifest.sample_rate, name="noise")(clean)
+        rate = self.shards.manifest.sample_rate
+        noised = trainer.augmentation_of(recipe, rate, "noise")(clean)
         if recipe.augment:
             heard = noised
         else:

@@ -73,6 +73,7 @@ class TrainingRecipe:
             `pipeline.training_segments`; 0: every whole segment.
         monitor: Value that decides which epoch is the best: one of MONITORS.
         augment: Whether `augmentations.Augmentation` augments the segments.
+        transforms: Transforms to use, keys of `augmentations.TRANSFORMS`; None: all.
         precision: Precision of the layers' arithmetic: one of PRECISIONS. Weights,
             scores and saved models are always float32.
         xla: Whether to compile TensorFlow's graph with XLA; JAX always does.
@@ -93,6 +94,7 @@ class TrainingRecipe:
     xla: bool = False
     clip_norm: float | None = None
     accumulation_steps: int | None = None
+    transforms: tuple[str, ...] | None = None
 
     def __post_init__(self):
         for kind, value, choices in (
@@ -128,6 +130,8 @@ class TrainingRecipe:
         are recognised.
         """
         described = dataclasses.asdict(self)
+        if self.transforms is None:
+            del described["transforms"]
         for stage in described["stages"]:
             for name, usual in (("freeze", "none"), ("backbone_rate", 1.0)):
                 if stage[name] == usual:

@@ -97,8 +97,10 @@ class SupervisedTask:
         """Returns a model that takes a batch and shares the layers of `model`."""
         manifest = self.shards.manifest
         augmentation = None
+        if recipe.transforms and not recipe.augment:
+            raise ValueError("--transforms needs --augment.")
         if recipe.augment:
-            augmentation = Augmentation(manifest.sample_rate, name="augmentation")
+            augmentation = augmentation_of(recipe, manifest.sample_rate, "augmentation")
         return models.with_record_inputs(
             model, self.shards.dtype, manifest.features, augmentation
         )
@@ -429,6 +431,18 @@ class _Runner:
             },
             "git": _git_state(),
         }
+
+
+def augmentation_of(
+    recipe: TrainingRecipe, sample_rate: int, name: str
+) -> Augmentation:
+    """Returns the layer that augments segments as the recipe says.
+
+    Raises:
+        ValueError: the recipe names an unknown transform.
+    """
+    names = {} if recipe.transforms is None else {"names": recipe.transforms}
+    return Augmentation(sample_rate, **names, name=name)
 
 
 def _verbosity(devices: distribution.Devices) -> int:

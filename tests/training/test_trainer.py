@@ -330,6 +330,21 @@ def test_another_model_recipe_or_data_in_the_folder_is_refused(trained, built):
         train(built, trained, same, how=recipe(num_stages=3))
 
 
+def test_a_recipe_can_choose_transforms(built):
+    recipe = recipes.distillation()
+    chosen = dataclasses.replace(recipe, augment=True, transforms=("gain", "delay"))
+    assert trainer.augmentation_of(chosen, 16000, "x").names == ("gain", "delay")
+    assert "transforms" not in recipe.describe()
+    assert chosen.describe()["transforms"] == ("gain", "delay")
+    wrong = dataclasses.replace(recipe, augment=True, transforms=("echo",))
+    with pytest.raises(ValueError, match="Unknown transform 'echo'. Choose among"):
+        trainer.augmentation_of(wrong, 16000, "x")
+    unused = dataclasses.replace(chosen, augment=False)
+    task = trainer.SupervisedTask(pipeline.open_shards(built))
+    with pytest.raises(ValueError, match="--transforms needs --augment"):
+        task.training_model(None, unused)
+
+
 def test_bad_stages_and_batches_are_refused_before_the_work(built, tmp_path):
     with pytest.raises(ValueError, match="--initial-stage must be 0 to 1, not 2"):
         train(built, tmp_path / "a", initial_stage=2)

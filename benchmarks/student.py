@@ -1,0 +1,268 @@
+"""Judges a student on artists that it was never trained on.
+
+    python benchmarks/student.py --student student/model.keras --teacher \
+        teacher.keras --music music/tfrecord --corpus dataset --audio-dir music
+
+Prints four tables and writes student.json; every interval is a 95 % interval over
+artists, because songs of one artist are alike:
+
+agreement  with the teacher on the test split of --music: mean over the tags of
+           Spearman's rho, and of the ROC-AUC on the teacher's highest tenth
+zero-shot  ROC-AUC on the labels of --corpus (MTT's layout, directories d-f) for the
+           tags that student and corpus share, beside the teacher's and the difference
+fit        `tagger fit` on embeddings of the student and of other models
+cost       seconds to tag an hour of mp3 files made of --audio-dir, of one short file
+           (the start), and of decoding alone; size of the file
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import tag as tag_benchmark
+import transfer as transfer_benchmark
+
+from tagger import audio, models, storage
+from tagger.data import pipeline
+from tagger.evaluation import bootstrap, scoring
+from tagger.evaluation.agreement import Agreement, rank_correlations
+from tagger.inference.tagger import Tagger
+from tagger.training import distillation, teacher_scores
+
+HERE = Path(__file__).parent
+NUM_RESAMPLES = 1000
+RHO, ROC_AUC = "rho", "ROC-AUC"
+
+
+def main() -> None:
+    """Runs the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--student", required=True, metavar="FILE", help=".keras")
+    add("--teacher", required=True, metavar="FILE", help=".keras")
+    add("--music", metavar="DIR", help="shards of benchmarks/student/music.csv")
+    add("--scores-dir", metavar="DIR", help="scores that train.py --scores-dir stored")
+    add("--corpus", metavar="DIR", help="labelled clips in MTT's layout")
+    add("--audio-dir", metavar="DIR", help="audio to make songs of")
+    add("--bases", default="musicnn_mtt", help="other models for fit, comma-separated")
+    add("--work-dir", default="student_benchmark")
+    add("--output", default="student.json")
+    args = parser.parse_args()
+    storage.load_tensorflow()
+    work = Path(args.work_dir)
+    work.mkdir(parents=True, exist_ok=True)
+    found = {}
+    if args.music:
+        found["agreement"] = agreement(args, work)
+    if args.corpus:
+        found["zero-shot"] = zero_shot(args)
+        found["fit"] = fit(args, work)
+    if args.audio_dir:
+        found["cost"] = cost(args, work)
+    content = {"arguments": vars(args), **found}
+    Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+# --- Agreement ------------------------------------------------------------------------
+
+
+def agreement(args: argparse.Namespace, work: Path) -> dict:
+    """Compares the rankings of the test clips by student and teacher."""
+    shards = pipeline.open_shards(args.music)
+    student = models.load_model(args.student)
+    info = models.model_info(student)
+    segmentation = models.model_info(student).segmentation
+    stored = teacher_scores.Stored(args.teacher, segmentation)
+    found = stored_anyhow(stored, shards, Path(args.scores_dir or work))
+    scored = distillation.DistilledShards.of(shards, found, info.tags)
+    task = distillation.DistillationTask(scored, args.teacher)
+    result = task.evaluate(scoring.predictor(student, scored), scored, info, "test")
+    artist_of = {row["path"]: row["artist"] for row in read_music()}
+    artists = [artist_of[clip_id] for clip_id in result.clip_ids]
+    ends = agreement_intervals(result, artists)
+    per_tag = result.per_tag()
+    print(f"\n| agreement, {len(artists)} songs of {len(set(artists))} artists | |")
+    print("|---|---|")
+    for name, column in ((RHO, "rho"), (ROC_AUC, "roc_auc")):
+        print(f"| {name} | {per_tag[column].mean():.3f} {interval(ends[name])} |")
+    lowest = per_tag["rho"].sort_values()
+    print("\nLowest:", ", ".join(f"{t} {v:.2f}" for t, v in lowest[:8].items()))
+    print("Highest:", ", ".join(f"{t} {v:.2f}" for t, v in lowest[:-9:-1].items()))
+    return {
+        "macro": result.macro(),
+        "intervals": ends,
+        "per_tag": per_tag[["rho", "roc_auc"]].to_dict("index"),
+    }
+
+
+def stored_anyhow(
+    stored: teacher_scores.Stored, shards: pipeline.Shards, parent: Path
+) -> Path:
+    """Returns the folder of the teacher's scores, with or without its embeddings."""
+    full = teacher_scores.Stored(stored.teacher, stored.segmentation, True)
+    if full.folder(parent, shards).exists():
+        stored = full
+    return stored.store(shards, "test", parent)
+
+
+def agreement_intervals(result: Agreement, artists: list[str]) -> dict:
+    """Returns the ends of the intervals of rho and ROC-AUC."""
+    weights = artist_weights(artists)
+    numbers = np.arange(len(artists))
+    rho = []
+    for counts in weights[:200]:  # ranks must be computed anew for every draw
+        drawn = np.repeat(numbers, counts)
+        pair = result.teacher_scores[drawn], result.scores[drawn]
+        rho.append(np.nanmean(rank_correlations(*pair)))
+    aucs = [
+        bootstrap.resampled_aucs(labels, scores, weights)[:, 0]
+        for labels, scores in zip(result.labels.T, result.scores.T, strict=True)
+    ]
+    return {RHO: ends_of(rho), ROC_AUC: ends_of(np.nanmean(aucs, axis=0))}
+
+
+def artist_weights(artists: list[str], seed: int = 0) -> np.ndarray:
+    """Returns how often each song is drawn when artists are: [NUM_RESAMPLES, songs]."""
+    names, of_song = np.unique(artists, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(names), size=(NUM_RESAMPLES, len(names)))
+    counts = np.stack([np.bincount(draw, minlength=len(names)) for draw in draws])
+    return counts[:, of_song]
+
+
+def ends_of(drawn) -> tuple[float, float]:
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def interval(ends: tuple[float, float], sign: str = "") -> str:
+    return f"({ends[0]:{sign}.3f} to {ends[1]:{sign}.3f})"
+
+
+def read_music() -> list[dict[str, str]]:
+    with open(HERE / "student" / "music.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- Labels ---------------------------------------------------------------------------
+
+
+def zero_shot(args: argparse.Namespace) -> dict:
+    """Scores the labels of the corpus' test clips by student and teacher."""
+    clips, artists = test_clips(Path(args.corpus))
+    weights = artist_weights(artists)
+    taggers = {"teacher": Tagger(args.teacher), "student": Tagger(args.student)}
+    known = [set(map(str.lower, tagger.tags)) for tagger in taggers.values()]
+    tags = [tag for tag in clips[0]["labels"] if all(tag in names for names in known)]
+    labels = np.array([[clip["labels"][tag] for tag in tags] for clip in clips])
+    tags = [tag for tag, column in zip(tags, labels.T, strict=True) if column.any()]
+    labels = np.array([[clip["labels"][tag] for tag in tags] for clip in clips])
+    drawn, rows = {}, {}
+    paths = [clip["path"] for clip in clips]
+    for name, tagger in taggers.items():
+        columns = [list(map(str.lower, tagger.tags)).index(tag) for tag in tags]
+        scores = np.stack(
+            [taggram.aggregated() for _, taggram in tagger.taggrams(paths)]
+        )[:, columns]
+        drawn[name] = np.stack(
+            [
+                bootstrap.resampled_aucs(one, score, weights)[:, 0]
+                for one, score in zip(labels.T, scores.T, strict=True)
+            ]
+        )
+        ones = np.ones((1, len(labels)), int)
+        rows[name] = [
+            float(bootstrap.resampled_aucs(one, score, ones)[0, 0])
+            for one, score in zip(labels.T, scores.T, strict=True)
+        ]
+    print(f"\n| zero-shot ROC-AUC, {len(clips)} clips | clips | teacher | student |")
+    print("|---|---|---|---|")
+    for number, tag in enumerate(tags):
+        both = " | ".join(f"{rows[name][number]:.3f}" for name in taggers)
+        print(f"| {tag} | {labels[:, number].sum()} | {both} |")
+    means = {name: float(np.mean(values)) for name, values in rows.items()}
+    difference = np.nanmean(drawn["student"] - drawn["teacher"], axis=0)
+    print(f"| mean | | {means['teacher']:.3f} | {means['student']:.3f} |")
+    gap = means["student"] - means["teacher"]
+    print(f"\nDifference {gap:+.3f} {interval(ends_of(difference), '+')}")
+    return {
+        "tags": tags,
+        **rows,
+        "difference": gap,
+        "interval": ends_of(difference),
+    }
+
+
+def test_clips(corpus: Path) -> tuple[list[dict], list[str]]:
+    """Returns path and labels of the clips in directories d-f, and their artists."""
+    clips, artists = [], []
+    with open(corpus / "annotations_final.csv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    with open(corpus / "clip_info_final.csv", newline="") as file:
+        facts = {row["clip_id"]: row for row in csv.DictReader(file, delimiter="\t")}
+    for row in rows:
+        if row["mp3_path"][0] not in "def":
+            continue
+        path = str(corpus / "mp3" / row["mp3_path"])
+        labels = {
+            name: int(value)
+            for name, value in row.items()
+            if name not in ("clip_id", "mp3_path")
+        }
+        about = facts[row["clip_id"]]
+        clips.append({"path": path, "labels": labels})
+        artists.append(about.get("group") or about["artist"])
+    return clips, artists
+
+
+def fit(args: argparse.Namespace, work: Path) -> dict:
+    """Fits the corpus' tags on embeddings of the student and of other models."""
+    options = SimpleNamespace(data_dir=args.corpus, num_seeds=3, left_out="")
+    music = transfer_benchmark.Music(options, work)
+    rows = {}
+    for base in [*args.bases.split(","), args.student]:
+        several = music.representations([base])[""]
+        rows[f"fit, {Path(base).name}"] = music.mean_of(several)
+    print(f"\n{transfer_benchmark.table('test clips', rows)}")
+    return rows
+
+
+# --- Cost -----------------------------------------------------------------------------
+
+
+def cost(args: argparse.Namespace, work: Path) -> dict:
+    """Times whole commands in turn: the student, the default model, decoding."""
+    exported = work / "student.onnx"
+    command = [sys.executable, "-m", "tagger", "export", args.student, "--to", "onnx"]
+    subprocess.run([*command, "--output", exported, "--force"], check=True)
+    (work / "songs").mkdir(exist_ok=True)
+    songs = tag_benchmark.make_songs(work / "songs", args.audio_dir, 20)
+    short = work / "short.wav"
+    audio.write_audio(short, audio.load_audio(songs[0], 22050)[: 5 * 22050], 22050)
+    commands = {
+        "decoding": [sys.executable, "-c", tag_benchmark.DECODE, *songs],
+        "student": tag_benchmark.tag_command(str(exported), songs),
+        "student, start": tag_benchmark.tag_command(str(exported), [str(short)]),
+        "musicnn_mtt": tag_benchmark.tag_command("musicnn_mtt", songs),
+        "musicnn_mtt, start": tag_benchmark.tag_command("musicnn_mtt", [str(short)]),
+    }
+    seconds = {name: [] for name in commands}
+    for _ in range(3):
+        for name, command in commands.items():
+            seconds[name].append(tag_benchmark.run(command, str(HERE))[0])
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    print("\n| seconds, an hour of mp3 | |\n|---|---|")
+    for name, taken in medians.items():
+        print(f"| {name} | {taken:.2f} |")
+    print(f"\nSize: {exported.stat().st_size / 1e6:.2f} MB")
+    return {"seconds": seconds, "bytes": exported.stat().st_size}
+
+
+if __name__ == "__main__":
+    main()
