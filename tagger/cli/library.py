@@ -286,7 +286,7 @@ def similar(args: argparse.Namespace) -> None:
                     f"{seed!r} is not in the library. Add it: tagger scan"
                     f" {os.path.dirname(seed) or '.'}."
                 )
-        found = neighbours.way(*rows, args.top, args.max_per_artist)
+        found = neighbours.path(*rows, args.top, args.max_per_artist)
     else:
         known = [row for row in rows if row is not None]
         unknown = [s for s, row in zip(args.seeds, rows, strict=True) if row is None]
@@ -393,15 +393,16 @@ def add_write(parser: argparse.ArgumentParser) -> None:
         "--min-score",
         type=share,
         metavar="X",
-        help="lowest score to write; the share of --rate contains songs even of a tag"
-        " that the library lacks (default: 0.1, or 0 with the model's thresholds)",
+        help="never write a tag whose score is lower, even if --rate selects the song"
+        " (default: 0.1, or 0 with the model's thresholds)",
     )
     add(
         "--max-per-field",
         type=at_least_one,
         default=3,
         metavar="N",
-        help="number of values of ours in a field, the clearest first (default: 3)",
+        help="maximum number of values to add to a field, those with the highest"
+        " scores relative to their thresholds (default: 3)",
     )
     add(
         "--map",

@@ -188,4 +188,4 @@ def open_fields(path: str | os.PathLike) -> Fields:
         if file is not None and isinstance(file.tags, kind):
             return fields(file)
     extension = os.path.splitext(path)[1] or "such"
-    raise FieldsError(path, f"{extension} files hold no metadata that we can write")
+    raise FieldsError(path, f"tagger cannot write metadata to {extension} files")

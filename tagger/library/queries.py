@@ -9,6 +9,7 @@ is understood too. The expression is parsed by Python, but nothing of it is exec
 import ast
 import operator
 import re
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -53,7 +54,9 @@ class Query:
                 " allowed."
             )
         try:
-            tree = ast.parse(text.strip(), mode="eval")
+            with warnings.catch_warnings():  # of ".5and"
+                warnings.simplefilter("ignore", SyntaxWarning)
+                tree = ast.parse(text.strip(), mode="eval")
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             raise self._not_understood(_place(text.strip(), error)) from error
         try:
@@ -100,10 +103,10 @@ class Query:
                     f"{ast.unparse(node)}: compare scores with <, <=, > or >="
                 )
             compare, direction = _COMPARISONS[type(found)]
-            for part, way in ((place, direction), (place + 1, -direction)):
+            for part, asked in ((place, direction), (place + 1, -direction)):
                 tag = self._tag(parts[part])
                 if tag is not None:
-                    self._mention(tag, way * sign)
+                    self._mention(tag, asked * sign)
             tests.append((compare, values[place], values[place + 1]))
         return lambda scores, _: np.logical_and.reduce(
             [
@@ -158,6 +161,8 @@ class Query:
 
 def _place(text: str, error: Exception) -> str:
     """Returns where an expression ends to be one."""
+    if isinstance(error, ValueError):
+        return "it contains a null character or is not UTF-8 text"
     if not isinstance(error, SyntaxError):
         return "it is nested too deeply"
     rest = text[max(error.offset or 1, 1) - 1 :]

@@ -1,4 +1,4 @@
-"""Similar songs by their embeddings: neighbours of songs, and ways between two.
+"""Similar songs by their embeddings: neighbours of songs, and paths between two.
 
 Embeddings are compared by their cosine after the mean over the library was subtracted.
 Every song is compared: a million take under a second, and no index can be out of date.
@@ -68,7 +68,7 @@ class Neighbours:
         target = self._direction(np.atleast_2d(seeds)).mean(axis=0)
         return self._nearest(target, number, list(excluded), max_per_artist)
 
-    def way(
+    def path(
         self,
         first: int,
         last: int,

@@ -198,7 +198,7 @@ def check_writable(path: str) -> None:
     if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
         raise ValueError(f"{path!r} is read-only. Make it writable, or leave it out.")
     if not os.access(path, os.W_OK) or not os.access(os.path.dirname(path), os.W_OK):
-        raise ValueError(f"You may not write to {path!r}, or to its folder.")
+        raise ValueError(f"No permission to write to {path!r} or its folder.")
 
 
 def plan(

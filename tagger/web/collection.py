@@ -1,15 +1,17 @@
 """The library behind the page and the HTTP API: questions and their answers as rows."""
 
 import dataclasses
-import functools
 import math
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tagger.library import database, queries, similarity
 from tagger.library.database import Analysed
+
+REREAD_SECONDS = 5  # a running scan changes the library all the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +64,35 @@ class Collection:
 
     def __init__(self, path: Path):
         self._path, self._lock = path, threading.Lock()
+        self._version = self._songs = self._neighbours = None
+        self._read_at = -math.inf
         self.songs()
 
     def songs(self) -> Analysed:
-        """Returns what the model with the most analyses heard; read once per change.
+        """Returns the results of the model with the most analyses.
+
+        After a change, they are read again, at most every REREAD_SECONDS.
 
         Raises:
             ValueError, OSError: see `database.reader`.
         """
         with self._lock:  # the first one reads, the others wait for it
-            return _read(self._path, _version(self._path))
+            version, now = _version(self._path), time.monotonic()
+            if version != self._version and now - self._read_at >= REREAD_SECONDS:
+                with database.reader(self._path) as library:
+                    self._songs = library.analysed(library.model())
+                self._version, self._neighbours = version, None
+                self._read_at = time.monotonic()
+            return self._songs
+
+    def _compared(self, songs: Analysed) -> similarity.Neighbours:
+        """Returns the songs ready to be compared; the newest are prepared once."""
+        with self._lock:
+            if songs is not self._songs:
+                return similarity.Neighbours(songs)
+            if self._neighbours is None:
+                self._neighbours = similarity.Neighbours(songs)
+            return self._neighbours
 
     def find(self, expression: str, number: int) -> Answer:
         """Returns the songs that match an expression; see `queries.Query`.
@@ -112,7 +133,7 @@ class Collection:
                 else "Give the id of at least one song."
             )
         rows = [known[one] for one in recordings]
-        found = similarity.Neighbours(songs).similar(
+        found = self._compared(songs).similar(
             songs.embeddings[rows], number, rows, max_per_artist
         )
         columns = {"similarity": [value for _, value in found]}
@@ -138,9 +159,3 @@ def _version(path: Path) -> tuple:
         status = one.stat() if one.exists() else None
         held.append(status and (status.st_size, status.st_mtime_ns))
     return tuple(held)
-
-
-@functools.lru_cache(maxsize=1)
-def _read(path: Path, version: tuple) -> Analysed:
-    with database.reader(path) as library:
-        return library.analysed(library.model())

@@ -205,7 +205,7 @@ def test_a_way_leads_from_one_song_to_the_other():
     embeddings = np.stack([np.cos(angles), np.sin(angles)], 1)
     embeddings = np.concatenate([embeddings, -embeddings])  # so that the mean is 0
     songs = songs_of(np.zeros((80, 1)), embeddings)
-    rows = [row for row, _ in similarity.Neighbours(songs).way(0, 20, 4)]
+    rows = [row for row, _ in similarity.Neighbours(songs).path(0, 20, 4)]
     assert rows[0] == 0 and rows[-1] == 20 and rows == sorted(rows)
     assert len(set(rows)) == 6
 

@@ -16,7 +16,7 @@ fastapi = pytest.importorskip("fastapi", reason="the page needs gradio")
 pytest.importorskip("fastapi_offline", reason="the page needs it")
 
 from tagger.inference.tagger import Tagger  # noqa: E402
-from tagger.web import api, limits  # noqa: E402
+from tagger.web import api, collection, limits  # noqa: E402
 from tagger.web.collection import Collection  # noqa: E402
 
 
@@ -105,7 +105,7 @@ def test_the_models_and_the_description_are_served(client):
     assert client.get("/api/static-offline-docs/swagger-ui.css").status_code == 200
 
 
-def test_the_library_is_asked(scanner, music):
+def test_the_library_is_asked(scanner, music, monkeypatch):
     scanner.scan(music)
     with served(Collection(scanner.path)) as client:
         found = client.get("/api/find", params={"expression": "rock > 0", "top": 2})
@@ -121,11 +121,15 @@ def test_the_library_is_asked(scanner, music):
         assert wrong.status_code == 400 and "id 99" in wrong.json()["detail"]
         wrong = client.get("/api/similar", params={"song": "../../etc/passwd"})
         assert wrong.status_code == 422
-        # What a scan adds is found at once.
+        # What a scan adds is read at the next request, but not all the time.
         make_song(music / "new.mp3", 25)
         scanner.scan(music)
-        found = client.get("/api/find", params={"expression": "rock > 0"})
-        assert found.json()["number"] == 6
+        for seconds, number in ((3600, 5), (0, 6)):
+            monkeypatch.setattr(collection, "REREAD_SECONDS", seconds)
+            found = client.get("/api/find", params={"expression": "rock > 0"})
+            assert found.json()["number"] == number
+        alike = client.get("/api/similar", params={"song": songs[0]["id"]}).json()
+        assert alike["songs"]
 
 
 @pytest.mark.parametrize(
