@@ -5,8 +5,10 @@ paths ──songs.read_song──▶ files, recordings ──engine──▶ sco
 Everything is stored as soon as it is known, so a scan that is killed resumes.
 """
 
+import contextlib
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -143,7 +145,8 @@ def prune(library: MusicLibrary, names: Sequence[str], force: bool) -> list[str]
         Paths that were removed.
 
     Raises:
-        ValueError: all files of a folder are gone: its drive may not be connected.
+        ValueError: all files of a folder are gone, or a folder is empty: its drive may
+            not be connected.
     """
     gone = []
     for name in names:
@@ -155,9 +158,31 @@ def prune(library: MusicLibrary, names: Sequence[str], force: bool) -> list[str]
                 " If its drive is not connected, connect it. If you have deleted or"
                 " moved them, add --force."
             )
+        empty = Counter(filter(None, map(_empty_folder_of, missing)))
+        if empty and not force:
+            folder, number = empty.most_common(1)[0]
+            raise ValueError(
+                f"{folder!r} is empty, but the library holds {number:,} files in it. If"
+                " a drive belongs there, connect it. If you have deleted or moved the"
+                " files, add --force."
+            )
         gone += missing
     library.forget(gone)
     return gone
+
+
+def _empty_folder_of(path: str) -> str | None:
+    """Returns the folder that held a missing file if it still exists and is empty.
+
+    So does the folder in which a drive is not mounted.
+    """
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        if not any(entries):
+            return folder
+    return None
 
 
 def _read(paths: Sequence[str], options: StreamOptions) -> Iterator[Song | Unreadable]:

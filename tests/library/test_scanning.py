@@ -132,6 +132,20 @@ def test_a_drive_that_vanishes_costs_nothing(vanishes, command, music, tmp_path)
         assert "5 removed" in done.stdout
 
 
+def test_an_empty_folder_within_the_collection_may_await_its_drive(scanner, music):
+    make_song(music / "drive" / "deep" / "x.mp3", 31)
+    scanner.scan(music)
+    shutil.rmtree(music / "drive" / "deep")
+    (music / "a.mp3").unlink()
+    with database.writer(scanner.path) as library:
+        with pytest.raises(
+            ValueError, match="drive' is empty, but the .* 1 files in it"
+        ):
+            scanning.prune(library, [str(music)], False)
+        (music / "drive").rmdir()  # nobody mounts anything there
+        assert len(scanning.prune(library, [str(music)], False)) == 2
+
+
 def test_a_folder_that_vanishes_during_the_scan_ends_it(scanner, music, monkeypatch):
     run = scanner.engine.run
 
