@@ -133,6 +133,11 @@ COMMANDS = {
         models.average,
         _again,
     ),
+    "card": Command(
+        "write a model card: what a model is, for whom, and its tags",
+        models.add_card,
+        models.write_card,
+    ),
     "export": Command(
         "export a model as SavedModel, LiteRT or ONNX",
         models.add_export,

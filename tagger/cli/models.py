@@ -1,9 +1,9 @@
-"""The commands models, pretrained, convert, average and export."""
+"""The commands models, pretrained, convert, average, card and export."""
 
 import argparse
 from pathlib import Path
 
-from tagger import inference, models, weights
+from tagger import inference, models, storage, weights
 from tagger.cli.arguments import (
     OptionGroup,
     add_force,
@@ -12,6 +12,7 @@ from tagger.cli.arguments import (
     keras_file,
     model_name,
     model_names,
+    output_file,
 )
 from tagger.datasets.annotations import read_tags
 from tagger.models import registry
@@ -229,6 +230,43 @@ def average(args: argparse.Namespace) -> None:
     models.save_model(model, args.output)
     info = models.model_info(model)
     print(printable(f"{args.output}: {info.num_tags} tags, {len(members)} models"))
+
+
+def add_card(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of card."""
+    parser.add_argument(
+        "model",
+        type=model_name,
+        metavar="MODEL",
+        help="pretrained model, or .keras file",
+    )
+    add = parser.add_argument
+    add(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="scores of this model that eval.py --json FILE wrote; may be repeated",
+    )
+    add(
+        "--output",
+        type=output_file,
+        metavar="FILE",
+        help="file to write (default: standard output)",
+    )
+    add_force(parser)
+
+
+def write_card(args: argparse.Namespace) -> None:
+    """Writes the card of a model."""
+    check_outputs(args, "output")
+    text = weights.cards.card(args.model, args.evaluation)
+    if args.output:
+        with storage.replacing(args.output) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+        print(printable(f"Card: {args.output}"))
+    else:
+        print(text, end="")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

@@ -3,5 +3,6 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules=["conversion", "downloads", "pretrained", "readers", "tables"]
+    __name__,
+    submodules=["cards", "conversion", "downloads", "pretrained", "readers", "tables"],
 )

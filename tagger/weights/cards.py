@@ -1,0 +1,187 @@
+"""Model cards: what a model file says of itself, as Markdown for people and hubs.
+
+name of a pretrained model, or model file ─▶ facts ─▶ card.md.jinja ─▶ text
+
+The front matter is that of Hugging Face's hub
+(https://huggingface.co/docs/hub/model-cards). Nothing here loads Keras, and pretrained
+models need not be downloaded.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from tagger import validation
+from tagger.models import registry
+from tagger.models.metadata import ModelInfo, read_info
+from tagger.validation import Name, printable
+from tagger.weights.pretrained import PRETRAINED, Pretrained
+
+TITLES = {
+    "magnatagatune": "MagnaTagATune",
+    "million_song": "Million Song Dataset",
+    "million_song (CALS)": "Million Song Dataset, CALS split",
+    "mtg_jamendo": "MTG-Jamendo",
+}
+VOCABULARIES = {
+    "magnatagatune": "instruments, voices, tempo and broad genres",
+    "million_song": "genres, decades and moods, as listeners of Last.fm call them",
+    "million_song (CALS)": "genres and decades, cleaned and split by artist",
+    "mtg_jamendo": "genres, instruments and moods of independent music",
+}
+_LICENCE_IDS = {"ISC": "isc", "MIT": "mit"}  # of Hugging Face's hub
+_MAX_BYTES = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A macro score in a card.
+
+    Attributes:
+        dataset: Key of `datasets.DATASETS`.
+        split: Split, and how it was made.
+        roc_auc, pr_auc: Macro means over the tags; PR-AUC may be None.
+        source: Who measured it.
+    """
+
+    dataset: str
+    split: str
+    roc_auc: float
+    pr_auc: float | None
+    source: str
+
+    @property
+    def dataset_title(self) -> str:
+        """Name of the dataset for people."""
+        return TITLES.get(self.dataset, self.dataset)
+
+
+def card(
+    model: str | os.PathLike, evaluations: Sequence[str | os.PathLike] = ()
+) -> str:
+    """Returns the card of a model.
+
+    Args:
+        model: Name of a pretrained model, or a `.keras` file.
+        evaluations: Files that `eval.py --json FILE` wrote for this model; the card
+            then states their scores.
+
+    Raises:
+        ValueError: the file is no model of this project, or no such evaluation.
+        OSError: a file cannot be read.
+    """
+    measured = [_read_evaluation(path) for path in evaluations]
+    if model in PRETRAINED:
+        facts = _facts_of_pretrained(PRETRAINED[model])
+    else:
+        facts = _facts_of_file(read_info(model), str(model))
+    facts["scores"] = [*facts["scores"], *measured]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=False
+    )
+    environment.filters["cell"] = _cell
+    return environment.get_template("card.md.jinja").render(facts).rstrip() + "\n"
+
+
+def _facts_of_pretrained(found: Pretrained) -> dict:
+    entry = registry.entry(found.model)
+    scores = []
+    if found.scores:
+        source = f"published, {found.repository}"
+        dataset = found.dataset.partition(" ")[0]
+        scores.append(Score(dataset, "test", *found.scores, source))
+    verified = "converted, run and compared with the original by us"
+    unproven = "not converted by us yet: see the limits in the documentation"
+    return {
+        "name": found.name,
+        "reference": found.name,
+        "summary": f"A tagger of {VOCABULARIES.get(found.dataset, 'music')}.",
+        "network": found.model,
+        "paper": entry.paper,
+        "sample_rate": entry.facts.sample_rate,
+        "num_samples": entry.facts.num_samples,
+        "hop_samples": entry.facts.num_samples,
+        "num_tags": len(found.tags),
+        "tags": found.tags,
+        "thresholds": None,
+        "provenance": {"state": verified if found.is_verified else unproven},
+        "dataset_title": TITLES.get(found.dataset, found.dataset),
+        "licence": found.licence,
+        "licence_id": _LICENCE_IDS.get(found.licence, "other"),
+        "origin": _origin(found),
+        "when": _when(found),
+        "scores": scores,
+    }
+
+
+def _origin(found: Pretrained) -> str:
+    if found.repository == "PyPI":
+        return "in the wheel of the package musicnn"
+    return f"https://github.com/{found.repository}"
+
+
+def _when(found: Pretrained) -> str:
+    """Says in a sentence who this model is for."""
+    asked = f"You want {VOCABULARIES.get(found.dataset, 'music tags')}"
+    million = registry.entry(found.model).facts.num_parameters / 1e6
+    size = f"The network has {million:.1f} million weights."
+    if found.is_verified:
+        return f"{asked}, from weights that have been checked. {size}"
+    return f"{asked}, and can check the scores on your own data first. {size}"
+
+
+def _facts_of_file(info: ModelInfo, path: str) -> dict:
+    provenance = dict(info.provenance or {})
+    licence = provenance.pop("licence", None) or provenance.get("licence of the base")
+    network = registry.MODELS.get(info.name)
+    return {
+        "name": Path(path).stem,
+        "reference": Path(path).name,
+        "summary": "",
+        "network": info.name,
+        "paper": network.paper if network else "",
+        "sample_rate": info.sample_rate,
+        "num_samples": info.segmentation.num_samples,
+        "hop_samples": info.segmentation.hop_samples,
+        "num_tags": info.num_tags,
+        "tags": info.tags or (),
+        "thresholds": info.thresholds,
+        "provenance": provenance,
+        "dataset_title": "",
+        "licence": licence,
+        "licence_id": _LICENCE_IDS.get(licence, "other"),
+        "origin": "",
+        "when": "",
+        "scores": [],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """The part of `Evaluation.as_json` that a card takes."""
+
+    dataset: Name
+    split: Name
+    split_rule: str
+    roc_auc: float
+    pr_auc: float | None
+
+
+def _read_evaluation(path: str | os.PathLike) -> Score:
+    then = "Give a file that eval.py --json FILE wrote."
+    validation.check_regular(path)
+    if os.path.getsize(path) > _MAX_BYTES:
+        raise ValueError(f"{str(path)!r} is too large for an evaluation. {then}")
+    found = validation.parse(Path(path).read_bytes(), _Evaluation, path, then)
+    split = f"{found.split} ({found.split_rule})"
+    return Score(
+        found.dataset, split, found.roc_auc, found.pr_auc, "measured with eval.py"
+    )
+
+
+def _cell(value: object) -> str:
+    """Escapes text for a cell of a Markdown table."""
+    return printable(str(value)).replace("\\", "\\\\").replace("|", "\\|")
