@@ -1,5 +1,6 @@
 # `make demo` makes a trained, evaluated and explained tagger from synthetic mp3 files.
 # `make test` runs the default test suite.
+# `make docs` builds the documentation into docs/_build/html.
 
 PYTHON = .venv/bin/python
 DEMO = demo
@@ -20,6 +21,9 @@ demo: .venv/installed
 test: .venv/installed-test
 	$(PYTHON) -m pytest
 
+docs: .venv/installed-docs
+	$(PYTHON) -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+
 .venv/installed: requirements.txt
 	python3 -m venv .venv
 	$(PYTHON) -m pip install --quiet --upgrade pip
@@ -30,4 +34,8 @@ test: .venv/installed-test
 	$(PYTHON) -m pip install --quiet --editable '.[test]'
 	touch $@
 
-.PHONY: demo test
+.venv/installed-docs: .venv/installed pyproject.toml
+	$(PYTHON) -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+.PHONY: demo docs test

@@ -1,5 +1,6 @@
 """Sphinx configuration: `make docs` builds docs/_build/html."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tagger import __version__  # noqa: E402
+from tagger.weights import cards, pretrained  # noqa: E402
 
 project = "tagger"
 author = "The authors of tagger"
@@ -17,14 +19,45 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "gallery"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"tagger {version}"
 html_show_sphinx = False
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {
+    "members": True,
+    # Made by scikit-learn, whose documentation they refer to.
+    "exclude-members": "set_transform_request, set_fit_request",
+}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-napoleon_google_docstring = True
+napoleon_use_ivar = True
+default_role = "code"
+
+
+def as_restructured_text(app, what, name, obj, options, lines: list[str]) -> None:
+    """Converts our docstrings, in which `*` is a star and diagrams are indented."""
+    lines[:] = [re.sub(r"(?<![`\\])\*", r"\\*", line) for line in lines]
+    if what == "module":
+        converted, is_literal = [], False
+        for line in lines:
+            is_drawn = line.startswith(("    ", "|"))
+            if is_drawn and not is_literal:
+                converted += ["", "::", ""]
+            if is_literal and line and not is_drawn:
+                converted.append("")
+            is_literal = is_drawn or (is_literal and not line)
+            converted.append(f"    {line}" if is_drawn else line)
+        lines[:] = converted
+
+
+def setup(app) -> None:
+    """Converts docstrings, and writes a page per pretrained model, its card."""
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=100)
+    folder = Path(__file__).parent / "models" / "cards"
+    folder.mkdir(exist_ok=True)
+    for name in pretrained.PRETRAINED:
+        path, text = folder / f"{name}.md", cards.card(name)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
