@@ -42,6 +42,7 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     shutil.copy(HERE / "music.csv", output)
     failed = []
+    pooch.get_logger().setLevel("WARNING")
     for row in tqdm(read("packages.csv"), "Fetching", unit="package", disable=None):
         folder = output / row["package"]
         missing = [

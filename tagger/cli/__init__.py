@@ -138,6 +138,12 @@ COMMANDS = {
         models.add_card,
         models.write_card,
     ),
+    "share": Command(
+        "upload a model with its card to Hugging Face's hub",
+        models.add_share,
+        models.share,
+        _again,
+    ),
     "export": Command(
         "export a model as SavedModel, LiteRT or ONNX",
         models.add_export,

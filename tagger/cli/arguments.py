@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tagger.models.metadata import suggest_names
 from tagger.storage import LOCK_NAME
+from tagger.weights import hub
 from tagger.weights.pretrained import PRETRAINED
 
 
@@ -230,8 +231,14 @@ def _ending(text: str, *endings: str) -> str:
 
 
 def model_name(text: str) -> str:
-    """Argument type: a model file that exists, or the name of a pretrained model."""
+    """Argument type: an existing model file, or a pretrained model, or hf://user/name."""
     if text in PRETRAINED:
+        return text
+    if hub.is_hub_name(text):
+        try:
+            hub.Repository.of(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(error) from error
         return text
     if os.path.isfile(text):
         endings = (".keras", ".hdf5", ".h5", ".onnx")

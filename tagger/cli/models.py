@@ -1,4 +1,4 @@
-"""The commands models, pretrained, convert, average, card and export."""
+"""The commands models, pretrained, convert, average, card, share and export."""
 
 import argparse
 from pathlib import Path
@@ -241,13 +241,7 @@ def add_card(parser: argparse.ArgumentParser) -> None:
         help="pretrained model, or .keras file",
     )
     add = parser.add_argument
-    add(
-        "--evaluation",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="scores of this model that eval.py --json FILE wrote; may be repeated",
-    )
+    _add_evaluations(add)
     add(
         "--output",
         type=output_file,
@@ -267,6 +261,43 @@ def write_card(args: argparse.Namespace) -> None:
         print(printable(f"Card: {args.output}"))
     else:
         print(text, end="")
+
+
+def add_share(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of share."""
+    add = parser.add_argument
+    add(
+        "model",
+        type=model_name,
+        metavar="MODEL",
+        help="pretrained model, or .keras file",
+    )
+    add("name", metavar="hf://USER/NAME", help="repository on Hugging Face's hub")
+    _add_evaluations(add)
+    add("--private", action="store_true", help="make a new repository private")
+    add(
+        "--replace-card",
+        action="store_true",
+        help="replace the card if the repository has one",
+    )
+
+
+def share(args: argparse.Namespace) -> None:
+    """Uploads a model to the hub."""
+    url = inference.sharing.share(
+        args.model, args.name, args.evaluation, args.private, args.replace_card
+    )
+    print(printable(f"Shared: {url}"))
+
+
+def _add_evaluations(add) -> None:
+    add(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="scores of this model that eval.py --json FILE wrote; may be repeated",
+    )
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

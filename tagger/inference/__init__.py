@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "engines",
         "export",
         "selection",
+        "sharing",
         "streaming",
         "tagger",
         "writers",

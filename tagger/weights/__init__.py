@@ -4,5 +4,13 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["cards", "conversion", "downloads", "pretrained", "readers", "tables"],
+    submodules=[
+        "cards",
+        "conversion",
+        "downloads",
+        "hub",
+        "pretrained",
+        "readers",
+        "tables",
+    ],
 )

@@ -60,7 +60,9 @@ class Score:
 
 
 def card(
-    model: str | os.PathLike, evaluations: Sequence[str | os.PathLike] = ()
+    model: str | os.PathLike,
+    evaluations: Sequence[str | os.PathLike] = (),
+    reference: str | None = None,
 ) -> str:
     """Returns the card of a model.
 
@@ -68,6 +70,7 @@ def card(
         model: Name of a pretrained model, or a `.keras` file.
         evaluations: Files that `eval.py --json FILE` wrote for this model; the card
             then states their scores.
+        reference: What users give as MODEL; None: the name of the model or file.
 
     Raises:
         ValueError: the file is no model of this project, or no such evaluation.
@@ -79,6 +82,7 @@ def card(
     else:
         facts = _facts_of_file(read_info(model), str(model))
     facts["scores"] = [*facts["scores"], *measured]
+    facts["reference"] = reference or facts["reference"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=False
     )

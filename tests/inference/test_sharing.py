@@ -1,0 +1,130 @@
+"""Sharing models on the hub, and using them from there, against a local stand-in."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from hub_server import HubServer
+from narrow import narrow_options
+
+from tagger import models, storage
+from tagger.audio import write_audio
+from tagger.weights import hub
+
+pytest.importorskip("huggingface_hub", reason="needs the extra hub")
+TAGS = ("rock", "calm")
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    options = narrow_options("sample_cnn") | {"num_tags": 2, "tags": TAGS}
+    path = tmp_path_factory.mktemp("model") / "mine.keras"
+    models.save_model(models.build_model("sample_cnn", **options), path)
+    return path
+
+
+@pytest.fixture
+def server():
+    with HubServer.running() as server:
+        yield server
+
+
+@pytest.fixture
+def run(server, tmp_path):
+    """Returns a function that runs a command with the stand-in as the hub."""
+    environment = os.environ | {
+        "HF_ENDPOINT": server.url,
+        "HF_TOKEN": "secret",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TAGGER_CACHE": str(tmp_path / "cache"),
+        "NO_PROXY": "127.0.0.1",
+    }
+
+    def run(*arguments, **others):
+        return subprocess.run(
+            [sys.executable, "-m", "tagger", *map(str, arguments)],
+            cwd=REPOSITORY,
+            env=environment | others,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_shared_model_is_used_by_its_name(run, server, model_path, tmp_path):
+    done = run("share", model_path, "hf://ann/mine")
+    assert done.returncode == 0, done.stderr
+    held = server.files["ann/mine"]
+    assert set(held) == {
+        *("README.md", "model.keras", "model.onnx", "labels.txt", "SHA256SUMS"),
+        *({".gitattributes"} & set(held)),
+    }
+    assert held["model.keras"] == model_path.read_bytes()
+    assert held["labels.txt"].decode() == "rock\ncalm\n"
+    assert b"library_name: keras" in held["README.md"]
+    assert b"--model hf://ann/mine" in held["README.md"]
+    assert storage.sha256(model_path) in held["SHA256SUMS"].decode()
+    # A card that somebody has edited stays.
+    held["README.md"] = b"written by hand"
+    assert run("share", model_path, "hf://ann/mine").returncode == 0
+    assert held["README.md"] == b"written by hand"
+    assert run("share", model_path, "hf://ann/mine", "--replace-card").returncode == 0
+    assert held["README.md"] != b"written by hand"
+
+    noise = np.random.default_rng(0).uniform(-1, 1, 59049).astype(np.float32)
+    write_audio(tmp_path / "song.wav", noise, 22050)
+    tag = ("tag", tmp_path / "song.wav", "--json", "--model")
+    shared, local = run(*tag, "hf://ann/mine"), run(*tag, model_path)
+    assert shared.returncode == 0, shared.stderr
+    assert json.loads(shared.stdout)["tags"] == json.loads(local.stdout)["tags"]
+    offline = run(*tag, "hf://ann/mine", HF_HUB_OFFLINE="1")
+    assert offline.stdout == shared.stdout, offline.stderr
+    # Somebody else replaced the model.
+    held["model.keras"] += b"more"
+    done = run(*tag, "hf://ann/mine")
+    assert done.returncode == 2 and "does not list" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_what_the_hub_refuses_is_said_in_a_sentence(run, server, model_path, tmp_path):
+    write_audio(tmp_path / "song.wav", np.zeros(59049, np.float32), 22050)
+    tag = ("tag", tmp_path / "song.wav", "--model")
+    server.files["ann/other"] = {"README.md": b"", "weights.bin": b""}
+    for name, says in (
+        ("hf://ann/none", "There is no model hf://ann/none, or you may not read it"),
+        ("hf://ann/other", "holds no model.keras with SHA256SUMS"),
+        ("hf://ann", "'hf://ann' is not of the form hf://user/name"),
+        ("hf://ann/../x", "is not of the form hf://user/name"),
+    ):
+        done = run(*tag, name)
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+    done = run("share", model_path, "hf://ann/mine", HF_TOKEN="wrong")
+    assert done.returncode == 2 and "Check the network and your login" in done.stderr
+    done = run(*tag, "hf://ann/none", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 2 and "Check the network" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["hf://a/b/c", "hf:///b", "hf://a/", "hf://a/b@", "hf://a b/c", "a/b"]
+)
+def test_names_of_repositories(name):
+    with pytest.raises(ValueError, match="is not of the form hf://user/name"):
+        hub.Repository.of(name)
+
+
+def test_a_repository_may_name_a_revision():
+    assert hub.Repository.of("hf://a/b") == hub.Repository("a/b")
+    assert hub.Repository.of("hf://a-1/b.c_d@v1.0") == hub.Repository(
+        "a-1/b.c_d", "v1.0"
+    )
+    assert not hub.is_hub_name("musicnn_mtt")
