@@ -19,9 +19,17 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "gallery"]
+exclude_patterns = ["_build", "gallery/*.py", "gallery/README.txt"]
 myst_heading_anchors = 3
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "gallery/built",
+    "image_scrapers": ("gallery_pictures.scrape",),
+    "download_all_examples": False,
+    "show_signature": False,
+}
 html_theme = "furo"
 html_title = f"tagger {version}"
 html_show_sphinx = False

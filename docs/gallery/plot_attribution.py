@@ -1,0 +1,26 @@
+"""
+What raised a tag's score
+=========================
+
+Integrated gradients (`Sundararajan et al. 2017 <https://arxiv.org/abs/1703.01365>`_)
+divide the score of a tag among the times and frequencies of the music: orange raised
+the score, violet lowered it. The cells add up to the difference between the score of
+the music and that of silence.
+"""
+
+from tagger import Tagger, interpretation, plotting
+
+tagger = Tagger.from_pretrained("musicnn_mtt", engine="keras")
+segment, _ = tagger.segment("music/rock/muldjord_song.opus")
+tags = ["drums"]
+found = interpretation.attribute(tagger.model, segment, tagger.tag_numbers(tags))
+
+# %%
+# ``tagger explain`` draws the same for every tag you name, and plays the music filtered
+# by it.
+
+figure = plotting.plot_attributions(
+    {tag: one.values for tag, one in zip(tags, found, strict=True)},
+    found[0].spectrogram,
+    "What raised drums",
+)

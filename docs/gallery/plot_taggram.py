@@ -1,0 +1,27 @@
+"""
+Scores over time
+================
+
+A *taggram* shows what a song sounds like, moment by moment: one row per tag, one column
+per segment of three seconds.
+"""
+
+from tagger import Tagger, plotting
+
+tagger = Tagger.from_pretrained("musicnn_mtt")
+song = "music/orchestral/openclonk_urbanbolero.opus"
+taggram = tagger.taggram(song, hop_seconds=0.5)
+taggram.scores.shape  # segments, tags
+
+# %%
+# The highest tags of the whole song are the highest means over its segments.
+
+highest = list(tagger.named(taggram.aggregated()))[:12]
+numbers = tagger.tag_numbers(highest)
+figure = plotting.plot_taggram(
+    taggram.scores[:, numbers],
+    highest,
+    taggram.seconds,
+    taggram.segment_seconds,
+    "Urban Bolero",
+)
