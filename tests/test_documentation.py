@@ -27,6 +27,7 @@ FOREIGN = (
     "curl",
     "pytest",
     "hear-validator",
+    "hf",
     "…",
 )
 FILES = (

@@ -25,9 +25,8 @@ class ScoringModel:
     Args:
         build: Function that builds the model.
         shards: Data that the model is scored on.
-        evaluate: Function of predict, shards, metadata of the model and split, such as
-            `scoring.evaluate`.
         devices: Devices that train.
+        evaluate: Function of predict, shards, metadata of the model and split.
 
     Attributes:
         model: The copy.
@@ -37,8 +36,8 @@ class ScoringModel:
         self,
         build: Callable[[], keras.Model],
         shards: pipeline.Shards,
-        evaluate: Callable[..., metrics.Evaluation],
         devices: Devices,
+        evaluate: Callable[..., metrics.Evaluation] = scoring.evaluate,
     ):
         self._shards, self._evaluate, self._devices = shards, evaluate, devices
         with devices.one_local_device():
@@ -127,6 +126,11 @@ class Validate(keras.callbacks.Callback):
         logs |= dict(zip(found, map(float, values), strict=True))
 
     def _check(self, found: dict[str, float]) -> None:
+        if self._monitor not in found:
+            raise ValueError(
+                f"--monitor {self._monitor} is not measured in this training. Choose"
+                f" one of: {', '.join(found)}."
+            )
         if np.isnan(found[self._monitor]):
             raise ValueError(
                 f"{self._monitor} is undefined: no tag has both clips with it and clips"

@@ -223,7 +223,7 @@ class _Runner:
         self._devices = run.devices
         self._num_batches = None  # counted by `check`
         self._scoring_model = ScoringModel(
-            self._build, task.shards, task.evaluate, self._devices
+            self._build, task.shards, self._devices, task.evaluate
         )
 
     def _build(self) -> keras.Model:

@@ -20,7 +20,7 @@ from tagger import audio, cli, models
 from tagger.cli import process, training
 from tagger.cli.arguments import check_types
 from tagger.inference import embeddings
-from tagger.training import noisy_student, recipes
+from tagger.training import distillation, noisy_student, recipes
 
 SCRIPTS = (
     "build_mtt.py", "build_msd.py", "train.py", "eval.py", "extract_excitations.py"
@@ -80,10 +80,11 @@ def test_options_of_train_belong_to_a_model_or_a_recipe():
         assert set(group.flags) <= parameters(functions)
     fields = {field.name for field in dataclasses.fields(recipes.TrainingRecipe)}
     assert set(args.common_options.flags) <= fields
-    fields = {field.name for field in dataclasses.fields(noisy_student.StudentOptions)}
-    assert set(args.student_options.flags) == fields
+    kinds = noisy_student.StudentOptions, distillation.DistillationOptions
+    noisy, alone = ({f.name for f in dataclasses.fields(kind)} for kind in kinds)
+    assert set(args.student_options.flags) == noisy | alone
     given = ("--student", "expansion", "--labelled-loss", "skeptical")
-    values = parsed(*given).student_options.values(fields, parsed(*given), "it")
+    values = parsed(*given).student_options.values(noisy, parsed(*given), "it")
     noisy_student.StudentOptions(**values)
 
 
@@ -142,9 +143,9 @@ def parser_of(name):
     return parser
 
 
-def test_a_teacher_needs_unlabelled_music_and_a_student_a_teacher(run_script):
-    alone = run_script("train.py", "--teacher", "musicnn_mtt")
-    fails(alone, "--teacher and --unlabelled must be given")
+def test_unlabelled_music_and_a_student_need_a_teacher(run_script):
+    alone = run_script("train.py", "--unlabelled", "dataset")
+    fails(alone, "--unlabelled needs --teacher with the model that scores it")
     fails(
         run_script("train.py", "--student", "expansion"),
         "--student is not an option of training without --teacher",

@@ -11,7 +11,7 @@ from tagger import models
 from tagger.data import pipeline
 from tagger.evaluation.agreement import Agreement
 from tagger.segmentation import INT16_SCALE
-from tagger.training import distillation, recipes, teacher_scores
+from tagger.training import distillation, recipes, teacher_scores, trainer
 
 TAGS = ("calm", "loud", "strange")
 
@@ -144,6 +144,14 @@ def test_what_does_not_fit_is_said(shards, teacher, tmp_path):
     with pytest.raises(ValueError, match="expects 16000 Hz but"):
         train(shards, tmp_path / "other.keras", tmp_path)
     assert not list(tmp_path.glob("scores-*"))
+
+
+def test_agreement_is_no_monitor_of_labels(built, tmp_path):
+    task = trainer.SupervisedTask(pipeline.open_shards(built))
+    with pytest.raises(ValueError, match="--monitor val_rho is not measured in this"):
+        trainer.train(
+            "sample_cnn", narrow_options("sample_cnn"), recipe_of(), task, tmp_path
+        )
 
 
 @pytest.mark.slow

@@ -196,8 +196,9 @@ def test_won_recipes_are_the_papers():
     assert recipes.multi_scale().batch_size == 20
     assert recipes.multi_scale().stages[0].weight_decay == 1e-4
     monitors = {name: make().monitor for name, make in recipes.RECIPES.items()}
-    by_loss = {"resemul": "val_loss", "transformer": "val_loss"}
-    assert monitors == dict.fromkeys(recipes.RECIPES, "val_roc_auc") | by_loss
+    others = {"resemul": "val_loss", "transformer": "val_loss"}
+    others |= {"distillation": "val_rho"}  # ours
+    assert monitors == dict.fromkeys(recipes.RECIPES, "val_roc_auc") | others
 
 
 def test_weight_decay_is_pytorchs():
