@@ -26,7 +26,8 @@ class ScoringModel:
         build: Function that builds the model.
         shards: Data that the model is scored on.
         devices: Devices that train.
-        evaluate: Function of predict, shards, metadata of the model and split.
+        evaluate: Function of predict, shards, metadata of the model and split; None:
+            `scoring.evaluate`.
 
     Attributes:
         model: The copy.
@@ -37,7 +38,7 @@ class ScoringModel:
         build: Callable[[], keras.Model],
         shards: pipeline.Shards,
         devices: Devices,
-        evaluate: Callable[..., metrics.Evaluation] = scoring.evaluate,
+        evaluate: Callable[..., metrics.Evaluation] | None = None,
     ):
         self._shards, self._evaluate, self._devices = shards, evaluate, devices
         with devices.one_local_device():
@@ -65,7 +66,8 @@ class ScoringModel:
             if self._predict is None:
                 self._predict = scoring.predictor(self.model, self._shards)
             info = models.model_info(self.model)
-            return self._evaluate(self._predict, self._shards, info, split)
+            evaluate = self._evaluate or scoring.evaluate
+            return evaluate(self._predict, self._shards, info, split)
 
     def save(self, path: Path) -> None:
         """Writes a .keras file."""
