@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from tagger import __version__  # noqa: E402
 from tagger.weights import cards, pretrained  # noqa: E402
 
 project = "tagger"
-author = "The authors of tagger"
+author = "the authors of tagger"
+copyright = "2026, the authors of tagger"
 release = version = __version__
 extensions = [
     "myst_parser",
@@ -27,6 +28,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "gallery/built",
     "image_scrapers": ("gallery_pictures.scrape",),
+    "abort_on_example_error": True,
     "download_all_examples": False,
     "show_signature": False,
 }

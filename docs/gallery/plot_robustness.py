@@ -5,7 +5,7 @@ How robust are the scores?
 `Won et al. (2020) <https://arxiv.org/abs/2006.00751>`_ changed the test clips by time
 stretch, pitch shift, compression and noise, and scored them again. ``eval.py
 --robustness FILE.png`` does this for any model and data; here for rock and electronic
-music in 40 excerpts.
+music in 16 excerpts.
 """
 
 import tempfile
