@@ -157,7 +157,8 @@ def zero_shot(args: argparse.Namespace) -> dict:
     """Scores the labels of the corpus' test clips by student and teacher."""
     clips, artists = test_clips(Path(args.corpus))
     weights = artist_weights(artists)
-    taggers = {"teacher": Tagger(args.teacher), "student": Tagger(args.student)}
+    files = {"teacher": args.teacher, "student": args.student}
+    taggers = {name: Tagger.from_pretrained(path) for name, path in files.items()}
     known = [set(map(str.lower, tagger.tags)) for tagger in taggers.values()]
     tags = [tag for tag in clips[0]["labels"] if all(tag in names for names in known)]
     labels = np.array([[clip["labels"][tag] for tag in tags] for clip in clips])
