@@ -77,8 +77,7 @@ def agreement(args: argparse.Namespace, work: Path) -> dict:
     shards = pipeline.open_shards(args.music)
     student = models.load_model(args.student)
     info = models.model_info(student)
-    segmentation = models.model_info(student).segmentation
-    stored = teacher_scores.Stored(args.teacher, segmentation)
+    stored = teacher_scores.Stored(args.teacher, info.segmentation)
     found = stored_anyhow(stored, shards, Path(args.scores_dir or work))
     scored = distillation.DistilledShards.of(shards, found, info.tags)
     task = distillation.DistillationTask(scored, args.teacher)
@@ -160,10 +159,14 @@ def zero_shot(args: argparse.Namespace) -> dict:
     files = {"teacher": args.teacher, "student": args.student}
     taggers = {name: Tagger.from_pretrained(path) for name, path in files.items()}
     known = [set(map(str.lower, tagger.tags)) for tagger in taggers.values()]
-    tags = [tag for tag in clips[0]["labels"] if all(tag in names for names in known)]
+    tags = [
+        tag
+        for tag in clips[0]["labels"]
+        if all(tag in names for names in known)
+        and any(clip["labels"][tag] for clip in clips)
+    ]
     labels = np.array([[clip["labels"][tag] for tag in tags] for clip in clips])
-    tags = [tag for tag, column in zip(tags, labels.T, strict=True) if column.any()]
-    labels = np.array([[clip["labels"][tag] for tag in tags] for clip in clips])
+    everyone = np.ones((1, len(labels)), int)
     drawn, rows = {}, {}
     paths = [clip["path"] for clip in clips]
     for name, tagger in taggers.items():
@@ -177,9 +180,8 @@ def zero_shot(args: argparse.Namespace) -> dict:
                 for one, score in zip(labels.T, scores.T, strict=True)
             ]
         )
-        ones = np.ones((1, len(labels)), int)
         rows[name] = [
-            float(bootstrap.resampled_aucs(one, score, ones)[0, 0])
+            float(bootstrap.resampled_aucs(one, score, everyone)[0, 0])
             for one, score in zip(labels.T, scores.T, strict=True)
         ]
     print(f"\n| zero-shot ROC-AUC, {len(clips)} clips | clips | teacher | student |")

@@ -30,7 +30,7 @@ class Agreement(Evaluation):
 
     @classmethod
     def of(cls, scored: Evaluation) -> "Agreement":
-        """Converts an evaluation whose labels are a teacher's scores."""
+        """Returns the agreement from an evaluation on a teacher's scores as labels."""
         teacher_scores = np.asarray(scored.labels)
         labels = top_clips(teacher_scores).astype(np.uint8)
         fields = vars(scored) | {"labels": labels, "teacher_scores": teacher_scores}

@@ -42,27 +42,28 @@ def share(
         URL of the repository.
 
     Raises:
-        ValueError: the name is wrong, or the model's licence forbids it.
-        OSError: the hub did not answer, or refused.
+        ValueError: the name is wrong, or see `cards.card`.
+        OSError: the hub did not answer, or refused; or see `cards.card`.
         ImportError: huggingface_hub is not installed.
     """
     repository = hub.Repository.of(name)
     if repository.revision:
         raise ValueError(f"{name!r} names a revision. Give hf://user/name.")
     api = hub.library().HfApi(library_name="tagger")
-    with tempfile.TemporaryDirectory() as held, hub.explained(repository):
+    with tempfile.TemporaryDirectory() as held:
         folder = Path(held)
         write_repository(model, folder, str(repository), evaluations)
-        url = api.create_repo(
-            repository.repo_id, private=is_private or None, exist_ok=True
-        )
-        if not replaces_card and api.file_exists(repository.repo_id, CARD_NAME):
-            (folder / CARD_NAME).unlink()
-        api.upload_folder(
-            repo_id=repository.repo_id,
-            folder_path=folder,
-            commit_message="Upload with tagger share",
-        )
+        with hub.explained(repository):
+            url = api.create_repo(
+                repository.repo_id, private=is_private or None, exist_ok=True
+            )
+            if not replaces_card and api.file_exists(repository.repo_id, CARD_NAME):
+                (folder / CARD_NAME).unlink()
+            api.upload_folder(
+                repo_id=repository.repo_id,
+                folder_path=folder,
+                commit_message="Upload with tagger share",
+            )
     return str(url)
 
 

@@ -174,7 +174,7 @@ def prune(library: MusicLibrary, names: Sequence[str], force: bool) -> list[str]
 def _empty_folder_of(path: str) -> str | None:
     """Returns the folder that held a missing file if it still exists and is empty.
 
-    So does the folder in which a drive is not mounted.
+    The mount point of a drive that is not connected is such a folder.
     """
     folder = os.path.dirname(path)
     while not os.path.isdir(folder):

@@ -26,8 +26,7 @@ class ScoringModel:
         build: Function that builds the model.
         shards: Data that the model is scored on.
         devices: Devices that train.
-        evaluate: Function of predict, shards, metadata of the model and split; None:
-            `scoring.evaluate`.
+        evaluate: Function of predict, shards, metadata of the model and split.
 
     Attributes:
         model: The copy.
@@ -38,7 +37,7 @@ class ScoringModel:
         build: Callable[[], keras.Model],
         shards: pipeline.Shards,
         devices: Devices,
-        evaluate: Callable[..., metrics.Evaluation] | None = None,
+        evaluate: Callable[..., metrics.Evaluation] = scoring.evaluate,
     ):
         self._shards, self._evaluate, self._devices = shards, evaluate, devices
         with devices.one_local_device():
@@ -66,8 +65,7 @@ class ScoringModel:
             if self._predict is None:
                 self._predict = scoring.predictor(self.model, self._shards)
             info = models.model_info(self.model)
-            evaluate = self._evaluate or scoring.evaluate
-            return evaluate(self._predict, self._shards, info, split)
+            return self._evaluate(self._predict, self._shards, info, split)
 
     def save(self, path: Path) -> None:
         """Writes a .keras file."""

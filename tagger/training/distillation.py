@@ -26,7 +26,6 @@ from tagger.training.recipes import TrainingRecipe
 from tagger.training.teacher_scores import ABOUT_NAME, ScoredShards, Stored, checksum
 
 EPSILON = 1e-6
-SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,9 +259,11 @@ def train(
         has_embeddings=bool(distillation.embedding_weight),
     )
     parent = Path(distillation.scores_dir or train_dir)
-    for split in SPLITS:
-        if shards.manifest.num_clips(split) or split != "test":
-            scores_dir = stored.store(shards, split, parent)
-    scored = DistilledShards.of(shards, scores_dir, about.tags)
+    splits = ["train", "val"]
+    if shards.manifest.num_clips("test"):
+        splits.append("test")
+    for split in splits:
+        stored.store(shards, split, parent)
+    scored = DistilledShards.of(shards, stored.folder(parent, shards), about.tags)
     task = DistillationTask(scored, teacher, distillation)
     return trainer.train(name, options, recipe, task, train_dir, run)

@@ -96,9 +96,9 @@ class SupervisedTask:
     def training_model(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
         """Returns a model that takes a batch and shares the layers of `model`."""
         manifest = self.shards.manifest
-        augmentation = None
         if recipe.transforms and not recipe.augment:
-            raise ValueError("--transforms needs --augment.")
+            raise ValueError("--transforms chooses what --augment does. Add --augment.")
+        augmentation = None
         if recipe.augment:
             augmentation = augmentation_of(recipe, manifest.sample_rate, "augmentation")
         return models.with_record_inputs(

@@ -18,7 +18,7 @@ from tagger import validation
 from tagger.models import registry
 from tagger.models.metadata import ModelInfo, read_info
 from tagger.validation import Name, printable
-from tagger.weights.pretrained import PRETRAINED, Pretrained
+from tagger.weights.pretrained import PRETRAINED, Pretrained, path_of
 
 TITLES = {
     "magnatagatune": "MagnaTagATune",
@@ -29,7 +29,7 @@ TITLES = {
 VOCABULARIES = {
     "magnatagatune": "instruments, voices, tempo and broad genres",
     "million_song": "genres, decades and moods, as listeners of Last.fm call them",
-    "million_song (CALS)": "genres and decades, cleaned and split by artist",
+    "million_song (CALS)": "genres and decades, trained on the cleaned CALS labels",
     "mtg_jamendo": "genres, instruments and moods of independent music",
 }
 _LICENCE_IDS = {"ISC": "isc", "MIT": "mit"}  # of Hugging Face's hub
@@ -80,45 +80,95 @@ def card(
     if model in PRETRAINED:
         facts = _facts_of_pretrained(PRETRAINED[model])
     else:
-        facts = _facts_of_file(read_info(model), str(model))
-    facts["scores"] = [*facts["scores"], *measured]
-    facts["reference"] = reference or facts["reference"]
+        facts = _facts_of_file(read_info(path_of(model)), str(model))
+    facts = dataclasses.replace(
+        facts,
+        scores=(*facts.scores, *measured),
+        reference=reference or facts.reference,
+    )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=False
     )
     environment.filters["cell"] = _cell
-    return environment.get_template("card.md.jinja").render(facts).rstrip() + "\n"
+    template = environment.get_template("card.md.jinja")
+    text = template.render(vars(facts), licence_id=facts.licence_id)
+    return text.rstrip() + "\n"
 
 
-def _facts_of_pretrained(found: Pretrained) -> dict:
+@dataclasses.dataclass(frozen=True)
+class _Facts:
+    """What `card.md.jinja` says of a model; what is empty or None is left out."""
+
+    name: str
+    reference: str
+    network: str
+    paper: str
+    sample_rate: int
+    num_samples: int
+    num_tags: int
+    tags: tuple[str, ...]
+    licence: str | None
+    provenance: dict[str, str]
+    hop_samples: int | None = None
+    thresholds: tuple[float, ...] | None = None
+    summary: str = ""
+    dataset_title: str = ""
+    origin: str = ""
+    when: str = ""
+    scores: tuple[Score, ...] = ()
+
+    @property
+    def licence_id(self) -> str:
+        """Identifier of the licence on Hugging Face's hub."""
+        return _LICENCE_IDS.get(self.licence, "other")
+
+
+def _facts_of_pretrained(found: Pretrained) -> _Facts:
     entry = registry.entry(found.model)
-    scores = []
+    scores = ()
     if found.scores:
         source = f"published, {found.repository}"
         dataset = found.dataset.partition(" ")[0]
-        scores.append(Score(dataset, "test", *found.scores, source))
+        scores = (Score(dataset, "test", *found.scores, source),)
     verified = "converted, run and compared with the original by us"
     unproven = "not converted by us yet: see the limits in the documentation"
-    return {
-        "name": found.name,
-        "reference": found.name,
-        "summary": f"A tagger of {VOCABULARIES.get(found.dataset, 'music')}.",
-        "network": found.model,
-        "paper": entry.paper,
-        "sample_rate": entry.facts.sample_rate,
-        "num_samples": entry.facts.num_samples,
-        "hop_samples": entry.facts.num_samples,
-        "num_tags": len(found.tags),
-        "tags": found.tags,
-        "thresholds": None,
-        "provenance": {"state": verified if found.is_verified else unproven},
-        "dataset_title": TITLES.get(found.dataset, found.dataset),
-        "licence": found.licence,
-        "licence_id": _LICENCE_IDS.get(found.licence, "other"),
-        "origin": _origin(found),
-        "when": _when(found),
-        "scores": scores,
-    }
+    return _Facts(
+        name=found.name,
+        reference=found.name,
+        network=found.model,
+        paper=entry.paper,
+        sample_rate=entry.facts.sample_rate,
+        num_samples=entry.facts.num_samples,
+        num_tags=len(found.tags),
+        tags=found.tags,
+        licence=found.licence,
+        provenance={"state": verified if found.is_verified else unproven},
+        summary=f"A tagger of {VOCABULARIES.get(found.dataset, 'music')}.",
+        dataset_title=TITLES.get(found.dataset, found.dataset),
+        origin=_origin(found),
+        when=_when(found),
+        scores=scores,
+    )
+
+
+def _facts_of_file(info: ModelInfo, path: str) -> _Facts:
+    provenance = dict(info.provenance or {})
+    licence = provenance.pop("licence", None) or provenance.get("licence of the base")
+    network = registry.MODELS.get(info.name)
+    return _Facts(
+        name=Path(path).stem,
+        reference=Path(path).name,
+        network=info.name,
+        paper=network.paper if network else "",
+        sample_rate=info.sample_rate,
+        num_samples=info.segmentation.num_samples,
+        hop_samples=info.segmentation.hop_samples,
+        num_tags=info.num_tags,
+        tags=info.tags or (),
+        thresholds=info.thresholds,
+        licence=licence,
+        provenance=provenance,
+    )
 
 
 def _origin(found: Pretrained) -> str:
@@ -135,32 +185,6 @@ def _when(found: Pretrained) -> str:
     if found.is_verified:
         return f"{asked}, from weights that have been checked. {size}"
     return f"{asked}, and can check the scores on your own data first. {size}"
-
-
-def _facts_of_file(info: ModelInfo, path: str) -> dict:
-    provenance = dict(info.provenance or {})
-    licence = provenance.pop("licence", None) or provenance.get("licence of the base")
-    network = registry.MODELS.get(info.name)
-    return {
-        "name": Path(path).stem,
-        "reference": Path(path).name,
-        "summary": "",
-        "network": info.name,
-        "paper": network.paper if network else "",
-        "sample_rate": info.sample_rate,
-        "num_samples": info.segmentation.num_samples,
-        "hop_samples": info.segmentation.hop_samples,
-        "num_tags": info.num_tags,
-        "tags": info.tags or (),
-        "thresholds": info.thresholds,
-        "provenance": provenance,
-        "dataset_title": "",
-        "licence": licence,
-        "licence_id": _LICENCE_IDS.get(licence, "other"),
-        "origin": "",
-        "when": "",
-        "scores": [],
-    }
 
 
 @dataclasses.dataclass(frozen=True)

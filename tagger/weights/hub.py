@@ -150,7 +150,11 @@ def explained(repository: Repository) -> Iterator[None]:
             f"{repository} holds no {MODEL_NAME} with {SUMS_NAME}: tagger share did not"
             " write it. Download its file by hand, and convert it with tagger convert."
         ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
+    except (errors.HfHubHTTPError.__base__, OSError) as error:
+        # The base class is that of all errors of the HTTP library, which differs
+        # between versions. Errors of the disk have a number.
+        if isinstance(error, OSError) and error.errno:
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConnectionError(
             f"The hub did not answer for {repository} ({reason}). Check the network and"

@@ -110,6 +110,11 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(run, server, model_path, tmp
         assert "Traceback" not in done.stderr
     done = run("share", model_path, "hf://ann/mine", HF_TOKEN="wrong")
     assert done.returncode == 2 and "Check the network and your login" in done.stderr
+    done = run("share", model_path, "hf://ann/mine", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 2 and "Check the network and your login" in done.stderr
+    done = run("share", model_path, "hf://ann/mine", "--evaluation", tmp_path / "none")
+    assert done.returncode == 2 and "The hub" not in done.stderr
+    assert "Traceback" not in done.stderr
     done = run(*tag, "hf://ann/none", HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 2 and "Check the network" in done.stderr
 
