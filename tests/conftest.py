@@ -217,6 +217,16 @@ def fails(done, *words):
         assert str(word) in last
 
 
+def pretrained_or_skip(name):
+    """Downloads a pretrained model unless it is in the cache already."""
+    from tagger.weights import pretrained
+
+    try:
+        pretrained.ensure_cached(name)
+    except ConnectionError as error:
+        pytest.skip(str(error))
+
+
 # --- The music library ----------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import shutil
 import warnings
 
 import pytest
+from conftest import pretrained_or_skip
 
 from tagger.inference import export, selection
 from tagger.weights import pretrained
@@ -17,10 +18,7 @@ from tagger.weights import pretrained
     [("inference.tagger", 6), ("inference.embeddings", 3), ("inference.engines", 3)],
 )
 def test_examples_in_docstrings_hold(module, number, corpus, tmp_path, monkeypatch):
-    try:
-        pretrained.ensure_cached("musicnn_mtt")
-    except ConnectionError as error:
-        pytest.skip(str(error))
+    pretrained_or_skip("musicnn_mtt")
     monkeypatch.chdir(tmp_path)
     shutil.copy(next(corpus.rglob("*0015*.mp3")), "song.mp3")
     with warnings.catch_warnings():

@@ -3,10 +3,11 @@
 import ast
 import os
 import re
+import shutil
 import sys
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, pretrained_or_skip
 from narrow import narrow_options
 
 from tagger import models
@@ -27,7 +28,12 @@ def test_a_notebook_defines_and_loops_nothing(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "num_images"), [("attention_visualization", 4), ("excitation_analysis", 7)]
+    ("name", "num_images"),
+    [
+        ("attention_visualization", 4),
+        ("excitation_analysis", 7),
+        ("your_own_tags", 3),
+    ],
 )
 def test_a_notebook_shows_its_pictures_to_who_only_reads_it(name, num_images):
     path = REPOSITORY / "notebooks" / f"{name}.ipynb"
@@ -98,3 +104,25 @@ def test_excitation_analysis_runs(trained, built, run_script, tmp_path, monkeypa
     monkeypatch.setenv("TAGS", "loud,quiet,drums")
     images = images_of(execute("excitation_analysis", monkeypatch))
     assert len(images) == 7
+
+
+@pytest.mark.slow  # downloads a trained model once
+def test_your_own_tags_runs(tmp_path, monkeypatch):
+    pretrained_or_skip("musicnn_mtt")
+    songs = REPOSITORY / "docs" / "gallery" / "music"
+    for tag in ("rock", "nature_sounds"):
+        (tmp_path / "music" / tag).mkdir(parents=True)
+        for path in sorted((songs / tag).iterdir())[:6]:
+            shutil.copy(path, tmp_path / "music" / tag)
+    settings = {
+        "REPOSITORY": str(REPOSITORY), "MUSIC": str(tmp_path / "music"),
+        "SONG": str(songs / "rock" / "muldjord_song.opus"),
+        "OUTPUT": str(tmp_path / "mine.keras"),
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    outputs = execute("your_own_tags", monkeypatch)
+    printed = "".join(str(output) for output in outputs)
+    assert "random weights" in printed and "nature_sounds" in printed
+    assert len(images_of(outputs)) == 3
+    assert models.load_model(tmp_path / "mine.keras").output.shape == (None, 2)
