@@ -1,12 +1,30 @@
-"""The commands, links and error messages in README and docs."""
+"""The README and the pages of the documentation: what they show works as printed.
 
+A block of commands (```bash) is run line by line in a folder with small data, and a
+```text block after it holds what its last command prints. A block whose first line is
+`# needs …` is for machines or data that tests lack: its commands only go through the
+program's parser. Programs of others (pip, git) are not run.
+"""
+
+import contextlib
+import dataclasses
 import re
 import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
 
+import filelock
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, call, pretrained_or_skip
+from hub_server import HubServer
+from narrow import narrow_options
 
-from tagger import cli
+from tagger import cli, models
+from tagger.datasets import demo
+from tagger.training import trainer
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 PAGES = [path for path in PAGES if not {"_build", "cards"} & set(path.parts)]
@@ -17,90 +35,67 @@ SCRIPTS = {
     "eval.py": ("eval",),
     "extract_excitations.py": ("excitations",),
 }
-# Commands of others, and placeholders for what a reader fills in.
-FOREIGN = (
-    "pip",
-    "git",
-    "make",
-    "dask",
-    "beet",
-    "curl",
-    "pytest",
-    "hear-validator",
-    "hf",
-    "…",
-)
-FILES = (
-    *("song.mp3", "log/model.keras", "mine.keras", "other.keras", "start.keras"),
-    *("teacher.keras", "student/model.keras", "best_model.pth", "musicnn.keras"),
-)
+FOREIGN = ("beet", "cd", "dask", "git", "hf", "make", "pip", "pytest")
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDS = "# needs "
+WORD = re.compile(r"[\d,]*\.?\d+|[^\W\d]+|[^\w\s]")
 
 
-def commands_of(page):
-    """Returns the shell commands in a page's blocks without a language."""
-    found = []
-    for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
-        if language:
-            continue
-        has_output = block.startswith("$ ")
-        for line in block.replace("\\\n", " ").splitlines():
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            if has_output and not line.startswith("$ "):
-                continue
-            line = line.removeprefix("$ ")
-            found += [part.strip() for part in re.split(r" && | & (?=\w)", line)]
-    return found
+def commands_of(block):
+    """Returns the commands in a block, each as a list of words."""
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        while words:
+            end = words.index("&&") if "&&" in words else len(words)
+            yield [word for word in words[:end] if word != "&"]
+            words = words[end + 1 :]
 
 
 def arguments_of(command):
     """Returns the arguments of a command of ours, or None for those of others."""
-    words = shlex.split(command, comments=True)
-    words = [word for word in words if word != "&"]
-    while "=" in words[0]:
-        words = words[1:]  # an environment variable
-    if words[0] in FOREIGN or words[0] == "cd" or words[1:2] == [">"]:
-        return None
-    if words[0] == "tagger":
-        return words[1:]
-    assert words[0] == "python", command
-    if words[1] == "-m":
-        assert words[2] == "tagger", command
-        return words[3:]
-    if words[1].startswith("benchmarks/"):
-        assert (REPOSITORY / words[1]).is_file(), command
-        return None
-    return [*SCRIPTS[words[1]], *words[2:]]
+    while "=" in command[0]:
+        command = command[1:]  # an environment variable
+    if command[0] == "tagger":
+        return command[1:]
+    if command[0] == "python" and command[1] in SCRIPTS:
+        return [*SCRIPTS[command[1]], *command[2:]]
+    return None
 
 
-COMMANDS = [
-    pytest.param(command, id=f"{page.stem}: {command[:60]}")
+SHELL_BLOCKS = [
+    pytest.param(block, id=f"{page.stem}: {block.splitlines()[0][:50]}")
     for page in PAGES
-    for command in commands_of(page)
-    if arguments_of(command) is not None
+    for language, block in FENCE.findall(page.read_text(encoding="utf-8"))
+    if language == "bash"
 ]
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A working directory with the files that the pages speak of, all of them empty."""
-    for name in FILES:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_one_that_the_program_takes(command, place, monkeypatch):
+@pytest.mark.parametrize("block", SHELL_BLOCKS)
+def test_every_command_is_one_that_the_program_takes(block, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(cli, "_call", lambda *given: taken.append(given))
-    arguments = arguments_of(command)
-    for sign in (">", "2>"):
-        if sign in arguments:
-            arguments = arguments[: arguments.index(sign)]
-    cli.main(arguments)
-    assert len(taken) == 1
+    monkeypatch.chdir(tmp_path)
+    for command in commands_of(block):
+        arguments = arguments_of(command)
+        if arguments is None:
+            is_ours = command[0] == "python"
+            assert command[0] in (*FOREIGN, "curl") or is_ours, command
+            assert not is_ours or (REPOSITORY / command[1]).is_file(), command
+            continue
+        for word in arguments:  # model files must exist
+            if word.endswith((".keras", ".hdf5", ".pth", ".onnx")):
+                (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / word).touch()
+        taken.clear()
+        cli.main(arguments)
+        assert len(taken) == 1
+
+
+def test_no_block_is_left_out():
+    for page in PAGES:
+        for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
+            known = ("bash", "python", "text", "yaml")
+            assert language in known or language[:1] == "{", (page, block)
 
 
 def test_the_readme_is_one_page():
@@ -126,3 +121,201 @@ def test_the_questions_are_about_messages_that_exist():
     for message in messages:
         for part in re.split(r"\s*(?:…|\d+)\s*", message):
             assert re.sub(r"\s+", " ", part) in code, f"{message!r}: {part!r}"
+
+
+# --- Running the pages ----------------------------------------------------------------
+
+
+class Shell:
+    """Runs blocks of commands in a folder, and compares what they print."""
+
+    def __init__(self, place, hub_environment):
+        self.place, self._hub_environment = place, hub_environment
+        self._printed, self._server = None, contextlib.ExitStack()
+
+    def run(self, example):
+        """Runs a block."""
+        self._printed = None
+        if example.parsed.startswith(NEEDS):
+            return
+        for command in commands_of(example.parsed):
+            self._printed = self._run(command)
+
+    def _run(self, command):
+        if command[0] in FOREIGN:
+            return None
+        if command[:2] == ["tagger", "serve"]:
+            return self._serve(command[1:])
+        if command[0] == "curl":
+            done = subprocess.run(
+                command, cwd=self.place, capture_output=True, text=True
+            )
+        elif any("hf://" in word for word in command):
+            done = subprocess.run(
+                [sys.executable, "-m", *command],
+                cwd=self.place,
+                env=self._hub_environment,
+                capture_output=True,
+                text=True,
+            )
+        else:
+            ours = ["-m", *command] if command[0] == "tagger" else command[1:]
+            done = call(ours, self.place)
+        assert done.returncode == 0, (command, done.stderr)
+        return done.stdout
+
+    def _serve(self, arguments):
+        """Starts the page and keeps it until the end of the document."""
+        self._server.close()
+        process = subprocess.Popen([sys.executable, "-m", "tagger", *arguments],
+                                   cwd=self.place)  # fmt: skip
+        self._server.callback(process.wait)
+        self._server.callback(process.terminate)
+        for _ in range(600):
+            assert process.poll() is None, arguments
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", 7860), 1).close()
+                return
+            time.sleep(0.2)
+        raise AssertionError("the page does not answer")
+
+    def compare(self, example):
+        """Compares a block of text with what the commands before it printed."""
+        if self._printed is not None:
+            assert_alike(self._printed, example.parsed)
+        self._printed = None
+
+    def close(self):
+        self._server.close()
+
+
+def assert_alike(printed, shown):
+    """Checks that two texts have the same words, and numbers that differ little.
+
+    "…" alone in a line stands for any lines, as do bars of scores for any bars.
+    """
+    expected = iter(words_of(shown))
+    found = words_of(printed)
+    for line in expected:
+        if line == ["…"]:
+            return
+        assert found, f"not printed: {line}"
+        other = found.pop(0)
+        assert len(line) == len(other), (line, other)
+        for one, another in zip(line, other, strict=True):
+            with contextlib.suppress(ValueError):
+                assert float(one) == pytest.approx(float(another), abs=0.02), line
+                continue
+            assert one == another, (line, other)
+    assert not found, f"not shown: {found}"
+
+
+def words_of(text):
+    lines = [re.findall(WORD, line.replace("█", "")) for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
+def write_or_run(example):
+    """Runs a block of Python; one that begins with `# NAME.py` is written there."""
+    from sybil.evaluators.python import PythonEvaluator
+
+    name = re.match(r"# (\w+\.py)\n", example.parsed)
+    if name:
+        place = example.namespace["place"]
+        (place / name[1]).write_text(example.parsed, encoding="utf-8")
+    else:
+        PythonEvaluator()(example)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Makes networks narrow and trainings short: two batches in each of two stages."""
+    train, wide = trainer.train, models.default_options
+    narrow = {name: wide(name) | narrow_options(name) for name in models.MODELS}
+    num_batches = trainer.SupervisedTask.num_batches
+
+    def short(name, options, recipe, *others):
+        stages = [
+            dataclasses.replace(stage, max_epochs=1) for stage in recipe.stages[:2]
+        ]
+        recipe = dataclasses.replace(recipe, stages=tuple(stages))
+        return train(name, options, recipe, *others)
+
+    monkeypatch.setattr(trainer, "train", short)
+    monkeypatch.setattr(
+        models, "default_options", lambda name: narrow.get(name) or wide(name)
+    )
+    monkeypatch.setattr(
+        trainer.SupervisedTask,
+        "num_batches",
+        lambda task, plan: min(2, num_batches(task, plan)),
+    )
+
+
+@pytest.fixture
+def place(corpus, tmp_path, monkeypatch):
+    """Returns a folder that looks like a clone, with small data."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    (folder / "docs").symlink_to(REPOSITORY / "docs")
+    shutil.copytree(corpus, folder / "dataset")
+    songs = REPOSITORY / "docs" / "gallery" / "music"
+    for name in ("music", "my_music"):
+        shutil.copytree(
+            songs, folder / name, ignore=shutil.ignore_patterns("*.csv", "*.txt")
+        )
+    first = min(corpus.rglob("*.mp3"))
+    shutil.copy(first, folder / "song.mp3")
+    rows = "".join(f"{path},\n" for path in sorted(corpus.rglob("*.mp3")))
+    (folder / "unlabelled.csv").write_text(f"path,tags\n{rows}")
+    (folder / "tags.txt").write_text("".join(f"{tag}\n" for tag in demo.TAGS))
+    with open(songs / "music.csv", encoding="utf-8") as file:
+        head, *lines = file
+    rows = "".join(f"{songs}/{line}" for line in lines)
+    (folder / "tracks.csv").write_text(head + rows, encoding="utf-8")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+RUN = [
+    page
+    for page in PAGES
+    if any(
+        language == "python" or language == "bash" and not block.startswith(NEEDS)
+        for language, block in FENCE.findall(page.read_text(encoding="utf-8"))
+    )
+]
+
+
+@pytest.mark.slow  # downloads a trained model once
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_a_page_runs_from_top_to_bottom(
+    page, place, small, built, trained, common, tmp_path
+):
+    sybil = pytest.importorskip("sybil")
+    from sybil.parsers.markdown import CodeBlockParser
+
+    pretrained_or_skip("musicnn_mtt")
+    text = page.read_text(encoding="utf-8")
+    if "build_mtt.py" not in text:
+        shutil.copytree(built, place / "dataset" / "tfrecord")
+    if "train.py" not in text:
+        shutil.copytree(trained, place / "log")
+    with (
+        HubServer.running() as hub,
+        contextlib.closing(Shell(place, hub.environment(tmp_path))) as shell,
+        filelock.FileLock(common / "port.lock")
+        if "serve" in text
+        else contextlib.nullcontext(),
+    ):
+        parsers = [
+            CodeBlockParser("bash", shell.run),
+            CodeBlockParser("text", shell.compare),
+            CodeBlockParser("python", write_or_run),
+        ]
+        document = sybil.Sybil(parsers).parse(page)
+        document.namespace["place"] = place
+        for example in document.examples():
+            example.evaluate()

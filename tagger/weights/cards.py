@@ -7,6 +7,7 @@ The front matter is that of Hugging Face's hub
 models need not be downloaded.
 """
 
+import csv
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ VOCABULARIES = {
     "million_song (CALS)": "genres and decades, trained on the cleaned CALS labels",
     "mtg_jamendo": "genres, instruments and moods of independent music",
 }
+MEASURED_PATH = Path(__file__).parent / "measured.csv"
 _LICENCE_IDS = {"ISC": "isc", "MIT": "mit"}  # of Hugging Face's hub
 _MAX_BYTES = 1 << 24
 
@@ -125,11 +127,11 @@ class _Facts:
 
 def _facts_of_pretrained(found: Pretrained) -> _Facts:
     entry = registry.entry(found.model)
-    scores = ()
+    scores = _measured(found.name)
     if found.scores:
         source = f"published, {found.repository}"
         dataset = found.dataset.partition(" ")[0]
-        scores = (Score(dataset, "test", *found.scores, source),)
+        scores = (Score(dataset, "test", *found.scores, source), *scores)
     verified = "converted, run and compared with the original by us"
     unproven = "not converted by us yet: see the limits in the documentation"
     return _Facts(
@@ -169,6 +171,14 @@ def _facts_of_file(info: ModelInfo, path: str) -> _Facts:
         licence=licence,
         provenance=provenance,
     )
+
+
+def _measured(name: str) -> tuple[Score, ...]:
+    """Returns the scores that we measured for a pretrained model."""
+    with MEASURED_PATH.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.pop("name") == name]
+    aucs = ("roc_auc", "pr_auc")
+    return tuple(Score(**row | {key: float(row[key]) for key in aucs}) for row in rows)
 
 
 def _origin(found: Pretrained) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import http.server
 import json
+import os
 import re
 import threading
 
@@ -37,6 +38,17 @@ class HubServer(http.server.ThreadingHTTPServer):
         finally:
             server.shutdown()
             server.server_close()
+
+    def environment(self, folder):
+        """Returns the environment of a process that takes this server for the hub."""
+        return os.environ | {
+            "HF_ENDPOINT": self.url,
+            "HF_TOKEN": "secret",
+            "HF_HOME": str(folder / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
 
     def commit_of(self, repository):
         content = repr(sorted(self.files[repository].items())).encode()

@@ -1,7 +1,6 @@
 """Sharing models on the hub, and using them from there, against a local stand-in."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -36,15 +35,8 @@ def server():
 @pytest.fixture
 def run(server, tmp_path):
     """Returns a function that runs a command with the stand-in as the hub."""
-    environment = os.environ | {
-        "HF_ENDPOINT": server.url,
-        "HF_TOKEN": "secret",
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TAGGER_CACHE": str(tmp_path / "cache"),
-        "NO_PROXY": "127.0.0.1",
-    }
+    environment = server.environment(tmp_path)
+    environment |= {"TAGGER_CACHE": str(tmp_path / "cache")}
 
     def run(*arguments, **others):
         return subprocess.run(

@@ -26,13 +26,21 @@ def test_every_pretrained_model_has_a_card(name):
     assert header["pipeline_tag"] == "audio-classification"
     assert header["license"] == {"ISC": "isc", "MIT": "mit"}.get(found.licence, "other")
     if found.scores:
-        ((result,),) = (index["results"] for index in header["model-index"])
+        ((result, *_),) = (index["results"] for index in header["model-index"])
         values = [metric["value"] for metric in result["metrics"]]
         assert values == [score for score in found.scores if score]
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     for number, tag in enumerate(found.tags):
         assert f"| {number} | {tag} |" in rows
     assert "{" not in text.split("---\n", 2)[2].replace("{'", "")
+
+
+def test_a_card_states_what_we_measured():
+    (index,) = front_matter(cards.card("musicnn_mtt"))["model-index"]
+    published, measured = index["results"]
+    assert published["source"]["name"] == "published, PyPI"
+    assert measured["dataset"]["name"] == "openly licensed game music"
+    assert [metric["value"] for metric in measured["metrics"]] == [0.8572, 0.6634]
 
 
 @pytest.fixture
