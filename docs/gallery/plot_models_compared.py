@@ -2,8 +2,8 @@
 A tag compared across models
 ============================
 
-Four networks know the tag *rock*: two architectures, each trained on two datasets. Do
-they agree on which excerpts are rock?
+Four pretrained networks have a tag *rock*: two architectures, each trained on two
+datasets. Do they agree on which excerpts are rock?
 """
 
 import matplotlib.pyplot as plt

@@ -52,7 +52,7 @@ class Stored:
     def store(self, shards: pipeline.Shards, split: str, parent: Path) -> Path:
         """Stores the teacher's outputs for every complete segment of a split.
 
-        A record belongs to a clip: float32 little-endian bytes [num_segments, num_tags
+        There is one record per clip: float32 little-endian bytes [num_segments, num_tags
         + embedding size]. Existing files are kept.
 
         Args:
