@@ -5,11 +5,9 @@ import csv
 from conftest import REPOSITORY
 
 GALLERY = REPOSITORY / "docs" / "gallery"
-SCRIPTS = sorted(path.stem for path in GALLERY.glob("plot_*.py"))
 
 
-def test_there_are_ten_and_their_music_is_openly_licensed():
-    assert len(SCRIPTS) == 10
+def test_its_music_is_openly_licensed():
     with open(GALLERY / "music" / "music.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = {path.relative_to(GALLERY / "music").as_posix()

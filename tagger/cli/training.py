@@ -341,6 +341,8 @@ def _check_base(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Trains a model, or a student of one."""
+    if getattr(args, "recipe", None) == "distillation" and not hasattr(args, "teacher"):
+        raise ValueError("--recipe distillation needs --teacher.")
     if hasattr(args, "unlabelled") and not hasattr(args, "teacher"):
         raise ValueError("--unlabelled needs --teacher with the model that scores it.")
     if not hasattr(args, "teacher"):

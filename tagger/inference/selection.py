@@ -167,8 +167,7 @@ def _export_of(model: str | os.PathLike) -> tuple[Path, str]:
     """
     path = pretrained.path_of(model)
     if model in pretrained.PRETRAINED:
-        status = os.stat(path)
-        return path.with_suffix(".onnx"), f"{status.st_size} {status.st_mtime_ns}"
+        return path.with_suffix(".onnx"), pretrained.stamp(model)
     digest = storage.sha256(path)
     return pretrained.cache_folder() / "exports" / f"{digest}.onnx", digest
 

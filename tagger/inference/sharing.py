@@ -10,6 +10,7 @@ SHA256SUMS     checksums of the files above, except the card
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def share(
         URL of the repository.
 
     Raises:
-        ValueError: the name is wrong, or see `cards.card`.
+        ValueError: the name is wrong, a card would hide the evaluations, or see
+            `cards.card`.
         OSError: the hub did not answer, or refused; or see `cards.card`.
         ImportError: huggingface_hub is not installed.
     """
@@ -58,6 +60,15 @@ def share(
                 repository.repo_id, private=is_private or None, exist_ok=True
             )
             if not replaces_card and api.file_exists(repository.repo_id, CARD_NAME):
+                if evaluations:
+                    raise ValueError(
+                        f"{repository} has a card already, so the evaluations would"
+                        " not be seen. Add --replace-card, or leave them out."
+                    )
+                warnings.warn(
+                    f"The card of {repository} stays; --replace-card replaces it.",
+                    stacklevel=2,
+                )
                 (folder / CARD_NAME).unlink()
             api.upload_folder(
                 repo_id=repository.repo_id,
@@ -83,8 +94,9 @@ def write_repository(
     """
     text = cards.card(model, evaluations, reference)
     (folder / CARD_NAME).write_text(text, encoding="utf-8")
-    shutil.copyfile(pretrained.path_of(model), folder / hub.MODEL_NAME)
-    loaded = pretrained.load(model)
+    path = pretrained.path_of(model)
+    shutil.copyfile(path, folder / hub.MODEL_NAME)
+    loaded = pretrained.load(path)
     inference.export.export(loaded, folder / "model.onnx", "onnx")
     tags = models.model_info(loaded).tags or ()
     (folder / "labels.txt").write_text("".join(f"{tag}\n" for tag in tags), "utf-8")

@@ -522,7 +522,7 @@ def explained_errors(path: Path) -> Iterator[None]:
 
 def _no_library(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"{str(path)!r} is damaged or no library of tagger ({error}). Choose another"
+        f"{str(path)!r} is damaged or not a tagger library ({error}). Choose another"
         " --library."
     )
 

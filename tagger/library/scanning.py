@@ -158,8 +158,9 @@ def prune(library: MusicLibrary, names: Sequence[str], force: bool) -> list[str]
                 " If its drive is not connected, connect it. If you have deleted or"
                 " moved them, add --force."
             )
-        empty = Counter(filter(None, map(_empty_folder_of, missing)))
-        if empty and not force:
+        empty = Counter() if force else Counter(map(_empty_folder_of, missing))
+        del empty[None]
+        if empty:
             folder, number = empty.most_common(1)[0]
             raise ValueError(
                 f"{folder!r} is empty, but the library holds {number:,} files in it. If"
@@ -177,7 +178,7 @@ def _empty_folder_of(path: str) -> str | None:
     The mount point of a drive that is not connected is such a folder.
     """
     folder = os.path.dirname(path)
-    while not os.path.isdir(folder):
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         if not any(entries):
@@ -213,7 +214,7 @@ def _add_song(library: MusicLibrary, song: Song, report: Report) -> None:
     others = [path for path in copies if path != song.path]
     if is_known:
         report.num_changed += 1
-    elif others and all(map(is_gone, others)):
+    elif others and all(is_gone(o) and not _empty_folder_of(o) for o in others):
         report.num_moved += 1
         library.forget(others)
     else:

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "derivation": [
             "average",
+            "check_alike",
             "embedding_network",
             "feature_network",
             "join",

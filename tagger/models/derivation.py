@@ -16,6 +16,8 @@ from tagger.models.layers import AudioInput, TagScores
 from tagger.models.metadata import PENULTIMATE, suggest_names
 from tagger.segmentation import INT16_SCALE
 
+MEMBER_SCORES = "member_scores"  # layer of the members' scores in an average
+
 
 def feature_network(model: keras.Model) -> keras.Model:
     """Returns the part of a model after its frontend; both models share their layers.
@@ -115,8 +117,9 @@ def embedding_network(model: keras.Model, layer: str = PENULTIMATE) -> keras.Mod
 
     Args:
         model: Model that takes waveforms [batch, num_samples].
-        layer: Name of the layer; "penultimate" is the input of the last layer. Time and
-            frequency axes of its output are averaged.
+        layer: Name of the layer; "penultimate" is the input of the last layer, or, of
+            an average of models, of the layer of their scores. Time and frequency axes
+            of its output are averaged.
 
     Returns:
         Model from waveforms [batch, num_samples] to embeddings [batch, channels].
@@ -125,7 +128,8 @@ def embedding_network(model: keras.Model, layer: str = PENULTIMATE) -> keras.Mod
         ValueError: the model has no such layer, or the layer has no single output.
     """
     if layer == PENULTIMATE:
-        output = model.layers[-1].input
+        members = [one for one in model.layers if one.name == MEMBER_SCORES]
+        output = (members or model.layers)[-1].input
     else:
         output = _layer(model, layer).output
     if not isinstance(output, keras.KerasTensor) or len(output.shape) < 2:
@@ -166,6 +170,34 @@ def _layer(model: keras.Model, name: str) -> keras.Layer:
         f"Model {model.name} has no layer {name!r}."
         f" {suggest_names(name, [PENULTIMATE, *names])}"
     )
+
+
+def check_alike(models: Sequence[keras.Model], names: Sequence[str]) -> None:
+    """Checks that models take the same segments at the same sample rate.
+
+    Args:
+        models: Models with an `AudioInput`.
+        names: What to call them in the error.
+
+    Raises:
+        ValueError: two models differ.
+    """
+
+    def heard(audio):
+        seconds = audio.segmentation.num_samples / audio.sample_rate
+        return f"segments of {seconds:.2f} s at {audio.sample_rate} Hz"
+
+    first, *others = map(_audio_input, models)
+    for name, other in zip(names[1:], others, strict=True):
+        if (first.sample_rate, first.segmentation) != (
+            other.sample_rate,
+            other.segmentation,
+        ):
+            raise ValueError(
+                f"{names[0]} takes {heard(first)}, but {name} takes {heard(other)}: one"
+                " model cannot hold both. Choose models that hear the same, such as"
+                " musicnn_mtt and musicnn_msd."
+            )
 
 
 def join(networks: Sequence[keras.Model]) -> keras.Model:
@@ -283,8 +315,12 @@ def average(models: Sequence[keras.Model], name: str = "average") -> keras.Model
         all models, concatenated), `member_scores`, `head_scores`.
 
     Raises:
-        ValueError: a model has no tag names, or its scores are means themselves.
+        ValueError: there is only one model, a model has no tag names, its scores are
+            means themselves, or the models hear different segments.
     """
+    if len(models) < 2:
+        raise ValueError("An average needs at least two models.")
+    check_alike(models, [model.name for model in models])
     held = kept_tags(models, ())
     kernels, biases, shares = [], [], []
     for model in models:
@@ -300,7 +336,7 @@ def average(models: Sequence[keras.Model], name: str = "average") -> keras.Model
         shares.append(np.eye(len(held))[[held.index(tag) for tag in scores.tags]])
     network = join([embedding_network(model) for model in models])
     num_scores = sum(map(len, biases))
-    members = keras.layers.Dense(num_scores, "sigmoid", name="member_scores")
+    members = keras.layers.Dense(num_scores, "sigmoid", name=MEMBER_SCORES)
     member_scores = members(network.output)
     members.set_weights([_block_diagonal(kernels), np.concatenate(biases)])
     mean = TagScores(len(held), held, activation="linear", name="head_scores")

@@ -20,7 +20,7 @@ from tagger.segmentation import Segmentation
 from tagger.validation import Name, SampleRate, TagCount
 
 MAX_CONFIG_BYTES = 1 << 25
-DEFAULT_MODEL = "musicnn_mtt"  # key of `pretrained.PRETRAINED`
+DEFAULT_MODEL = "student"  # key of `pretrained.PRETRAINED`
 PENULTIMATE = "penultimate"  # the layer of embeddings: the input of the last layer
 EXPORT_FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # suffixes
 
@@ -119,6 +119,11 @@ def read_info(path: str | os.PathLike) -> ModelInfo:
         fields = audio | layers["TagScores"]
         fields["name"] = config["name"]
     except validation.DAMAGED as error:
+        if str(path).endswith((".hdf5", ".h5", ".onnx")):
+            raise ValueError(
+                f"{str(path)!r} does not say what its scores are. Give a .keras file;"
+                " tagger convert makes one of the weights of other projects."
+            ) from error
         raise ValueError(
             f"{str(path)!r} was not made by this project: its sample rate, segmentation"
             " and tags are missing. Use a model made by train.py."

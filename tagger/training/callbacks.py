@@ -126,11 +126,6 @@ class Validate(keras.callbacks.Callback):
         logs |= dict(zip(found, map(float, values), strict=True))
 
     def _check(self, found: dict[str, float]) -> None:
-        if self._monitor not in found:
-            raise ValueError(
-                f"--monitor {self._monitor} is not measured in this training. Choose"
-                f" one of: {', '.join(found)}."
-            )
         if np.isnan(found[self._monitor]):
             raise ValueError(
                 f"{self._monitor} is undefined: no tag has both clips with it and clips"

@@ -17,13 +17,14 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tagger import models
+from tagger import models, storage
 from tagger.data import pipeline
 from tagger.evaluation import scoring
 from tagger.evaluation.agreement import Agreement
-from tagger.training import trainer
+from tagger.training import teacher_scores, trainer
 from tagger.training.recipes import TrainingRecipe
-from tagger.training.teacher_scores import ABOUT_NAME, ScoredShards, Stored, checksum
+from tagger.training.teacher_scores import ABOUT_NAME, ScoredShards, Stored
+from tagger.weights import conversion
 
 EPSILON = 1e-6
 
@@ -82,9 +83,7 @@ class DistilledShards(ScoredShards):
             means = tf.reduce_mean(outputs[:, : len(tags)], axis=0)
             return shards.parse(pair[0]) | {"scores": outputs, "labels": means}
 
-        manifest = dataclasses.replace(shards.manifest, tags=tags)
-        fields = vars(shards) | {"parse": parse, "manifest": manifest}
-        fields |= {"names_tags": True}
+        fields = vars(with_tags(shards, tags)) | {"parse": parse}
         return cls(**fields, scores_dir=scores_dir, unscored=shards)
 
     def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
@@ -101,6 +100,8 @@ class DistillationTask(trainer.SupervisedTask):
         teacher: Path of the teacher.
         options: What the student learns.
     """
+
+    METRICS = Agreement.METRICS
 
     teacher: str | os.PathLike = ""
     options: DistillationOptions = DistillationOptions()
@@ -148,7 +149,7 @@ class DistillationTask(trainer.SupervisedTask):
         """Returns the task's part of run.json, which must be the same to resume."""
         return {
             "data": self.shards.stored.manifest.identity(),
-            "teacher": checksum(self.teacher),
+            "teacher": storage.sha256(Path(self.teacher)),
             "distillation": {
                 "temperature": self.options.temperature,
                 "embedding_weight": self.options.embedding_weight,
@@ -236,23 +237,24 @@ def train(
             random crops, or see `trainer.train`.
         OSError: see `trainer.train`.
     """
-    if recipe.crops_per_clip:
-        raise ValueError(
-            "A teacher's scores are stored for whole segments, not for random crops."
-            " Add --crops-per-clip 0."
-        )
+    teacher_scores.check_whole_segments(recipe, "")
     if shards.manifest.features:
         raise ValueError(
             "The teacher needs waveforms, but these records hold log-mel spectrograms."
             " Build without --features."
         )
-    about = models.metadata.read_info(teacher)
-    scoring.check_rate(about, shards)
-    if about.tags is None:
+    loaded = conversion.load_model(teacher)
+    tags = models.model_info(loaded).tags
+    if tags is None:
         raise ValueError(
             f"The teacher {teacher} names no tags. Convert it with --tags."
         )
-    student = models.build_model(name, num_tags=len(about.tags), **options)
+    student = models.build_model(name, num_tags=len(tags), tags=tags, **options)
+    scored = with_tags(shards, tags)
+    teacher_scores.check_teacher(loaded, student, scored)
+    task = DistillationTask(scored, teacher, distillation)
+    task.check(student)  # before hours of scoring
+    task.training_model(student, recipe)
     stored = Stored(
         teacher,
         models.model_info(student).segmentation,
@@ -264,6 +266,12 @@ def train(
         splits.append("test")
     for split in splits:
         stored.store(shards, split, parent)
-    scored = DistilledShards.of(shards, stored.folder(parent, shards), about.tags)
-    task = DistillationTask(scored, teacher, distillation)
+    scored = DistilledShards.of(shards, stored.folder(parent, shards), tags)
+    task = dataclasses.replace(task, shards=scored)
     return trainer.train(name, options, recipe, task, train_dir, run)
+
+
+def with_tags(shards: pipeline.Shards, tags: tuple[str, ...]) -> pipeline.Shards:
+    """Returns shards whose labels are those of a teacher, without its scores."""
+    manifest = dataclasses.replace(shards.manifest, tags=tags)
+    return dataclasses.replace(shards, manifest=manifest, names_tags=True)

@@ -15,13 +15,12 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tagger import models
+from tagger import models, storage
 from tagger.data import mixing, pipeline
-from tagger.evaluation import scoring
 from tagger.segmentation import INT16_SCALE
 from tagger.training import teacher_scores, trainer
 from tagger.training.recipes import TrainingRecipe
-from tagger.training.teacher_scores import ScoredShards, checksum
+from tagger.training.teacher_scores import ScoredShards
 from tagger.weights import conversion
 
 STUDENTS = ("expansion", "distillation")
@@ -171,15 +170,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
 
         `unlabelled` is 1 for unlabelled segments and 0 for labelled ones. The weights
         make the mean loss of a batch the sum of the mean losses of both parts.
-
-        Raises:
-            ValueError: scores are stored, but segments are random crops.
         """
-        if self.scores_dirs and plan.options.crops_per_clip:
-            raise ValueError(
-                "A teacher's scores are stored for whole segments, not for random"
-                " crops. Add --crops-per-clip 0, or remove --cache-scores."
-            )
         places = mixing.split_batch(self._weights, plan.batch_size)
         weights = [plan.batch_size / share for share in places]
         sources = self.sources
@@ -222,7 +213,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
             )
         teacher = conversion.load_model(self.teacher_path)
         length = model.input_shape[1]
-        self._check_teacher(teacher, model, length)
+        teacher_scores.check_teacher(teacher, model, self.shards)
         segments = keras.Input((length,), dtype=self.shards.dtype, name="segments")
         unlabelled = keras.Input((), dtype="float32", name="unlabelled")
         scale = 1.0 if self.shards.dtype == "float32" else 1 / INT16_SCALE
@@ -263,22 +254,12 @@ class NoisyStudentTask(trainer.SupervisedTask):
         """Returns the task's part of run.json, which must be the same to resume."""
         return super().describe() | {
             "unlabelled": self.unlabelled.manifest.identity(),
-            "teacher": checksum(self.teacher_path),
+            "teacher": storage.sha256(Path(self.teacher_path)),
             "noisy_student": {
                 "labelled_loss": self.options.labelled_loss,
                 "labelled_share": self.options.labelled_share,
             },
         }
-
-    def _check_teacher(self, teacher, model, length: int) -> None:
-        info = models.model_info(teacher)
-        scoring.check_match(info, self.shards)
-        if teacher.input_shape[1] not in (None, length):
-            raise ValueError(
-                f"The teacher {info.name} takes {teacher.input_shape[1]} samples, but"
-                f" the student {model.name} takes {length}. Choose a student of the"
-                " same length, or a teacher that takes any length."
-            )
 
 
 def train(
@@ -336,11 +317,9 @@ def _with_stored_scores(
     folder: Path,
 ) -> NoisyStudentTask:
     """Checks the arguments, then lets the teacher score all data once."""
+    teacher_scores.check_whole_segments(recipe, ", or remove --cache-scores")
     task.training_model(student, recipe)
     segmentation = models.model_info(student).segmentation
-    options = pipeline.ReadOptions(crops_per_clip=recipe.crops_per_clip)
-    task = dataclasses.replace(task, scores_dirs=(folder, folder))
-    task.batches(trainer.BatchPlan(segmentation, recipe.batch_size, options), 1)
     stored = teacher_scores.Stored(task.teacher_path, segmentation)
     folders = tuple(
         stored.store(shards, split, folder)

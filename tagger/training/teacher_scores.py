@@ -9,6 +9,7 @@ import json
 import os
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -18,10 +19,10 @@ from tagger.data import pipeline
 from tagger.data.records import ShardWriter
 from tagger.evaluation import scoring
 from tagger.segmentation import Segmentation
+from tagger.training.recipes import TrainingRecipe
 from tagger.weights import conversion
 
 ABOUT_NAME = "about.json"
-EMBEDDING = "embedding"  # layer of a model from `derivation.average`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Stored:
     def folder(self, parent: Path, shards: pipeline.Shards) -> Path:
         """Returns the folder of the scores of some data, whether or not it exists."""
         about = [
-            checksum(self.teacher),
+            storage.sha256(Path(self.teacher)),
             shards.manifest.identity(),
             dataclasses.asdict(self.segmentation.dropping()),
             self.has_embeddings,
@@ -52,8 +53,8 @@ class Stored:
     def store(self, shards: pipeline.Shards, split: str, parent: Path) -> Path:
         """Stores the teacher's outputs for every complete segment of a split.
 
-        There is one record per clip: float32 little-endian bytes [num_segments, num_tags
-        + embedding size]. Existing files are kept.
+        There is one record per clip: float32 little-endian bytes [num_segments,
+        num_tags + embedding size]. Existing files are kept.
 
         Args:
             shards: Data to score.
@@ -65,13 +66,18 @@ class Stored:
         """
         folder = self.folder(parent, shards)
         folder.mkdir(parents=True, exist_ok=True)
+        with storage.file_lock(folder / ABOUT_NAME, "--scores-dir", waits=True):
+            self._store_missing(shards, split, folder)
+        return folder
+
+    def _store_missing(self, shards: pipeline.Shards, split: str, folder: Path) -> None:
         paths = shards.paths(split)
         missing = [path for path in paths if not (folder / Path(path).name).exists()]
         if not missing and (folder / ABOUT_NAME).exists():
-            return folder
+            return
         teacher = conversion.load_model(self.teacher)
         if self.has_embeddings:
-            teacher = models.with_embedding(teacher, embedding_layer(teacher))
+            teacher = models.with_embedding(teacher)
         sizes = [output.shape[-1] for output in teacher.outputs]
         text = json.dumps({"teacher": str(self.teacher), "num_outputs": sum(sizes)})
         storage.write_text_atomically(folder / ABOUT_NAME, f"{text}\n")
@@ -82,7 +88,6 @@ class Stored:
                     shards, path, self.segmentation
                 ):
                     writer.write(_outputs(predict, segments).tobytes())
-        return folder
 
 
 def _outputs(predict: scoring.Predict, segments: np.ndarray) -> np.ndarray:
@@ -96,10 +101,36 @@ def _outputs(predict: scoring.Predict, segments: np.ndarray) -> np.ndarray:
     return np.concatenate(parts).astype("<f4") if parts else np.zeros(0, "<f4")
 
 
-def embedding_layer(teacher) -> str:
-    """Returns the layer of a teacher's embeddings: that of an average has a name."""
-    names = [layer.name for layer in teacher.layers]
-    return EMBEDDING if EMBEDDING in names else models.metadata.PENULTIMATE
+def check_teacher(
+    teacher: keras.Model, student: keras.Model, shards: pipeline.Shards
+) -> None:
+    """Checks that a teacher can score the student's segments of the data.
+
+    Raises:
+        ValueError: it takes another sample rate or length, or has other tags.
+    """
+    info = models.model_info(teacher)
+    scoring.check_match(info, shards)
+    length = models.model_info(student).segmentation.num_samples
+    if teacher.input_shape[1] not in (None, length):
+        raise ValueError(
+            f"The teacher {info.name} takes {teacher.input_shape[1]} samples, but the"
+            f" student {student.name} takes {length}. Choose a student of the same"
+            " length, or a teacher that takes any length."
+        )
+
+
+def check_whole_segments(recipe: TrainingRecipe, option: str) -> None:
+    """Checks that a recipe takes the segments whose scores are stored.
+
+    Raises:
+        ValueError: it takes random crops.
+    """
+    if recipe.crops_per_clip:
+        raise ValueError(
+            "A teacher's scores are stored for whole segments, not for random crops."
+            f" Add --crops-per-clip 0{option}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +172,3 @@ class ScoredShards(pipeline.Shards):
         scores = tf.io.decode_raw(clip["scores"], tf.float32)
         scores = tf.reshape(scores, [num_segments, -1])
         return tf.concat([super().labels_of(clip, num_segments), scores], axis=1)
-
-
-def checksum(path: str | os.PathLike) -> str:
-    """Returns the SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

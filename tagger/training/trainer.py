@@ -55,6 +55,8 @@ class SupervisedTask:
             stage.
     """
 
+    METRICS = metrics.Evaluation.METRICS  # of validation, see `evaluate`
+
     shards: pipeline.Shards
 
     @property
@@ -268,6 +270,12 @@ class _Runner:
             raise ValueError(
                 "--checkpoint-minutes must be at least 0 (every step), not"
                 f" {self._run.checkpoint_minutes:g}."
+            )
+        monitors = ["val_loss", *(f"val_{name}" for name in self._task.METRICS)]
+        if self._recipe.monitor not in monitors:
+            raise ValueError(
+                f"{self._recipe.monitor} is not measured in this training. Choose one"
+                f" with --monitor: {', '.join(monitors)}."
             )
         plan = self._plan(0)
         with _naming_corrupt_records(self._task):

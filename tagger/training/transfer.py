@@ -145,7 +145,8 @@ def fit(
     """
     cache = cache or EmbeddingCache()
     base_models = [pretrained.load(base) for base in bases]
-    info = _shared_info(base_models, bases)
+    models.check_alike(base_models, list(map(str, bases)))
+    info = models.model_info(base_models[0])
     backbones = backbones_of(bases, base_models, options.layer)
     if options.appends:
         _check_appendable(base_models, bases, options)
@@ -222,29 +223,6 @@ def backbones_of(
         )
         for base, model in zip(bases, base_models, strict=True)
     ]
-
-
-def _shared_info(
-    base_models: Sequence[keras.Model], bases: Sequence[str | os.PathLike]
-) -> ModelInfo:
-    """Returns the first model's metadata, after checking that the others fit it."""
-    infos = [models.model_info(model) for model in base_models]
-    for base, info in zip(bases[1:], infos[1:], strict=True):
-        if (info.sample_rate, info.segmentation) != (
-            infos[0].sample_rate,
-            infos[0].segmentation,
-        ):
-
-            def heard(info):
-                seconds = info.segmentation.num_samples / info.sample_rate
-                return f"segments of {seconds:.2f} s at {info.sample_rate} Hz"
-
-            raise ValueError(
-                f"{bases[0]} takes {heard(infos[0])}, but {base} takes {heard(info)}:"
-                " one model cannot hold both. Choose base models that hear the same,"
-                " such as musicnn_mtt and musicnn_msd."
-            )
-    return infos[0]
 
 
 def _check_appendable(base_models, bases, options: FitOptions) -> None:

@@ -228,6 +228,8 @@ def _song_tab(tagger: Tagger, max_minutes: float) -> None:
             if newest["path"] != path:
                 return gr.skip()
             return empty(newest, _failure(error, path))
+        if newest["path"] != path:
+            return gr.skip()
         named = tagger.named(tagged.taggram.aggregated())
         highest = list(named)[:NUM_BARS]
         return {

@@ -8,6 +8,7 @@ whose settings apply: HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import re
 from collections.abc import Iterator
@@ -58,6 +59,7 @@ def is_hub_name(name: object) -> bool:
     return isinstance(name, str) and name.startswith(PREFIX)
 
 
+@functools.cache  # one process has one version
 def download(name: str, folder: Path) -> Path:
     """Downloads a model unless the newest one is in the cache already.
 
@@ -128,6 +130,11 @@ def explained(repository: Repository) -> Iterator[None]:
     errors = importlib.import_module("huggingface_hub.errors")
     try:
         yield
+    except errors.GatedRepoError as error:
+        raise PermissionError(
+            f"{repository} asks its users to accept its terms. Accept them on its page,"
+            " and log in with hf auth login."
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"There is no model {repository}, or you may not read it. Check the name;"
@@ -137,10 +144,12 @@ def explained(repository: Repository) -> Iterator[None]:
         raise FileNotFoundError(
             f"{repository} has no revision {repository.revision!r}."
         ) from error
-    except (
-        errors.LocalEntryNotFoundError,  # not downloaded before, and no connection
-        errors.OfflineModeIsEnabled,
-    ) as error:
+    except errors.OfflineModeIsEnabled as error:
+        raise ConnectionError(
+            f"HF_HUB_OFFLINE forbids asking the hub for {repository}. Unset it and try"
+            " again."
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
         raise ConnectionError(
             f"The hub did not answer for {repository}, and the model is not in the"
             " cache. Check the network and try again."
@@ -150,13 +159,16 @@ def explained(repository: Repository) -> Iterator[None]:
             f"{repository} holds no {MODEL_NAME} with {SUMS_NAME}: tagger share did not"
             " write it. Download its file by hand, and convert it with tagger convert."
         ) from error
-    except (errors.HfHubHTTPError.__base__, OSError) as error:
-        # The base class is that of all errors of the HTTP library, which differs
-        # between versions. Errors of the disk have a number.
-        if isinstance(error, OSError) and error.errno:
+    except errors.HfHubHTTPError as error:
+        raise PermissionError(
+            f"The hub refused {repository} ({' '.join(str(error).split())}). Check your"
+            " login and the model's card."
+        ) from error
+    except errors.HfHubHTTPError.__bases__ as error:  # those of the HTTP library
+        if isinstance(error, OSError) and error.errno:  # of the disk
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ConnectionError(
-            f"The hub did not answer for {repository} ({reason}). Check the network and"
-            " your login, and try again."
+            f"The hub did not answer for {repository} ({reason}). Check the network,"
+            " and try again."
         ) from error

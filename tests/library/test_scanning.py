@@ -394,7 +394,10 @@ def test_libraries_of_every_version_are_understood(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"not a database, but long enough to be one" * 99, "damaged or no library"),
+        (
+            b"not a database, but long enough to be one" * 99,
+            "damaged or not a tagger library",
+        ),
         (None, "is the database of another program"),
     ],
 )
@@ -421,7 +424,10 @@ def test_other_files_are_not_touched(content, says, scanner, music):
         ("UPDATE models SET tags = '{}'", "cannot be right"),
         (f"UPDATE analyses SET embedding = x'{'0000c07f' * 8}'", "holds NaN"),
         ("UPDATE analyses SET embedding = 'text'", "another length"),
-        ("UPDATE files SET artist = CAST(x'ff' AS TEXT)", "damaged or no library"),
+        (
+            "UPDATE files SET artist = CAST(x'ff' AS TEXT)",
+            "damaged or not a tagger library",
+        ),
     ],
 )
 def test_damaged_values_are_named(change, says, scanner, music):

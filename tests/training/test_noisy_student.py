@@ -135,8 +135,13 @@ def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_p
         live.loss(given, np.concatenate([of_student, alone], axis=1)),
         rtol=1e-5,
     )
-    with pytest.raises(ValueError, match="for whole segments, not for random crops"):
-        stored.batches(plan_of(teacher, 8, crops_per_clip=1), 1)
+
+
+def test_scores_of_random_crops_are_not_stored():
+    with pytest.raises(ValueError, match="random crops. .* or remove --cache-scores"):
+        teacher_scores.check_whole_segments(
+            recipes.won2020(), ", or remove --cache-scores"
+        )
 
 
 def test_an_interrupted_epoch_goes_on_with_the_same_batches(half_labelled, teacher):

@@ -5,7 +5,7 @@ In beets' configuration:
     plugins: tagger
     tagger:
         auto: yes           # analyse what is imported
-        model: musicnn_mtt  # pretrained model, or model file
+        model: student      # pretrained model, or model file
         excerpts: 0         # segments of each song to hear; 0: all
         genre: no           # also write the clearest genres to the field genres
         threshold: 0.3      # score from which a genre counts
@@ -29,7 +29,7 @@ from tagger.inference import selection
 from tagger.inference.streaming import StreamOptions, progress
 from tagger.inference.tagger import Tagger
 from tagger.library import mapping
-from tagger.models.metadata import read_info
+from tagger.models.metadata import DEFAULT_MODEL, read_info
 from tagger.weights import pretrained
 
 MODEL_FIELD = "tagger_model"  # digest of the model whose scores an item holds
@@ -51,7 +51,7 @@ class TaggerPlugin(BeetsPlugin):
         self.config.add(
             {
                 "auto": True,
-                "model": "musicnn_mtt",
+                "model": DEFAULT_MODEL,
                 "excerpts": 0,
                 "genre": False,
                 "threshold": 0.3,

@@ -1,0 +1,64 @@
+"""The model inside this package: it works offline, and is what it says."""
+
+import os
+
+import numpy as np
+import onnxruntime
+import pytest
+from conftest import REPOSITORY, run_process
+from drawn import draw_music
+
+from tagger import models
+from tagger.inference import selection
+from tagger.models.metadata import read_info
+from tagger.weights import cards, pretrained
+
+SHIPPED = [
+    name
+    for name, found in pretrained.PRETRAINED.items()
+    if isinstance(found.source, pretrained.Shipped)
+]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_is_small_and_names_its_origin(name):
+    path = pretrained.ensure_cached(name)
+    info, found = read_info(path), pretrained.PRETRAINED[name]
+    assert info.tags == found.tags and info.name == found.model
+    assert path.with_suffix(".onnx").stat().st_size <= 4e6
+    assert len(info.thresholds) == info.num_tags
+    assert info.provenance["licence"] == found.licence
+    text = cards.card(name)
+    for key in ("data", "thresholds", "agreement with the teacher"):
+        assert info.provenance[key] in text
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_export_of_a_shipped_model_is_that_of_its_file(name):
+    path = pretrained.ensure_cached(name)
+    session = onnxruntime.InferenceSession(path.with_suffix(".onnx"))
+    held = session.get_modelmeta().custom_metadata_map
+    assert held["source"].strip('"') == pretrained.stamp(name)
+    assert held["exporter"] == str(selection.EXPORTER)
+    model = models.load_model(path)
+    info = models.model_info(model)
+    music = draw_music(info.segmentation.num_samples, info.sample_rate)
+    scores, _ = session.run(["scores", "embedding"], {"waveform": music})
+    np.testing.assert_allclose(scores, model(music), atol=1e-5)
+
+
+CODE = """
+import sys
+from tagger import cli
+cli.main(["tag", "docs/gallery/music/rock", "--model", sys.argv[1], "--top", "1"])
+assert not {"keras", "tensorflow"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_songs_are_tagged_without_a_network_a_cache_or_keras(name, tmp_path):
+    nowhere = {"PIP_NO_INDEX": "1", "TAGGER_CACHE": str(tmp_path / "file" / "no")}
+    (tmp_path / "file").touch()
+    done = run_process("-c", CODE, name, cwd=REPOSITORY, env=os.environ | nowhere)
+    assert done.returncode == 0, done.stderr
+    assert "rock/muldjord_guitar.opus\n  rock " in done.stdout
