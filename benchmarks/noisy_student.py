@@ -1,112 +1,173 @@
-"""Does unlabelled music help? Compares supervised, expansion and distillation training.
+"""What does a teacher bring to a small network? Compares five ways to train one.
 
-    python benchmarks/noisy_student.py --data-dir dataset
+    python benchmarks/noisy_student.py --data-dir dataset --music music/music.csv \
+        --teacher teacher.keras --left-out guitar
 
-Takes a data folder in MTT's layout, keeps the tags of some of its train clips and
-treats the others as unlabelled. For every seed it trains a teacher on the labelled
-clips; then, with the teacher's scores, a student of the same size and one of half the
-width; and a model of half the width without a teacher. Half of a student's batch is
-unlabelled, so its epoch has twice the steps; models without a teacher therefore train
-for twice the epochs. Prints mean and standard deviation of the test scores over the
-seeds and writes noisy_student.json. Run again, it resumes.
+supervised            learns the labels of --data-dir (MTT's layout)
+distilled             learns the teacher's scores of --music, unlabelled
+distilled, augmented  the same, but the student hears the music augmented
+second round          twice as wide; its teacher is the augmented student
+twice as wide         twice as wide, augmented; its teacher is --teacher
+
+Every way is run with each seed. All networks are scored on the test clips of
+--data-dir, on the tags that teacher and clips share, and the students by their
+agreement with --teacher on the test split of --music. Prints means with the 95 %
+intervals of the means over the seeds, and writes noisy_student.json. Run again, it
+resumes; processes with other --seeds may share a --work-dir.
 """
 
 import argparse
-import dataclasses
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
-from tagger.data import building
-from tagger.datasets import magnatagatune
+from tagger import models, storage
+from tagger.data import building, pipeline
+from tagger.datasets import csv_manifest, magnatagatune
+from tagger.evaluation import scoring
+from tagger.training import distillation, teacher_scores
 
-TRAIN = Path(__file__).parent.parent / "train.py"
-# Method -> divisor of the width, and whether it learns from a teacher.
+ROOT = Path(__file__).parent.parent
+AUGMENTED = ("--augment", "--transforms", "gain,noise,delay")
+# Method -> factor of the width, and the method of its teacher; "": --teacher.
 METHODS = {
-    "supervised": (1, False),
-    "expansion": (1, True),
-    "supervised, half width": (2, False),
-    "distillation": (2, True),
+    "supervised": (1, None),
+    "distilled": (1, ""),
+    "distilled, augmented": (1, ""),
+    "second round": (2, "distilled, augmented"),
+    "twice as wide": (2, ""),
 }
+COLUMNS = ("ROC-AUC", "PR-AUC", "rho")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--data-dir", default="./dataset")
-    add("--num-tags", type=int, default=50)
-    add("--kept", type=float, default=0.2, help="share of train labels to keep")
-    add("--num-seeds", type=int, default=3)
-    add("--model", default="short_chunk_resnet")
-    add("--num-filters", type=int, default=16, help="halved in distillation")
-    add("--max-epochs", type=int, default=6, help="of each of a student's stages")
-    add("--crops-per-clip", type=int, default=4)
-    add("--labelled-loss", default="bce")
+    add("--data-dir", default="./dataset", help="labelled clips")
+    add("--music", required=True, metavar="CSV", help="music with the column split")
+    add("--teacher", required=True, metavar="FILE", help=".keras")
+    add("--left-out", default="", help="tags that do not count, comma-separated")
+    add("--every", type=int, default=6, help="every N-th track of --music is taken")
+    add("--seeds", default="0,1,2")
+    add("--model", default="short_chunk_cnn")
+    add("--num-filters", type=int, default=8)
+    add("--max-epochs", type=int, default=6, help="of each stage")
     add("--work-dir", default="noisy_student", help="for shards and checkpoints")
     add("--output", default="noisy_student.json")
     args = parser.parse_args()
+    storage.load_tensorflow()
     work = Path(args.work_dir)
-    build(args, work / "tfrecord")
+    build(args, work)
+    seeds = [int(seed) for seed in args.seeds.split(",")]
     results = {method: [] for method in METHODS}
-    for seed in range(args.num_seeds):
+    for seed in seeds:
         for method in METHODS:
-            run = work / f"seed{seed}" / method.replace(", ", "_").replace(" ", "_")
-            train(args, work, run, method, seed)
-            results[method].append(test_scores(run))
+            train(args, work, method, seed)
+            results[method].append(judge(args, work, method, seed))
             print(f"seed {seed}, {method}: {results[method][-1]}", flush=True)
     content = {"arguments": vars(args), "results": results}
     Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
-    for method, scores in results.items():
-        parts = [
-            f"{name} {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
-            for name in ("roc_auc", "pr_auc")
-            for values in [[score[name] for score in scores]]
-            if len(values) > 1
-        ]
-        print(f"{method:<13} {', '.join(parts)}")
+    print(f"| mean of {len(seeds)} seeds | {' | '.join(COLUMNS)} |")
+    print("|---|---|---|---|")
+    for method, rows in results.items():
+        cells = [mean_and_interval([row.get(name) for row in rows]) for name in COLUMNS]
+        print(f"| {method} | {' | '.join(cells)} |")
 
 
-def build(args, folder: Path) -> None:
-    annotations = magnatagatune.load_annotations(args.data_dir, num_tags=args.num_tags)
-    splits = annotations.splits.astype("<U7")  # room for "student"
-    train = np.flatnonzero(splits == "train")
-    others = np.random.default_rng(0).permutation(train)[int(args.kept * len(train)) :]
-    splits[others] = "student"
-    rule = f"{args.kept:g} of the train clips labelled, the rest student"
-    building.build(
-        dataclasses.replace(annotations, splits=splits, split_rule=rule),
-        folder,
-        sample_rate=16000,
-        num_audios_per_shard=20,
-    )
+def build(args: argparse.Namespace, work: Path) -> None:
+    """Builds the labelled clips and every N-th track of each split of the music."""
+    work.mkdir(parents=True, exist_ok=True)
+    with storage.file_lock(work / "build", "--work-dir", waits=True):
+        labelled = magnatagatune.load_annotations(args.data_dir)
+        building.build(labelled, work / "labelled", sample_rate=16000)
+        source = Path(args.music).resolve()
+        with open(source, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        with open(work / "music.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("path", "tags", "split"))
+            for split in ("train", "val", "test"):
+                tracks = [row["path"] for row in rows if row["split"] == split]
+                for path in tracks[:: args.every]:
+                    writer.writerow((source.parent / path, "", split))
+        tags = work / "tags.txt"
+        teacher = models.model_info(models.load_model(args.teacher))
+        tags.write_text("\n".join(teacher.tags) + "\n", encoding="utf-8")
+        music = csv_manifest.load_annotations(work / "music.csv", tags=str(tags))
+        building.build(music, work / "music", sample_rate=16000, num_audios_per_shard=8)
 
 
-def train(args, work: Path, run: Path, method: str, seed: int) -> None:
-    part, is_student = METHODS[method]
-    width = args.num_filters // part
-    max_epochs = args.max_epochs * (1 if is_student else 2)
-    command = [sys.executable, TRAIN, "--data-dir", work, "--train-dir", run]
-    command += ["--model", args.model, "--num-filters", width, "--seed", seed]
-    command += ["--max-epochs", max_epochs, "--lr", 1e-3]
-    command += ["--crops-per-clip", args.crops_per_clip]
-    if is_student:
-        teacher = run.parent / "supervised" / "model.keras"
-        command += ["--teacher", teacher, "--unlabelled", work, "--student", method]
-        command += ["--labelled-loss", args.labelled_loss]
-    with open(run.parent.parent / "log.txt", "a") as log:
-        subprocess.run([str(part) for part in command], check=True, stdout=log)
+def folder_of(work: Path, method: str, seed: int) -> Path:
+    return work / f"seed{seed}" / method.replace(", ", "_").replace(" ", "_")
 
 
-def test_scores(run: Path) -> dict[str, float]:
-    """Returns those of the best checkpoint's stage, whose weights the run saved."""
-    from tagger.training.runs import RunFolder
+def train(args: argparse.Namespace, work: Path, method: str, seed: int) -> None:
+    """Trains one network with train.py, unless it is trained already."""
+    run = folder_of(work, method, seed)
+    if (run / "model.keras").exists():
+        return
+    factor, teaching = METHODS[method]
+    command = [sys.executable, ROOT / "train.py", "--train-dir", run, "--seed", seed]
+    command += ["--model", args.model, "--num-filters", factor * args.num_filters]
+    command += ["--set", "num_samples=48128", "--max-epochs", args.max_epochs]
+    command += ["--crops-per-clip", 0, "--lr", 1e-3]
+    if teaching is None:
+        command += ["--data-dir", work / "labelled"]
+    else:
+        teacher = args.teacher
+        if teaching:
+            teacher = folder_of(work, teaching, seed) / "model.keras"
+        command += ["--data-dir", work / "music", "--teacher", teacher]
+        command += ["--scores-dir", work / "scores", "--num-lr-decays", 2]
+        command += ["--temperature", 3]
+        if method != "distilled":
+            command += AUGMENTED
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{run}.log", "a") as log:
+        subprocess.run(
+            [str(part) for part in command], check=True, stdout=log, stderr=log
+        )
 
-    best = RunFolder(run).best_checkpoint(len(list(run.glob("*/result.json"))))
-    best = json.loads((best.parent / "result.json").read_text())
-    return {name: round(best["test"][name], 4) for name in ("roc_auc", "pr_auc")}
+
+def judge(args: argparse.Namespace, work: Path, method: str, seed: int) -> dict:
+    """Returns the scores of a network on labels, and its agreement with the teacher."""
+    model = models.load_model(folder_of(work, method, seed) / "model.keras")
+    info = models.model_info(model)
+    shards = pipeline.open_shards(work / "labelled")
+    known = set((work / "tags.txt").read_text(encoding="utf-8").splitlines())
+    result = scoring.evaluate(scoring.predictor(model, shards), shards, info)
+    counted = known - set(args.left_out.split(","))
+    per_tag = result.per_tag()
+    per_tag = per_tag[per_tag.index.isin(counted)]
+    found = {"ROC-AUC": per_tag["roc_auc"].mean(), "PR-AUC": per_tag["pr_auc"].mean()}
+    if method != "supervised":
+        music = pipeline.open_shards(work / "music")
+        stored = teacher_scores.Stored(args.teacher, info.segmentation)
+        scores = stored.store(music, "test", work / "scores")
+        scored = distillation.DistilledShards.of(music, scores, info.tags)
+        task = distillation.DistillationTask(scored, args.teacher)
+        predict = scoring.predictor(model, scored)
+        agreement = task.evaluate(predict, scored, info, "test")
+        found["rho"] = agreement.macro()["rho"]
+    return {"tags": list(per_tag.index)} | {
+        name: round(float(value), 4) for name, value in found.items()
+    }
+
+
+def mean_and_interval(values: list[float | None]) -> str:
+    """Returns the mean over the seeds and the 95 % interval of this mean."""
+    if None in values:
+        return "–"
+    mean = np.mean(values)
+    if len(values) == 1:
+        return f"{mean:.3f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{mean:.3f} ± {half:.3f}"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class ScoringModel:
         build: Callable[[], keras.Model],
         shards: pipeline.Shards,
         devices: Devices,
-        evaluate: Callable[..., metrics.Evaluation] = scoring.evaluate,
+        evaluate: Callable[..., metrics.Evaluation],
     ):
         self._shards, self._evaluate, self._devices = shards, evaluate, devices
         with devices.one_local_device():

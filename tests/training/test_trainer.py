@@ -20,7 +20,7 @@ from narrow import narrow_options
 
 from tagger import models, storage
 from tagger.data import pipeline
-from tagger.evaluation import metrics, scoring
+from tagger.evaluation import metrics
 from tagger.training import callbacks, distribution, recipes, runs, trainer
 
 OPTIONS = {"num_filters": 2, "block": "basic", "multi": False}
@@ -365,25 +365,24 @@ def test_a_diverging_run_says_so_every_time(built, tmp_path):
             train(built, tmp_path, how=recipe(learning_rate=1e30, num_stages=1))
 
 
-def test_patience_counts_on_after_a_restart(built, tmp_path, monkeypatch):
+def test_patience_counts_on_after_a_restart(built, tmp_path):
     """The loss never falls: the third epoch, in the second run, exhausts patience."""
     losses = iter((0.5, 0.6, 0.5000001))
     scored = metrics.Evaluation(
         "demo", "val", "", ("a",), np.array(["1", "2"]), np.array([[0], [1]]),
         np.array([[0.1], [0.9]]), 0.0,
     )  # fmt: skip
-    monkeypatch.setattr(
-        scoring,
-        "evaluate",
-        lambda *args: dataclasses.replace(scored, loss=next(losses)),
-    )
+
+    def evaluate(*args):
+        return dataclasses.replace(scored, loss=next(losses))
+
     model = models.build_model("sample_cnn", num_tags=10, **OPTIONS)
     model.compile("sgd", "binary_crossentropy")
     model.optimizer.build(model.trainable_variables)
     stage = recipes.Stage("SGD", {}, 0.01, 0.0, max_epochs=9, patience=2)
     found, folder = distribution.choose(), runs.StageFolder(tmp_path)
     shards = pipeline.open_shards(built)
-    copy = callbacks.ScoringModel(lambda: model, shards, found)
+    copy = callbacks.ScoringModel(lambda: model, shards, found, evaluate)
 
     def begin():
         state = runs.StageState()
