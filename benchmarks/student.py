@@ -85,8 +85,9 @@ def agreement(args: argparse.Namespace, work: Path) -> dict:
     shards = pipeline.open_shards(args.music)
     student = models.load_model(args.student)
     info = models.model_info(student)
+    parent = Path(args.scores_dir or work)
     stored = teacher_scores.Stored(args.teacher, info.segmentation)
-    found = stored_anyhow(stored, shards, Path(args.scores_dir or work))
+    found = stored.with_what_is_there(parent, shards).store(shards, "test", parent)
     scored = distillation.DistilledShards.of(shards, found, info.tags)
     task = distillation.DistillationTask(scored, args.teacher)
     result = task.evaluate(scoring.predictor(student, scored), scored, info, "test")
@@ -106,16 +107,6 @@ def agreement(args: argparse.Namespace, work: Path) -> dict:
         "intervals": ends,
         "per_tag": per_tag[["rho", "roc_auc"]].to_dict("index"),
     }
-
-
-def stored_anyhow(
-    stored: teacher_scores.Stored, shards: pipeline.Shards, parent: Path
-) -> Path:
-    """Returns the folder of the teacher's scores, with or without its embeddings."""
-    full = teacher_scores.Stored(stored.teacher, stored.segmentation, True)
-    if full.folder(parent, shards).exists():
-        stored = full
-    return stored.store(shards, "test", parent)
 
 
 def agreement_intervals(result: Agreement, artists: list[str]) -> dict:
@@ -271,7 +262,7 @@ def similar(args: argparse.Namespace) -> dict:
 
 
 def cost(args: argparse.Namespace, work: Path) -> dict:
-    """Times whole commands in turn: the student, the default model, decoding."""
+    """Times whole commands in turn: decoding, the student, and musicnn_mtt."""
     exported = work / "student.onnx"
     command = [sys.executable, "-m", "tagger", "export", args.student, "--to", "onnx"]
     subprocess.run([*command, "--output", exported, "--force"], check=True)

@@ -206,6 +206,21 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file 
 HAS_LOCKS = fcntl is not None
 
 
+class DiskFullError(OSError):
+    """A file cannot be written, because the disk is full.
+
+    Args:
+        path: File or folder that was to be written.
+        kept: What the message adds about what is already made.
+    """
+
+    def __init__(self, path: str | os.PathLike, kept: str = ""):
+        super().__init__(
+            f"Cannot write {str(path)!r}: no space is left on the disk. Free some"
+            f" space, and run the same command again{kept}."
+        )
+
+
 @contextlib.contextmanager
 def explained(path: str | os.PathLike) -> Iterator[None]:
     """Explains errors of the disk within the block.
@@ -216,6 +231,7 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
         path: File or folder that is written in the block.
 
     Raises:
+        DiskFullError: the disk is full.
         OSError: it cannot be written; the message says where and what to do.
     """
     try:
@@ -224,10 +240,7 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
         folder = os.path.dirname(os.path.abspath(path))
         number = getattr(error, "errno", None)
         if number in _FULL or (number is None and _is_full(folder)):
-            raise OSError(
-                f"Cannot write {str(path)!r}: no space is left on the disk. Free some"
-                " space, and run the same command again."
-            ) from error
+            raise DiskFullError(path) from error
         is_here = os.path.dirname(str(getattr(error, "filename", ""))) in ("", folder)
         if isinstance(error, OSError) and number is not None and is_here:
             reason = (error.strerror or str(error)).lower()

@@ -24,6 +24,7 @@ from tagger.cli.arguments import (
 from tagger.cli.tagging import add_engine, reading, stream_options
 from tagger.inference import selection
 from tagger.models.metadata import DEFAULT_MODEL
+from tagger.storage import DiskFullError
 from tagger.validation import printable
 
 NUM_ERRORS = 10  # that are printed
@@ -503,9 +504,9 @@ def _write(args: argparse.Namespace, changes, number: int) -> int | None:
                 try:
                     library.writing.write(opened, journal, change)
                     num_written += 1
+                except DiskFullError:
+                    raise
                 except (ValueError, OSError) as error:
-                    if "no space is left" in str(error):
-                        raise
                     errors.append(error)
     return _say_done(f"{num_written:,} of {number:,} files written", errors, args)
 

@@ -37,7 +37,7 @@ def add_model(parser: argparse.ArgumentParser, others: str = "") -> None:
         type=model_name,
         default=DEFAULT_MODEL,
         help=f"model file (.keras, {others}or resemul's .hdf5) or name of a pretrained"
-        " model, see tagger pretrained (default: %(default)s, downloaded once)",
+        " model, see tagger pretrained (default: %(default)s)",
     )
 
 

@@ -109,10 +109,10 @@ class Embedder(TransformerMixin, BaseEstimator):
         layer: str = PENULTIMATE,
         engine: str = "auto",
     ) -> "Embedder":
-        """Returns an embedder with a pretrained model, which is downloaded once.
+        """Returns an embedder with a trained model, which is downloaded if necessary.
 
         Args:
-            name: Key of `pretrained.PRETRAINED`.
+            name: Name of a pretrained model, file, or `hf://user/name`.
             layer: See `Embedder`.
             engine: See `Embedder`.
 

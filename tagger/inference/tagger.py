@@ -114,10 +114,10 @@ class Tagger:
     def from_pretrained(
         cls, name: str = DEFAULT_MODEL, engine: str = "auto", precision: str = "float32"
     ) -> "Tagger":
-        """Returns a tagger with a pretrained model, which is downloaded once.
+        """Returns a tagger with a trained model; one that is elsewhere is downloaded.
 
         Args:
-            name: Key of `pretrained.PRETRAINED`.
+            name: Name of a pretrained model, file, or `hf://user/name`.
             engine: See `selection.open_engine`.
             precision: See `selection.open_engine`.
 

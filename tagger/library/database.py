@@ -23,7 +23,7 @@ import platformdirs
 from tagger import validation
 from tagger.library.songs import Song, Unreadable
 from tagger.models.metadata import suggest_names
-from tagger.storage import explained, file_lock
+from tagger.storage import DiskFullError, explained, file_lock
 from tagger.validation import Name
 
 APPLICATION_ID = 0x54414747  # "TAGG", in the header of the SQLite file
@@ -499,6 +499,7 @@ def explained_errors(path: Path) -> Iterator[None]:
     """Explains SQLite's errors within the block.
 
     Raises:
+        DiskFullError: the disk is full.
         OSError: the file cannot be read or written.
         ValueError: it is damaged, or no SQLite file.
     """
@@ -508,10 +509,7 @@ def explained_errors(path: Path) -> Iterator[None]:
         if "UTF-8" in str(error):
             raise _no_library(path, error) from error
         if "full" in str(error):
-            raise OSError(
-                f"Cannot write {str(path)!r}: no space is left on the disk. Free some"
-                " space, and run the same command again; it keeps what is complete."
-            ) from error
+            raise DiskFullError(path, "; it keeps what is complete") from error
         raise OSError(
             f"Cannot use the library {str(path)!r}: {error}. Close other programs that"
             " use it, or choose another --library."

@@ -13,8 +13,9 @@ from tagger.inference.engines import Engine
 from tagger.inference.streaming import StreamOptions, progress, stream_files
 from tagger.library.database import Analysed
 
-# Of two encodings of a recording. With musicnn_mtt, 30 of 30 clips that were encoded
-# again reach it, and 47 of 357,435 pairs of other clips, mostly parts of one piece.
+# Of two encodings of a recording. With the student, 60 of 60 clips that were encoded
+# again as mp3 at 64 kbit/s reach it, 56 of 60 as Opus at 64 kbit/s, and 49 of 356,674
+# pairs of other recordings.
 SAME_COSINE = 0.98
 SAME_SECONDS = 2.0  # by which their lengths may differ
 

@@ -360,7 +360,9 @@ def distillation(
     Command: `python train.py --teacher teacher.keras --recipe distillation`. The best
     epoch has the highest rank correlation with the teacher on the val split. (Its loss
     depends mostly on the few tags with high scores: in our first run it was lowest
-    while the correlation still rose.)
+    while the correlation still rose.) The student of this package took 7 + 7 + 1
+    epochs of 33.5 hours of music, five minutes each on 2 CPU cores, and reached a rho
+    of .863 on 257 songs of other artists (docs/student.md).
 
     Args:
         learning_rate: Learning rate of the first stage.

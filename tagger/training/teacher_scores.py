@@ -50,6 +50,16 @@ class Stored:
         text = json.dumps(about, sort_keys=True)
         return parent / f"scores-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
+    def with_what_is_there(self, parent: Path, shards: pipeline.Shards) -> "Stored":
+        """Returns this one, or the one with embeddings too if that is stored already.
+
+        Args:
+            parent: Folder of the folders of scores.
+            shards: Data that was scored.
+        """
+        full = dataclasses.replace(self, has_embeddings=True)
+        return full if full.folder(parent, shards).exists() else self
+
     def store(self, shards: pipeline.Shards, split: str, parent: Path) -> Path:
         """Stores the teacher's outputs for every complete segment of a split.
 

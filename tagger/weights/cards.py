@@ -203,9 +203,7 @@ def _when(found: Pretrained) -> str:
     """Says in a sentence who this model is for."""
     asked = f"You want {VOCABULARIES.get(found.dataset, 'music tags')}"
     if isinstance(found.source, Shipped):
-        return (
-            f"{asked}, at once and offline, at a tenth of the CPU time of musicnn_mtt."
-        )
+        return f"{asked}, at once and offline: it is small and comes with the package."
     million = registry.entry(found.model).facts.num_parameters / 1e6
     size = f"The network has {million:.1f} million weights."
     if found.is_verified:

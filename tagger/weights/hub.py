@@ -150,6 +150,8 @@ def explained(repository: Repository) -> Iterator[None]:
             " again."
         ) from error
     except errors.LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            raise _refusal(repository, error.__cause__) from error
         raise ConnectionError(
             f"The hub did not answer for {repository}, and the model is not in the"
             " cache. Check the network and try again."
@@ -160,10 +162,7 @@ def explained(repository: Repository) -> Iterator[None]:
             " write it. Download its file by hand, and convert it with tagger convert."
         ) from error
     except errors.HfHubHTTPError as error:
-        raise PermissionError(
-            f"The hub refused {repository} ({' '.join(str(error).split())}). Check your"
-            " login and the model's card."
-        ) from error
+        raise _refusal(repository, error) from error
     except errors.HfHubHTTPError.__bases__ as error:  # those of the HTTP library
         if isinstance(error, OSError) and error.errno:  # of the disk
             raise
@@ -172,3 +171,10 @@ def explained(repository: Repository) -> Iterator[None]:
             f"The hub did not answer for {repository} ({reason}). Check the network,"
             " and try again."
         ) from error
+
+
+def _refusal(repository: Repository, error: Exception) -> PermissionError:
+    return PermissionError(
+        f"The hub refused {repository} ({' '.join(str(error).split())}). Check your"
+        " login and the model's card."
+    )

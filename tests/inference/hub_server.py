@@ -15,6 +15,7 @@ class HubServer(http.server.ThreadingHTTPServer):
 
     Attributes:
         files: Repository -> file name -> content.
+        refusals: Repository -> status, error code and message of every answer.
         log: Method and path of every request.
     """
 
@@ -22,7 +23,7 @@ class HubServer(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files, self.log = {}, []
+        self.files, self.refusals, self.log = {}, {}, []
 
     @property
     def url(self):
@@ -73,6 +74,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
+    def _refuses(self, repository):
+        """Answers with the refusal of a repository, if it has one."""
+        if repository not in self.server.refusals:
+            return False
+        status, code, message = self.server.refusals[repository]
+        headers = {"X-Error-Code": code, "X-Error-Message": message}
+        self._answer(status, {"error": message}, headers)
+        return True
+
     def _missing(self, code):
         self._answer(404, {"error": code}, {"X-Error-Code": code})
 
@@ -86,6 +96,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not found:
             return self._api(path)
         repository, _, name = found.groups()
+        if self._refuses(repository):
+            return None
         if repository not in self.server.files:
             return self._missing("RepoNotFound")
         content = self.server.files[repository].get(name)
@@ -128,6 +140,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         repository, what = re.fullmatch(
             r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", self.path
         ).groups()
+        if self._refuses(repository):
+            return None
         if what == "preupload":
             kinds = [
                 {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}

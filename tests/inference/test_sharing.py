@@ -77,6 +77,9 @@ def test_a_shared_model_is_used_by_its_name(run, server, model_path, tmp_path):
     shared, local = run(*tag, "hf://ann/mine"), run(*tag, model_path)
     assert shared.returncode == 0, shared.stderr
     assert json.loads(shared.stdout)["tags"] == json.loads(local.stdout)["tags"]
+    card = run("card", "hf://ann/mine")
+    assert card.returncode == 0 and "--model hf://ann/mine" in card.stdout
+    assert "| 1 | calm |" in card.stdout
     offline = run(*tag, "hf://ann/mine", HF_HUB_OFFLINE="1")
     assert offline.stdout == shared.stdout, offline.stderr
     # Somebody else replaced the model.
@@ -91,9 +94,13 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(run, server, model_path, tmp
     write_audio(tmp_path / "song.wav", np.zeros(59049, np.float32), 22050)
     tag = ("tag", tmp_path / "song.wav", "--model")
     server.files["ann/other"] = {"README.md": b"", "weights.bin": b""}
+    gated = 403, "GatedRepo", "Access to this model is restricted."
+    server.refusals = {"ann/gated": gated, "ann/banned": (403, "", "Not for you.")}
     for name, says in (
         ("hf://ann/none", "There is no model hf://ann/none, or you may not read it"),
         ("hf://ann/other", "holds no model.keras with SHA256SUMS"),
+        ("hf://ann/gated", "hf://ann/gated asks its users to accept its terms"),
+        ("hf://ann/banned", "Not for you."),
         ("hf://ann", "'hf://ann' is not of the form hf://user/name"),
         ("hf://ann/../x", "is not of the form hf://user/name"),
     ):
@@ -101,9 +108,13 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(run, server, model_path, tmp
         assert done.returncode == 2 and says in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
     done = run("share", model_path, "hf://ann/mine", HF_TOKEN="wrong")
-    assert done.returncode == 2 and "Check the network and your login" in done.stderr
+    assert done.returncode == 2 and "The hub refused hf://ann/mine" in done.stderr
+    server.refusals["ann/mine"] = (400, "", "Invalid metadata in README.md.")
+    done = run("share", model_path, "hf://ann/mine")
+    assert done.returncode == 2 and "Invalid metadata in README.md" in done.stderr
+    assert "Check your login and the model's card" in done.stderr
     done = run("share", model_path, "hf://ann/mine", HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode == 2 and "Check the network and your login" in done.stderr
+    assert done.returncode == 2 and "Check the network" in done.stderr
     done = run("share", model_path, "hf://ann/mine", "--evaluation", tmp_path / "none")
     assert done.returncode == 2 and "The hub" not in done.stderr
     assert "Traceback" not in done.stderr

@@ -237,7 +237,7 @@ def test_a_full_disk_of_the_journal_keeps_the_file(scanner, music, monkeypatch):
     before = digests(music)
 
     def full(*_):
-        raise OSError("Cannot write 'journal': no space is left on the disk.")
+        raise storage.DiskFullError("journal")
 
     monkeypatch.setattr(journal.Journal, "add", full)
     errors = write_all(scanner, music, WANTED)

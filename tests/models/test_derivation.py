@@ -55,3 +55,24 @@ def test_an_average_needs_tag_names_and_members_that_are_none(members):
         models.with_scores(
             network, [(np.zeros((2, 1)), [0])], ["x"], appended=[average]
         )
+
+
+def test_the_command_average_says_what_it_was_made_of(members, tmp_path, run_script):
+    paths = [tmp_path / "a.keras", tmp_path / "b.keras"]
+    for path, member, licence in zip(paths, members, ("MIT", "ISC"), strict=True):
+        models.save_model(member, path)
+        copy = models.load_model(path)
+        models.serialization.add_provenance(copy, {"licence": licence})
+        models.save_model(copy, path)
+    names, output = ",".join(map(str, paths)), tmp_path / "both.keras"
+    done = run_script("-m", "tagger", "average", names, "--output", output)
+    assert done.stdout == f"{output}: 4 tags, 2 models\n", done.stderr
+    provenance = models.metadata.read_info(output).provenance
+    assert provenance["from"] == "a.keras, b.keras"
+    assert provenance["licence of the base"] == "MIT, ISC"
+    done = run_script("-m", "tagger", "average", paths[0], "--output", output)
+    assert done.returncode == 2 and "Add --force" in done.stderr
+    done = run_script(
+        "-m", "tagger", "average", paths[0], "--output", output, "--force"
+    )
+    assert done.returncode == 2 and "two" in done.stderr

@@ -12,7 +12,13 @@ from tagger import models, storage
 from tagger.data import pipeline
 from tagger.evaluation.agreement import Agreement
 from tagger.segmentation import INT16_SCALE
-from tagger.training import distillation, recipes, teacher_scores, trainer
+from tagger.training import (
+    callbacks,
+    distillation,
+    recipes,
+    teacher_scores,
+    trainer,
+)
 
 TAGS = ("calm", "loud", "strange")
 
@@ -69,11 +75,42 @@ def test_a_run_describes_teacher_and_loss_and_its_model_has_the_teachers_tags(
     assert run["teacher"] == storage.sha256(teacher)
 
 
+@pytest.mark.slow
+def test_an_interrupted_run_ends_with_the_weights_of_a_whole_one(
+    shards, teacher, tmp_path, monkeypatch
+):
+    options = {"embedding_weight": 0.5, "scores_dir": tmp_path / "scores"}
+    whole = models.load_model(train(shards, teacher, tmp_path / "whole", **options))
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Validate, "on_epoch_end", stop_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            train(shards, teacher, tmp_path / "stopped", **options)
+    best = train(shards, teacher, tmp_path / "stopped", **options)
+    stopped = models.load_model(best)
+    for one, other in zip(whole.weights, stopped.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def stop_after(num_epochs):
+    """Returns a `Validate.on_epoch_end` that is interrupted in its last epoch."""
+    on_epoch_end = callbacks.Validate.on_epoch_end
+
+    def interrupted(self, epoch, logs=None):
+        on_epoch_end(self, epoch, logs)
+        if epoch + 1 == num_epochs:
+            raise KeyboardInterrupt
+
+    return interrupted
+
+
 def test_labels_of_a_segment_are_the_teachers_outputs(shards, teacher, tmp_path):
     model = models.build_model("sample_cnn", num_tags=3, **narrow_options("sample_cnn"))
     segmentation = models.model_info(model).segmentation
     stored = teacher_scores.Stored(teacher, segmentation, has_embeddings=True)
+    without = dataclasses.replace(stored, has_embeddings=False)
+    assert without.with_what_is_there(tmp_path, shards) == without
     folder = stored.store(shards, "train", tmp_path)
+    assert without.with_what_is_there(tmp_path, shards) == stored
     scored = distillation.DistilledShards.of(shards, folder, TAGS)
     segments, labels = next(
         iter(pipeline.training_segments(scored, "train", segmentation, 6))
@@ -174,6 +211,12 @@ def test_distillation_from_the_command_line(built, tmp_path, run_script, teacher
     done = run_script(*train, "--teacher", teacher, *options)
     assert done.returncode == 0, done.stderr
     assert "agreement with the teacher: rho" in done.stdout
-    assert len(list((tmp_path / "scores").glob("scores-*/train-*"))) > 0
+    (folder,) = (tmp_path / "scores").glob("scores-*")
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("*-of-*")}
+    other = ("--train-dir", tmp_path / "other", "--teacher", teacher, *options)
+    done = run_script("train.py", "--data-dir", built, *other, "--seed", 1)
+    assert done.returncode == 0, done.stderr
+    assert written == {path: path.stat().st_mtime_ns for path in folder.glob("*-of-*")}
+    assert any(path.name.startswith("train-") for path in written)
     run = json.loads((tmp_path / "run/run.json").read_text())
     assert run["recipe"]["stages"][0]["optimizer"] == "Adam"
