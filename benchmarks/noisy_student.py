@@ -1,4 +1,4 @@
-"""What does a teacher bring to a small network? Compares five ways to train one.
+"""What does a teacher bring to a small network? Compares four ways to train one.
 
     python benchmarks/noisy_student.py --data-dir dataset --music music/music.csv \
         --teacher teacher.keras --left-out guitar
@@ -6,14 +6,13 @@
 supervised            learns the labels of --data-dir (MTT's layout)
 distilled             learns the teacher's scores of --music, unlabelled
 distilled, augmented  the same, but the student hears the music augmented
-second round          twice as wide; its teacher is the augmented student
-twice as wide         twice as wide, augmented; its teacher is --teacher
+second round          the same, but its teacher is the student of the line above
 
-Every way is run with each seed. All networks are scored on the test clips of
---data-dir, on the tags that teacher and clips share, and the students by their
-agreement with --teacher on the test split of --music. Prints means with the 95 %
-intervals of the means over the seeds, and writes noisy_student.json. Run again, it
-resumes; processes with other --seeds may share a --work-dir.
+Every way is run with each seed. All networks have the same size. They are scored on the
+test clips of --data-dir, on the tags that teacher and clips share, and the students
+also by their agreement with --teacher on the test split of --music. Prints means with
+the 95 % intervals of the means over the seeds, and writes noisy_student.json. Run
+again, it resumes; processes with other --seeds may share a --work-dir.
 """
 
 import argparse
@@ -34,13 +33,12 @@ from tagger.training import distillation, teacher_scores
 
 ROOT = Path(__file__).parent.parent
 AUGMENTED = ("--augment", "--transforms", "gain,noise,delay")
-# Method -> factor of the width, and the method of its teacher; "": --teacher.
+# Method -> method of its teacher; "": --teacher; None: no teacher.
 METHODS = {
-    "supervised": (1, None),
-    "distilled": (1, ""),
-    "distilled, augmented": (1, ""),
-    "second round": (2, "distilled, augmented"),
-    "twice as wide": (2, ""),
+    "supervised": None,
+    "distilled": "",
+    "distilled, augmented": "",
+    "second round": "distilled, augmented",
 }
 COLUMNS = ("ROC-AUC", "PR-AUC", "rho")
 
@@ -111,13 +109,13 @@ def train(args: argparse.Namespace, work: Path, method: str, seed: int) -> None:
     run = folder_of(work, method, seed)
     if (run / "model.keras").exists():
         return
-    factor, teaching = METHODS[method]
+    teaching = METHODS[method]
     command = [sys.executable, ROOT / "train.py", "--train-dir", run, "--seed", seed]
-    command += ["--model", args.model, "--num-filters", factor * args.num_filters]
+    command += ["--model", args.model, "--num-filters", args.num_filters]
     command += ["--set", "num_samples=48128", "--max-epochs", args.max_epochs]
-    command += ["--crops-per-clip", 0, "--lr", 1e-3]
+    command += ["--lr", 1e-3, "--batch-size", 16]
     if teaching is None:
-        command += ["--data-dir", work / "labelled"]
+        command += ["--data-dir", work / "labelled", "--crops-per-clip", 0]
     else:
         teacher = args.teacher
         if teaching:

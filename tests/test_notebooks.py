@@ -7,7 +7,7 @@ import shutil
 import sys
 
 import pytest
-from conftest import REPOSITORY, pretrained_or_skip
+from conftest import REPOSITORY
 from narrow import narrow_options
 
 from tagger import models
@@ -106,9 +106,8 @@ def test_excitation_analysis_runs(trained, built, run_script, tmp_path, monkeypa
     assert len(images) == 7
 
 
-@pytest.mark.slow  # downloads a trained model once
+@pytest.mark.slow
 def test_your_own_tags_runs(tmp_path, monkeypatch):
-    pretrained_or_skip("musicnn_mtt")
     songs = REPOSITORY / "docs" / "gallery" / "music"
     for tag in ("rock", "nature_sounds"):
         (tmp_path / "music" / tag).mkdir(parents=True)

@@ -11,7 +11,7 @@ from tagger import plotting
 from tagger.training import transfer
 
 options = transfer.FitOptions(has_baselines=False)
-fitted = transfer.fit(["musicnn_mtt"], "music/music.csv", options)
+fitted = transfer.fit(["student"], "music/music.csv", options)
 fitted.table()
 
 # %%

@@ -18,7 +18,7 @@ from tagger import Embedder
 
 music = pd.read_csv("music/music.csv")
 labels = music["tags"].str.get_dummies(";")
-embedder = Embedder.from_pretrained("musicnn_mtt")
+embedder = Embedder.from_pretrained()
 embeddings = embedder.transform([f"music/{path}" for path in music["path"]])
 
 # %%

@@ -3,8 +3,8 @@ A map of similar songs
 ======================
 
 The input of a tagger's last layer is an embedding: similar songs have similar
-embeddings. Here principal components lay 40 excerpts out on a plane. The network has
-never heard the tags that colour them.
+embeddings. Here principal components lay 40 excerpts out on a plane. The tags that
+colour them were not used.
 """
 
 import matplotlib.pyplot as plt
@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from tagger import Embedder
 
 music = pd.read_csv("music/music.csv")
-embedder = Embedder.from_pretrained("musicnn_mtt")
+embedder = Embedder.from_pretrained()
 embeddings = embedder.transform([f"music/{path}" for path in music["path"]])
 embeddings.shape  # songs, channels
 

@@ -8,7 +8,7 @@ per segment of three seconds.
 
 from tagger import Tagger, plotting
 
-tagger = Tagger.from_pretrained("musicnn_mtt")
+tagger = Tagger.from_pretrained()
 song = "music/orchestral/openclonk_urbanbolero.opus"
 taggram = tagger.taggram(song, hop_seconds=0.5)
 taggram.scores.shape  # segments, tags

@@ -48,12 +48,12 @@ class Embedder(TransformerMixin, BaseEstimator):
         ImportError: the engine is not installed.
 
     Example:
-        >>> embedder = Embedder.from_pretrained("musicnn_mtt")
+        >>> embedder = Embedder.from_pretrained()
         >>> vector = embedder.embed("song.mp3")
         >>> vector.shape, vector.dtype
-        ((200,), dtype('float32'))
+        ((128,), dtype('float32'))
         >>> embedder.transform(["song.mp3", (np.zeros(48000), 16000)]).shape
-        (2, 200)
+        (2, 128)
     """
 
     def __init__(

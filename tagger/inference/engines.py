@@ -260,9 +260,9 @@ class OnnxEngine(_Exported):
 
     Example:
         >>> from tagger import Tagger
-        >>> engine = OnnxEngine("musicnn_mtt.onnx")  # tagger export made it
+        >>> engine = OnnxEngine("student.onnx")  # tagger export made it
         >>> next(iter(Tagger(engine).tag("song.mp3")))
-        'violin'
+        'classical'
     """
 
     name = "onnx"

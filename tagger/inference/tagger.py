@@ -79,15 +79,15 @@ class Tagger:
         ValueError: the tag names are unknown, or their number is not the model's.
 
     Example:
-        >>> tagger = Tagger.from_pretrained("musicnn_mtt")
+        >>> tagger = Tagger.from_pretrained()
         >>> tags = tagger.tag("song.mp3")  # highest first
         >>> len(tags), all(0 <= score <= 1 for score in tags.values())
-        (50, True)
+        (92, True)
         >>> next(iter(tags))
-        'violin'
+        'classical'
         >>> taggram = tagger.taggram("song.mp3", hop_seconds=1)
         >>> taggram.seconds[:3].round().tolist(), taggram.scores.shape[1]
-        ([-0.0, 1.0, 2.0], 50)
+        ([0.0, 1.0, 2.0], 92)
         >>> dict(tagger.taggrams(["song.mp3", "notes.txt"]))["notes.txt"]
         AudioDecodeError("Cannot decode 'notes.txt': there is no such file.")
     """
