@@ -29,7 +29,7 @@ def test_a_shipped_model_is_small_and_names_its_origin(name):
     assert len(info.thresholds) == info.num_tags
     assert info.provenance["licence"] == found.licence
     text = cards.card(name)
-    for key in ("data", "thresholds", "agreement with the teacher"):
+    for key in ("data", "thresholds", "agreement with the teacher", "limits"):
         assert info.provenance[key] in text
 
 
