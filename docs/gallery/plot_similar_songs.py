@@ -21,8 +21,8 @@ embeddings = embedder.transform([f"music/{path}" for path in music["path"]])
 embeddings.shape  # songs, channels
 
 # %%
-# Nature sounds and orchestral music lie on the left, rock and electronic music on the
-# right; ambient music is everywhere.
+# Nature sounds lie apart from the rest, and orchestral music below rock; electronic and
+# ambient music are everywhere.
 
 places = make_pipeline(StandardScaler(), PCA(2)).fit_transform(embeddings)
 figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
