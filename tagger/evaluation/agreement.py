@@ -25,6 +25,7 @@ class Agreement(Evaluation):
     """
 
     METRICS = ("rho", *Evaluation.METRICS)
+    UNDEFINED = "the teacher scores all clips of the val split alike"
 
     teacher_scores: np.ndarray | None = None
 
@@ -39,7 +40,7 @@ class Agreement(Evaluation):
     def per_tag(self) -> pd.DataFrame:
         """Returns rho, roc_auc and pr_auc of each tag, and its positives, negatives.
 
-        Rho is NaN if all clips have the same score.
+        Rho is NaN if the teacher gives all clips the same score.
         """
         table = super().per_tag()
         rho = rank_correlations(self.teacher_scores, self.scores)
@@ -71,10 +72,17 @@ def top_clips(scores: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
     return top
 
 
-def rank_correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns Spearman's rho of each column of two arrays [num_clips, num_tags]."""
-    rho = []
-    for one, other in zip(first.T, second.T, strict=True):
-        is_constant = np.ptp(one) == 0 or np.ptp(other) == 0
-        rho.append(np.nan if is_constant else spearmanr(one, other).statistic)
-    return np.array(rho)
+def rank_correlations(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Returns Spearman's rho of each column of two arrays [num_clips, num_tags].
+
+    It is 0 if the student gives all clips the same score, and NaN if the teacher does.
+    """
+    return np.array(
+        [_rank_correlation(*pair) for pair in zip(teacher.T, student.T, strict=True)]
+    )
+
+
+def _rank_correlation(teacher: np.ndarray, student: np.ndarray) -> float:
+    if np.ptp(teacher) == 0:
+        return np.nan
+    return 0.0 if np.ptp(student) == 0 else spearmanr(teacher, student).statistic

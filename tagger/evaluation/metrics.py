@@ -39,6 +39,7 @@ class Evaluation:
     """
 
     METRICS = ("roc_auc", "pr_auc")  # columns of `per_tag` with a macro mean
+    UNDEFINED = "no tag has both clips with it and clips without it in the val split"
 
     dataset: str
     split: str

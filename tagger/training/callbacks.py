@@ -119,17 +119,16 @@ class Validate(keras.callbacks.Callback):
         found |= {f"val_{name}": np.nan for name in scored.METRICS}
         if np.isfinite(scored.loss):  # otherwise the model has diverged
             found |= {f"val_{name}": value for name, value in scored.macro().items()}
-            self._check(found)
+            self._check(found, scored.UNDEFINED)
             self._write_per_tag(scored, epoch)
         values = [np.float32(value) for value in found.values()]
         values = self._devices.broadcast(lambda: values, values)
         logs |= dict(zip(found, map(float, values), strict=True))
 
-    def _check(self, found: dict[str, float]) -> None:
+    def _check(self, found: dict[str, float], reason: str) -> None:
         if np.isnan(found[self._monitor]):
             raise ValueError(
-                f"{self._monitor} is undefined: no tag has both clips with it and clips"
-                " without it in the val split. Choose --monitor val_loss."
+                f"{self._monitor} is undefined: {reason}. Choose --monitor val_loss."
             )
 
     def _write_per_tag(self, scored: metrics.Evaluation, epoch: int) -> None:

@@ -224,6 +224,8 @@ class _Evaluation:
 
 def _read_evaluation(path: str | os.PathLike) -> Score:
     then = "Give a file that eval.py --json FILE wrote."
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no {str(path)!r}. {then}")
     validation.check_regular(path)
     if os.path.getsize(path) > _MAX_BYTES:
         raise ValueError(f"{str(path)!r} is too large for an evaluation. {then}")

@@ -256,11 +256,15 @@ def test_a_url_that_cannot_be_written_is_named(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param(name, dtype, marks=[] if usual else pytest.mark.slow)
+        pytest.param(name, dtype, marks=mark)
         for name in ("pons2019", "won2019", "won2020", "won2020_128", "won2021",
                      "multi_scale")
         for dtype in ("float16", "float32")
-        for usual in [(name, dtype) == ("won2020", "float16")]
+        for mark in [
+            [] if (name, dtype) == ("won2020", "float16")
+            else pytest.mark.slow if dtype == "float16"
+            else pytest.mark.nightly
+        ]
     ],
 )  # fmt: skip
 def test_log_mel_records_hold_what_the_models_frontend_makes(

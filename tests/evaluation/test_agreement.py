@@ -40,7 +40,8 @@ def test_rho_by_hand_and_of_constant_scores():
     second = np.array([[1.0, 1.0], [3.0, 2.0], [2.0, 3.0], [4.0, 4.0]])
     rho = agreement.rank_correlations(first, second)
     assert rho[0] == pytest.approx(1 - 6 * 2 / (4 * 15))  # 1 - 6 Σd² / n(n² - 1)
-    assert np.isnan(rho[1])
+    assert np.isnan(rho[1])  # the teacher ranks nothing
+    assert agreement.rank_correlations(second, first)[1] == 0  # the student does not
     assert rho[0] > kendalltau(first[:, 0], second[:, 0]).statistic
 
 

@@ -64,10 +64,17 @@ def test_every_engine_gives_the_scores_and_embeddings_of_keras(name, tmp_path):
         np.testing.assert_allclose(embeddings, found[1][:1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_the_exporter_of_jax_writes_the_same_models(tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["sample_cnn", "short_chunk_resnet"], marks=pytest.mark.slow),
+        pytest.param(list(models.MODELS), marks=pytest.mark.nightly),
+    ],
+    ids=["two", "all"],
+)
+def test_the_exporter_of_jax_writes_the_same_models(names, tmp_path):
     pytest.importorskip("jax2onnx")
-    for name in models.MODELS:
+    for name in names:
         models.save_model(drawn_norms(narrow_model(name)), tmp_path / f"{name}.keras")
     script = (
         "import sys\nfrom pathlib import Path\nfrom tagger import models\n"
@@ -81,7 +88,7 @@ def test_the_exporter_of_jax_writes_the_same_models(tmp_path):
         env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(REPOSITORY)},
         check=True,
     )
-    for name in models.MODELS:
+    for name in names:
         model = models.load_model(tmp_path / f"{name}.keras")
         waveforms = music(model, 3)
         found = OnnxEngine(tmp_path / f"{name}.onnx").run(waveforms, engines.OUTPUTS)

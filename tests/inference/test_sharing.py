@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, run_process
 from hub_server import HubServer
 from narrow import narrow_options
 
@@ -50,6 +50,27 @@ def run(server, tmp_path):
     return run
 
 
+@pytest.fixture
+def run_all(server, tmp_path):
+    """Returns a function that runs commands, one after the other, in one process."""
+    environment = server.environment(tmp_path)
+    environment["TAGGER_CACHE"] = str(tmp_path / "cache")
+    environment["PYTHONPATH"] = str(REPOSITORY / "tests")
+    code = (
+        "import json, sys; from conftest import call;"
+        "done = [call(['-m', 'tagger', *c], '.') for c in json.loads(sys.argv[1])];"
+        "print('\\n' + json.dumps([(one.returncode, one.stderr) for one in done]))"
+    )
+
+    def run_all(commands, **others):
+        commands = json.dumps([list(map(str, command)) for command in commands])
+        done = run_process("-c", code, commands, env=environment | others)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run_all
+
+
 @pytest.mark.slow
 def test_a_shared_model_is_used_by_its_name(run, server, model_path, tmp_path):
     done = run("share", model_path, "hf://ann/mine")
@@ -90,36 +111,49 @@ def test_a_shared_model_is_used_by_its_name(run, server, model_path, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_hub_refuses_is_said_in_a_sentence(run, server, model_path, tmp_path):
+def test_what_the_hub_refuses_is_said_in_a_sentence(
+    run_all, server, model_path, tmp_path
+):
     write_audio(tmp_path / "song.wav", np.zeros(59049, np.float32), 22050)
     tag = ("tag", tmp_path / "song.wav", "--model")
     server.files["ann/other"] = {"README.md": b"", "weights.bin": b""}
     gated = 403, "GatedRepo", "Access to this model is restricted."
     server.refusals = {"ann/gated": gated, "ann/banned": (403, "", "Not for you.")}
-    for name, says in (
-        ("hf://ann/none", "There is no model hf://ann/none, or you may not read it"),
-        ("hf://ann/other", "holds no model.keras with SHA256SUMS"),
-        ("hf://ann/gated", "hf://ann/gated asks its users to accept its terms"),
-        ("hf://ann/banned", "Not for you."),
-        ("hf://ann", "'hf://ann' is not of the form hf://user/name"),
-        ("hf://ann/../x", "is not of the form hf://user/name"),
+    server.refusals["ann/unfit"] = (400, "", "Invalid metadata in README.md.")
+    server.files["ann/unfit"] = {}
+    share = ("share", model_path)
+    cases = [
+        (
+            (*tag, "hf://ann/none"),
+            "There is no model hf://ann/none, or you may not read",
+        ),
+        ((*tag, "hf://ann/other"), "holds no model.keras with SHA256SUMS"),
+        ((*tag, "hf://ann/gated"), "hf://ann/gated asks its users to accept its terms"),
+        ((*tag, "hf://ann/banned"), "The hub refused hf://ann/banned"),
+        ((*tag, "hf://ann"), "'hf://ann' is not of the form hf://user/name"),
+        ((*tag, "hf://ann/../x"), "is not of the form hf://user/name"),
+        ((*share, "hf://ann/unfit"), "Invalid metadata in README.md"),
+        (
+            (*share, "hf://ann/a", "--evaluation", tmp_path / "no"),
+            "no'. Give a file that eval",
+        ),
+    ]
+    check_refusals(run_all, cases)
+    refused = "The hub refused hf://ann/mine"
+    check_refusals(run_all, [((*share, "hf://ann/mine"), refused)], HF_TOKEN="wrong")
+    silent = "The hub did not answer for hf://ann/mine"
+    cases = [((*share, "hf://ann/mine"), silent), ((*tag, "hf://ann/mine"), silent)]
+    check_refusals(run_all, cases, HF_ENDPOINT="http://127.0.0.1:9")
+
+
+def check_refusals(run_all, cases, **others):
+    """Runs commands in one process; each must end in the sentence beside it."""
+    commands = [command for command, _ in cases]
+    for (_, says), (code, errors) in zip(
+        cases, run_all(commands, **others), strict=True
     ):
-        done = run(*tag, name)
-        assert done.returncode == 2 and says in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
-    done = run("share", model_path, "hf://ann/mine", HF_TOKEN="wrong")
-    assert done.returncode == 2 and "The hub refused hf://ann/mine" in done.stderr
-    server.refusals["ann/mine"] = (400, "", "Invalid metadata in README.md.")
-    done = run("share", model_path, "hf://ann/mine")
-    assert done.returncode == 2 and "Invalid metadata in README.md" in done.stderr
-    assert "Check your login and the model's card" in done.stderr
-    done = run("share", model_path, "hf://ann/mine", HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode == 2 and "Check the network" in done.stderr
-    done = run("share", model_path, "hf://ann/mine", "--evaluation", tmp_path / "none")
-    assert done.returncode == 2 and "The hub" not in done.stderr
-    assert "Traceback" not in done.stderr
-    done = run(*tag, "hf://ann/none", HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode == 2 and "Check the network" in done.stderr
+        assert code == 2 and says in errors, errors
+        assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(

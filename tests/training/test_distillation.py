@@ -75,7 +75,7 @@ def test_a_run_describes_teacher_and_loss_and_its_model_has_the_teachers_tags(
     assert run["teacher"] == storage.sha256(teacher)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_interrupted_run_ends_with_the_weights_of_a_whole_one(
     shards, teacher, tmp_path, monkeypatch
 ):

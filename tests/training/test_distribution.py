@@ -65,7 +65,9 @@ def difference(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.nightly)]
+)
 def test_mirrored_over_two_cpus_equals_one(backend, tmp_path):
     if backend == "jax":
         pytest.importorskip("jax")

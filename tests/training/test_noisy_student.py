@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_said(half_labelled, teacher, built, tmp_path):
         task_of(shards, teacher).training_model(longer, recipe)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_rounds_of_distillation_from_the_command_line(
     half_labelled, teacher, tmp_path, run_script
 ):

@@ -268,9 +268,22 @@ def progress_of(stage_dir):
         return (0, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        pytest.param(
+            ["within the second epoch", "while a checkpoint is written"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["within the first epoch", "at the switch", "at the last step"],
+            marks=pytest.mark.nightly,
+        ),
+    ],
+    ids=["epoch", "stage"],
+)
 def test_a_run_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(
-    built, tmp_path
+    chosen, built, tmp_path
 ):
     """Uses kill -9 within an epoch, while a checkpoint is written, after a stage."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -288,7 +301,8 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(
         "at the switch": lambda: (killed / "1").is_dir(),
         "at the last step": lambda: progress_of(killed / "1") >= (1, 14),
     }
-    for moment, has_come in moments.items():
+    for moment in chosen:
+        has_come = moments[moment]
         process = subprocess.Popen(
             command_of(built, killed, "--augment"),
             cwd=REPOSITORY,
