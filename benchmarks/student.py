@@ -3,7 +3,7 @@
     python benchmarks/student.py --student student/model.keras --teacher \
         teacher.keras --music music/tfrecord --corpus dataset --audio-dir music
 
-Prints five tables and writes student.json; every interval is a 95 % interval over
+Prints a table per part and writes student.json; every interval is a 95 % interval over
 artists, because songs of one artist are alike:
 
 agreement  with the teacher on the test split of --music: mean over the tags of
@@ -13,9 +13,10 @@ zero-shot  ROC-AUC on the labels of --corpus (MTT's layout, directories d-f) for
 fit        `tagger fit` on embeddings of the student and of other models
 similar    how often the clip with the nearest embedding, among other recordings, is by
            the same artist, and how many pairs of recordings `similar` takes for one
-cost       CPU time of the network per segment of 3 s; seconds to tag an hour of mp3
-           files made of --audio-dir, of one short file (the start), and of decoding
-           alone; size of the file
+cost       seconds to tag an hour of mp3 files made of --audio-dir, of one short file
+           (the start), and of decoding alone; size of the file
+networks   weights and CPU time, per segment of 3 s, of the networks that were
+           considered, with random weights, beside musicnn_pons; one thread
 """
 
 import argparse
@@ -36,8 +37,9 @@ from tagger import audio, models, storage
 from tagger.data import pipeline
 from tagger.evaluation import bootstrap, scoring
 from tagger.evaluation.agreement import Agreement, rank_correlations
-from tagger.inference import selection
+from tagger.inference import export
 from tagger.inference.embeddings import Embedder
+from tagger.inference.engines import OnnxEngine
 from tagger.inference.tagger import Tagger
 from tagger.library.similarity import SAME_COSINE
 from tagger.training import distillation, teacher_scores
@@ -45,6 +47,19 @@ from tagger.training import distillation, teacher_scores
 HERE = Path(__file__).parent
 NUM_RESAMPLES = 1000
 RHO, ROC_AUC = "rho", "ROC-AUC"
+LENGTH = {"num_samples": 48128}
+CONSIDERED = [
+    ("musicnn_pons", {}),
+    ("short_chunk_cnn", {"num_filters": 8} | LENGTH),
+    ("short_chunk_cnn", {"num_filters": 16} | LENGTH),
+    ("short_chunk_cnn", {"num_filters": 16, "widths": (1, 1, 2, 4, 4, 8, 16)} | LENGTH),
+    ("short_chunk_cnn", {"num_filters": 32} | LENGTH),
+    ("short_chunk_resnet", {"num_filters": 16} | LENGTH),
+    (
+        "short_chunk_resnet",
+        {"num_filters": 16, "widths": (1, 1, 2, 2, 4, 4, 8)} | LENGTH,
+    ),
+]
 
 
 def main() -> None:
@@ -57,6 +72,7 @@ def main() -> None:
     add("--scores-dir", metavar="DIR", help="scores that train.py --scores-dir stored")
     add("--corpus", metavar="DIR", help="labelled clips in MTT's layout")
     add("--audio-dir", metavar="DIR", help="audio to make songs of")
+    add("--networks", action="store_true", help="measure the networks considered")
     add("--bases", default="musicnn_mtt", help="other models for fit, comma-separated")
     add("--work-dir", default="student_benchmark")
     add("--output", default="student.json")
@@ -73,6 +89,8 @@ def main() -> None:
         found["similar"] = similar(args)
     if args.audio_dir:
         found["cost"] = cost(args, work)
+    if args.networks:
+        found["networks"] = networks(work)
     content = {"arguments": vars(args), **found}
     Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -285,21 +303,32 @@ def cost(args: argparse.Namespace, work: Path) -> dict:
     print("\n| seconds, an hour of mp3 | |\n|---|---|")
     for name, taken in medians.items():
         print(f"| {name} | {taken:.2f} |")
-    print("\n| CPU ms per segment | |\n|---|---|")
-    cpu = {name: cpu_ms(name) for name in (str(exported), "musicnn_mtt")}
-    for name, taken in cpu.items():
-        print(f"| {Path(name).name} | {taken:.1f} |")
     print(f"\nSize: {exported.stat().st_size / 1e6:.2f} MB")
-    return {"seconds": seconds, "CPU ms": cpu, "bytes": exported.stat().st_size}
+    return {"seconds": seconds, "bytes": exported.stat().st_size}
 
 
-def cpu_ms(model: str, batch_size: int = 16) -> float:
-    """Returns the CPU milliseconds of all threads for a segment, the least of five."""
-    engine = selection.open_engine(model, "onnx")
+def networks(work: Path) -> dict:
+    """Measures the networks that were considered."""
+    rows = {}
+    print("\n| network | weights | CPU ms per segment |\n|---|---|---|")
+    for number, (name, options) in enumerate(CONSIDERED):
+        model = models.build_model(name, num_tags=92, **options)
+        path = work / f"network{number}.onnx"
+        export.export(model, path, "onnx", force=True)
+        label = ", ".join([name, *(f"{key} {one}" for key, one in options.items())])
+        rows[label] = {"weights": model.count_params(), "CPU ms": cpu_ms(path)}
+        taken = f"{rows[label]['weights']:,} | {rows[label]['CPU ms']:.1f}"
+        print(f"| {label} | {taken} |", flush=True)
+    return rows
+
+
+def cpu_ms(path: Path, batch_size: int = 16) -> float:
+    """Returns the CPU milliseconds of one thread for a segment, the least of ten."""
+    engine = OnnxEngine(path, num_threads=1)
     num_samples = engine.info.segmentation.num_samples
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, (batch_size, num_samples))
     segments, taken = noise.astype(np.float32), []
-    for _ in range(6):  # the first prepares
+    for _ in range(11):  # the first prepares
         start = time.process_time()
         engine.run(segments)
         taken.append(1000 * (time.process_time() - start) / batch_size)
