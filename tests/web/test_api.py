@@ -37,9 +37,14 @@ def served(collection=None, api_key=None, max_megabytes=2):
     thread.start()
     while not server.started:
         time.sleep(0.02)
+    # uvicorn closes idle connections after 5 s. A client that keeps them as long, as
+    # httpx does by default, may send a request into one that is just being closed.
+    kept = httpx.Limits(keepalive_expiry=1)
     url = f"http://127.0.0.1:{port}"
     try:
-        with httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
+        with httpx.Client(
+            base_url=url, timeout=120, trust_env=False, limits=kept
+        ) as client:
             yield client
     finally:
         server.should_exit = True
