@@ -166,6 +166,12 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
         " similar to each other as the teacher's (default: 0)",
     )
     options.add(
+        "--balance-tags",
+        action="store_true",
+        dest="balances_tags",
+        help="distillation: let rare tags teach as much as common ones",
+    )
+    options.add(
         "--scores-dir",
         metavar="DIR",
         help="distillation: folder for the teacher's scores, which several runs can"

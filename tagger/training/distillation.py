@@ -14,11 +14,12 @@ import os
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from tagger import models, storage
-from tagger.data import pipeline
+from tagger.data import pipeline, records
 from tagger.evaluation import scoring
 from tagger.evaluation.agreement import Agreement
 from tagger.training import teacher_scores, trainer
@@ -37,6 +38,8 @@ class DistillationOptions:
         temperature: Factor by which the logits of both are divided in the loss. Above
             1, differences between low scores count more.
         embedding_weight: Weight of `similarity_loss` beside the loss of the scores.
+        balances_tags: Whether tags count by `tag_weights`; otherwise those whose scores
+            vary most teach most.
         scores_dir: Folder for the teacher's scores, which several runs can share; None:
             the folder of the run.
 
@@ -46,6 +49,7 @@ class DistillationOptions:
 
     temperature: float = 1.0
     embedding_weight: float = 0.0
+    balances_tags: bool = False
     scores_dir: str | os.PathLike | None = None
 
     def __post_init__(self):
@@ -75,11 +79,11 @@ class DistilledShards(ScoredShards):
             scores_dir: Folder of the scores.
             tags: The teacher's tags.
         """
-        about = json.loads((scores_dir / ABOUT_NAME).read_text())
+        num_outputs = _num_outputs(scores_dir)
 
         def parse(pair):
             outputs = tf.io.decode_raw(pair[1], tf.float32)
-            outputs = tf.reshape(outputs, [-1, about["num_outputs"]])
+            outputs = tf.reshape(outputs, [-1, num_outputs])
             means = tf.reduce_mean(outputs[:, : len(tags)], axis=0)
             return shards.parse(pair[0]) | {"scores": outputs, "labels": means}
 
@@ -90,6 +94,21 @@ class DistilledShards(ScoredShards):
         """Returns the teacher's outputs float32 [num_segments, num_outputs]."""
         return tf.ensure_shape(clip["scores"], [None, None])
 
+    def scores(self, split: str) -> np.ndarray:
+        """Returns the teacher's scores of a split: float32 [num_segments, num_tags]."""
+        num_outputs = _num_outputs(self.scores_dir)
+        clips = [
+            np.frombuffer(clip, "<f4").reshape(-1, num_outputs)
+            for path in self.paths(split)
+            for clip in records.read_shard(self.scores_dir / Path(path).name)
+        ]
+        return np.concatenate(clips)[:, : len(self.manifest.tags)]
+
+
+def _num_outputs(scores_dir: Path) -> int:
+    """Returns the number of scores of a segment and channels of its embedding."""
+    return json.loads((scores_dir / ABOUT_NAME).read_text())["num_outputs"]
+
 
 @dataclasses.dataclass(frozen=True)
 class DistillationTask(trainer.SupervisedTask):
@@ -99,12 +118,14 @@ class DistillationTask(trainer.SupervisedTask):
         shards: A `DistilledShards` with a train and a val split.
         teacher: Path of the teacher.
         options: What the student learns.
+        weights: Weight of each tag in the loss; None: all count alike.
     """
 
     METRICS = Agreement.METRICS
 
     teacher: str | os.PathLike = ""
     options: DistillationOptions = DistillationOptions()
+    weights: tuple[float, ...] | None = None
 
     @property
     def sources(self) -> tuple[pipeline.Shards, ...]:
@@ -126,9 +147,8 @@ class DistillationTask(trainer.SupervisedTask):
     def loss(self, labels, outputs):
         """Returns the loss of each example, [batch]."""
         num_tags = len(self.shards.manifest.tags)
-        loss = soft_loss(
-            labels[:, :num_tags], outputs[:, :num_tags], self.options.temperature
-        )
+        scores = labels[:, :num_tags], outputs[:, :num_tags]
+        loss = soft_loss(*scores, self.options.temperature, self.weights)
         if self.options.embedding_weight:
             embeddings = labels[:, num_tags:], outputs[:, num_tags:]
             loss = loss + self.options.embedding_weight * similarity_loss(*embeddings)
@@ -147,17 +167,20 @@ class DistillationTask(trainer.SupervisedTask):
 
     def describe(self) -> dict:
         """Returns the task's part of run.json, which must be the same to resume."""
+        distillation = {
+            "temperature": self.options.temperature,
+            "embedding_weight": self.options.embedding_weight,
+        }
+        if self.options.balances_tags:  # runs of earlier versions do not name it
+            distillation["balances_tags"] = True
         return {
             "data": self.shards.stored.manifest.identity(),
             "teacher": storage.sha256(Path(self.teacher)),
-            "distillation": {
-                "temperature": self.options.temperature,
-                "embedding_weight": self.options.embedding_weight,
-            },
+            "distillation": distillation,
         }
 
 
-def soft_loss(targets, scores, temperature: float = 1.0):
+def soft_loss(targets, scores, temperature: float = 1.0, weights=None):
     """Returns the cross-entropy of softened scores, [batch].
 
     Both logits are divided by the temperature; the loss is multiplied by its square, so
@@ -167,14 +190,43 @@ def soft_loss(targets, scores, temperature: float = 1.0):
         targets: Teacher's scores [batch, num_tags].
         scores: Student's scores [batch, num_tags].
         temperature: The temperature.
+        weights: Weight of each tag [num_tags]; None: all count alike.
     """
-    pair = [ops.clip(values, EPSILON, 1 - EPSILON) for values in (targets, scores)]
-    if temperature != 1:
-        logits = [ops.log(values) - ops.log(1 - values) for values in pair]
-        pair = [ops.sigmoid(values / temperature) for values in logits]
-    target, score = pair
+    target, score = softened(targets, temperature), softened(scores, temperature)
     entropy = target * ops.log(score) + (1 - target) * ops.log(1 - score)
+    if weights is not None:
+        entropy = entropy * ops.convert_to_tensor(weights, entropy.dtype)
     return -(temperature**2) * ops.mean(entropy, axis=-1)
+
+
+def softened(scores, temperature: float):
+    """Returns scores whose logits are divided by a temperature, of the same shape."""
+    scores = ops.clip(scores, EPSILON, 1 - EPSILON)
+    if temperature == 1:
+        return scores
+    return ops.sigmoid((ops.log(scores) - ops.log(1 - scores)) / temperature)
+
+
+def tag_weights(scored: DistilledShards, temperature: float) -> tuple[float, ...]:
+    """Returns weights with which every tag teaches as much as any other.
+
+    The gradient of `soft_loss` for a tag grows with the spread of the teacher's
+    softened scores, which is a hundred times larger for common tags than for rare ones.
+    Weights are the inverse of this standard deviation over the segments of the train
+    split, and their mean is 1. A deviation below a hundredth of the largest counts as
+    that.
+
+    Args:
+        scored: Shards with stored scores.
+        temperature: Temperature of the loss.
+
+    Returns:
+        One weight per tag.
+    """
+    scores = softened(scored.scores("train"), temperature)
+    deviations = np.std(ops.convert_to_numpy(scores), axis=0)
+    weights = 1 / np.maximum(deviations, max(deviations.max() / 100, EPSILON))
+    return tuple(map(float, weights / weights.mean()))
 
 
 def similarity_loss(targets, embeddings):
@@ -267,7 +319,10 @@ def train(
     for split in splits:
         stored.store(shards, split, parent)
     scored = DistilledShards.of(shards, stored.folder(parent, shards), tags)
-    task = dataclasses.replace(task, shards=scored)
+    weights = None
+    if distillation.balances_tags:
+        weights = tag_weights(scored, distillation.temperature)
+    task = dataclasses.replace(task, shards=scored, weights=weights)
     return trainer.train(name, options, recipe, task, train_dir, run)
 
 
