@@ -1,4 +1,4 @@
-"""What does a teacher bring to a small network? Compares four ways to train one.
+"""What does a teacher bring to a small network? Compares ways to train one.
 
     python benchmarks/noisy_student.py --data-dir dataset --music music/music.csv \
         --teacher teacher.keras --left-out guitar
@@ -8,16 +8,22 @@ distilled             learns the teacher's scores of --music, unlabelled
 distilled, augmented  the same, but the student hears the music augmented
 second round          the same, but its teacher is the student of the line above
 
+With --compare losses, it compares what the student of the second line learns:
+temperatures, the weights of the tags, and the teacher's embeddings.
+
 Every way is run with each seed. All networks have the same size. They are scored on the
 test clips of --data-dir, on the tags that teacher and clips share, and the students
-also by their agreement with --teacher on the test split of --music. Prints means with
-the 95 % intervals of the means over the seeds, and writes noisy_student.json. Run
+also by their agreement with --teacher on the test split of --music: Spearman's rho, and
+the ROC-AUC on the teacher's highest tenth, means over its tags. Prints means with the
+95 % intervals of the means over the seeds, and writes noisy_student.json. Run
 again, it resumes; processes with other --seeds may share a --work-dir.
 """
 
 import argparse
 import csv
+import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +38,43 @@ from tagger.evaluation import scoring
 from tagger.training import distillation, teacher_scores
 
 ROOT = Path(__file__).parent.parent
-AUGMENTED = ("--augment", "--transforms", "gain,noise,delay")
-# Method -> method of its teacher; "": --teacher; None: no teacher.
+NETWORK = "--model short_chunk_cnn --num-filters 8 --batch-size 16"
+COLUMNS = ("ROC-AUC", "PR-AUC", "rho", "highest tenth")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to train the network.
+
+    Attributes:
+        options: Options of train.py.
+        taught: Whether there is a teacher.
+        teacher: Method whose model is the teacher; "": --teacher.
+    """
+
+    options: tuple[str, ...] = ("--temperature", "3")
+    taught: bool = True
+    teacher: str = ""
+
+
+AUGMENTED = ("--temperature", "3", "--augment", "--transforms", "gain,noise,delay")
 METHODS = {
-    "supervised": None,
-    "distilled": "",
-    "distilled, augmented": "",
-    "second round": "distilled, augmented",
+    "teachers": {
+        "supervised": Method((), taught=False),
+        "distilled": Method(),
+        "distilled, augmented": Method(AUGMENTED),
+        "second round": Method(AUGMENTED, teacher="distilled, augmented"),
+    },
+    "losses": {
+        "temperature 1": Method(("--temperature", "1")),
+        "temperature 3": Method(),
+        "temperature 10": Method(("--temperature", "10")),
+        "temperature 1, balanced tags": Method(("--balance-tags",)),
+        "temperature 3, embeddings": Method(
+            ("--temperature", "3", "--embedding-weight", "1")
+        ),
+    },
 }
-COLUMNS = ("ROC-AUC", "PR-AUC", "rho")
 
 
 def main() -> None:
@@ -52,8 +86,8 @@ def main() -> None:
     add("--left-out", default="", help="tags that do not count, comma-separated")
     add("--every", type=int, default=6, help="every N-th track of --music is taken")
     add("--seeds", default="0,1,2")
-    add("--model", default="short_chunk_cnn")
-    add("--num-filters", type=int, default=8)
+    add("--compare", choices=METHODS, default="teachers", help="default: teachers")
+    add("--network", default=NETWORK, help="options of train.py, default: %(default)s")
     add("--max-epochs", type=int, default=6, help="of each stage")
     add("--work-dir", default="noisy_student", help="for shards and checkpoints")
     add("--output", default="noisy_student.json")
@@ -62,19 +96,20 @@ def main() -> None:
     work = Path(args.work_dir)
     build(args, work)
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    results = {method: [] for method in METHODS}
+    methods = METHODS[args.compare]
+    results = {name: [] for name in methods}
     for seed in seeds:
-        for method in METHODS:
-            train(args, work, method, seed)
-            results[method].append(judge(args, work, method, seed))
-            print(f"seed {seed}, {method}: {results[method][-1]}", flush=True)
+        for name, method in methods.items():
+            train(args, work, name, method, seed)
+            results[name].append(judge(args, work, name, method, seed))
+            print(f"seed {seed}, {name}: {results[name][-1]}", flush=True)
     content = {"arguments": vars(args), "results": results}
     Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
     print(f"| mean of {len(seeds)} seeds | {' | '.join(COLUMNS)} |")
-    print("|---|---|---|---|")
-    for method, rows in results.items():
-        cells = [mean_and_interval([row.get(name) for row in rows]) for name in COLUMNS]
-        print(f"| {method} | {' | '.join(cells)} |")
+    print("|---|---|---|---|---|")
+    for name, rows in results.items():
+        cells = [mean_and_interval([row.get(key) for row in rows]) for key in COLUMNS]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def build(args: argparse.Namespace, work: Path) -> None:
@@ -100,31 +135,28 @@ def build(args: argparse.Namespace, work: Path) -> None:
         building.build(music, work / "music", sample_rate=16000, num_audios_per_shard=8)
 
 
-def folder_of(work: Path, method: str, seed: int) -> Path:
-    return work / f"seed{seed}" / method.replace(", ", "_").replace(" ", "_")
+def folder_of(work: Path, name: str, seed: int) -> Path:
+    return work / f"seed{seed}" / name.replace(", ", "_").replace(" ", "_")
 
 
-def train(args: argparse.Namespace, work: Path, method: str, seed: int) -> None:
+def train(
+    args: argparse.Namespace, work: Path, name: str, method: Method, seed: int
+) -> None:
     """Trains one network with train.py, unless it is trained already."""
-    run = folder_of(work, method, seed)
+    run = folder_of(work, name, seed)
     if (run / "model.keras").exists():
         return
-    teaching = METHODS[method]
     command = [sys.executable, ROOT / "train.py", "--train-dir", run, "--seed", seed]
-    command += ["--model", args.model, "--num-filters", args.num_filters]
-    command += ["--set", "num_samples=48128", "--max-epochs", args.max_epochs]
-    command += ["--lr", 1e-3, "--batch-size", 16]
-    if teaching is None:
-        command += ["--data-dir", work / "labelled", "--crops-per-clip", 0]
-    else:
+    command += [*shlex.split(args.network), "--set", "num_samples=48128"]
+    command += ["--max-epochs", args.max_epochs, "--lr", 1e-3, *method.options]
+    if method.taught:
         teacher = args.teacher
-        if teaching:
-            teacher = folder_of(work, teaching, seed) / "model.keras"
+        if method.teacher:
+            teacher = folder_of(work, method.teacher, seed) / "model.keras"
         command += ["--data-dir", work / "music", "--teacher", teacher]
         command += ["--scores-dir", work / "scores", "--num-lr-decays", 2]
-        command += ["--temperature", 3]
-        if method != "distilled":
-            command += AUGMENTED
+    else:
+        command += ["--data-dir", work / "labelled", "--crops-per-clip", 0]
     run.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{run}.log", "a") as log:
         subprocess.run(
@@ -132,9 +164,11 @@ def train(args: argparse.Namespace, work: Path, method: str, seed: int) -> None:
         )
 
 
-def judge(args: argparse.Namespace, work: Path, method: str, seed: int) -> dict:
+def judge(
+    args: argparse.Namespace, work: Path, name: str, method: Method, seed: int
+) -> dict:
     """Returns the scores of a network on labels, and its agreement with the teacher."""
-    model = models.load_model(folder_of(work, method, seed) / "model.keras")
+    model = models.load_model(folder_of(work, name, seed) / "model.keras")
     info = models.model_info(model)
     shards = pipeline.open_shards(work / "labelled")
     known = set((work / "tags.txt").read_text(encoding="utf-8").splitlines())
@@ -143,17 +177,17 @@ def judge(args: argparse.Namespace, work: Path, method: str, seed: int) -> dict:
     per_tag = result.per_tag()
     per_tag = per_tag[per_tag.index.isin(counted)]
     found = {"ROC-AUC": per_tag["roc_auc"].mean(), "PR-AUC": per_tag["pr_auc"].mean()}
-    if method != "supervised":
+    if method.taught:
         music = pipeline.open_shards(work / "music")
         stored = teacher_scores.Stored(args.teacher, info.segmentation)
         scores = stored.store(music, "test", work / "scores")
         scored = distillation.DistilledShards.of(music, scores, info.tags)
         task = distillation.DistillationTask(scored, args.teacher)
         predict = scoring.predictor(model, scored)
-        agreement = task.evaluate(predict, scored, info, "test")
-        found["rho"] = agreement.macro()["rho"]
+        agreement = task.evaluate(predict, scored, info, "test").macro()
+        found |= {"rho": agreement["rho"], "highest tenth": agreement["roc_auc"]}
     return {"tags": list(per_tag.index)} | {
-        name: round(float(value), 4) for name, value in found.items()
+        key: round(float(value), 4) for key, value in found.items()
     }
 
 
