@@ -12,6 +12,7 @@ model, the JSON of `ModelInfo.as_dict`:
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -26,8 +27,10 @@ import numpy as np
 
 from tagger import models
 from tagger.inference.engines import OUTPUTS
-from tagger.models.metadata import check_export_path
+from tagger.models.metadata import check_export_path, check_export_weights
 from tagger.storage import explained
+
+MIN_FLOAT16_SIZE = 256  # numbers; float16 saves nothing in smaller kernels
 
 
 def export(
@@ -36,6 +39,7 @@ def export(
     to: str,
     force: bool = False,
     notes: dict | None = None,
+    weights: str = "float32",
 ) -> Path:
     """Exports a model to another format; a failed export leaves nothing behind.
 
@@ -46,12 +50,15 @@ def export(
         to: Key of `metadata.EXPORT_FORMATS`.
         force: Whether to replace an existing file or SavedModel.
         notes: Further fields of the metadata, which JSON can hold.
+        weights: One of `metadata.EXPORT_WEIGHTS`. "float16" (ONNX only) rounds the
+            kernels and stores them in half the space; runtimes compute in float32.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: the format is unknown, or the path has another ending.
+        ValueError: the format is unknown, the path has another ending, or the format
+            stores no float16.
         FileExistsError: the path exists, or is a folder that `force` must not replace
             because it holds something else than a SavedModel.
         FileNotFoundError: the folder to write to does not exist.
@@ -59,6 +66,7 @@ def export(
     """
     path = Path(path)
     check_export_path(path, to)
+    check_export_weights(weights, to)
     _check_replaceable(path, force)
     backend, able = keras.backend.backend(), ("tensorflow", "jax")
     if backend not in (able if to == "onnx" else able[:1]):
@@ -68,17 +76,32 @@ def export(
         )
     described = models.model_info(model).as_dict() | (notes or {})
     write = {"saved-model": _saved_model, "litert": _litert, "onnx": _onnx}[to]
+    copy = _exportable(model)
+    if weights == "float16":
+        _round_kernels(copy)
+        write = functools.partial(write, stores_float16=True)
     with (
         explained(path),
         tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder,
     ):
         made = Path(folder) / path.name
         with contextlib.redirect_stdout(io.StringIO()):  # the converters' messages
-            write(_exportable(model), made, described)
+            write(copy, made, described)
         if path.exists():
             path.rename(Path(folder) / "replaced")
         made.rename(path)
     return path
+
+
+def _round_kernels(model: keras.Model) -> None:
+    """Rounds large kernels behind the frontend to float16, if it can hold them."""
+    for weight in model.weights:
+        array = keras.ops.convert_to_numpy(weight)
+        is_kernel = array.ndim > 1 and not weight.path.startswith("frontend")
+        if not is_kernel or array.size < MIN_FLOAT16_SIZE:
+            continue
+        if np.abs(array).max() <= np.finfo(np.float16).max:
+            weight.assign(array.astype(np.float16).astype(array.dtype))
 
 
 def _check_replaceable(path: Path, force: bool) -> None:
@@ -116,7 +139,9 @@ def _litert(model: keras.Model, path: Path, described: dict) -> None:
             archive.writestr("labels.txt", "\n".join(described["tags"]) + "\n")
 
 
-def _onnx(model: keras.Model, path: Path, described: dict) -> None:
+def _onnx(
+    model: keras.Model, path: Path, described: dict, stores_float16: bool = False
+) -> None:
     """Writes an ONNX file: with tf2onnx on TensorFlow, with jax2onnx on JAX.
 
     tf2onnx is the default. Its graphs are smaller and leave images in the layout that
@@ -146,6 +171,9 @@ def _onnx(model: keras.Model, path: Path, described: dict) -> None:
     if exporter == "jax2onnx":
         onnx_graph.pool_in_two_axes(made)
     onnx_graph.maxima_first(made)
+    onnx_graph.numbers_before_reshapes(made)
+    if stores_float16:
+        onnx_graph.store_as_float16(made, MIN_FLOAT16_SIZE)
     onnx_graph.rename_outputs(made, OUTPUTS)
     values = {key: json.dumps(value) for key, value in described.items()}
     onnx.helper.set_model_props(made, values)

@@ -33,7 +33,7 @@ from tagger.inference.engines import (
 from tagger.models.metadata import PENULTIMATE
 from tagger.weights import pretrained
 
-EXPORTER = 2  # version of the exports; older ones are exported again
+EXPORTER = 3  # version of the exports; older ones are exported again
 MAX_DIFFERENCE = 1e-4  # of an export's scores from those of Keras
 EXPORT_SECONDS = 15  # a typical export; Keras runs shorter jobs itself
 

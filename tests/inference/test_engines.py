@@ -344,6 +344,42 @@ def test_a_maximum_moves_only_where_the_result_stays_the_same(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("factor", "num_moved"),
+    [
+        (np.full((1,), 3.0), 2),
+        (np.full((1, 1, 1, 1), 3.0), 2),
+        (np.full((1, 1, 1, 1, 1), 3.0), 0),  # gives the result a fifth axis
+        (np.array(3.0), 2),
+        (np.linspace(1, 6, 6), 0),
+    ],
+    ids=["one axis", "four axes", "five axes", "scalar", "six numbers"],
+)
+def test_numbers_move_before_a_reshape_only_where_the_result_stays_the_same(
+    factor, num_moved
+):
+    from onnx.reference import ReferenceEvaluator
+
+    from tagger.inference import onnx_graph
+
+    make = onnx.helper.make_node
+    nodes = [
+        make("Reshape", ["c", "shape"], ["r"]),
+        make("Mul", ["r", "factor"], ["m"]),
+        make("Add", ["factor", "m"], ["a"]),
+        make("Reshape", ["a", "shape"], ["last"]),
+    ]
+    model = graph_of(*nodes, factor=factor)
+    shape = np.array([1, 5, 6, 6], np.int64)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(shape, "shape"))
+    x = np.random.default_rng(2).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
+    assert onnx_graph.numbers_before_reshapes(model) == num_moved
+    onnx.checker.check_model(model, full_check=True)
+    (found,) = ReferenceEvaluator(model).run(None, {"x": x})
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_an_export_that_scores_differently_is_not_used(own_model, monkeypatch):
     from tagger.inference import onnx_graph
 
