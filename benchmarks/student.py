@@ -16,7 +16,8 @@ similar    how often the clip with the nearest embedding, among other recordings
 cost       seconds to tag an hour of mp3 files made of --audio-dir, of one short file
            (the start), and of decoding alone; size of the file
 networks   weights and CPU time, per segment of 3 s, of the networks that were
-           considered, with random weights, beside musicnn_pons; one thread
+           considered, with random weights, and of musicnn_mtt and the student; one
+           thread
 """
 
 import argparse
@@ -43,6 +44,7 @@ from tagger.inference.engines import OnnxEngine
 from tagger.inference.tagger import Tagger
 from tagger.library.similarity import SAME_COSINE
 from tagger.training import distillation, teacher_scores
+from tagger.weights import pretrained
 
 HERE = Path(__file__).parent
 NUM_RESAMPLES = 1000
@@ -90,7 +92,7 @@ def main() -> None:
     if args.audio_dir:
         found["cost"] = cost(args, work)
     if args.networks:
-        found["networks"] = networks(work)
+        found["networks"] = networks(args, work)
     content = {"arguments": vars(args), **found}
     Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -307,15 +309,20 @@ def cost(args: argparse.Namespace, work: Path) -> dict:
     return {"seconds": seconds, "bytes": exported.stat().st_size}
 
 
-def networks(work: Path) -> dict:
-    """Measures the networks that were considered."""
+def networks(args: argparse.Namespace, work: Path) -> dict:
+    """Measures the networks that were considered, and two trained ones."""
+    built = {
+        ", ".join([name, *(f"{key} {one}" for key, one in options.items())]): (
+            models.build_model(name, num_tags=92, **options)
+        )
+        for name, options in CONSIDERED
+    }
+    for name in ("musicnn_mtt", args.student):
+        built[f"trained: {Path(name).name}"] = pretrained.load(name)
     rows = {}
     print("\n| network | weights | CPU ms per segment |\n|---|---|---|")
-    for number, (name, options) in enumerate(CONSIDERED):
-        model = models.build_model(name, num_tags=92, **options)
-        path = work / f"network{number}.onnx"
-        export.export(model, path, "onnx", force=True)
-        label = ", ".join([name, *(f"{key} {one}" for key, one in options.items())])
+    for label, model in built.items():
+        path = export.export(model, work / "network.onnx", "onnx", force=True)
         rows[label] = {"weights": model.count_params(), "CPU ms": cpu_ms(path)}
         taken = f"{rows[label]['weights']:,} | {rows[label]['CPU ms']:.1f}"
         print(f"| {label} | {taken} |", flush=True)
