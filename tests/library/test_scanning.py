@@ -340,11 +340,17 @@ cli.main(["scan", sys.argv[2], "--watch", "--library", sys.argv[1]])
         stderr=subprocess.DEVNULL,
         text=True,
         env=environment,
+        # A test run in the background ignores SIGINT, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        assert "5 new; 5 analysed" in process.stdout.readline()
-        make_song(music / "new.mp3", 21)
-        assert "1 new; 1 analysed" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        try:
+            assert "5 new; 5 analysed" in process.stdout.readline()
+            make_song(music / "new.mp3", 21)
+            assert "1 new; 1 analysed" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        finally:
+            process.kill()
     assert len(scanner.songs().paths) == 6
 
 
