@@ -24,6 +24,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "gallery/*.py", "gallery/README.txt"]
 myst_heading_anchors = 3
+smartquotes = False  # would turn the -- of an option in a heading into a dash
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "gallery/built",

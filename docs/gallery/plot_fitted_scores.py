@@ -15,7 +15,7 @@ fitted = transfer.fit(["student"], "music/music.csv", options)
 fitted.table()
 
 # %%
-# With eight excerpts per tag, differences between tags are within chance. More songs
+# With 8 to 14 excerpts per tag, the differences between tags may be chance. More songs
 # narrow the intervals.
 
 figure = plotting.plot_scores(fitted.scored.per_tag(), "Five tags from 40 excerpts")

@@ -325,7 +325,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default="float32",
         choices=EXPORT_WEIGHTS,
-        help="number format of the weights in an ONNX file; float16 nearly halves it"
+        help="number format of the weights in an ONNX file; float16 makes it smaller"
         " (default: float32)",
     )
     add(

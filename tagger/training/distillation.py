@@ -313,6 +313,7 @@ def train(
         has_embeddings=bool(distillation.embedding_weight),
     )
     parent = Path(distillation.scores_dir or train_dir)
+    stored = stored.with_what_is_there(parent, shards)
     splits = ["train", "val"]
     if shards.manifest.num_clips("test"):
         splits.append("test")
