@@ -142,10 +142,8 @@ def folder_of(work: Path, name: str, seed: int) -> Path:
 def train(
     args: argparse.Namespace, work: Path, name: str, method: Method, seed: int
 ) -> None:
-    """Trains one network with train.py, unless it is trained already."""
+    """Trains one network with train.py, which ends at once if that is done."""
     run = folder_of(work, name, seed)
-    if (run / "model.keras").exists():
-        return
     command = [sys.executable, ROOT / "train.py", "--train-dir", run, "--seed", seed]
     command += [*shlex.split(args.network), "--set", "num_samples=48128"]
     command += ["--max-epochs", args.max_epochs, "--lr", 1e-3, *method.options]

@@ -61,10 +61,9 @@ def add_scan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=model_name,
-        default=DEFAULT_MODEL,
         metavar="MODEL",
-        help="pretrained model, or model file; a library may hold several (default:"
-        f" {DEFAULT_MODEL})",
+        help="pretrained model, or model file; a library may hold several (default: the"
+        f" pretrained model that the library uses already, or {DEFAULT_MODEL})",
     )
     add_engine(parser)
     add = parser.add_argument
@@ -105,12 +104,11 @@ def scan(args: argparse.Namespace) -> int:
     if not args.prune or not args.force:
         for name in args.names:
             library.scanning.check_exists(name)
+    model = args.model or _usual_model(_path(args))
     analysis = library.scanning.Analysis(
-        args.model,
-        weights.pretrained.digest(args.model),
-        lambda paths: selection.open_engine(
-            args.model, args.engine, args.precision, paths
-        ),
+        model,
+        weights.pretrained.digest(model),
+        lambda paths: selection.open_engine(model, args.engine, args.precision, paths),
         reading(args),
         stream_options(args),
     )
@@ -138,6 +136,29 @@ def scan(args: argparse.Namespace) -> int:
                     _print_report(found, opened)
             except FileNotFoundError as error:  # it was moved on at once
                 print(f"  {printable(str(error))}", file=sys.stderr)
+
+
+def _usual_model(path: Path) -> str:
+    """Returns the pretrained model that has analysed most of a library.
+
+    Songs that only another model has analysed would not be found together with these.
+    """
+    if not path.exists():
+        return DEFAULT_MODEL
+    with library.database.reader(path) as opened:
+        name = next((model.name for model in opened.models().values()), DEFAULT_MODEL)
+    if name == DEFAULT_MODEL:
+        return DEFAULT_MODEL
+    if name in weights.pretrained.PRETRAINED:
+        model, advice = name, f"--model {DEFAULT_MODEL} changes to the default model"
+    else:
+        model, advice = DEFAULT_MODEL, f"to continue with {name}, give it with --model"
+    print(
+        f"Most songs of this library were analysed with {name}. This scan uses {model};"
+        f" {advice}.",
+        file=sys.stderr,
+    )
+    return model
 
 
 def _print_report(report: "library.scanning.Report", opened) -> None:

@@ -99,9 +99,8 @@ def numbers_before_reshapes(model: onnx.ModelProto) -> int:
         shape = graph.constant(reshape.input[1])
         if shape is None or number.ndim > len(shape):  # the number adds an axis
             continue
-        scalar = graph.add_constant(
-            f"{node.name or node.output[0]}_number", number.reshape(())
-        )
+        name = f"{node.output[0]}_number"
+        scalar = graph.add_constant(name, number.reshape(()), number.dtype)
         result, between = node.output[0], f"{node.output[0]}_flat"
         node.input[:] = [reshape.input[0], scalar]
         node.output[0], reshape.input[0], reshape.output[0] = between, between, result

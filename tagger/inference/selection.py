@@ -7,6 +7,7 @@ the user is exported when a job takes longer than the export; the export is stor
 the checksum of the model file, so that it is never out of date.
 """
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -196,7 +197,8 @@ def _opened(spec: EngineSpec, source: str, falls_back: bool = True) -> Engine | 
                 warnings.warn(f"{error} ONNX Runtime runs it.", stacklevel=3)
             return engine
         warnings.warn(f"{spec.path} is damaged. Exporting it again.", stacklevel=3)
-        os.unlink(spec.path)
+        with contextlib.suppress(OSError):  # an installation that is read-only
+            os.unlink(spec.path)
         return None
     held = engine.metadata.get("exporter"), engine.metadata.get("source")
     # Otherwise it is of an earlier version, or of a model file that was replaced.

@@ -214,7 +214,7 @@ def _add_song(library: MusicLibrary, song: Song, report: Report) -> None:
     others = [path for path in copies if path != song.path]
     if is_known:
         report.num_changed += 1
-    elif others and all(is_gone(o) and not _empty_folder_of(o) for o in others):
+    elif others and all(map(is_gone, others)):
         report.num_moved += 1
         library.forget(others)
     else:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -94,15 +95,13 @@ class DistilledShards(ScoredShards):
         """Returns the teacher's outputs float32 [num_segments, num_outputs]."""
         return tf.ensure_shape(clip["scores"], [None, None])
 
-    def scores(self, split: str) -> np.ndarray:
-        """Returns the teacher's scores of a split: float32 [num_segments, num_tags]."""
+    def scores(self, split: str) -> Iterator[np.ndarray]:
+        """Yields a clip's scores by the teacher, float32 [num_segments, num_tags]."""
         num_outputs = _num_outputs(self.scores_dir)
-        clips = [
-            np.frombuffer(clip, "<f4").reshape(-1, num_outputs)
-            for path in self.paths(split)
-            for clip in records.read_shard(self.scores_dir / Path(path).name)
-        ]
-        return np.concatenate(clips)[:, : len(self.manifest.tags)]
+        for path in self.paths(split):
+            for clip in records.read_shard(self.scores_dir / Path(path).name):
+                outputs = np.frombuffer(clip, "<f4").reshape(-1, num_outputs)
+                yield outputs[:, : len(self.manifest.tags)]
 
 
 def _num_outputs(scores_dir: Path) -> int:
@@ -223,8 +222,13 @@ def tag_weights(scored: DistilledShards, temperature: float) -> tuple[float, ...
     Returns:
         One weight per tag.
     """
-    scores = softened(scored.scores("train"), temperature)
-    deviations = np.std(ops.convert_to_numpy(scores), axis=0)
+    num_segments, total, squares = 0, 0.0, 0.0
+    for scores in scored.scores("train"):
+        soft = ops.convert_to_numpy(softened(scores, temperature)).astype(np.float64)
+        num_segments += len(soft)
+        total, squares = total + soft.sum(axis=0), squares + (soft**2).sum(axis=0)
+    variances = squares / num_segments - (total / num_segments) ** 2
+    deviations = np.sqrt(np.maximum(variances, 0))
     weights = 1 / np.maximum(deviations, max(deviations.max() / 100, EPSILON))
     return tuple(map(float, weights / weights.mean()))
 
@@ -305,8 +309,9 @@ def train(
     scored = with_tags(shards, tags)
     teacher_scores.check_teacher(loaded, student, scored)
     task = DistillationTask(scored, teacher, distillation)
-    task.check(student)  # before hours of scoring
+    # Before hours of scoring:
     task.training_model(student, recipe)
+    trainer.check(name, options, recipe, task, run)
     stored = Stored(
         teacher,
         models.model_info(student).segmentation,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from tagger import models, storage
 from tagger.data import pipeline
-from tagger.data.records import ShardWriter
+from tagger.data.records import CorruptShardError, ShardWriter, read_shard
 from tagger.evaluation import scoring
 from tagger.segmentation import Segmentation
 from tagger.training.recipes import TrainingRecipe
@@ -51,20 +51,21 @@ class Stored:
         return parent / f"scores-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def with_what_is_there(self, parent: Path, shards: pipeline.Shards) -> "Stored":
-        """Returns this one, or the one with embeddings too if that is stored already.
+        """Returns this one, or the one with embeddings too if only that is stored.
 
         Args:
             parent: Folder of the folders of scores.
             shards: Data that was scored.
         """
         full = dataclasses.replace(self, has_embeddings=True)
-        return full if full.folder(parent, shards).exists() else self
+        folders = [stored.folder(parent, shards) for stored in (self, full)]
+        return full if [f.exists() for f in folders] == [False, True] else self
 
     def store(self, shards: pipeline.Shards, split: str, parent: Path) -> Path:
         """Stores the teacher's outputs for every complete segment of a split.
 
         There is one record per clip: float32 little-endian bytes [num_segments,
-        num_tags + embedding size]. Existing files are kept.
+        num_tags + embedding size]. Existing files are kept, but for damaged ones.
 
         Args:
             shards: Data to score.
@@ -82,7 +83,7 @@ class Stored:
 
     def _store_missing(self, shards: pipeline.Shards, split: str, folder: Path) -> None:
         paths = shards.paths(split)
-        missing = [path for path in paths if not (folder / Path(path).name).exists()]
+        missing = [path for path in paths if not _is_whole(folder / Path(path).name)]
         if not missing and (folder / ABOUT_NAME).exists():
             return
         teacher = conversion.load_model(self.teacher)
@@ -98,6 +99,16 @@ class Stored:
                     shards, path, self.segmentation
                 ):
                     writer.write(_outputs(predict, segments).tobytes())
+
+
+def _is_whole(path: Path) -> bool:
+    """Returns whether a file of scores exists, and every record matches its CRC."""
+    try:
+        for _ in read_shard(path):
+            pass
+    except (FileNotFoundError, CorruptShardError):
+        return False
+    return True
 
 
 def _outputs(predict: scoring.Predict, segments: np.ndarray) -> np.ndarray:

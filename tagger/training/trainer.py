@@ -207,6 +207,22 @@ def train(
     return folder.model_path
 
 
+def check(
+    name: str,
+    options: dict,
+    recipe: TrainingRecipe,
+    task: SupervisedTask,
+    run: RunOptions = RunOptions(),
+) -> None:
+    """Checks what `train` checks first, before hours of preparing the task.
+
+    Raises:
+        ValueError: model and data do not match, or an option is out of range.
+    """
+    run = dataclasses.replace(run, devices=run.devices or distribution.choose())
+    _Runner(name, options, recipe, task, run).check()
+
+
 class _Runner:
     """Runs a recipe; holds what all its stages share."""
 

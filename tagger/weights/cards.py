@@ -46,7 +46,7 @@ class Score:
     """A macro score in a card.
 
     Attributes:
-        dataset: Key of `datasets.DATASETS`.
+        dataset: Data that was scored, such as a key of `datasets.DATASETS`.
         split: Split, and how it was made.
         roc_auc, pr_auc: Macro means over the tags; PR-AUC may be None.
         source: Who measured it.

@@ -59,9 +59,9 @@ def is_hub_name(name: object) -> bool:
     return isinstance(name, str) and name.startswith(PREFIX)
 
 
-@functools.cache  # one process has one version
+@functools.cache  # one process asks the hub once
 def download(name: str, folder: Path) -> Path:
-    """Downloads a model unless the newest one is in the cache already.
+    """Downloads a model, unless this process or the cache has the newest one.
 
     Args:
         name: See `Repository.of`.
@@ -145,11 +145,10 @@ def explained(repository: Repository) -> Iterator[None]:
             f"{repository} has no revision {repository.revision!r}."
         ) from error
     except errors.OfflineModeIsEnabled as error:
-        raise ConnectionError(
-            f"HF_HUB_OFFLINE forbids asking the hub for {repository}. Unset it and try"
-            " again."
-        ) from error
+        raise _offline(repository) from error
     except errors.LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, errors.OfflineModeIsEnabled):
+            raise _offline(repository) from error
         if isinstance(error.__cause__, errors.HfHubHTTPError):
             raise _refusal(repository, error.__cause__) from error
         raise ConnectionError(
@@ -163,7 +162,8 @@ def explained(repository: Repository) -> Iterator[None]:
         ) from error
     except errors.HfHubHTTPError as error:
         raise _refusal(repository, error) from error
-    except errors.HfHubHTTPError.__bases__ as error:  # those of the HTTP library
+    # Those of the HTTP library: httpx, or requests in versions before 1.0.
+    except (*errors.HfHubHTTPError.__bases__, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # of the disk
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -173,8 +173,23 @@ def explained(repository: Repository) -> Iterator[None]:
         ) from error
 
 
-def _refusal(repository: Repository, error: Exception) -> PermissionError:
+def _offline(repository: Repository) -> ConnectionError:
+    return ConnectionError(
+        f"HF_HUB_OFFLINE forbids asking the hub for {repository}, and the model is not"
+        " in the cache. Unset it and try again."
+    )
+
+
+def _refusal(repository: Repository, error: Exception) -> OSError:
+    reason = " ".join(str(error).split())
+    response = getattr(error, "response", None)
+    status = response.status_code if response is not None else 0
+    if status == 429 or status >= 500:
+        return ConnectionError(
+            f"The hub cannot answer for {repository} at the moment ({reason}). Try"
+            " again later."
+        )
     return PermissionError(
-        f"The hub refused {repository} ({' '.join(str(error).split())}). Check your"
-        " login and the model's card."
+        f"The hub refused {repository} ({reason}). Check your login and the model's"
+        " card."
     )

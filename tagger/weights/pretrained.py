@@ -64,7 +64,8 @@ class Pretrained:
     Attributes:
         name: Key of PRETRAINED.
         model: Key of `models.MODELS`.
-        dataset: Key of `datasets.DATASETS`, with the split's name if it has several.
+        dataset: Data that it was trained on: a key of `datasets.DATASETS`, with the
+            split's name if it has several, or "open music".
         tags: Tag names in the order of the scores.
         licence: Licence of the weights.
         source: Where the weights are; None if the user has to get them.
@@ -297,12 +298,11 @@ def provenance_of(
     """
     licences = []
     for base, model in zip(bases, base_models, strict=True):
+        held = dict(models.model_info(model).provenance or {})
         if base in PRETRAINED:
-            licences.append(PRETRAINED[base].licence)
-        else:
-            held = models.model_info(model).provenance or {}
-            for key in ("licence", "licence of the base"):
-                licences += filter(None, held.get(key, "").split(", "))
+            held["licence"] = PRETRAINED[base].licence
+        for key in ("licence", "licence of the base"):
+            licences += filter(None, (held.get(key) or "").split(", "))
     about = {"from": ", ".join(map(_short_name, bases))}
     if licences:
         about["licence of the base"] = ", ".join(dict.fromkeys(licences))

@@ -380,6 +380,26 @@ def test_numbers_move_before_a_reshape_only_where_the_result_stays_the_same(
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_number_that_moves_keeps_its_type():
+    from tagger.inference import onnx_graph
+
+    make, kind = onnx.helper, onnx.TensorProto.INT64
+    arrays = {"shape": np.array([4, 1]), "factor": np.array([3])}
+    graph = make.make_graph(
+        [
+            make.make_node("Reshape", ["x", "shape"], ["r"]),
+            make.make_node("Mul", ["r", "factor"], ["y"]),
+        ],
+        "g",
+        [make.make_tensor_value_info("x", kind, [2, 2])],
+        [make.make_tensor_value_info("y", kind, [4, 1])],
+        [onnx.numpy_helper.from_array(x, name) for name, x in arrays.items()],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 15)])
+    assert onnx_graph.numbers_before_reshapes(model) == 1
+    onnx.checker.check_model(model, full_check=True)
+
+
 def test_an_export_that_scores_differently_is_not_used(own_model, monkeypatch):
     from tagger.inference import onnx_graph
 

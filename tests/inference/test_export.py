@@ -90,7 +90,7 @@ def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
-def test_float16_weights_halve_the_file_and_hardly_change_the_scores(tmp_path):
+def test_float16_weights_make_a_smaller_file_with_almost_the_same_scores(tmp_path):
     held = pytest.importorskip("onnx")
     model = models.build_model("sample_cnn", num_tags=5, tags=TAGS, num_filters=8)
     paths = {name: tmp_path / f"{name}.onnx" for name in EXPORT_WEIGHTS}
@@ -101,9 +101,11 @@ def test_float16_weights_halve_the_file_and_hardly_change_the_scores(tmp_path):
     assert small < 0.7 * whole
     segments = real_audio(models.model_info(model))
     expected, found = (onnx(path, segments)[0] for path in paths.values())
-    # Rounding to 11 bits changes a kernel by 2.4e-4 of its values at most.
-    np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert not np.array_equal(found, expected)
+    # Rounding to 11 bits changes a weight by at most 4.9e-4 of itself; over hundreds
+    # of weights this averages out: the scores differ by 4e-7 to 2e-6.
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    stored = {one.data_type for one in held.load(paths["float16"]).graph.initializer}
+    assert held.TensorProto.FLOAT16 in stored
     assert models.model_info(model) == OnnxEngine(paths["float16"]).info
     for weights, to, said in (
         ("float16", "litert", "Only onnx stores float16 weights, not litert"),

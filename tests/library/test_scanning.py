@@ -15,7 +15,9 @@ import pytest
 from collection import TAGS, Scanner, make_song
 from conftest import REPOSITORY, call
 
+from tagger.cli import library as commands
 from tagger.library import database, scanning, songs, watching
+from tagger.models.metadata import DEFAULT_MODEL
 from tagger.storage import file_lock
 
 
@@ -317,6 +319,20 @@ def test_files_that_arrive_are_noticed_once_they_are_complete(
     thread.join()
     assert sorted(found) == [str(music / "album/x.mp3"), str(music / "slow.wav")]
     assert sizes[str(music / "slow.wav")] == len(new)
+
+
+@pytest.mark.parametrize(
+    ("name", "used"), [("musicnn_mtt", "musicnn_mtt"), ("mine.keras", DEFAULT_MODEL)]
+)
+def test_a_scan_continues_with_the_pretrained_model_of_the_library(
+    name, used, tmp_path, capsys
+):
+    path = tmp_path / "library.sqlite"
+    assert commands._usual_model(path) == DEFAULT_MODEL
+    with database.writer(path) as opened:
+        opened.add_model(database.Model("digest", name, ("rock",)))
+    assert commands._usual_model(path) == used
+    assert f"This scan uses {used}" in capsys.readouterr().err
 
 
 def test_watching_scans_what_arrives(music, scanner, tmp_path):

@@ -8,7 +8,8 @@ In beets' configuration:
         model: student      # pretrained model, or model file
         excerpts: 0         # segments of each song to hear; 0: all
         genre: no           # also write the clearest genres to the field genres
-        threshold: 0.3      # score from which a genre counts
+        threshold: 0.5      # score from which a genre counts; by default the
+                            # thresholds in the model, or 0.3 if it holds none
 
 Then `beet ls rock:0.5.. slow:0.3..` finds songs. Spaces in names become underscores,
 and a tag with the name of a field of beets gets the prefix `tag_`.
@@ -34,6 +35,7 @@ from tagger.weights import pretrained
 
 MODEL_FIELD = "tagger_model"  # digest of the model whose scores an item holds
 MAX_GENRES = 3
+DEFAULT_THRESHOLD = 0.3
 
 
 def field_of(tag: str) -> str:
@@ -54,7 +56,7 @@ class TaggerPlugin(BeetsPlugin):
                 "model": DEFAULT_MODEL,
                 "excerpts": 0,
                 "genre": False,
-                "threshold": 0.3,
+                "threshold": None,
             }
         )
         if self.config["auto"].get(bool):
@@ -140,9 +142,11 @@ class TaggerPlugin(BeetsPlugin):
             item[field_of(tag)] = round(float(score), 4)
         item[MODEL_FIELD] = digest
         if self.config["genre"].get(bool):
-            thresholds = np.full(len(scores), self.config["threshold"].get(float))
-            if tagger.info.thresholds:
-                thresholds = np.array(tagger.info.thresholds)
+            thresholds = np.full(len(scores), DEFAULT_THRESHOLD)
+            if self.config["threshold"].get() is not None:
+                thresholds[:] = self.config["threshold"].get(float)
+            elif tagger.info.thresholds:
+                thresholds[:] = tagger.info.thresholds
             values = mapping.read_mapping().values(
                 tagger.tags, scores, thresholds, MAX_GENRES
             )
