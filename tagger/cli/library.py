@@ -378,7 +378,9 @@ def _print_songs(
                 for width, x in zip(widths, columns.values(), strict=True)
             ]
             print("  ".join([*numbers, printable(_short(songs.paths[row]))]))
-    if args.playlist:
+    if args.playlist and not len(rows):
+        print(f"{args.playlist} was not written: it would be empty.", file=sys.stderr)
+    elif args.playlist:
         left_out = library.playlists.write_playlist(
             args.playlist, songs, rows, not args.absolute
         )

@@ -170,11 +170,13 @@ def _read_rows(path: Path, tag_separator: str) -> "pd.DataFrame":
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
         raise ValueError(f"{path} has two columns called {twice!r}.")
-    if "path" not in table or not len(table):
+    if "path" not in table:
         raise ValueError(
-            f"{path} must have a column called path and at least one row; its columns"
-            f" are {', '.join(map(repr, table.columns))}."
+            f"{path} must have a column called path; its columns are"
+            f" {', '.join(map(repr, table.columns))}."
         )
+    if not len(table):
+        raise ValueError(f"{path} has no rows: name at least one audio file.")
     if (table["path"] == "").any():
         row = int(np.argmax(table["path"] == ""))
         raise ValueError(f"{path}: row {row + 1} has no path.")

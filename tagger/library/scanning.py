@@ -95,7 +95,8 @@ def check_exists(name: str) -> None:
     if not os.path.exists(name):
         raise FileNotFoundError(
             f"There is no file or folder {name!r}. If it is on another drive, check"
-            " that the drive is connected. The library keeps what it holds."
+            " that the drive is connected. The library keeps what it holds; if you have"
+            " deleted it, scan it with --prune --force."
         )
 
 

@@ -5,6 +5,7 @@ model ─┬─▶ feature_network       log-mel spectrograms -> scores
        └─▶ embedding_network ─▶ join ─▶ with_scores    new tags on known music
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -183,19 +184,21 @@ def check_alike(models: Sequence[keras.Model], names: Sequence[str]) -> None:
         ValueError: two models differ.
     """
 
-    def heard(audio):
-        seconds = audio.segmentation.num_samples / audio.sample_rate
-        return f"segments of {seconds:.2f} s at {audio.sample_rate} Hz"
+    def facts(model):
+        audio = _audio_input(model)
+        return {"rate": audio.sample_rate, **dataclasses.asdict(audio.segmentation)}
 
-    first, *others = map(_audio_input, models)
+    first, *others = map(facts, models)
     for name, other in zip(names[1:], others, strict=True):
-        if (first.sample_rate, first.segmentation) != (
-            other.sample_rate,
-            other.segmentation,
-        ):
+        differing = [
+            f"{what} {first[what]} and {other[what]}"
+            for what in first
+            if first[what] != other[what]
+        ]
+        if differing:
             raise ValueError(
-                f"{names[0]} takes {heard(first)}, but {name} takes {heard(other)}: one"
-                " model cannot hold both. Choose models that hear the same, such as"
+                f"{names[0]} and {name} cut music differently ({'; '.join(differing)}):"
+                " one model cannot hold both. Choose models that hear the same, such as"
                 " musicnn_mtt and musicnn_msd."
             )
 

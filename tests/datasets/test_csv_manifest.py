@@ -121,7 +121,7 @@ def test_folders_are_tags_and_a_circle_of_links_ends(tmp_path):
     ("text", "message"),
     [
         ("file,tags\na.mp3,rock\n", "must have a column called path"),
-        ("path,tags\n", "must have a column called path and at least one"),
+        ("path,tags\n", "has no rows: name at least one audio file"),
         ("path,tags\n,rock\n", "row 1 has no path"),
         ("path\na.mp3\n", "neither a column called tags nor a column per tag"),
         ("path,rock,title\na.mp3,1,Song\n", "column 'title' holds 'Song', but the"),
