@@ -68,7 +68,6 @@ METHODS = {
     "losses": {
         "temperature 1": Method(("--temperature", "1")),
         "temperature 3": Method(),
-        "temperature 10": Method(("--temperature", "10")),
         "temperature 1, balanced tags": Method(("--balance-tags",)),
         "temperature 3, embeddings": Method(
             ("--temperature", "3", "--embedding-weight", "1")
@@ -178,6 +177,7 @@ def judge(
     if method.taught:
         music = pipeline.open_shards(work / "music")
         stored = teacher_scores.Stored(args.teacher, info.segmentation)
+        stored = stored.with_what_is_there(work / "scores", music)
         scores = stored.store(music, "test", work / "scores")
         scored = distillation.DistilledShards.of(music, scores, info.tags)
         task = distillation.DistillationTask(scored, args.teacher)
