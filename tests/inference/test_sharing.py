@@ -163,6 +163,34 @@ def test_names_of_repositories(name):
         hub.Repository.of(name)
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (403, PermissionError, "The hub refused hf://a/b .no.. Check your login"),
+        (429, ConnectionError, "cannot answer for hf://a/b at the moment .no.. Try"),
+        (503, ConnectionError, "cannot answer for hf://a/b at the moment .no.. Try"),
+    ],
+)
+def test_a_busy_hub_is_told_from_one_that_refuses(status, kind, said):
+    from huggingface_hub import errors
+
+    class Response:
+        status_code, headers, request = status, {}, None
+
+    with pytest.raises(kind, match=said), hub.explained(hub.Repository("a/b")):
+        raise errors.HfHubHTTPError("no", response=Response())
+
+
+def test_offline_mode_is_named():
+    from huggingface_hub import errors
+
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE forbids asking the hub"):
+        with hub.explained(hub.Repository("a/b")):
+            raise errors.LocalEntryNotFoundError("not cached") from (
+                errors.OfflineModeIsEnabled("offline")
+            )
+
+
 def test_a_repository_may_name_a_revision():
     assert hub.Repository.of("hf://a/b") == hub.Repository("a/b")
     assert hub.Repository.of("hf://a-1/b.c_d@v1.0") == hub.Repository(
