@@ -123,6 +123,7 @@ def agreement(args: argparse.Namespace, work: Path) -> dict:
     print("\nLowest:", ", ".join(f"{t} {v:.2f}" for t, v in lowest[:8].items()))
     print("Highest:", ", ".join(f"{t} {v:.2f}" for t, v in lowest[:-9:-1].items()))
     return {
+        "num_songs": len(artists),
         "macro": result.macro(),
         "intervals": ends,
         "per_tag": per_tag[["rho", "roc_auc"]].to_dict("index"),

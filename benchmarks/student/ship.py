@@ -28,15 +28,15 @@ def main() -> None:
     args = parser.parse_args()
     storage.load_tensorflow()
     judged = json.loads(Path(args.judged).read_text())
-    agreement = judged["agreement"]["macro"]
+    agreement, num_songs = (judged["agreement"][key] for key in ("macro", "num_songs"))
     model = models.load_model(args.student)
     about = {
         "from": "the scores of musicnn_mtt, vgg_mtt, musicnn_msd and vgg_msd",
         "licence of the base": "ISC",
         "licence": pretrained.PRETRAINED[NAME].licence,
         "data": "47 hours of openly licensed music (benchmarks/student/music.csv)",
-        "agreement with the teacher": f"on 257 songs of other artists: Spearman's rho"
-        f" {agreement['rho']:.3f}, ROC-AUC on its highest tenth"
+        "agreement with the teacher": f"on {num_songs} songs of other artists:"
+        f" Spearman's rho {agreement['rho']:.3f}, ROC-AUC on its highest tenth"
         f" {agreement['roc_auc']:.3f}, means over the tags",
         "limits": "It learned from music of games: little singing, jazz or hip-hop. It"
         " has seen no labels, and repeats the mistakes of its teacher.",

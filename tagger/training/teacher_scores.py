@@ -76,7 +76,8 @@ class Stored:
             Folder of the scores; the files have the names of the shards.
         """
         folder = self.folder(parent, shards)
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with storage.file_lock(folder / ABOUT_NAME, "--scores-dir", waits=True):
             self._store_missing(shards, split, folder)
         return folder
