@@ -210,10 +210,10 @@ def tag_weights(scored: DistilledShards, temperature: float) -> tuple[float, ...
     """Returns weights with which every tag teaches as much as any other.
 
     The gradient of `soft_loss` for a tag grows with the spread of the teacher's
-    softened scores, which is a hundred times larger for common tags than for rare ones.
-    Weights are the inverse of this standard deviation over the segments of the train
-    split, and their mean is 1. A deviation below a hundredth of the largest counts as
-    that.
+    softened scores. With the teacher of docs/student.md, the standard deviation differs
+    between tags by a factor of up to 194, and of 9 at a temperature of 3. Weights are
+    the inverse of this standard deviation over the segments of the train split, and
+    their mean is 1. A deviation below a hundredth of the largest counts as that.
 
     Args:
         scored: Shards with stored scores.
