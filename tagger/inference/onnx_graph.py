@@ -78,8 +78,8 @@ def numbers_before_reshapes(model: onnx.ModelProto) -> int:
     """Moves Mul and Add of a single number before the Reshape that they follow.
 
     A spectrogram becomes an image of one channel, [batch, frames, bands, 1], which
-    batch norm scales and shifts. ONNX Runtime broadcasts along that last axis of length
-    1, thirty times slower than along the bands.
+    batch norm scales and shifts. ONNX Runtime goes through that last axis of length 1
+    number by number: both operations took a fifth of the student's CPU time.
 
     Args:
         model: Model to change.
@@ -113,7 +113,7 @@ def numbers_before_reshapes(model: onnx.ModelProto) -> int:
     return num_moved
 
 
-def store_as_float16(model: onnx.ModelProto, min_size: int) -> int:
+def store_as_float16(model: onnx.ModelProto, min_size: int) -> None:
     """Stores constants as float16 in the file where that changes no value.
 
     A runtime converts them to float32 when it loads the model, and computes as before.
@@ -121,16 +121,13 @@ def store_as_float16(model: onnx.ModelProto, min_size: int) -> int:
     Args:
         model: Model to change.
         min_size: Smaller constants stay float32.
-
-    Returns:
-        Number of constants that became float16.
     """
-    num_stored = 0
     for held in model.graph.initializer:
         array = numpy_helper.to_array(held)
         if array.dtype != np.float32 or array.size < min_size:
             continue
-        small = array.astype(np.float16)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            small = array.astype(np.float16)
         if not np.array_equal(small, array):
             continue
         name = held.name
@@ -138,8 +135,6 @@ def store_as_float16(model: onnx.ModelProto, min_size: int) -> int:
         to = onnx.TensorProto.FLOAT
         cast = onnx.helper.make_node("Cast", [held.name], [name], to=to)
         model.graph.node.insert(0, cast)
-        num_stored += 1
-    return num_stored
 
 
 def rename_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:

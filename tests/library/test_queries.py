@@ -136,6 +136,14 @@ def test_the_command_finds_and_writes_playlists(command, music):
     assert f"\n{music}/a.mp3\n" in (music / "sub" / "lists.m3u8").read_text("utf-8")
 
 
+def test_no_match_writes_no_playlist(command, music):
+    command.scan(music)
+    arguments = ["find", "rock > 1", "--playlist", "none.m3u8"]
+    done = call(["-m", "tagger", *arguments], music)
+    assert done.returncode == 0 and "none.m3u8 was not written" in done.stderr
+    assert not (music / "none.m3u8").exists()
+
+
 def test_odd_names_in_playlists(tmp_path):
     songs = songs_of([[1.0]] * 3)
     songs.paths[:] = [f"{tmp_path}/#1.mp3", "/music/two\nlines.mp3", "/music/ü 🎸.mp3"]

@@ -55,6 +55,18 @@ def test_moved_copied_and_tagged_files_are_not_analysed_again(scanner, music):
     assert artist["d.mp3"] == "Dora" and artist["moved.mp3"] == "Ann"
 
 
+def test_a_song_moved_out_of_a_folder_that_is_then_empty_counts_as_moved(
+    scanner, music
+):
+    (music / "album").mkdir()
+    (music / "a.mp3").rename(music / "album" / "only.mp3")
+    scanner.scan(music)
+    (music / "album" / "only.mp3").rename(music / "back.mp3")
+    report = scanner.scan(music)
+    assert (report.num_moved, report.num_new) == (1, 0)
+    assert len(scanner.songs().paths) == 5
+
+
 def test_other_audio_under_the_same_name_is_analysed(scanner, music):
     scanner.scan(music)
     before = scanner.songs().scores

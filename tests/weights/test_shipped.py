@@ -47,6 +47,13 @@ def test_the_export_of_a_shipped_model_is_that_of_its_file(name):
     np.testing.assert_allclose(scores, model(music), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_made_of_a_shipped_model_keeps_the_licence_of_its_teachers(name):
+    model = models.load_model(pretrained.ensure_cached(name))
+    about = pretrained.provenance_of([name], [model])
+    assert about["licence of the base"] == "MIT, ISC"
+
+
 CODE = """
 import sys
 from tagger import cli
