@@ -13,10 +13,12 @@ demo: .venv/installed
 	    --patience 4
 	$(PYTHON) extract_excitations.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
 	    --out $(DEMO)/excitations.pkl --plot-dir $(DEMO)/plots --force
-	$(PYTHON) -m tagger tag $(DEMO)/mp3/f/demo-0-0015-violin.mp3 \
-	    --model $(DEMO)/log/model.keras
 	$(PYTHON) eval.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
 	    --csv $(DEMO)/scores.csv --plot $(DEMO)/plots/scores.png --force
+	$(PYTHON) -m tagger tag $(DEMO)/mp3/f/demo-0-0015-violin.mp3 \
+	    --model $(DEMO)/log/model.keras
+	$(PYTHON) -m tagger explain $(DEMO)/mp3/f/demo-0-0015-violin.mp3 \
+	    --model $(DEMO)/log/model.keras --output $(DEMO)/explained --force
 
 test: .venv/installed-test
 	$(PYTHON) -m pytest

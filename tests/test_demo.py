@@ -20,8 +20,13 @@ def test_make_demo_ends_in_a_tagger_that_works(tmp_path):
         [*command, f"DEMO={folder}"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    last = done.stdout.strip().splitlines()[-1]
-    found = re.fullmatch(r"test macro: ROC-AUC (0\.\d{4}), PR-AUC (0\.\d{4})", last)
+    found = re.search(r"^test macro: ROC-AUC (0\.\d{4})", done.stdout, re.MULTILINE)
     assert found and float(found[1]) >= 0.9
     for name in ("tfrecord", "log/model.keras", "scores.csv", "plots/scores.png"):
         assert (folder / name).exists() and str(folder / name) in done.stdout
+    last = done.stdout.strip().splitlines()[-1]
+    assert last == f"Open {folder / 'explained/report.html'}"
+    assert (folder / "explained/report.html").exists()
+    # Nothing passes synthetic music off as MagnaTagATune.
+    assert "demo (directories 0-b" in done.stdout
+    assert "magnatagatune" not in done.stdout

@@ -205,7 +205,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=version)
     names = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for name, command in COMMANDS.items():
-        command.add_arguments(names.add_parser(name, help=command.help))
+        # "resolve", so that a command can replace -h.
+        one = names.add_parser(name, help=command.help, conflict_handler="resolve")
+        command.add_arguments(one)
     args = parser.parse_args(argv)
     _call(COMMANDS[args.command], args)
 
@@ -221,7 +223,9 @@ def main_of(name: str, *arguments: str) -> Callable[[Sequence[str] | None], None
     def main(argv: Sequence[str] | None = None) -> None:
         command = COMMANDS[name]
         description = f"{command.help[0].upper()}{command.help[1:]}."
-        parser = argparse.ArgumentParser(description=description)
+        parser = argparse.ArgumentParser(
+            description=description, conflict_handler="resolve"
+        )
         if arguments:
             datasets.add_build_of(parser, *arguments)
         else:

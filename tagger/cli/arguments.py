@@ -30,11 +30,24 @@ class OptionGroup:
 
     def __init__(self, group: argparse._ArgumentGroup):
         self._group = group
+        self._actions = {}  # by argument
         self.flags = {}  # argument -> flag
 
-    def add(self, flag: str, **kwargs) -> None:
-        """Adds an argument as `add_argument` does."""
-        self.flags[self._group.add_argument(flag, **kwargs).dest] = flag
+    def add(
+        self, flag: str, group: argparse._ArgumentGroup | None = None, **kwargs
+    ) -> None:
+        """Adds an argument as `add_argument` does, perhaps to another group."""
+        action = (group or self._group).add_argument(flag, **kwargs)
+        self._actions[action.dest], self.flags[action.dest] = action, flag
+
+    def state_defaults(self, defaults: dict) -> None:
+        """Adds the defaults to the help, which omits the options that have none."""
+        for name, action in self._actions.items():
+            if name not in defaults:
+                action.help = argparse.SUPPRESS
+            elif not isinstance(defaults[name], bool):
+                stated = "none" if defaults[name] is None else defaults[name]
+                action.help += f" (default: {stated})"
 
     def values(
         self,

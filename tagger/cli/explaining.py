@@ -61,7 +61,7 @@ def explain(args: argparse.Namespace) -> None:
     if args.tags:
         (tags,) = csv.reader([args.tags], skipinitialspace=True)
     with storage.writer_lock(Path(args.output), "--output"):
-        for path in interpretation.report.explain(
+        page, *files = interpretation.report.explain(
             load_tagger(args),
             args.file,
             args.output,
@@ -69,8 +69,8 @@ def explain(args: argparse.Namespace) -> None:
             args.second_file,
             args.start,
             args.hop,
-        ):
-            print(path)
+        )
+    print(*files, f"Open {page}", sep="\n")
 
 
 def add_augment(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from tagger.cli.arguments import (
     setting,
 )
 from tagger.cli.process import supervise
+from tagger.models import registry
 from tagger.storage import load_tensorflow
 from tagger.training import recipes
 from tagger.training.recipes import (
@@ -31,40 +32,137 @@ DEFAULT = "sample_cnn"
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of train. Options of models and recipes have no defaults."""
     parser.argument_default = argparse.SUPPRESS
-    add, count = parser.add_argument, at_least_one
-    add("--data-dir", default="./dataset", help="folder with the shards, or its parent")
-    add("--train-dir", default="./log", help="folder of the run (default: ./log)")
-    add(
-        "--model",
-        help="model to train, see tagger models, or package.module:factory for one of"
-        " your own (default: sample_cnn)",
+    parser.add_argument("-h", "--help", action=_HelpOfModel, nargs=0,
+                        help="show this help message and exit")  # fmt: skip
+    original = parser.add_argument_group(
+        "options of the original train.py (Kim, Lee and Nam 2018)",
+        "defaults: those of --model NAME, given before -h, and of its recipe; without"
+        f" --model, those of {DEFAULT}",
     )
-    add("--initial-stage", type=int, default=0, help="stage to start with (default: 0)")
+    add, count = original.add_argument, at_least_one
+    groups = {name: parser.add_argument_group(name) for name in ("model", "recipe")}
+    model, recipe = (OptionGroup(group) for group in groups.values())
     add(
-        "--num-audios-per-shard",
+        "--data-dir",
+        metavar="PATH",
+        default="./dataset",
+        help="folder with the shards, or its parent (default: %(default)s)",
+    )
+    add(
+        "--train-dir",
+        metavar="PATH",
+        default="./log",
+        help="folder of the run (default: %(default)s)",
+    )
+    model.add(
+        "--block",
+        original,
+        choices=["se", "rese", "res", "basic"],
+        help="block of the network",
+    )
+    model.add(
+        "--no-multi",
+        original,
+        dest="multi",
+        action="store_false",
+        help="disable multi-level feature aggregation (default: aggregate the last"
+        " three blocks)",
+    )
+    model.add(
+        "--alpha",
+        original,
+        metavar="A",
+        type=float,
+        help="amplifying ratio of SE blocks",
+    )
+    recipe.add(
+        "--batch-size", original, metavar="N", type=count, help="segments per batch"
+    )
+    recipe.add(
+        "--momentum", original, metavar="M", type=float, help="Nesterov momentum of SGD"
+    )
+    recipe.add(
+        "--lr",
+        original,
+        metavar="LR",
+        dest="learning_rate",
+        type=float,
+        help="learning rate of stage 0",
+    )
+    recipe.add(
+        "--lr-decay",
+        original,
+        metavar="DC",
+        type=float,
+        help="factor of the learning rate from stage to stage",
+    )
+    model.add(
+        "--dropout",
+        original,
+        metavar="DO",
+        dest="dropout_rate",
+        type=float,
+        help="dropout rate",
+    )
+    model.add(
+        "--weight-decay",
+        original,
+        metavar="WD",
+        type=float,
+        help="L2 penalty on the kernels",
+    )
+    add(
+        "--initial-stage",
+        metavar="N",
+        type=int,
+        default=0,
+        help="stage to start with (default: %(default)s)",
+    )
+    recipe.add(
+        "--patience",
+        original,
+        metavar="N",
         type=count,
-        default=None,
-        help="must equal the value of the build",
+        help="early-stopping patience in epochs",
     )
-    add(
-        "--num-segments-per-audio",
+    recipe.add(
+        "--num-lr-decays",
+        original,
+        metavar="N",
+        dest="num_stages",
         type=count,
-        default=None,
-        help="must equal the value of the build",
+        help="number of stages",
     )
-    add("--verify", action="store_true", default=False, help="check all shards first")
+    for flag in ("--num-audios-per-shard", "--num-segments-per-audio"):
+        add(
+            flag,
+            type=count,
+            metavar="N",
+            default=None,
+            help="must equal the value of the build (default: that value)",
+        )
     add(
         "--num-read-threads",
+        metavar="N",
         type=count,
         default=8,
-        help="number of shards read in parallel (default: 8)",
+        help="number of shards read in parallel (default: %(default)s)",
     )
+    _add_model(groups["model"], model)
+    _add_recipe(groups["recipe"], recipe)
+    common = OptionGroup(parser.add_argument_group("every recipe"))
+    _add_common(common)
+    parser.set_defaults(
+        model_options=model, recipe_options=recipe, common_options=common
+    )
+    add = parser.add_argument_group("run").add_argument
     add(
         "--seed",
+        metavar="N",
         type=int,
         default=0,
         help="random seed of the initial weights, dropout, augmentation and the order"
-        " of the examples (default: 0)",
+        " of the examples (default: %(default)s)",
     )
     add(
         "--checkpoint-minutes",
@@ -72,13 +170,36 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         default=10.0,
         metavar="X",
         help="minutes between saves within an epoch; a killed run loses no more"
-        " training time than this (default: 10)",
+        " training time than this (default: %(default)g)",
     )
+    add("--verify", action="store_true", default=False, help="check all shards first")
     _add_transfer(parser)
     _add_student(parser)
     _add_devices(parser)
-    _add_model(parser)
-    _add_recipe(parser)
+
+
+class _HelpOfModel(argparse.Action):
+    """Prints the help with the defaults of --model and its recipe, and ends."""
+
+    def __call__(self, parser, args, values, option_string=None):
+        name, options, recipe = _architecture(args)
+        make = inspect.signature(RECIPES[getattr(args, "recipe", recipe)])
+        parser.get_default("model_options").state_defaults(
+            models.default_options(name) | options
+        )
+        parser.get_default("recipe_options").state_defaults(
+            {name: one.default for name, one in make.parameters.items()}
+        )
+        parser.print_help()
+        parser.exit()
+
+
+def _architecture(args: argparse.Namespace) -> tuple[str, dict, str]:
+    """Returns the model to train, the options that its name implies, and its recipe."""
+    name = getattr(args, "model", DEFAULT)
+    if name in registry.ARCHITECTURES:
+        return *registry.ARCHITECTURES[name], "won2019"
+    return name, {}, models.entry(name).recipe
 
 
 def _add_transfer(parser: argparse.ArgumentParser) -> None:
@@ -200,37 +321,29 @@ def _add_devices(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "model", "tagger models NAME lists the options of a model and their defaults"
+def _add_model(group: argparse._ArgumentGroup, options: OptionGroup) -> None:
+    add, count = options.add, at_least_one
+    group.add_argument(
+        "--model",
+        "--architecture",
+        metavar="NAME",
+        help="model to train, see tagger models, or package.module:factory for one of"
+        f" your own, or {', '.join(registry.ARCHITECTURES)} of Won, Chun and Serra 2019"
+        f" (default: {DEFAULT})",
     )
-    options, count = OptionGroup(group), at_least_one
-    options.add(
-        "--block", choices=["se", "rese", "res", "basic"], help="blocks of sample_cnn"
+    add("--num-filters", metavar="N", type=count, help="number of filters")
+    add("--front-end", choices=["pons", "lee"], help="front end")
+    add("--back-end", choices=["attention", "cnn"], help="back end")
+    add("--size", choices=["teacher", "student"], help="size of the Transformer")
+    add("--channels", metavar="N", type=count, help="number of channels of the encoder")
+    add("--num-layers", metavar="N", type=count, help="number of layers of the encoder")
+    add("--num-heads", metavar="N", type=count, help="number of attention heads")
+    add(
+        "--dense-units",
+        metavar="N",
+        type=count,
+        help="units of the second-to-last layer",
     )
-    options.add(
-        "--no-multi",
-        dest="multi",
-        action="store_false",
-        help="disable multi-level aggregation",
-    )
-    options.add("--alpha", type=float, help="amplifying ratio of SE blocks")
-    options.add("--num-filters", type=count, help="number of filters")
-    options.add("--dropout", dest="dropout_rate", type=float, help="dropout rate")
-    options.add("--weight-decay", type=float, help="L2 penalty on the kernels")
-    options.add(
-        "--front-end", choices=["pons", "lee"], help="front end of self_attention"
-    )
-    options.add(
-        "--back-end", choices=["attention", "cnn"], help="back end of self_attention"
-    )
-    options.add(
-        "--size", choices=["teacher", "student"], help="size of the Transformer"
-    )
-    options.add("--channels", type=count, help="number of channels of the encoder")
-    options.add("--num-layers", type=count, help="number of layers of the encoder")
-    options.add("--num-heads", type=count, help="number of attention heads")
-    options.add("--dense-units", type=count, help="units of the second-to-last layer")
     group.add_argument(
         "--set",
         dest="settings",
@@ -238,75 +351,60 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any other option of the model, e.g. --set vertical_filters=64",
+        help="any other option of the model, which tagger models NAME lists, e.g. --set"
+        " vertical_filters=64",
     )
-    parser.set_defaults(model_options=options)
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("recipe", "defaults: those of the model's recipe")
+def _add_recipe(group: argparse._ArgumentGroup, options: OptionGroup) -> None:
     group.add_argument(
         "--recipe",
         choices=tuple(RECIPES),
         help="recipe to use (default: the model's; transfer with --from)",
     )
-    options, count = OptionGroup(group), at_least_one
-    options.add("--batch-size", type=count, help="segments per batch")
-    options.add(
+    add, count = options.add, at_least_one
+    add(
         "--crops-per-clip",
+        metavar="N",
         type=int,
         help="random crops of a clip per epoch; 0: every whole segment",
     )
-    options.add(
-        "--lr", dest="learning_rate", type=float, help="learning rate of stage 0"
-    )
-    options.add("--max-epochs", type=count, help="maximum number of epochs per stage")
-    options.add("--patience", type=count, help="early-stopping patience in epochs")
-    options.add("--momentum", type=float, help="Nesterov momentum (recipe resemul)")
-    options.add(
-        "--lr-decay",
-        type=float,
-        help="factor of the learning rate from stage to stage (recipes resemul and"
-        " distillation)",
-    )
-    options.add(
-        "--num-lr-decays",
-        dest="num_stages",
+    add(
+        "--max-epochs",
+        metavar="N",
         type=count,
-        help="number of stages (recipes resemul and distillation)",
+        help="maximum number of epochs per stage",
     )
-    parser.set_defaults(recipe_options=options)
-    group = parser.add_argument_group("every recipe")
-    options = OptionGroup(group)
-    options.add(
+
+
+def _add_common(options: OptionGroup) -> None:
+    add, count = options.add, at_least_one
+    add(
         "--monitor",
         choices=MONITORS,
         help="value that decides which epoch is the best (default: as published)",
     )
-    options.add("--augment", action="store_true", help="augment the segments")
-    options.add(
+    add("--augment", action="store_true", help="augment the segments")
+    add(
         "--transforms",
         type=_names,
         metavar="NAME,NAME",
         help="transforms of --augment: polarity, noise, gain, filter, delay, pitch and"
         " reverb (default: all; pitch and reverb take most of the time)",
     )
-    options.add(
+    add(
         "--precision",
         choices=PRECISIONS,
         help="precision of the arithmetic (default: float32)",
     )
-    options.add("--xla", action="store_true", help="compile with XLA; JAX always does")
-    options.add(
-        "--clip-norm", type=float, metavar="X", help="maximum norm of the gradient"
-    )
-    options.add(
+    add("--xla", action="store_true", help="compile with XLA; JAX always does")
+    add("--clip-norm", type=float, metavar="X", help="maximum norm of the gradient")
+    add(
         "--accumulation-steps",
         type=count,
         metavar="N",
         help="accumulate the gradients of N batches for one step",
     )
-    parser.set_defaults(common_options=options)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -357,18 +455,17 @@ def train(args: argparse.Namespace) -> None:
     if getattr(args, "strategy", "none") == "multiworker":
         supervise()
     load_tensorflow()
-    name, options = getattr(args, "model", DEFAULT), {}
-    base, usual = None, "transfer"
+    name, options, usual = _architecture(args)
+    base = None
     if hasattr(args, "base"):
         args.model_options.values([], args, "training with --from", dict(args.settings))
-        base = work.fine_tuning.Base(args.base)
+        base, usual = work.fine_tuning.Base(args.base), "transfer"
     else:
         defaults, settings = models.default_options(name), dict(args.settings)
         check_types(settings, defaults)
-        options = args.model_options.values(
+        options = options | args.model_options.values(
             list(defaults), args, f"model {name}", settings
         )
-        usual = models.entry(name).recipe
         if hasattr(args, "teacher") and not hasattr(args, "unlabelled"):
             usual = "distillation"
     recipe = recipe_of(args, getattr(args, "recipe", usual))

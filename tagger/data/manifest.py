@@ -54,7 +54,7 @@ class Manifest:
     """Describes a folder of shards; saved beside them as `manifest.json`.
 
     Attributes:
-        dataset: Key of `datasets.DATASETS`.
+        dataset: Key of `datasets.DATASETS`, or "demo".
         split_rule: How clips were assigned to splits; printed with every score.
         tags: Tag names in the order of the labels.
         sample_rate: Rate of the waveforms in Hz.

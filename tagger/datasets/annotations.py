@@ -25,7 +25,7 @@ class Annotations:
     """Clips with their labels and splits.
 
     Attributes:
-        dataset: Key of `datasets.DATASETS`.
+        dataset: Key of `datasets.DATASETS`, or "demo".
         split_rule: How clips were assigned to splits; printed with every score.
         tags: Tag names in the order of the labels.
         clip_ids: str [num_clips], unique.

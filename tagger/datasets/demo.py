@@ -1,9 +1,10 @@
 """Demo music: short synthetic clips in MagnaTagATune's layout, reproducible by seed.
 
 Each clip mixes one to three of six instruments at a tempo and a level. The clips are in
-16 directories as in MTT, so that every script runs on them as on the real data. Sounds
-are sums of harmonics or filtered noise, made with NumPy. Scores on them are not worth
-publishing.
+16 directories as in MTT, so that every script runs on them as on the real data; the
+names of their files begin with `demo-`, by which the manifest of a build calls them
+"demo". Sounds are sums of harmonics or filtered noise, made with NumPy. Scores on them
+are not worth publishing.
 """
 
 import os
@@ -54,10 +55,9 @@ def synthesize(
     for clip in range(num_clips):
         directory = "0123456789abcdef"[clip % 16]
         plan = _plan(np.random.RandomState([seed, clip]))
-        name = (
-            f"{directory}/demo-{seed}-{clip:04d}-{'_'.join(sorted(plan['tags']))}.mp3"
-        )
-        name = name.replace(" ", "_")
+        heard = "_".join(sorted(plan["tags"])).replace(" ", "_")
+        prefix = f"{directory}/{magnatagatune.DEMO_PREFIX}"
+        name = f"{prefix}{seed}-{clip:04d}-{heard}.mp3"
         plans.append((folder / magnatagatune.AUDIO_FOLDER / name, plan, clip))
         rows.append([clip, *(int(tag in plan["tags"]) for tag in TAGS), name])
 

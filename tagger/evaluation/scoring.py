@@ -322,11 +322,13 @@ def check_rate(info: models.ModelInfo, shards: pipeline.Shards) -> None:
     """
     manifest = shards.manifest
     if info.sample_rate != manifest.sample_rate:
+        known = datasets.DATASETS
+        built_by = known.get(manifest.dataset, known["magnatagatune"])  # "demo", too
         raise ValueError(
             f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory}"
             f" holds {manifest.sample_rate} Hz records. Rebuild the data in another"
-            f" folder: {datasets.DATASETS[manifest.dataset].command} --sample-rate"
-            f" {info.sample_rate} --output-dir DIR; then give --data-dir DIR."
+            f" folder: {built_by.command} --sample-rate {info.sample_rate}"
+            " --output-dir DIR; then give --data-dir DIR."
         )
 
 

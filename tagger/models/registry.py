@@ -7,10 +7,13 @@ models does not have to build them:
     python -m tagger.models.registry        # rewrites facts.csv
 """
 
+import ast
+import contextlib
 import csv
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import inspect
 import math
 import os
@@ -166,6 +169,18 @@ MODELS = {
 }
 
 
+# The names of Won, Chun and Serra's main.py -> model and options. Recipe: won2019.
+ARCHITECTURES = {
+    "pons_won": ("self_attention", {}),
+    "pons_pons": ("self_attention", {"back_end": "cnn"}),
+    "lee_won": ("self_attention", {"front_end": "lee"}),
+    "lee_lee": (
+        "sample_cnn_lee",
+        {"filters": (64, 64, *6 * (128,), 256, 256, 512)},
+    ),
+}
+
+
 def entry(name: str) -> ModelEntry:
     """Returns the entry of a model.
 
@@ -261,8 +276,31 @@ def _check_size(option: str, value: object) -> None:
 
 
 def default_options(name: str) -> dict:
-    """Returns the options of a model's factory with their defaults, except the tags."""
-    return {p.name: p.default for p in _options_of(entry(name).factory)}
+    """Returns the options of a model's factory with their defaults, except the tags.
+
+    Those of MODELS are read from the source of the factory, which takes milliseconds;
+    importing it would load Keras.
+    """
+    found = entry(name)
+    if name not in MODELS:
+        return {p.name: p.default for p in _options_of(found.factory)}
+    source = Path(importlib.util.find_spec(found.module).origin)
+    constants = {}
+
+    def value(node: ast.expr) -> object:
+        code = compile(ast.Expression(node), str(source), "eval")
+        return eval(code, {"__builtins__": {}}, constants)
+
+    for statement in ast.parse(source.read_text(encoding="utf-8")).body:
+        match statement:
+            case ast.Assign([ast.Name(constant)], node):
+                with contextlib.suppress(Exception):  # needs an import: no default
+                    constants[constant] = value(node)
+            case ast.FunctionDef(function, arguments) if function == name:
+                names = [argument.arg for argument in arguments.args]
+                defaults = map(value, arguments.defaults)
+                stated = dict(zip(names, defaults, strict=True))
+    return {name: stated[name] for name in stated if name not in ("num_tags", "tags")}
 
 
 def _options_of(factory: Callable) -> list[inspect.Parameter]:

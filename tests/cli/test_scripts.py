@@ -51,16 +51,43 @@ def test_every_command_has_help_and_a_version(capsys):
 
 def test_train_has_every_option_of_the_original(run_script):
     text = run_script("train.py", "--help").stdout
-    options = """--data-dir --train-dir --block --no-multi --alpha --batch-size
-        --momentum --lr --lr-decay --dropout --weight-decay --initial-stage --patience
-        --num-lr-decays --num-audios-per-shard --num-segments-per-audio
-        --num-read-threads"""
-    for option in options.split():
-        assert re.search(rf"{option}\b(?!-)", text), option
+    listed = re.split(r"\n  (?=-)", text.partition("original train.py")[2])[1:]
+    # Of resemul's train.py; None: it has no default there.
+    defaults = {
+        "--data-dir": "./dataset", "--train-dir": "./log", "--block": "se",
+        "--no-multi": None, "--alpha": "16", "--batch-size": "23", "--momentum": "0.9",
+        "--lr": "0.01", "--lr-decay": "0.2", "--dropout": "0.5",
+        "--weight-decay": "0.0", "--initial-stage": "0", "--patience": "2",
+        "--num-lr-decays": "5", "--num-audios-per-shard": None,
+        "--num-segments-per-audio": None, "--num-read-threads": "8",
+    }  # fmt: skip
+    for (option, default), line in zip(defaults.items(), listed, strict=False):
+        line = " ".join(line.split())
+        assert line.startswith(f"{option} "), (option, line)
+        assert f"(default: {default or ''}" in line
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_help_states_the_defaults_of_the_model_at_hand(name, run_script):
+    text = " ".join(run_script("train.py", "--model", name, "-h").stdout.split())
+    entry = models.entry(name)
+    batch_size = recipes.RECIPES[entry.recipe]().batch_size
+    assert f"segments per batch (default: {batch_size})" in text
+    rate = inspect.signature(entry.factory).parameters["dropout_rate"].default
+    assert f"dropout rate (default: {rate})" in text
+    assert ("--block " in text.partition("options: -h")[2]) == (name == "sample_cnn")
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_default_options_are_those_of_the_factory(name):
+    parameters = inspect.signature(models.entry(name).factory).parameters.values()
+    assert models.default_options(name) == {
+        p.name: p.default for p in parameters if p.name not in ("num_tags", "tags")
+    }
 
 
 def parsed(*arguments):
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
     training.add_train(parser)
     return parser.parse_args(arguments)
 
@@ -138,7 +165,7 @@ def test_choices_typed_in_the_commands_are_those_of_the_work():
 
 
 def parser_of(name):
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
     cli.COMMANDS[name].add_arguments(parser)
     return parser
 
