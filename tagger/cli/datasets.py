@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import inspect
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tagger.cli.arguments import (
     at_least_one,
     at_least_two,
 )
-from tagger.data import building, verification
+from tagger.data import building, records, verification
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
 from tagger.data.records import SAMPLE_RATE, SEGMENT_SAMPLES
 from tagger.datasets import DATASETS, Dataset, magnatagatune, million_song, mtg_jamendo
@@ -182,9 +183,9 @@ def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None
         "--num-samples",
         dest="segment_samples",
         type=at_least_one,
-        default=SEGMENT_SAMPLES,
         metavar="N",
-        help="length of a segment in samples (default: %(default)s)",
+        help="length of a segment in samples (default: that of the models with these"
+        f" --features, or {SEGMENT_SAMPLES})",
     )
     add(
         "--num-audios-per-shard",
@@ -195,9 +196,9 @@ def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None
     )
     add(
         "--features",
-        metavar="PRESET",
-        help="write log-mel spectrograms of this preset (won2020, won2021 …) instead of"
-        " waveforms",
+        metavar="NAME",
+        help="write log-mel spectrograms of this model or preset (musicnn, won2019 …)"
+        " instead of waveforms",
     )
     add(
         "--dtype",
@@ -249,6 +250,14 @@ def build(args: argparse.Namespace) -> None:
     args.annotations = annotations
     if args.features:
         load_tensorflow()
+    if found := records.resemul_shards(storage.location(args.output_dir)):
+        print(
+            printable(
+                f"{args.output_dir} holds {len(found)} shards of the original resemul,"
+                " which every command reads as they are. This build leaves them there"
+                " and writes its own beside them; from then on, these are read."
+            )
+        )
     if annotations.dataset == "csv":  # others have splits that others have checked
         print(printable(_tag_table(annotations), keep="\n"))
     manifest = building.build(**arguments_of(building.build, args))
@@ -280,20 +289,47 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 def verify(args: argparse.Namespace) -> int:
     """Checks a folder of shards; returns exit code 2 if something is wrong."""
     directory = storage.location(args.directory)
-    if not (directory / MANIFEST_NAME).exists():
-        directory = directory / SHARD_FOLDER
-    if not (directory / MANIFEST_NAME).exists():
-        raise FileNotFoundError(
-            f"There is no {MANIFEST_NAME} in {args.directory!r} or its"
-            f" {SHARD_FOLDER}/. Give the folder that a build command wrote."
-        )
-    manifest, bad = Manifest.load(directory), []
-    total = len(manifest.shards)
-    shards = verification.verify(directory, manifest)
+    folders = [directory, directory / SHARD_FOLDER]
+    for folder in folders:
+        if (folder / MANIFEST_NAME).exists():
+            return _verify_build(folder)
+    for folder in folders:
+        if records.resemul_shards(folder):
+            return _verify_resemul(folder)
+    raise FileNotFoundError(
+        f"There is no {MANIFEST_NAME} in {args.directory!r} or its {SHARD_FOLDER}/."
+        " Give the folder that a build command wrote."
+    )
+
+
+def _list_faults(
+    directory: Path | storage.Remote,
+    shards: Iterable[tuple[str, list[str]]],
+    total: int,
+) -> list[str]:
+    """Prints the faults of shards, and returns the names of those that have some."""
+    bad = []
     for name, faults in tqdm(shards, "Verifying", total, unit="shard", disable=None):
         for fault in faults:
             tqdm.write(printable(f"{directory / name}: {fault}"))
         bad += [name] * bool(faults)
+    return bad
+
+
+def _verify_resemul(directory: Path) -> int:
+    total = len(records.resemul_shards(directory))
+    bad = _list_faults(directory, verification.verify_resemul(directory), total)
+    print(
+        f"{total} shards of the original resemul, which have no checksums: every record"
+        f" was read, {len(bad)} files with faults"
+    )
+    return 2 if bad else 0
+
+
+def _verify_build(directory: Path | storage.Remote) -> int:
+    manifest = Manifest.load(directory)
+    total = len(manifest.shards)
+    bad = _list_faults(directory, verification.verify(directory, manifest), total)
     if not manifest.complete:
         print(
             f"The build in {directory} is incomplete. Run the build command again to"

@@ -170,7 +170,8 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         "--tags",
         default=None,
         metavar="FILE",
-        help="tag names, one per line or as a JSON list",
+        help="tag names, one per line or as a JSON list; or mtt, msd, cals or jamendo:"
+        " the names of that dataset, in the order of most papers",
     )
     parser.add_argument("--force", action="store_true", default=False,
                         help="overwrite existing files")  # fmt: skip
@@ -197,13 +198,15 @@ def convert_weights(args: argparse.Namespace) -> None:
     known = list(registry.default_options(args.model))
     options = args.options.values(known, args, f"model {args.model}")
     if args.tags:
-        options["tags"] = read_tags(args.tags)
+        known = weights.pretrained.TAGS
+        options["tags"] = known.get(args.tags) or read_tags(args.tags)
     model = weights.conversion.convert(
         weights.conversion.read_weights(args.source), args.model, **options
     )
     models.save_model(model, args.output)
     info = models.model_info(model)
-    names = f"named by {args.tags}" if args.tags else "without names"
+    names = f"named by {args.tags}" if args.tags else "in resemul's order"
+    names = names if info.tags else "without names"
     print(
         f"{args.output}: {args.model}, {model.count_params():,} weights,"
         f" {info.num_tags} tags {names}, {info.sample_rate} Hz"

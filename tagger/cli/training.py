@@ -484,6 +484,9 @@ def train(args: argparse.Namespace) -> None:
         base,
     )
     shards = data.pipeline.open_shards(args.data_dir, args.verify)
+    if shards.manifest.features and not hasattr(args, "crops_per_clip"):
+        # A spectrogram cannot be cut anew.
+        recipe = dataclasses.replace(recipe, crops_per_clip=0)
     shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
     arguments = name, options, recipe
     if not hasattr(args, "teacher"):

@@ -41,7 +41,7 @@ def build(
     annotations: Annotations,
     output_dir: str | os.PathLike | storage.Remote,
     sample_rate: int | None = None,
-    segment_samples: int = records.SEGMENT_SAMPLES,
+    segment_samples: int | None = None,
     num_audios_per_shard: int = 100,
     features: str | None = None,
     dtype: Literal["float16", "float32"] = "float16",
@@ -57,11 +57,13 @@ def build(
         output_dir: Folder of the shards, or a URL (gs://…); created if necessary.
             Shards of an earlier run of the same build are kept.
         sample_rate: Rate of the waveforms in Hz. Default: that of `features`, or 22050.
-        segment_samples: Length of a segment.
+        segment_samples: Length of a segment. Default: that of the models with these
+            `features`, or 59049.
         num_audios_per_shard: Clips per shard, including those that are later skipped;
             the remainder of a split is spread over its shards.
-        features: Key of `frontends.PRESETS` (won2020, won2021 …). If given, records
-            hold the log-mel spectrogram of every segment instead of its waveform.
+        features: Key of `frontends.PRESETS` (won2019, won2021 …) or of `models.MODELS`.
+            If given, records hold the log-mel spectrogram of every segment instead of
+            its waveform.
         dtype: Data type of log-mel spectrograms.
         num_workers: Number of processes on this machine. Default: one per core.
         scheduler: Address of a Dask scheduler whose workers make the shards. They must
@@ -80,6 +82,11 @@ def build(
             clips were skipped or missing (all others are written before that).
         OSError: the folder cannot be written, or the disk is full.
     """
+    if features and (segment_samples is None or features in models.MODELS):
+        features, usual = models.registry.features_of(features)
+        segment_samples = segment_samples or usual
+    if segment_samples is None:
+        segment_samples = records.SEGMENT_SAMPLES
     for name, value in {
         "sample rate": 1 if sample_rate is None else sample_rate,
         "number of samples per segment": segment_samples,

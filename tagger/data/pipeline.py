@@ -127,10 +127,14 @@ class Shards:
     ) -> None:
         """Compares counts that a user gave with the manifest; None was not given.
 
+        The shards of the original resemul do not say with which counts they were built.
+
         Raises:
             ValueError: one of the counts differs.
         """
         built = self.manifest.num_audios_per_shard
+        if not built:
+            return
         if num_audios_per_shard not in (None, built):
             raise ValueError(
                 f"--num-audios-per-shard {num_audios_per_shard} does not agree with"
@@ -156,9 +160,7 @@ def open_shards(
 ) -> Shards:
     """Opens a folder of shards, or its parent (`dataset` for `dataset/tfrecord`).
 
-    Shards of the original resemul project are read too. They hold no tag names, so the
-    manifest calls the tags "tag 1", "tag 2" … In their train and val splits, every
-    segment counts as a clip.
+    Shards of the original resemul project are read too, see `resemul.read_manifest`.
 
     Args:
         path: Folder or URL (gs://…).
@@ -185,8 +187,10 @@ def open_shards(
                 _verify(folder, manifest)
             return Shards(folder, manifest, True, _parser(manifest))
     for folder in folders:
-        if isinstance(folder, Path) and resemul.has_shards(folder):
-            return Shards(folder, resemul.read_manifest(folder), False, resemul.parse)
+        if records.resemul_shards(folder):
+            manifest = resemul.read_manifest(folder)
+            names_tags = "tag 1" not in manifest.tags
+            return Shards(folder, manifest, names_tags, resemul.parse)
     raise FileNotFoundError(
         f"There are no shards in {str(path)!r}. Build them (python build_mtt.py), or"
         " give the folder of the shards or its parent with --data-dir."
@@ -249,7 +253,7 @@ def training_segments(
     _check_segmentation(shards, segmentation, options.crops_per_clip)
     paths = shards.paths(split)
     if options.crops_per_clip and isinstance(shards.directory, Path):
-        if shards.names_tags:  # not the original resemul's
+        if shards.manifest.num_audios_per_shard:  # not the original resemul's
             return _local_crops(
                 shards, split, segmentation, batch_size, options, first_epoch
             )

@@ -11,20 +11,16 @@ from google.protobuf.message import DecodeError
 
 from tagger.data import records
 from tagger.data.manifest import Manifest, Shard
-
-PATTERN = "*-????-of-????.*tfrecord"  # .tfrecord and .seq.tfrecord
-
-
-def has_shards(folder: Path) -> bool:
-    """Returns whether a folder holds shards of the original project."""
-    return any(folder.glob(PATTERN))
+from tagger.datasets import magnatagatune
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Makes the manifest that the original project did not write.
 
-    The shards hold no tag names, so the tags are called "tag 1", "tag 2" and so on. In
-    train and val shards, every segment counts as a clip.
+    In train and val shards, every segment counts as a clip. The shards hold no tag
+    names. Those of annotations_final.csv are taken if it lies beside, as the original
+    does, or else the 50 of MTT in resemul's order. If there is another number of tags,
+    they are called "tag 1", "tag 2" and so on.
 
     Raises:
         ValueError: a shard has other content, or all shards are empty.
@@ -39,7 +35,7 @@ def read_manifest(folder: Path) -> Manifest:
         segment_dtype="float32",
         complete=True,
     )
-    for path in sorted(folder.glob(PATTERN)):
+    for path in records.resemul_shards(folder):
         example = next(records.read_shard(path), None)
         if example is None:
             continue
@@ -65,12 +61,23 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if not manifest.shards:
         raise ValueError(f"The shards in {folder} are empty. Run the build again.")
-    manifest.tags = tuple(f"tag {number}" for number in range(1, num_tags + 1))
+    manifest.tags = _tag_names(folder, num_tags)
+    return manifest
+
+
+def _tag_names(folder: Path, num_tags: int) -> tuple[str, ...]:
+    for parent in (folder.parent, folder):
+        if (parent / magnatagatune.ANNOTATIONS_NAME).is_file():
+            found = magnatagatune.load_annotations(parent, num_tags=num_tags)
+            if len(found.tags) == num_tags:
+                return found.tags
+    if num_tags == len(magnatagatune.RESEMUL_TAGS):
+        return magnatagatune.RESEMUL_TAGS
     warnings.warn(
         f"{folder} was built by resemul: it holds no tag names, only their order.",
-        stacklevel=3,
+        stacklevel=4,
     )
-    return manifest
+    return tuple(f"tag {number}" for number in range(1, num_tags + 1))
 
 
 def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:

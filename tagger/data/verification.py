@@ -3,12 +3,18 @@
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from tagger import storage
 from tagger.data.manifest import Manifest, Shard
-from tagger.data.records import CorruptShardError, decode, read_shard
+from tagger.data.records import (
+    CorruptShardError,
+    decode,
+    read_shard,
+    resemul_shards,
+)
 
 
 def verify(
@@ -27,9 +33,29 @@ def verify(
     directory, seen = storage.location(directory), set()
     for name, shard in sorted(manifest.shards.items()):
         yield name, list(_faults(directory / name, shard, manifest, seen))
+    others = {path.name for path in resemul_shards(directory)}
     for path in sorted(directory.glob("*-of-*.tfrecord")):
-        if path.name not in manifest.shards:
+        if path.name not in others | manifest.shards.keys():
             yield path.name, ["the manifest does not list it"]
+
+
+def verify_resemul(directory: Path) -> Iterator[tuple[str, list[str]]]:
+    """Checks every record of the original resemul's shards; they have no checksums.
+
+    Args:
+        directory: Folder of the shards.
+
+    Yields:
+        Name and faults of each shard, see `verify`.
+    """
+    for path in resemul_shards(directory):
+        try:
+            for _ in read_shard(path):
+                pass
+        except CorruptShardError as error:
+            yield path.name, [f"record {error.number} is corrupted"]
+        else:
+            yield path.name, []
 
 
 def _faults(path, shard: Shard, manifest: Manifest, seen: set[str]) -> Iterator[str]:

@@ -137,6 +137,9 @@ TOP_50_TAGS = (
     "dance", "male voice", "female vocal", "beats", "harp", "cello", "no voice",
     "weird", "country", "metal", "female voice", "choral",
 )  # fmt: skip
+# resemul's order, as the docstring of its `load_annotations` lists it; its shards and
+# its published models do not name their tags.
+RESEMUL_TAGS = TOP_50_TAGS[::-1]
 
 
 def load_annotations(

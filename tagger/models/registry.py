@@ -313,6 +313,41 @@ def _options_of(factory: Callable) -> list[inspect.Parameter]:
     ]
 
 
+def features_of(name: str) -> tuple[str, int | None]:
+    """Returns the frontend and the segment length that records of log-mel need.
+
+    Args:
+        name: Key of MODELS whose records are wanted, or of `frontends.PRESETS`.
+
+    Returns:
+        Key of PRESETS, and the segment length in samples of the models that have it;
+        None if no model has.
+
+    Raises:
+        ValueError: the models with this frontend have different segments, or the model
+            reads waveforms.
+    """
+    if name in MODELS:
+        facts = entry(name).facts
+        if facts.frontend in ("waveform", "harmonic"):
+            raise ValueError(
+                f"{name} has no log-mel frontend: build waveforms, without --features."
+            )
+        return facts.frontend, facts.num_samples
+    lengths = {
+        model: entry(model).facts.num_samples
+        for model in MODELS
+        if entry(model).facts.frontend == name
+    }
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{model} ({n} samples)" for model, n in lengths.items())
+        raise ValueError(
+            f"Models with the frontend {name} have different segments: {listed}. Give"
+            " one of them with --features, or a length with --num-samples."
+        )
+    return name, min(lengths.values(), default=None)
+
+
 def derive_facts(name: str) -> Facts:
     """Builds the default model of a factory and reads its facts."""
     from tagger.models import frontends, serialization

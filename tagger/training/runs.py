@@ -34,6 +34,7 @@ from tagger.validation import Count
 _CHECKPOINT_NAME = re.compile(
     r"ckpt-e\d+-(\w+)=(nan|-?(?:inf|\d+(?:\.\d*)?(?:e[-+]?\d+)?))\.keras", re.ASCII
 )
+_RESEMUL_NAME = re.compile(r"ckpt-e\d+-l(\d+\.\d+)\.hdf5", re.ASCII)
 
 
 class RunFolder:
@@ -67,6 +68,7 @@ class RunFolder:
         """
         path = self.description_path
         if not path.exists():
+            self._refuse_resemul()
             text = json.dumps(description, indent=1) + "\n"
             write_text_atomically(path, text)
             return
@@ -87,6 +89,21 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} holds a run with another {differing[0]} (see {path})."
                 " Choose another --train-dir, or delete that folder."
+            )
+
+    def _refuse_resemul(self) -> None:
+        """Refuses a folder of the original resemul, whose best checkpoint may serve."""
+        losses = {
+            float(found[1]): path
+            for path in self.path.glob("*/ckpt-*.hdf5")
+            if (found := _RESEMUL_NAME.fullmatch(path.name))
+        }
+        if losses:
+            raise ValueError(
+                f"{self.path} holds a run of the original resemul, which cannot be"
+                " continued here. Start a new run from its best checkpoint: python"
+                f" train.py --from {losses[min(losses)]} --recipe resemul --train-dir"
+                " DIR."
             )
 
 

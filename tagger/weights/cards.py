@@ -20,7 +20,13 @@ from tagger.models import registry
 from tagger.models.metadata import ModelInfo, read_info
 from tagger.validation import Name, printable
 from tagger.weights import hub
-from tagger.weights.pretrained import PRETRAINED, Pretrained, Shipped, path_of
+from tagger.weights.pretrained import (
+    PRETRAINED,
+    ByHand,
+    Pretrained,
+    Shipped,
+    path_of,
+)
 
 TITLES = {
     "magnatagatune": "MagnaTagATune",
@@ -119,6 +125,7 @@ class _Facts:
     thresholds: tuple[float, ...] | None = None
     summary: str = ""
     dataset_title: str = ""
+    commands: Sequence[str] = ()
     origin: str = ""
     when: str = ""
     scores: tuple[Score, ...] = ()
@@ -148,6 +155,8 @@ def _facts_of_pretrained(found: Pretrained) -> _Facts:
     if isinstance(found.source, Shipped):
         facts = _facts_of_file(read_info(found.source.path), found.name)
         return dataclasses.replace(facts, **known)
+    if isinstance(found.source, ByHand):
+        known |= {"commands": found.source.commands, "reference": found.source.model}
     entry = registry.entry(found.model)
     verified = "converted, run and compared with the original by us"
     unproven = "not converted by us yet: see the limits in the documentation"

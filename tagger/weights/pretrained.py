@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import tempfile
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,13 +32,13 @@ TABLE_PATH = Path(__file__).parent / "pretrained.csv"
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 TAGS = {
     "mtt": magnatagatune.TOP_50_TAGS,
+    "mtt ascending": magnatagatune.RESEMUL_TAGS,
     "msd": million_song.CLASSIC_TAGS,
     "mtt and msd": tuple(
         dict.fromkeys((*magnatagatune.TOP_50_TAGS, *million_song.CLASSIC_TAGS))
     ),
     "cals": million_song.CALS_TAGS,
     "jamendo": mtg_jamendo.TOP_50_TAGS,
-    "": (),
 }
 
 
@@ -58,6 +59,39 @@ class Shipped:
 
 
 @dataclasses.dataclass(frozen=True)
+class ByHand:
+    """A file that the user downloads; we have not tried the address.
+
+    Attributes:
+        url: Address of the file.
+        convert: Command that converts it; empty for resemul's `.hdf5`, which every
+            command reads as it is.
+        model: What to give as --model then.
+    """
+
+    url: str
+    convert: str
+    model: str
+
+    @classmethod
+    def of(cls, row: dict[str, str]) -> "ByHand":
+        """Makes the source of a row of the table."""
+        file = urllib.parse.urlsplit(row["path"]).path.rpartition("/")[2]
+        if file.endswith(".hdf5"):
+            return cls(row["path"], "", file)
+        model = f"{row['name']}.keras"
+        command = f"tagger convert {file} --model {row['model']} --tags {row['tags']}"
+        return cls(row["path"], f"{command} --output {model}", model)
+
+    @property
+    def commands(self) -> list[str]:
+        """Commands that get the file and convert it."""
+        file = urllib.parse.urlsplit(self.url).path.rpartition("/")[2]
+        commands = [f"curl -L -o {file} '{self.url}'"]
+        return commands + [self.convert] * bool(self.convert)
+
+
+@dataclasses.dataclass(frozen=True)
 class Pretrained:
     """A model that somebody trained and published.
 
@@ -68,10 +102,11 @@ class Pretrained:
             split's name if it has several, or "open music".
         tags: Tag names in the order of the scores.
         licence: Licence of the weights.
-        source: Where the weights are; None if the user has to get them.
+        source: Where the weights are.
         repository: Where they are published: "owner/name" on GitHub, or "PyPI", or
             "tagger" for this package.
-        scores: Published macro ROC-AUC and PR-AUC on the test split, or None.
+        scores: Published macro ROC-AUC and PR-AUC (None if not published) on the test
+            split, or None.
         is_verified: Whether we have converted and run these weights.
     """
 
@@ -80,9 +115,9 @@ class Pretrained:
     dataset: str
     tags: tuple[str, ...]
     licence: str
-    source: Wheel | GitFile | Shipped | None
+    source: Wheel | GitFile | Shipped | ByHand
     repository: str
-    scores: tuple[float, float] | None
+    scores: tuple[float, float | None] | None
     is_verified: bool
 
 
@@ -92,7 +127,6 @@ def _read_table() -> dict[str, Pretrained]:
 
 
 def _entry_of(row: dict[str, str]) -> Pretrained:
-    source = None
     if row["blob_id"]:
         source = GitFile(
             row["repository"],
@@ -105,13 +139,13 @@ def _entry_of(row: dict[str, str]) -> Pretrained:
         source = Wheel(row["path"])
     elif row["repository"] == "tagger":
         source = Shipped(SHIPPED_FOLDER / row["path"])
-    scores = None
-    for published in registry.entry(row["model"]).published:
-        if (published.source, published.dataset) == (
-            row["published_by"],
-            row["dataset"],
-        ):
-            scores = (published.roc_auc, published.pr_auc)
+    else:
+        source = ByHand.of(row)
+    scores, wanted = None, [row[key] for key in ("published_by", "dataset", "options")]
+    for one in registry.entry(row["model"]).published:
+        options = " ".join(f"{key}={value}" for key, value in one.options.items())
+        if [one.source, one.dataset, options] == wanted:
+            scores = (one.roc_auc, one.pr_auc)
     return Pretrained(
         row["name"],
         row["model"],
@@ -145,26 +179,25 @@ def listing() -> str:
     """Returns one line per model: dataset, tags, scores, size, licence, source."""
     lines = []
     for name, found in PRETRAINED.items():
-        scores = " ".join(f"{score:.4f}" for score in found.scores or ()) or 13 * " "
+        scores = " ".join(f"{score:.4f}" for score in found.scores or () if score)
         num_bytes = 4 * registry.entry(found.model).facts.num_parameters
         source = f"github.com/{found.repository}"
         if isinstance(found.source, Wheel):
             source, num_bytes = f"PyPI, {Wheel.REQUIREMENT}", Wheel.NUM_BYTES
         elif isinstance(found.source, Shipped):
             source, num_bytes = "in this package", found.source.path.stat().st_size
-        elif found.source is None:
-            source += (
-                f" (tagger convert FILE --model {found.model} --output {name}.keras)"
-            )
+        elif isinstance(found.source, ByHand):
+            source = "; then ".join(found.source.commands)
         verified = "verified" if found.is_verified else ""
         lines.append(
-            f"{name:<34} {found.dataset:<19} {len(found.tags) or '':>2} tags  {scores}"
+            f"{name:<34} {found.dataset:<19} {len(found.tags):>2} tags  {scores:13}"
             f" {num_bytes / 1e6:>3.0f} MB  {found.licence:<11} {verified:<8}  {source}"
         )
     head = (
         "ROC-AUC and PR-AUC are macro scores on the dataset's test split, as reported"
         " by the paper or package.\nverified: converted and run by us; MB: size of the"
-        " download, estimated from the number of weights.\n"
+        " download, estimated from the number of weights.\ncurl: download it yourself;"
+        " we have not tried these addresses.\n"
     )
     return "\n".join([head, *lines])
 
@@ -195,11 +228,11 @@ def ensure_cached(name: str) -> Path:
     path = cache_folder() / f"{name}.keras"
     if path.exists():
         return path
-    if found.source is None:
+    if isinstance(found.source, ByHand):
+        commands = "; ".join(found.source.commands)
         raise ValueError(
-            f"{name} cannot be downloaded automatically. Get the weights from"
-            f" https://github.com/{found.repository} and convert them: python -m tagger"
-            f" convert FILE --model {found.model} --output {name}.keras."
+            f"{name} cannot be downloaded automatically. Get it yourself (we have not"
+            f" tried the address): {commands}. Then give --model {found.source.model}."
         )
     is_torch = isinstance(found.source, GitFile)
     if is_torch and not importlib.util.find_spec("torch"):
@@ -261,7 +294,7 @@ def digest(name_or_path: str | os.PathLike) -> str:
         FileNotFoundError, ValueError, OSError, ImportError: see `path_of`.
     """
     source = PRETRAINED[name_or_path].source if name_or_path in PRETRAINED else None
-    if source is None:
+    if source is None or isinstance(source, ByHand):
         return storage.sha256(path_of(name_or_path))
     return hashlib.sha256(f"{name_or_path} {source.identity}".encode()).hexdigest()
 

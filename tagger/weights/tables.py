@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tagger.datasets.magnatagatune import RESEMUL_TAGS
 from tagger.models.sample_cnn import NUM_BLOCKS
 
 Shapes = dict[str, tuple[int, ...]]
@@ -141,6 +142,8 @@ def sample_cnn(shapes: Shapes) -> Table:
         "alpha": _amplifying_ratio(shapes) if excited else 16,
         "num_filters": num_filters,
     }
+    if options["num_tags"] == len(RESEMUL_TAGS):
+        options["tags"] = RESEMUL_TAGS  # resemul knows no other data than MTT
     return options, list(_sample_cnn_rows(excited, residual))
 
 

@@ -20,7 +20,7 @@ from tagger import audio, cli, models
 from tagger.cli import process, training
 from tagger.cli.arguments import check_types
 from tagger.inference import embeddings
-from tagger.training import distillation, noisy_student, recipes
+from tagger.training import distillation, noisy_student, recipes, trainer
 
 SCRIPTS = (
     "build_mtt.py", "build_msd.py", "train.py", "eval.py", "extract_excitations.py"
@@ -65,6 +65,34 @@ def test_train_has_every_option_of_the_original(run_script):
         line = " ".join(line.split())
         assert line.startswith(f"{option} "), (option, line)
         assert f"(default: {default or ''}" in line
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model", "front_end", "back_end"),
+    [
+        ("pons_won", "self_attention", "pons", "attention"),
+        ("pons_pons", "self_attention", "pons", "cnn"),
+        ("lee_won", "self_attention", "lee", "attention"),
+        ("lee_lee", "sample_cnn_lee", None, None),
+    ],
+)
+def test_train_knows_the_architectures_of_won_2019(
+    architecture, model, front_end, back_end, monkeypatch, corpus, run_script
+):
+    run_script("build_mtt.py", "--data-dir", corpus, "--sample-rate", "16000")
+    asked = []
+    monkeypatch.setattr(
+        trainer, "train", lambda name, options, recipe, *_: asked.append(
+            (models.build_model(name, num_tags=10, **options), options, recipe)
+        )
+    )  # fmt: skip
+    run_script("train.py", "--data-dir", corpus, "--architecture", architecture)
+    ((built, options, recipe),) = asked
+    assert built.name == model and recipe == recipes.won2019()
+    assert options.get("front_end", "pons") == (front_end or "pons")
+    assert options.get("back_end", "attention") == (back_end or "attention")
+    if model == "sample_cnn_lee":  # solver.py of the original: 64 … 512 channels
+        assert built.get_layer("block10_conv").filters == 512
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -305,6 +305,24 @@ def test_log_mel_records_hold_what_the_models_frontend_makes(
     np.testing.assert_allclose(held[audible], expected[audible], atol=atol)
 
 
+@pytest.mark.parametrize(
+    ("features", "preset", "num_samples"),
+    [("won2019", "won2019", 65280), ("musicnn", "won2020", 48000)],
+)
+def test_features_alone_say_which_segments(corpus, features, preset, num_samples):
+    options = {"segment_samples": None, "sample_rate": None}
+    manifest = build_corpus(corpus, features=features, **options)
+    assert (manifest.features, manifest.segment_samples) == (preset, num_samples)
+    assert manifest.sample_rate == 16000
+
+
+def test_features_of_models_that_differ_name_these(corpus):
+    with pytest.raises(ValueError, match="musicnn .48000 samples.*with --num-samples"):
+        build_corpus(corpus, features="won2020", segment_samples=None)
+    with pytest.raises(ValueError, match="sample_cnn has no log-mel frontend"):
+        build_corpus(corpus, features="sample_cnn", segment_samples=None)
+
+
 def test_features_of_another_rate_or_name_are_refused(corpus):
     with pytest.raises(ValueError, match="are computed at 22050 Hz, not at 16000 Hz"):
         build_corpus(corpus, features="won2021", sample_rate=16000)

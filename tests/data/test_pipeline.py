@@ -443,7 +443,7 @@ def test_shards_of_other_projects_are_refused(tmp_path, content):
         pipeline.open_shards(tmp_path)
 
 
-def write_resemul_shards(folder):
+def write_resemul_shards(folder, num_tags=4):
     """Writes shards as resemul does: an Example per segment or SequenceExamples."""
     folder.mkdir()
     random = np.random.RandomState(0)
@@ -457,7 +457,7 @@ def write_resemul_shards(folder):
         with tf.io.TFRecordWriter(str(path)) as writer:
             for _ in range(3):
                 segments = random.uniform(-1, 1, (2, 59049)).astype(np.float32)
-                labels = random.randint(0, 2, 4).astype(np.uint8)
+                labels = random.randint(0, 2, num_tags).astype(np.uint8)
                 held.setdefault(split, []).append((segments, labels))
                 if split == "test":
                     example = tf.train.SequenceExample(
@@ -521,6 +521,45 @@ def test_shards_of_resemul_are_read(tmp_path):
     expected = {key(s): y for both, y in held["train"] for s in both}
     for segment, labels in zip(x.numpy(), y.numpy(), strict=True):
         np.testing.assert_array_equal(labels, expected[key(segment)])
+
+
+def test_shards_of_resemul_have_the_tags_of_the_original(tmp_path, run_script):
+    folder = tmp_path / "tfrecord"
+    write_resemul_shards(folder, num_tags=50)
+    shards = pipeline.open_shards(tmp_path)
+    assert shards.names_tags and shards.manifest.tags[-1] == "guitar"
+    assert shards.manifest.tags == magnatagatune.TOP_50_TAGS[::-1]
+    # The counts of its train.py's defaults are accepted, though nothing records them.
+    shards.check_counts(num_audios_per_shard=100, num_segments_per_audio=10)
+    done = run_script("-m", "tagger", "verify", tmp_path)
+    assert "3 shards of the original resemul" in done.stdout
+    damaged = bytearray((folder / "val-0000-of-0001.tfrecord").read_bytes())
+    damaged[5000] ^= 1
+    (folder / "val-0000-of-0001.tfrecord").write_bytes(damaged)
+    done = run_script("-m", "tagger", "verify", tmp_path)
+    assert done.returncode == 2
+    assert "val-0000-of-0001.tfrecord: record 0 is corrupted" in done.stdout
+
+
+def test_shards_of_resemul_beside_annotations_have_their_tags(tmp_path):
+    write_resemul_shards(tmp_path / "tfrecord")
+    header = ["clip_id", "a", "b", "c", "d", "mp3_path"]
+    rows = [[n, n < 4, n < 1, n < 3, n < 2, f"{n}/x.mp3"] for n in range(5)]
+    rows = [[int(cell) if cell is True or cell is False else cell for cell in row]
+            for row in rows]  # fmt: skip
+    lines = ["\t".join(f'"{cell}"' for cell in row) for row in [header, *rows]]
+    (tmp_path / "annotations_final.csv").write_text("\n".join(lines) + "\n")
+    tags = pipeline.open_shards(tmp_path).manifest.tags
+    assert tags == ("b", "d", "c", "a")  # by ascending frequency
+
+
+def test_a_build_over_shards_of_resemul_says_what_it_does(corpus, run_script):
+    write_resemul_shards(corpus / "tfrecord")
+    done = run_script("build_mtt.py", "--data-dir", corpus)
+    assert "tfrecord holds 3 shards of the original resemul, which" in done.stdout
+    assert (corpus / "tfrecord/train-0000-of-0001.tfrecord").exists()
+    assert pipeline.open_shards(corpus).dtype == "int16"
+    assert run_script("-m", "tagger", "verify", corpus).returncode == 0
 
 
 def test_exported_arrays_are_the_evaluations_segments(built, tmp_path):

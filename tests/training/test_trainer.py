@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -343,6 +344,16 @@ def test_another_model_recipe_or_data_in_the_folder_is_refused(trained, built):
             "weight_decay": 0.0, "num_filters": 4}  # fmt: skip
     with pytest.raises(ValueError, match="holds a run with another recipe"):
         train(built, trained, same, how=recipe(num_stages=3))
+
+
+def test_a_run_of_resemul_is_refused_with_the_command_that_goes_on(built, tmp_path):
+    for stage, name in ((0, "ckpt-e012-l0.1500"), (1, "ckpt-e003-l0.1400")):
+        (tmp_path / str(stage)).mkdir()
+        (tmp_path / f"{stage}/{name}.hdf5").touch()
+    best = re.escape(str(tmp_path / "1/ckpt-e003-l0.1400.hdf5"))
+    with pytest.raises(ValueError, match=f"run of the original resemul.*from {best} "):
+        train(built, tmp_path)
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_a_recipe_can_choose_transforms(built):

@@ -11,6 +11,7 @@ from narrow import scores_of as forward
 from test_originals import narrow_reference, original
 
 from tagger import models
+from tagger.datasets import magnatagatune
 from tagger.datasets.annotations import read_tags
 from tagger.weights import conversion, readers, tables
 
@@ -63,6 +64,20 @@ def test_layers_counted_from_later_in_a_session_are_counted_from_one():
 
 
 # --- Options --------------------------------------------------------------------------
+
+
+def test_fifty_scores_of_resemul_have_names():
+    weights = conversion.read_weights(LEGACY)
+    kernel, bias = (f"dense_20/{name}:0" for name in ("kernel", "bias"))
+    assert weights[kernel].shape[1] == len(weights[bias]) < 50
+    weights[bias] = np.zeros(50, np.float32)
+    weights[kernel] = np.zeros((len(weights[kernel]), 50), np.float32)
+    info = models.model_info(conversion.convert(weights, "sample_cnn"))
+    assert info.tags[:3] == ("choral", "female voice", "metal")
+    assert info.tags == magnatagatune.TOP_50_TAGS[::-1]
+    own = tuple(map(str, range(50)))
+    model = conversion.convert(weights, "sample_cnn", tags=own)
+    assert models.model_info(model).tags == own
 
 
 def test_options_are_read_from_the_shapes():
