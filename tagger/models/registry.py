@@ -385,7 +385,7 @@ def _stored_facts() -> dict[str, Facts]:
 def _published() -> dict[str, tuple[Published, ...]]:
     found = {}
     with PUBLISHED_PATH.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+        for row in csv.DictReader(line for line in file if line[0] != "#"):
             pairs = (pair.split("=") for pair in row["options"].split())
             truth = {"True": True, "False": False}
             scores = Published(
