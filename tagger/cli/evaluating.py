@@ -1,6 +1,7 @@
 """The commands eval and excitations: run a model on a split of a dataset."""
 
 import argparse
+import dataclasses
 import sys
 
 from tagger import data, evaluation, interpretation, models, storage, weights
@@ -153,14 +154,19 @@ def evaluate(args: argparse.Namespace) -> None:
         models.save_model(model, args.tune_thresholds)
         info = models.model_info(model)
 
+    num_resamples = args.bootstrap or 1000
+    data_title = f"{args.model} on {scored.dataset} ({scored.split_rule})"
     lines = [scored.report(), f"shards  {shards.directory}", f"model   {args.model}"]
     if args.csv:
         with storage.replacing(args.csv) as unfinished:
             scored.per_tag().rename(index=table_cell).to_csv(unfinished)
         lines.append(f"csv     {args.csv}")
     if args.plot:
-        title = f"{scored.macro_line()}\n{scored.dataset}, {scored.split_rule}"
-        plotting.save(plotting.plot_scores(scored.per_tag(), title), args.plot)
+        per_tag = scored.per_tag().join(
+            evaluation.bootstrap.intervals_per_tag(scored, num_resamples)
+        )
+        title = f"{data_title}\n{scored.macro_line()}"
+        plotting.save(plotting.plot_scores(per_tag, title), args.plot)
         lines.append(f"plot    {args.plot}")
     if args.tune_thresholds:
         lines.append(f"tuned   {args.tune_thresholds}")
@@ -169,7 +175,6 @@ def evaluate(args: argparse.Namespace) -> None:
     if info.thresholds:
         f1 = scored.at_thresholds(info.thresholds)
         lines.append(f"macro F1 {f1:.4f} at the thresholds in the model")
-    num_resamples = args.bootstrap or 1000
     if args.bootstrap:
         lines += evaluation.bootstrap.describe(
             evaluation.bootstrap.bootstrap(scored, num_resamples)
@@ -187,11 +192,13 @@ def evaluate(args: argparse.Namespace) -> None:
         table = evaluation.robustness.measure(
             predict, shards, info, args.split, args.tag_map
         )
-        title = f"{args.model}, {scored.dataset}, {scored.split_rule}"
-        macro = scored.macro()["roc_auc"]
-        figure = plotting.plot_robustness(table, "roc_auc", macro, title)
+        clean = evaluation.bootstrap.bootstrap(scored, num_resamples)["roc_auc"]
+        figure = plotting.plot_robustness(
+            table, "roc_auc", dataclasses.asdict(clean), data_title
+        )
         plotting.save(figure, args.robustness)
-        lines += [table.to_string(index=False, float_format="{:.4f}".format)]
+        columns = ["kind", "setting", "roc_auc", "pr_auc"]
+        lines += [table[columns].to_string(index=False, float_format="{:.4f}".format)]
         lines.append(f"plot    {args.robustness}")
     if args.json == "-":
         print(scored.as_json())

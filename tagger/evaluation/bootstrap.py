@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from tagger.evaluation.metrics import Evaluation
 
@@ -124,8 +125,9 @@ def _drawn(scored: Evaluation, num_resamples: int, seed: int) -> np.ndarray:
     """Returns ROC-AUC and PR-AUC [num_resamples, num_tags, 2] of resampled clips."""
     rng = np.random.default_rng(seed)
     num_clips, done, folds = len(scored.labels), [], scored.clips_of_folds()
-    while len(done) * RESAMPLES_AT_ONCE < num_resamples:
-        number = min(RESAMPLES_AT_ONCE, num_resamples - len(done) * RESAMPLES_AT_ONCE)
+    starts = range(0, num_resamples, RESAMPLES_AT_ONCE)
+    for start in tqdm(starts, "Resampling", delay=2, disable=None):
+        number = min(RESAMPLES_AT_ONCE, num_resamples - start)
         weights = np.array(
             [
                 np.bincount(rng.integers(num_clips, size=num_clips), None, num_clips)

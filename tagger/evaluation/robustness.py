@@ -12,7 +12,7 @@ import pandas as pd
 
 from tagger import audio, models
 from tagger.data import pipeline
-from tagger.evaluation import scoring
+from tagger.evaluation import bootstrap, scoring
 
 # Points of the compression curve: input / output level in dB.
 COMPRESSION = {
@@ -93,7 +93,8 @@ def measure(
         tag_map: See `scoring.evaluate`.
 
     Returns:
-        One row per modification; columns kind, setting, roc_auc and pr_auc.
+        One row per modification; columns kind, setting, roc_auc and pr_auc, and the
+        ends of their 95 % intervals: roc_auc_low, roc_auc_high …
 
     Raises:
         ValueError: the shards contain log-mel spectrograms, or see `scoring.evaluate`.
@@ -109,5 +110,9 @@ def measure(
             scored = scoring.evaluate(
                 predict, shards, info, split, modify=modify, tag_map=tag_map
             )
-            rows.append({"kind": kind, "setting": setting, **scored.macro()})
+            row = {"kind": kind, "setting": setting}
+            for name, one in bootstrap.bootstrap(scored, 1000).items():
+                row |= {name: one.value, f"{name}_low": one.low}
+                row[f"{name}_high"] = one.high
+            rows.append(row)
     return pd.DataFrame(rows)

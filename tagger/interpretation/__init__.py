@@ -16,7 +16,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["attention_maps", "report"],
     submod_attrs={
-        "attention_maps": ["Attention", "attention", "contribution", "half_and_half"],
+        "attention_maps": [
+            "Attention",
+            "attention",
+            "contribution",
+            "half_and_half",
+            "layer_titles",
+        ],
         "attributions": ["Attribution", "attribute", "filtered"],
         "excitation_tables": [
             "clip_loudness",
@@ -24,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "excitations",
             "load_excitations",
             "loudness_regression",
+            "most_different_tags",
             "nearest_tags",
             "save_excitations",
             "save_figures",

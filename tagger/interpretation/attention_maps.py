@@ -32,6 +32,11 @@ class Attention:
     layers: dict[str, np.ndarray]
     seconds: np.ndarray
 
+    @property
+    def uniform(self) -> float:
+        """What a head gives to each position if it prefers none."""
+        return 1 / len(self.seconds)
+
     def heads(self, layer: str, queries: str = "class") -> np.ndarray:
         """Returns each head's attention to every position, float32 [heads, length].
 
@@ -73,6 +78,18 @@ class Attention:
                 f"There is no head {head}. Choose one of 0 to {len(heads) - 1}."
             )
         return heads[head]
+
+
+def layer_titles(found: Attention) -> dict[str, str]:
+    """Returns what the attention of each layer shows, in words, by its name."""
+    *before, last = found.layers
+    total = len(found.layers)
+    titles = {
+        name: f"Layer {number} of {total}: what all moments look at, on average"
+        for number, name in enumerate(before, 1)
+    }
+    whose = "what the decision looks at (class token)"
+    return titles | {last: f"Layer {total} of {total}: {whose}"}
 
 
 def attention(model: keras.Model, waveform: np.ndarray) -> Attention:

@@ -166,6 +166,20 @@ def excitation_spread(table: pd.DataFrame) -> pd.Series:
     return pd.Series(spread, name="standard deviation").rename_axis("depth")
 
 
+def most_different_tags(table: pd.DataFrame, num_tags: int = 3) -> list[str]:
+    """Returns the tags whose mean excitations differ most from those of all tags.
+
+    Args:
+        table: Table from `excitations`.
+        num_tags: Number of tags to return.
+    """
+    apart = 0.0
+    for depth in sorted(set(table["depth"])):
+        means = tag_excitations(table, depth)
+        apart += ((means - means.mean()) ** 2).mean(axis=1) ** 0.5
+    return list(apart.nlargest(num_tags).index)
+
+
 def tag_distances(table: pd.DataFrame, depth: int) -> pd.DataFrame:
     """Returns the distances between tags' mean excitations at one block, [tags, tags].
 
@@ -261,21 +275,26 @@ def save_figures(
     Args:
         table: Table from `excitations`.
         loudness: Loudness from `clip_loudness`.
-        directory: Folder for the PNG files, created if necessary.
+        directory: Folder for the PNG and SVG files, created if necessary.
 
     Returns:
         Paths of the files.
     """
     last = int(table["depth"].max())
+    blocks = {f"block {depth + 1}": depth for depth in (0, last // 2, last)}
+    highlighted = most_different_tags(table)
     figures = {
         f"excitations_block{depth + 1}": plotting.plot_excitations(
-            tag_excitations(table, depth), f"Excitations at block {depth + 1}"
+            tag_excitations(table, depth), f"Excitations at {block}", highlighted
         )
-        for depth in (0, last // 2, last)
+        for block, depth in blocks.items()
     }
-    blocks = {f"block {depth + 1}": depth for depth in (0, last // 2, last)}
+    order = tag_distances(table, 0).index
     figures["excitation_distances"] = plotting.plot_tag_distances(
-        {title: tag_distances(table, depth) for title, depth in blocks.items()}
+        {
+            title: tag_distances(table, depth).loc[order, order]
+            for title, depth in blocks.items()
+        }
     )
     figures["excitation_spread"] = plotting.plot_spread(excitation_spread(table))
     first = table[table["depth"] == 0]
@@ -283,10 +302,13 @@ def save_figures(
         np.stack(first["ex"].to_numpy()),
         loudness.loc[first.index],
         loudness_regression(table, loudness),
+        "Block 1",
     )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        plotting.save(figure, path)
+    paths = []
+    for name, figure in figures.items():
+        for ending in ("png", "svg"):
+            paths.append(directory / f"{name}.{ending}")
+            plotting.save(figure, paths[-1])
     return paths

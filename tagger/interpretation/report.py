@@ -5,7 +5,8 @@ DIR
 ├── taggram.png, .svg      scores over the whole file
 ├── attribution.png …      which times and frequencies raised the scores
 ├── attribution1_TAG.wav   the music filtered to those times and frequencies
-├── attention.png …        models with attention: where the model looks
+├── attention.png …        models with attention: where the decision looks
+├── attention_heads.png …  models with attention: each head of each layer
 ├── contribution.png …     models with attention: the score of each moment on its own
 ├── excitations.png …      models with SE blocks: their excitations
 └── arrays.npz             the arrays that the pictures show
@@ -36,8 +37,8 @@ NUM_TAGGRAM_TAGS = 15
 SILENCE = 1e-4  # of full scale, -80 dB
 # Files of an earlier call that this one may not overwrite.
 LEFTOVERS = (
-    "attribution[0-9]*_*.wav", "attention.*", "attention_matrices.*", "contribution.*",
-    "contribution_of_two.*", "excitations.*",
+    "attribution[0-9]*_*.wav", "attention.*", "attention_heads.*",
+    "attention_matrices.*", "contribution.*", "contribution_of_two.*", "excitations.*",
 )  # fmt: skip
 
 
@@ -252,7 +253,10 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     music, values, sounds = _music(tagger, excerpt), {}, []
     for number, one in zip(numbers, found, strict=True):
         tag = tagger.tags[number]
-        rise = f"score {one.score:.2f}, silence {one.silence_score:.2f}"
+        explained = one.score - one.silence_score
+        rise = f"explains {explained:.2f} of {one.score:.2f}"
+        if explained < one.score:
+            rise += f"; silence scores {one.silence_score:.2f}"
         if not one.is_complete:
             rise += f", {one.error:+.2f} unexplained"
         values[f"{tag}: {rise}"] = one.values
@@ -261,10 +265,11 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     picture = Picture(
         "attribution",
         "Which times and frequencies matter",
-        "The music is grey. Orange shows what raised the tag's score, violet what"
-        " lowered it. All cells add up to the difference between the score of the music"
-        " and that of silence (they are smoothed in the picture). The sounds above are"
-        " the music filtered to the orange cells.",
+        "Above is the music alone. Below, of every tag, the strongest twentieth of the"
+        " cells is coloured: orange raised the tag's score, violet lowered it; all tags"
+        " share one scale. All cells add up to the difference between the score of the"
+        " music and that of silence (they are smoothed in the picture). The sounds"
+        " above are the music filtered to the orange cells.",
         "integrated gradients, Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365",
         plotting.plot_attributions(
             values, music, f"{excerpt.name}: attribution by {tagger.info.name}"
@@ -282,36 +287,56 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
 
 
 def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
-    model = tagger.model
+    model, music = tagger.model, _music(tagger, excerpt)
     found = attention_maps.attention(model, excerpt.waveform)
     seconds = found.seconds + excerpt.start_seconds
-    last = list(found.layers)[-1]
-    heats = {}
-    for name in found.layers:
-        queries = "class" if name == last else "all"
-        # Position 0 is the class token, not a moment of the music.
-        whose = "class token" if name == last else "mean of all moments"
-        heats[f"{name}, {whose}"] = found.heads(name, queries)[:, 1:]
+    titles = attention_maps.layer_titles(found)
+    *_, last = found.layers
+    # Position 0 is the class token, not a moment of the music.
+    heads = {
+        title: found.heads(name, "class" if name == last else "all")[:, 1:]
+        for name, title in titles.items()
+    }
+    means = excerpt.taggram.scores.mean(axis=0)
+    tags = ", ".join(f"{tagger.tags[n]} {means[n]:.2f}" for n in numbers)
     source = "Won, Chun and Serra 2019, https://arxiv.org/abs/1911.04385"
     pictures = [
         Picture(
             "attention",
-            "Where the model looks",
-            "Attention over time, one row per head and one for their sum, above the"
-            " music on the same time axis. The scores are computed from what the class"
-            " token attends to in the last layer.",
+            "Where the decision looks",
+            "The music, and below it how much the class token, from which the scores"
+            " are computed, attends to each moment in the last layer, summed over the"
+            " heads. The line in the scale is uniform attention: a map that stays near"
+            " it prefers no moment.",
             source,
             plotting.plot_attention(
-                heats, seconds, _music(tagger, excerpt), f"{excerpt.name}: attention"
+                found.heat(last)[1:],
+                len(heads[titles[last]]) * found.uniform,
+                seconds,
+                music,
+                f"{excerpt.name}: {tags}",
+            ),
+        ),
+        Picture(
+            "attention_heads",
+            "Where each head looks",
+            "One row per head, all layers on one scale from 0.",
+            source,
+            plotting.plot_attention_heads(
+                heads, found.uniform, seconds, music, f"{excerpt.name}: attention"
             ),
         ),
         Picture(
             "attention_matrices",
             "What each moment attends to",
-            "Mean of all heads. Each row is a moment, bright where it attends to.",
+            "Mean of all heads. Each row is a moment, bright where it attends to. In the"
+            " last layer only the class token's row, not shown here, reaches the scores.",
             source,
             plotting.plot_attention_matrices(
-                {n: a.mean(axis=0)[1:, 1:] for n, a in found.layers.items()},
+                {
+                    f"layer {number}": layer.mean(axis=0)[1:, 1:]
+                    for number, layer in enumerate(found.layers.values(), 1)
+                },
                 seconds,
                 f"{excerpt.name}: attention of each moment",
             ),
@@ -362,7 +387,8 @@ def _contributed(
         "What each moment would score on its own"
         + (", for two clips side by side" if junction else ""),
         "For each moment, the tag's score if the last layer attended only to that"
-        " moment. The number next to the name is the score of the whole segment."
+        " moment. Each tag has its own scale, from 0 to the maximum at the row's end;"
+        " the number next to the name is the score of the whole segment."
         + (
             " The first half comes from one clip, the second from another."
             * bool(junction)
@@ -394,7 +420,7 @@ def _excitations(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         " the box, and the line is their median. An excitation of 1 passes a channel"
         " unchanged, 0 blocks it.",
         "Kim, Lee and Nam 2018, https://arxiv.org/abs/1710.10451",
-        plotting.plot_gates(values, f"{excerpt.name}: excitations"),
+        plotting.plot_excitation_boxes(values, f"{excerpt.name}: excitations"),
     )
     arrays = {
         f"excitations_{layer.name}": array

@@ -283,9 +283,16 @@ def test_eval_compares_tunes_and_measures_robustness(
     trained, built, tmp_path, run_script
 ):
     model = trained / "model.keras"
+    data = shutil.copytree(built, tmp_path / "data")
+    refused = run_script("eval.py", model, "--data-dir", data, "--compare", "published")
+    fails(refused, "There are no published scores for demo")
+    manifest = (data / "manifest.json").read_text()
+    assert '"dataset": "demo"' in manifest
+    manifest = manifest.replace('"dataset": "demo"', '"dataset": "magnatagatune"')
+    (data / "manifest.json").write_text(manifest)
     tuned, plot = tmp_path / "tuned.keras", tmp_path / "robustness.png"
     done = run_script(
-        *("eval.py", model, "--data-dir", built, "--bootstrap", 20),
+        *("eval.py", model, "--data-dir", data, "--bootstrap", 20),
         *("--compare-with", model, "--tune-thresholds", tuned),
         *("--compare", "published", "--robustness", plot),
     )

@@ -115,7 +115,7 @@ def test_pictures_take_any_title(tmp_path):
     plotting.save(
         plotting.plot_scores(
             pd.DataFrame(
-                {"roc_auc": 0.5, "pr_auc": 0.5, "positives": 1},
+                {"roc_auc": 0.5, "pr_auc": 0.5, "positives": 1, "negatives": 1},
                 index=pd.Index(TAGS, dtype=object),
             ),
             "caf\udce9",

@@ -181,17 +181,55 @@ def test_regression_without_loudness_or_spread_is_refused():
 def test_figures_are_written(table, shards, tmp_path):
     loudness = interpretation.clip_loudness(shards)
     paths = interpretation.save_figures(table, loudness, tmp_path / "plots")
-    assert len(paths) == 6
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    assert len(paths) == 12
+    assert {path.suffix for path in paths} == {".png", ".svg"}
+    starts = {".png": b"\x89PNG", ".svg": b"<?xml"}
+    assert all(path.read_bytes().startswith(starts[path.suffix]) for path in paths)
 
 
 @pytest.mark.parametrize("num_tags", [1, 7, 50])
-def test_excitation_plot_has_a_line_of_its_own_colour_per_tag(num_tags):
-    means = pd.DataFrame(np.random.RandomState(0).rand(num_tags, 16))
-    means.index = [f"tag{number}" for number in range(num_tags)]
-    figure = plotting.plot_excitations(means, "title")
-    lines = figure.axes[0].get_lines()
-    assert len(lines) == num_tags
-    assert len({tuple(np.atleast_1d(line.get_color())) for line in lines}) == num_tags
-    heights = np.array([line.get_ydata() for line in lines]).mean(axis=0)
-    assert (np.diff(heights) >= 0).all()
+def test_excitation_plot_has_a_line_per_tag_and_the_same_colours_in_every_block(
+    num_tags,
+):
+    random, colours = np.random.RandomState(0), []
+    names = [f"tag{number}" for number in range(num_tags)]
+    for _ in range(2):
+        means = pd.DataFrame(random.rand(num_tags, 16), names)
+        figure = plotting.plot_excitations(means, "title", ["tag5", "tag0"])
+        lines = figure.axes[0].get_lines()
+        assert len(lines) == num_tags
+        heights = np.array([line.get_ydata() for line in lines]).mean(axis=0)
+        assert (np.diff(heights) >= 0).all()
+        texts = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
+        assert set(texts) == {"tag5", "tag0"} & set(names)
+        colours.append(texts)
+        # The line of a named tag has the colour of its name.
+        drawn = {line.get_color(): line.get_ydata() for line in lines}
+        order = np.argsort(means.mean(axis=0))
+        np.testing.assert_array_equal(
+            drawn[texts["tag0"]], means.loc["tag0"].to_numpy()[order]
+        )
+    assert colours[0] == colours[1]
+
+
+def test_the_most_different_tags_are_those_far_from_the_rest():
+    near, far = np.full(4, 0.5, np.float32), np.full(4, 0.9, np.float32)
+    rows = [[near, 0, 1, 0, 0], [near + 0.01, 0, 0, 1, 0], [far, 0, 0, 0, 1]]
+    table = pd.DataFrame(rows, columns=["ex", "depth", "a", "b", "c"])
+    assert interpretation.most_different_tags(table, 1) == ["c"]
+
+
+def test_a_channel_is_drawn_once_however_many_roles_it_has():
+    loudness = pd.Series([0.1, 0.2, 0.3])
+    excitation = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])
+    lines = pd.DataFrame(
+        {"slope": [1.0, -1.0], "intercept": [0.0, 1.0], "error": [0.1, 0.0]}
+    )
+    figure = plotting.plot_loudness(excitation, loudness, lines, "Block 1")
+    titles = [axes.get_title().split("\n")[0] for axes in figure.axes]
+    assert titles[:3] == [
+        "mean of all channels",
+        "channel 1: rises most and depends least",
+        "channel 2: falls most and nearest to its line",
+    ]
+    assert figure.get_suptitle().startswith("Block 1: excitation rises with loudness")

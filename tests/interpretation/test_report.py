@@ -41,9 +41,9 @@ def test_the_command_writes_a_page_that_stands_alone(
     expected = {f"{name}.{end}" for name in pictures for end in ("png", "svg")}
     expected |= {"attribution1_loud.wav", "attribution2_quiet.wav"}
     assert names == expected | {"arrays.npz", "report.html"}
-    listed = done.stdout.split()
-    assert listed == [str(tmp_path / "out/report.html"), *listed[1:]]
-    assert len(listed) == len(names)
+    *listed, last = done.stdout.splitlines()
+    assert last == f"Open {tmp_path / 'out/report.html'}"
+    assert len(listed) == len(names) - 1
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("data:image/png;base64,") == len(pictures)
     assert page.count("data:audio/mpeg;base64,") == 3
@@ -69,6 +69,7 @@ def test_attention_contribution_and_two_clips(corpus, tmp_path):
     names = {path.stem for path in files}
     assert {
         "attention",
+        "attention_heads",
         "attention_matrices",
         "contribution",
         "contribution_of_two",
