@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
 
 from tagger.storage import replacing
@@ -374,7 +373,7 @@ def plot_attention_matrices(
         title: Title of the figure.
     """
     num_rows = -(-len(attention) // 2)
-    figure = _figure(6, 0.8 + 2.8 * num_rows)
+    figure = _figure(6, 0.6 + 2.5 * num_rows)
     panels = figure.subplots(num_rows, 2, sharey=True, squeeze=False).ravel()
     ends = (seconds[0], seconds[-1])
     for axes in panels[len(attention) :]:
@@ -442,18 +441,8 @@ def plot_contribution(
         at, first, second = junction
         for axes in (above, rows):
             axes.axvline(at, color=COLOURS[5], linewidth=1.5)
-        for x, name, side in ((at, first, "right"), (at, second, "left")):
-            above.annotate(
-                _plain(name, 40),
-                (x, 0.95),
-                xycoords=("data", "axes fraction"),
-                xytext=(-5 if side == "right" else 5, 0),
-                textcoords="offset points",
-                ha=side,
-                va="top",
-                fontsize=8,
-                path_effects=[withStroke(linewidth=2, foreground="white")],
-            )
+        above.set_title(_plain(first, 40), loc="left", fontsize="small")
+        above.set_title(_plain(second, 40), loc="right", fontsize="small")
     _title(figure, title)
     return figure
 
@@ -486,10 +475,11 @@ def plot_attributions(values: dict[str, np.ndarray], music, title: str) -> Figur
         _draw_spectrogram(axes, music).set_alpha(0.35)
         strength = np.clip(one / max(highest, 1e-12), -1, 1).T
         strongest = np.abs(one.T) >= np.quantile(np.abs(one), 0.95)
+        # Pale colours would hide the music.
+        alpha = strongest * np.minimum(3 * np.abs(strength), 1)
         image = axes.imshow(
-            strength, cmap="PuOr_r", vmin=-1, vmax=1, alpha=strongest.astype(float),
-            **_place(music),
-        )  # fmt: skip
+            strength, cmap="PuOr_r", vmin=-1, vmax=1, alpha=alpha, **_place(music)
+        )
         axes.set_title(_plain(name), loc="left", fontsize="small")
     for axes in panels[max(1 + len(values) - num_columns, 0) : 1 + len(values)]:
         axes.set_xlabel("seconds")
@@ -571,7 +561,8 @@ def _rows(axes: Axes, values: np.ndarray, seconds: np.ndarray, cmap: str, **scal
 def _plain(text: str, longest: int = 90) -> str:
     """Shortens text, and escapes control characters and dollars (of formulas)."""
     if len(text) > longest:
-        text = f"{text[: longest - 40]} … {text[-37:]}"
+        tail = min(37, longest // 2)
+        text = f"{text[: longest - tail - 3]} … {text[-tail:]}"
     return printable(text, keep="\n").replace("$", r"\$")
 
 

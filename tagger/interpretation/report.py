@@ -329,8 +329,9 @@ def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         Picture(
             "attention_matrices",
             "What each moment attends to",
-            "Mean of all heads. Each row is a moment, bright where it attends to. In the"
-            " last layer only the class token's row, not shown here, reaches the scores.",
+            "Mean of all heads. Each row is a moment, bright where it attends to. In"
+            " the last layer only the class token's row, which is not shown here,"
+            " reaches the scores.",
             source,
             plotting.plot_attention_matrices(
                 {
