@@ -10,6 +10,6 @@ def scrape(block, block_vars: dict, gallery_conf: dict) -> str:
     if figure is None:
         return ""
     path = next(block_vars["image_path_iterator"])
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=150)
     pyplot.close("all")
     return figure_rst([path], gallery_conf["src_dir"])

@@ -580,7 +580,7 @@ def _finish_music(figure: Figure, axes: Axes, music, seconds: np.ndarray):
 
 def _uniform_bar(figure: Figure, image, axes, uniform: float, label: str) -> None:
     """Adds a colour bar with a line at uniform attention."""
-    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=9)
     bar.ax.axhline(uniform, color=COLOURS[5], linewidth=2)
     bar.set_label(f"{label}\n(line: uniform)", fontsize="small")
 

@@ -1,24 +1,21 @@
 """
-Augmentations, heard and seen
-=============================
+Augmentations, seen
+===================
 
 ``train.py --augment`` changes every training segment at random, so that the network
 learns what does not matter: polarity, noise, level, filters, echo, pitch and
 reverberation. These are the transforms of `Won, Choi and Serra (2021)
-<https://arxiv.org/abs/2111.13457>`_, each applied alone, and the whole chain.
+<https://arxiv.org/abs/2111.13457>`_, each applied alone, and the whole chain; *crop* is
+the excerpt as it is. ``tagger augment song.mp3`` writes them as sound.
 """
-
-import numpy as np
 
 from tagger import audio, augmentations, plotting
 
 SAMPLE_RATE = 16000
 waveform = audio.load_audio("music/rock/openclonk_motorway.opus", SAMPLE_RATE)
 changed = augmentations.examples(waveform, SAMPLE_RATE, 4 * SAMPLE_RATE, seed=3)
-{name: float(np.abs(one).max().round(2)) for name, one in changed.items()}
+figure = plotting.plot_spectrograms(changed, SAMPLE_RATE)
 
 # %%
 # Noise fills the quiet places, the filter cuts the highs or the lows, pitch moves all
-# lines.
-
-figure = plotting.plot_spectrograms(changed, SAMPLE_RATE)
+# lines. Polarity cannot be seen: it turns the waveform upside down.

@@ -13,23 +13,33 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tagger import Embedder
+from tagger import Embedder, plotting
 
 music = pd.read_csv("music/music.csv")
 embedder = Embedder.from_pretrained()
 embeddings = embedder.transform([f"music/{path}" for path in music["path"]])
-embeddings.shape  # songs, channels
+components = PCA(2)
+places = make_pipeline(StandardScaler(), components).fit_transform(embeddings)
+folders = music["path"].str.split("/").str[0]
+figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+for folder, colour, marker in zip(
+    folders.unique(), plotting.COLOURS, "osD^v", strict=False
+):
+    chosen = (folders == folder).to_numpy()
+    name = folder.replace("_", " ")
+    axes.scatter(*places[chosen].T, 40, colour, marker=marker, label=name)
+    first = chosen.argmax()  # one song of each folder is named
+    name = music["path"][first].split("/")[1].removesuffix(".opus")
+    axes.annotate(name, places[first], (5, 5), textcoords="offset points", size=7)
+first, second = components.explained_variance_ratio_
+axes.set(
+    xlabel=f"first component ({first:.0%} of the variance)",
+    ylabel=f"second component ({second:.0%})",
+)
+figure.legend(loc="outside lower center", ncols=3, frameon=False)
+axes.spines[["top", "right"]].set_visible(False)
 
 # %%
-# Nature sounds lie apart from the rest, and orchestral music below rock; electronic and
-# ambient music are everywhere.
-
-places = make_pipeline(StandardScaler(), PCA(2)).fit_transform(embeddings)
-figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
-folders = music["path"].str.split("/").str[0].str.replace("_", " ")
-for tag in folders.unique():
-    chosen = (folders == tag).to_numpy()
-    axes.scatter(*places[chosen].T, s=60, label=tag)
-axes.set(xlabel="first component", ylabel="second component")
-axes.legend()
-axes.spines[["top", "right"]].set_visible(False)
+# Nature sounds lie apart from the rest, and orchestral music apart from rock;
+# electronic and ambient music are everywhere. A plane shows only part of what separates
+# songs: ``tagger similar`` compares all 128 channels.

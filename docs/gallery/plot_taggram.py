@@ -11,11 +11,6 @@ from tagger import Tagger, plotting
 tagger = Tagger.from_pretrained()
 song = "music/orchestral/openclonk_urbanbolero.opus"
 taggram = tagger.taggram(song, hop_seconds=0.5)
-taggram.scores.shape  # segments, tags
-
-# %%
-# The highest tags of the whole song are the highest means over its segments.
-
 highest = list(tagger.named(taggram.aggregated()))[:12]
 numbers = tagger.tag_numbers(highest)
 figure = plotting.plot_taggram(
@@ -25,3 +20,7 @@ figure = plotting.plot_taggram(
     taggram.segment_seconds,
     "Urban Bolero",
 )
+
+# %%
+# The tags are those with the highest means over all segments. Drums lead throughout;
+# after eight seconds they give way, and *electronic* and *ambient* rise.

@@ -165,7 +165,7 @@ class BodyLimits:
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), end - time.monotonic())
-            except (TimeoutError, asyncio.TimeoutError) as error:
+            except TimeoutError as error:
                 sentence = f"The request did not arrive within {BODY_SECONDS} s."
                 raise HTTPException(408, sentence, _CLOSE) from error
             num_received += len(message.get("body", b""))
