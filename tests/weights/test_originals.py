@@ -57,8 +57,10 @@ def test_converted_sample_cnn_reproduces_the_originals_scores_and_excitations(
 ):
     weights, waveform, scores, gates = narrow_reference(block, multi)
     model = conversion.convert(weights, "sample_cnn")
+    ours = model.predict(waveform, verbose=0)
+    print(f"sample_cnn|{block} {multi}: {np.abs(ours - scores).max():.1e}")
     # float32 sums in another order
-    np.testing.assert_allclose(model.predict(waveform, verbose=0), scores, atol=1e-5)
+    np.testing.assert_allclose(ours, scores, atol=1e-5)
     ours = excitations(model, waveform)
     assert len(ours) == len(gates) == (9 if "se" in block else 0)
     for mine, theirs in zip(ours, gates, strict=True):
@@ -93,8 +95,10 @@ def test_converted_model_reproduces_the_originals_scores(case):
     model = conversion.convert(weights, case.split("|")[0], **options)
     network = model if x.ndim == 2 else models.feature_network(model)
     assert np.ptp(scores) > 0.1
+    ours = scores_of(network, x)
+    print(f"{case}: {np.abs(ours - scores).max():.1e}")  # for docs/fidelity, with -rP
     # float32 sums in another order; decibels of near silence amplify them
-    np.testing.assert_allclose(scores_of(network, x), scores, atol=1e-4)
+    np.testing.assert_allclose(ours, scores, atol=1e-4)
 
 
 # --- Large references -----------------------------------------------------------------
