@@ -132,7 +132,7 @@ def test_what_cannot_be_had_is_said(tmp_path, monkeypatch, run_script):
     ):
         pretrained.ensure_cached("x")
     with pytest.raises(
-        ValueError, match="cannot be downloaded automatically. Get the w"
+        ValueError, match="cannot be downloaded automatically. Get it y"
     ):
         pretrained.ensure_cached("sample_cnn_se_kim2018")
     with pytest.raises(
