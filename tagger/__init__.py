@@ -2,9 +2,11 @@
 
 The modules and packages, each of which imports only from those above it:
 
-    audio            reads and writes audio files
-    segmentation     cuts clips into segments
+    validation       reads values from outside, and escapes names
     storage          local paths and URLs (gs://…), atomic writes, locks
+    containers       opens audio files with FFmpeg's limits
+    segmentation     cuts clips into segments
+    audio            reads and writes audio files
     plotting         draws every figure
     augmentations    augments waveforms for the noisy student
     datasets/        annotations (tags and splits), one file per dataset

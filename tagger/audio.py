@@ -101,8 +101,8 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         few = packets.num_samples
         reason = f"it is too short to resample: {few} samples" if few else ""
         raise AudioDecodeError(path, reason or "it holds no samples")
-    if packets.num_damaged * 10 > packets.num_good:
-        damaged, total = packets.num_damaged, packets.num_damaged + packets.num_good
+    damaged, total = packets.num_damaged, packets.num_damaged + packets.num_good
+    if damaged * 10 > total:
         raise AudioDecodeError(
             path, f"it is damaged: {damaged} of {total} packets do not decode"
         )
@@ -310,8 +310,8 @@ def audio_files_in(
 
     Symbolic links to folders are followed, and every folder is visited once. Links back
     into `root` are not followed: they would form a cycle, or list a file under two
-    subfolders of `root`. Hidden files are skipped; an unreadable folder causes a
-    warning.
+    subfolders of `root`. Hidden files and folders, such as `.Trash-1000`, are skipped;
+    an unreadable folder causes a warning.
 
     Args:
         folder: Folder to search.
@@ -334,11 +334,12 @@ def audio_files_in(
             warnings.warn(f"Cannot read {folder}: {error.strerror}.", stacklevel=3)
             return
         for path in paths:
+            if path.name.startswith("."):
+                continue
             if os.path.isdir(path):
                 yield from walk(path, False)
             elif path.name.lower().endswith(AUDIO_EXTENSIONS):
-                if not path.name.startswith("."):
-                    yield path
+                yield path
 
     yield from walk(Path(folder), root is None)
 

@@ -399,6 +399,7 @@ class Augmentation(keras.layers.Layer):
         self.sample_rate = sample_rate
         self.names = tuple(names)
         self.always = always
+        self.seed = seed
         self._seed = random.SeedGenerator(seed)
 
     def call(self, waveforms, training=None):
@@ -422,4 +423,5 @@ class Augmentation(keras.layers.Layer):
             "sample_rate": self.sample_rate,
             "names": list(self.names),
             "always": self.always,
+            "seed": self.seed,
         }

@@ -55,10 +55,11 @@ class Segmentation:
                 f"hop_samples must be 1 to {self.num_samples}, the length of a segment."
                 f" Received: {self.hop_samples}"
             )
-        if not 0 <= 2 * self.edge_samples < self.num_samples:
+        # The shortest clip has `shortest_samples`, which must mirror an edge.
+        if not 0 <= 3 * self.edge_samples < self.num_samples:
             raise ValueError(
-                f"edge_samples must be less than half of {self.num_samples}, the length"
-                f" of a segment. Received: {self.edge_samples}"
+                f"edge_samples must be less than a third of {self.num_samples}, the"
+                f" length of a segment. Received: {self.edge_samples}"
             )
         if not self.is_consecutive and self.remainder != "drop":
             raise ValueError(

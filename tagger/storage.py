@@ -25,6 +25,7 @@ except ImportError:  # no lock on Windows; temporary names are unique
     fcntl = None
 
 LOCK_NAME = ".lock"
+UNFINISHED = ".tmp-"  # start of the names of files that are being written
 
 
 class Remote:
@@ -155,8 +156,10 @@ def sha256(path: Path | Remote) -> str:
 
 
 def temporary(path: Path | Remote) -> Path | Remote:
-    """Returns a unique, hidden path in the folder of a file."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    """Returns a unique, hidden path in the folder of a file, with its extension."""
+    # The prefix must not make a long name too long.
+    name = path.name if len(os.fsencode(path.name)) < 200 else path.suffix
+    return path.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:12]}-{name}")
 
 
 def write_text_atomically(path: Path | Remote, text: str) -> None:
@@ -187,9 +190,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         with explained(path):
             yield path
         return
-    # The prefix must not make a long name too long.
-    name = path.name if len(os.fsencode(path.name)) < 200 else path.suffix
-    unfinished = path.with_name(f".{uuid.uuid4().hex[:12]}-{name}")
+    unfinished = temporary(path)
     try:
         with explained(path):
             yield unfinished

@@ -8,6 +8,7 @@ import json
 import lzma
 import math
 import os
+import re
 import unicodedata
 import zipfile
 import zlib
@@ -102,18 +103,22 @@ def as_utf8(path: str | os.PathLike) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+# What `printable` may write for a character.
+_ESCAPED = re.compile(r"\\(\\|[nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U0)")
+
+
 def printable(text: str, keep: str = "") -> str:
     """Escapes what must not reach a terminal, a picture or a table.
 
     Names of files and tags may hold control characters, codes that recolour or rewrite
-    a terminal, and bytes that are not UTF-8. If any is escaped, so is the backslash:
-    two names never look the same.
+    a terminal, and bytes that are not UTF-8. If any is escaped, so is the backslash, as
+    it is where a harmless name looks escaped: two names never look the same.
 
     Args:
         text: Text from outside.
         keep: Further characters to keep, such as line breaks.
     """
-    if not any(_is_harmful(one, keep) for one in text):
+    if not _ESCAPED.search(text) and not any(_is_harmful(one, keep) for one in text):
         return text
     return "".join(
         one.encode("unicode_escape").decode()

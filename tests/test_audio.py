@@ -327,3 +327,11 @@ def test_a_file_no_longer_than_its_excerpts_is_left_whole(tmp_path):
     found = audio.load_excerpts((np.arange(64000) / 64000, 16000), 16000, 8000, 2)
     assert found.seconds == [0.75, 2.75]
     assert found.waveforms[:, 0] == pytest.approx([12000 / 64000, 44000 / 64000])
+
+
+def test_hidden_folders_are_not_walked(tmp_path):
+    for folder in (".Trash-1000", ".venv/music", "rock"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.mp3").touch()
+    found = list(audio.audio_files_in(tmp_path))
+    assert found == [tmp_path / "rock" / "a.mp3"]

@@ -189,3 +189,10 @@ def test_layer_is_restored_from_its_config():
     again = augmentations.Augmentation.from_config(layer.get_config())
     assert (again.sample_rate, again.names) == (16000, ("gain",))
     assert isinstance(again, keras.layers.Layer)
+
+
+def test_a_copy_by_its_config_draws_the_same():
+    layer = augmentations.Augmentation(RATE, ["gain"], always=True, seed=7)
+    copy = augmentations.Augmentation.from_config(layer.get_config())
+    x = noise()
+    np.testing.assert_array_equal(array(layer(x)), array(copy(x)))

@@ -96,3 +96,12 @@ def test_rules_that_make_no_sense_are_refused():
         Segmentation(10, "cut")
     with pytest.raises(ValueError, match="empty waveform has no segments"):
         cut(np.zeros(0), Segmentation(10))
+
+
+def test_edges_that_the_shortest_clip_cannot_mirror_are_refused():
+    with pytest.raises(ValueError, match="less than a third of 10"):
+        Segmentation(10, edge_samples=4)
+    rule = Segmentation(10, hop_samples=4, edge_samples=3)
+    for length in range(1, 30):
+        waveform = np.arange(1.0, length + 1)
+        assert len(cut(waveform, rule)) == rule.num_segments(length)

@@ -470,8 +470,9 @@ def _remove_leftovers(output_dir: Path | storage.Remote) -> None:
     """
     if isinstance(output_dir, storage.Remote):
         return
-    for leftover in output_dir.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    for pattern in (f"{storage.UNFINISHED}*", ".*.tmp"):  # the latter until 2026-11-24
+        for leftover in output_dir.glob(pattern):
+            leftover.unlink(missing_ok=True)
 
 
 def _run(

@@ -324,7 +324,8 @@ class StoredClip:
         The first call reads the whole record, to check its CRC.
 
         Raises:
-            CorruptShardError: the record is corrupted or has been removed.
+            CorruptShardError: the record is corrupted.
+            FileNotFoundError: the shard has been removed.
         """
         place = self._start + start * self.dtype.itemsize
         with open(self.path, "rb", buffering=0) as file:

@@ -34,7 +34,7 @@ def verify(
     for name, shard in sorted(manifest.shards.items()):
         yield name, list(_faults(directory / name, shard, manifest, seen))
     others = {path.name for path in resemul_shards(directory)}
-    for path in sorted(directory.glob("*-of-*.tfrecord")):
+    for path in sorted(directory.glob("[!.]*-of-*.tfrecord")):
         if path.name not in others | manifest.shards.keys():
             yield path.name, ["the manifest does not list it"]
 

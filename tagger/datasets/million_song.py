@@ -159,7 +159,7 @@ def _read_classic(folder: Path) -> Lists:
 
 
 def _read_cals(folder: Path) -> Lists:
-    """Reads ids and splits from the table or the arrays, and labels from either."""
+    """Reads ids and splits from the table or the arrays, and labels from the arrays."""
     table_path = folder / CALS_TSV
     has_table, has_arrays = table_path.is_file(), (folder / "train_ids.npy").is_file()
     if not has_table and not has_arrays:
@@ -173,12 +173,7 @@ def _read_cals(folder: Path) -> Lists:
     sizes = [len(ids[name]) for name in CALS_SPLITS]
     labels = np.zeros((len(track_ids), len(CALS_TAGS)), np.uint8)
     num_labelled = len(track_ids) - len(ids["student"])  # the student split comes last
-    if has_table and set(CALS_TAGS) <= set(table):
-        cells = table.loc[track_ids[:num_labelled], list(CALS_TAGS)].to_numpy()
-        values = np.where(cells == "1", 1, np.where(cells == "0", 0, 2))
-        labels[:num_labelled] = _binary(values, table_path)
-    else:
-        labels[:num_labelled] = _labels_of(track_ids[:num_labelled], folder)
+    labels[:num_labelled] = _labels_of(track_ids[:num_labelled], folder)
     return CALS_TAGS, track_ids, np.repeat(list(CALS_SPLITS.values()), sizes), labels
 
 

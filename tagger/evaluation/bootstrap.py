@@ -15,6 +15,7 @@ from tqdm import tqdm
 from tagger.evaluation.metrics import Evaluation
 
 RESAMPLES_AT_ONCE = 100  # bounds the memory
+AUCS = ("roc_auc", "pr_auc")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,16 +77,16 @@ def bootstrap(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no tag has an AUC
         drawn = np.nanmean(_drawn(scored, num_resamples, seed), axis=1)
-        values = np.array(list(scored.macro().values()))
+        values = _aucs(scored)
         if other is not None:
             drawn -= np.nanmean(_drawn(other, num_resamples, seed), axis=1)
-            values -= list(other.macro().values())
+            values -= _aucs(other)
         drawn = _without_bias(drawn, values)
         low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     if other is None:
         low, high = np.clip([low, high], 0, 1)
     result = {}
-    for n, (name, value) in enumerate(zip(scored.macro(), values, strict=True)):
+    for n, (name, value) in enumerate(zip(AUCS, values, strict=True)):
         p_value = None
         if other is not None:
             # Adding one to both counts keeps p above 0: chance is never excluded.
@@ -93,6 +94,11 @@ def bootstrap(
             p_value = min(1.0, 2 * min(tails) / (num_resamples + 1))
         result[name] = Interval(float(value), float(low[n]), float(high[n]), p_value)
     return result
+
+
+def _aucs(scored: Evaluation) -> np.ndarray:
+    macro = scored.macro()
+    return np.array([macro[name] for name in AUCS])
 
 
 def intervals_per_tag(
@@ -109,12 +115,12 @@ def intervals_per_tag(
         Columns roc_auc_low, roc_auc_high, pr_auc_low and pr_auc_high by tag. Draws
         without a positive or without a negative clip of a tag do not count.
     """
-    names = [f"{auc}_{end}" for auc in ("roc_auc", "pr_auc") for end in ("low", "high")]
+    names = [f"{auc}_{end}" for auc in AUCS for end in ("low", "high")]
     if not scored.tags:
         return pd.DataFrame(columns=names, dtype=float)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a tag without an AUC
-        values = scored.per_tag()[["roc_auc", "pr_auc"]].to_numpy()
+        values = scored.per_tag()[list(AUCS)].to_numpy()
         drawn = _without_bias(_drawn(scored, num_resamples, seed), values)
         ends = np.clip(np.nanpercentile(drawn, [2.5, 97.5], axis=0), 0, 1)
     columns = ends.transpose(1, 2, 0).reshape(len(scored.tags), -1)

@@ -45,7 +45,9 @@ def compress(waveform: np.ndarray, sample_rate: int, preset: str) -> np.ndarray:
 def add_noise(waveform: np.ndarray, sample_rate: int, level: float) -> np.ndarray:
     """Adds white noise whose peak is `level` times the waveform's."""
     noise = np.random.default_rng(len(waveform)).standard_normal(len(waveform))
-    noise *= level * np.max(waveform, initial=0) / np.abs(noise).max(initial=1e-12)
+    noise *= (
+        level * np.max(np.abs(waveform), initial=0) / np.abs(noise).max(initial=1e-12)
+    )
     return waveform + noise.astype(np.float32)
 
 

@@ -88,3 +88,15 @@ def test_lists_of_msd_that_disagree_are_refused(tmp_path):
         million_song.load_annotations(tmp_path / "i")
     with pytest.raises(FileNotFoundError, match="neither msd_splits.tsv nor train_ids"):
         million_song.load_annotations(tmp_path, "cals")
+
+
+@ignore_counts
+def test_labels_come_from_the_arrays_even_if_the_table_has_tags(tmp_path):
+    folder = write_cals(tmp_path, True)
+    expected = million_song.load_annotations(folder, "cals")
+    lines = (folder / "msd_splits.tsv").read_text().splitlines()
+    tags = "\t".join(million_song.CALS_TAGS)
+    lines = [f"{lines[0]}\t{tags}", *(line + 50 * "\t0" for line in lines[1:])]
+    (folder / "msd_splits.tsv").write_text("\n".join(lines) + "\n")
+    found = million_song.load_annotations(folder, "cals")
+    np.testing.assert_array_equal(found.labels, expected.labels)

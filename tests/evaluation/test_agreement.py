@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from tagger.evaluation import agreement
+from tagger.evaluation import agreement, bootstrap
 from tagger.evaluation.metrics import Evaluation
 
 
@@ -49,3 +49,12 @@ def test_the_highest_share_holds_at_least_one_clip():
     scores = np.array([[0.1], [0.3], [0.3]])
     assert agreement.top_clips(scores, 0.1).ravel().tolist() == [False, True, False]
     assert agreement.top_clips(scores, 0.67).sum() == 2
+
+
+def test_the_aucs_of_an_agreement_have_intervals():
+    teacher = np.random.default_rng(0).random((40, 2)).astype(np.float32)
+    student = teacher + np.random.default_rng(1).random((40, 2)).astype(np.float32) / 2
+    found = agreement.Agreement.of(evaluation(teacher, student))
+    intervals = bootstrap.bootstrap(found, 50)
+    assert set(intervals) == {"roc_auc", "pr_auc"}
+    assert intervals["roc_auc"].low <= found.macro()["roc_auc"]

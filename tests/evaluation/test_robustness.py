@@ -57,3 +57,9 @@ def test_noise_has_its_peak(tone):
 def test_filters_keep_the_samples_they_are_told_to_keep(tone):
     same = audio.apply_filters(tone, RATE, "volume=1.0")
     np.testing.assert_allclose(same, tone, atol=1e-6)
+
+
+def test_the_peak_of_noise_is_that_of_either_sign(tone):
+    below = -np.abs(tone)
+    noise = robustness.add_noise(below, RATE, 0.4) - below
+    assert np.abs(noise).max() == pytest.approx(0.4 * 0.5, rel=1e-3)

@@ -51,6 +51,10 @@ def test_what_is_escaped_and_what_is_not():
     assert table_cell("'=x") != table_cell("=x")
     assert printable("a\x1b[31m\r\n\udce9\u202e") == r"a\x1b[31m\r\n\udce9\u202e"
     assert printable("a\nb", keep="\n") == "a\nb"
+    # A name that looks like another one escaped is told apart.
+    for name in ("a\x1b", "a\n", "a\\", "a\u202e", "a\U000e0001"):
+        looks_alike = name.encode("unicode_escape").decode()
+        assert printable(name) != printable(looks_alike)
     assert table_cell("=1+1") == "'=1+1" and table_cell("1+1") == "1+1"
     assert as_utf8("caf\udce9") == r"caf\xe9"
 
