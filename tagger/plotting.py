@@ -39,7 +39,7 @@ def plot_scores(per_tag: pd.DataFrame, title: str) -> Figure:
     per_tag = per_tag.sort_values("roc_auc", na_position="first")
     rows = np.arange(len(per_tag))
     share = per_tag["positives"] / (per_tag["positives"] + per_tag["negatives"])
-    figure = _figure(6, 1.5 + 0.22 * len(per_tag))
+    figure = _figure(5, 1.5 + 0.22 * len(per_tag))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name, chance, colour in zip(
         panels, ("roc_auc", "pr_auc"), (0.5, share), COLOURS, strict=False
@@ -83,7 +83,7 @@ def plot_spectrograms(waveforms: dict[str, np.ndarray], sample_rate: int) -> Fig
         waveforms: Title -> waveform [num_samples].
         sample_rate: Sample rate in Hz.
     """
-    figure = _figure(6, 0.6 + 1.2 * len(waveforms))
+    figure = _figure(5, 0.6 + 1.2 * len(waveforms))
     panels = figure.subplots(len(waveforms), sharex=True, squeeze=False)[:, 0]
     for axes, (title, waveform) in zip(panels, waveforms.items(), strict=True):
         with np.errstate(divide="ignore"):  # silence
@@ -114,7 +114,7 @@ def plot_robustness(
         clean: The metric on the unmodified clips: value, low and high.
         title: Title of the figure.
     """
-    figure = _figure(6, 1.2 + 0.24 * len(scores))
+    figure = _figure(5, 1.2 + 0.24 * len(scores))
     axes = figure.subplots()
     rows = -np.arange(len(scores))
     axes.axvspan(clean["low"], clean["high"], color="0.93")
@@ -142,11 +142,11 @@ def plot_excitations(
     Args:
         means: Mean excitations [tags, channels], index tag.
         title: Title of the figure.
-        highlighted: Up to seven tags to colour, such as
-            `interpretation.most_different_tags`; the others are left out if `means`
-            lacks them.
+        highlighted: Tags to colour, such as `interpretation.most_different_tags`; at
+            most seven are coloured, and those that `means` lacks are left out.
     """
     means = means.iloc[:, np.argsort(means.mean(axis=0))]
+    highlighted = list(highlighted)[: len(COLOURS)]
     channels = 1 + np.arange(means.shape[1])
     figure = _figure(5, 3.3)
     axes = figure.subplots()
@@ -158,14 +158,13 @@ def plot_excitations(
             line = means.loc[tag].to_numpy()
             axes.plot(channels, line, color=colour, linewidth=1.6)
             ends[tag] = (line[-1], colour)
-    lowest = 0.0  # names do not overlap
-    for tag, (end, colour) in sorted(ends.items(), key=lambda one: one[1][0]):
-        lowest = max(end, lowest)
+    place, gap = 1.0 + 0.07, 0.07  # names do not overlap
+    for tag, (end, colour) in sorted(ends.items(), key=lambda one: -one[1][0]):
+        place = min(end, place - gap)
         axes.annotate(
-            _plain(tag, 30), (channels[-1], lowest), (4, 0), color=colour,
+            _plain(tag, 30), (channels[-1], place), (4, 0), color=colour,
             textcoords="offset points", va="center", annotation_clip=False,
         )  # fmt: skip
-        lowest += 0.07
     axes.set_xlim(1, max(channels[-1], 2))
     axes.set_ylim(0, 1)
     axes.spines[["top", "right"]].set_visible(False)
@@ -223,7 +222,7 @@ def plot_loudness(
         for channel, name in chosen.items()
     ]
     num_rows = -(-len(panels) // 2)
-    figure = _figure(6, 0.9 + 1.9 * num_rows)
+    figure = _figure(5, 0.9 + 1.9 * num_rows)
     places = figure.subplots(num_rows, 2, sharex=True, sharey=True).ravel()
     for axes in places[len(panels) :]:
         axes.set_axis_off()
@@ -318,7 +317,7 @@ def plot_attention(
         music: Spectrogram drawn above the map, on the same time axis.
         title: Title of the figure, with the tags that the model gives.
     """
-    figure = _figure(6, 3.2)
+    figure = _figure(5, 3.2)
     above, below = figure.subplots(2, sharex=True, height_ratios=[2, 1])
     _finish_music(figure, above, music, seconds)
     above.set_xlabel("")
@@ -343,7 +342,7 @@ def plot_attention_heads(
         title: Title of the figure.
     """
     heights = [max(0.14 * len(heat), 0.6) for heat in heats.values()]
-    figure = _figure(6, 2.4 + sum(heights) + 0.4 * len(heats))
+    figure = _figure(5, 2.4 + sum(heights) + 0.4 * len(heats))
     above, *panels = figure.subplots(
         1 + len(heats), sharex=True, height_ratios=[1.4, *heights]
     )
@@ -373,7 +372,7 @@ def plot_attention_matrices(
         title: Title of the figure.
     """
     num_rows = -(-len(attention) // 2)
-    figure = _figure(6, 0.6 + 2.5 * num_rows)
+    figure = _figure(5, 0.6 + 2.5 * num_rows)
     panels = figure.subplots(num_rows, 2, sharey=True, squeeze=False).ravel()
     ends = (seconds[0], seconds[-1])
     for axes in panels[len(attention) :]:
@@ -417,7 +416,7 @@ def plot_contribution(
             names of the two clips.
     """
     rows_height = max(0.24 * len(contribution), 0.35)
-    figure = _figure(6, 2.4 + rows_height)
+    figure = _figure(5, 2.4 + rows_height)
     above, rows = figure.subplots(2, sharex=True, height_ratios=[1.4, rows_height])
     _finish_music(figure, above, music, seconds)
     above.set_xlabel("")
@@ -463,7 +462,7 @@ def plot_attributions(values: dict[str, np.ndarray], music, title: str) -> Figur
     highest = max(np.quantile(np.abs(one), 0.995) for one in values.values())
     num_columns = min(1 + len(values) // 6, 5)
     num_rows = -(-(1 + len(values)) // num_columns)
-    figure = _figure(max(6, 3.4 * num_columns), 0.7 + 1.6 * num_rows)
+    figure = _figure(max(5, 3.4 * num_columns), 0.7 + 1.6 * num_rows)
     panels = figure.subplots(
         num_rows, num_columns, sharex=True, sharey=True, squeeze=False
     ).ravel()
@@ -506,7 +505,7 @@ def plot_taggram(
         segment_seconds: Length of a segment in seconds.
         title: Title of the figure.
     """
-    figure = _figure(6, 1.2 + max(0.2 * len(tags), 0.5))
+    figure = _figure(5, 1.2 + max(0.2 * len(tags), 0.5))
     axes = figure.subplots()
     # A score belongs to the middle of its segment, however much the segments overlap;
     # the first and the last reach to the ends of theirs.
@@ -589,8 +588,8 @@ def _title(figure: Figure, title: str) -> None:
     figure.suptitle(_plain(title, 1000), fontsize="medium", wrap=True)
 
 
-# Figures are at most 6 inches wide, unless they have many panels: letters can still be
-# read in a paper's column of 3.3 inches and on a phone.
+# Figures are 5 inches wide, unless they have many panels: in a paper's column of 3.3
+# inches, 10 points become 6.6.
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -21,12 +21,7 @@ found = interpretation.attribute(tagger.model, segment, tagger.tag_numbers(tags)
 # plays the music filtered by it.
 
 figure = plotting.plot_attributions(
-    {
-        f"{tag}: explains {one.score - one.silence_score:.2f} of {one.score:.2f}": (
-            one.values
-        )
-        for tag, one in zip(tags, found, strict=True)
-    },
+    {f"{tag}: {one.summary}": one.values for tag, one in zip(tags, found, strict=True)},
     found[0].spectrogram,
     "What raised drums and rock",
 )

@@ -3,7 +3,7 @@ Your own tags: how well each is recognised
 ==========================================
 
 ``tagger fit`` learns new tags on the embeddings of a trained network. Its scores come
-from cross-validation over artists: every song is scored by a model that has heard
+from cross-validation over artists: every song is scored by a last layer that has heard
 neither the song nor anything else by its artist.
 """
 

@@ -46,8 +46,7 @@ class OptionGroup:
             if name not in defaults:
                 action.help = argparse.SUPPRESS
             elif not isinstance(defaults[name], bool):
-                stated = "none" if defaults[name] is None else defaults[name]
-                action.help += f" (default: {stated})"
+                action.help += f" (default: {defaults[name]})"
 
     def values(
         self,

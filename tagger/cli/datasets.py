@@ -255,7 +255,8 @@ def build(args: argparse.Namespace) -> None:
             printable(
                 f"{args.output_dir} holds {len(found)} shards of the original resemul,"
                 " which every command reads as they are. This build leaves them there"
-                " and writes its own beside them; from then on, these are read."
+                " and writes its own beside them; as soon as it has begun, only these"
+                " are read."
             )
         )
     if annotations.dataset == "csv":  # others have splits that others have checked
@@ -320,8 +321,8 @@ def _verify_resemul(directory: Path) -> int:
     total = len(records.resemul_shards(directory))
     bad = _list_faults(directory, verification.verify_resemul(directory), total)
     print(
-        f"{total} shards of the original resemul, which have no checksums: every record"
-        f" was read, {len(bad)} files with faults"
+        f"{total} shards of the original resemul, without a manifest; {len(bad)} files"
+        " with faults (the checksum of every record was compared)"
     )
     return 2 if bad else 0
 

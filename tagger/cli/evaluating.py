@@ -190,7 +190,7 @@ def evaluate(args: argparse.Namespace) -> None:
         lines += evaluation.bootstrap.describe(pair)
     if args.robustness:
         table = evaluation.robustness.measure(
-            predict, shards, info, args.split, args.tag_map
+            predict, shards, info, args.split, args.tag_map, num_resamples
         )
         clean = evaluation.bootstrap.bootstrap(scored, num_resamples)["roc_auc"]
         figure = plotting.plot_robustness(

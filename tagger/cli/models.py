@@ -171,7 +171,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="FILE",
         help="tag names, one per line or as a JSON list; or mtt, msd, cals or jamendo:"
-        " the names of that dataset, in the order of most papers",
+        " the names of that dataset, in the order of the model's authors",
     )
     parser.add_argument("--force", action="store_true", default=False,
                         help="overwrite existing files")  # fmt: skip
@@ -198,8 +198,8 @@ def convert_weights(args: argparse.Namespace) -> None:
     known = list(registry.default_options(args.model))
     options = args.options.values(known, args, f"model {args.model}")
     if args.tags:
-        known = weights.pretrained.TAGS
-        options["tags"] = known.get(args.tags) or read_tags(args.tags)
+        options["tags"] = weights.pretrained.vocabulary(args.tags, args.model)
+        options["tags"] = options["tags"] or read_tags(args.tags)
     model = weights.conversion.convert(
         weights.conversion.read_weights(args.source), args.model, **options
     )

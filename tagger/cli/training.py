@@ -32,12 +32,12 @@ DEFAULT = "sample_cnn"
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of train. Options of models and recipes have no defaults."""
     parser.argument_default = argparse.SUPPRESS
-    parser.add_argument("-h", "--help", action=_HelpOfModel, nargs=0,
+    parser.add_argument("-h", "--help", action=_Help, nargs=0,
                         help="show this help message and exit")  # fmt: skip
     original = parser.add_argument_group(
         "options of the original train.py (Kim, Lee and Nam 2018)",
-        "defaults: those of --model NAME, given before -h, and of its recipe; without"
-        f" --model, those of {DEFAULT}",
+        "defaults: those of --model and its recipe; without --model, those of"
+        f" {DEFAULT}",
     )
     add, count = original.add_argument, at_least_one
     groups = {name: parser.add_argument_group(name) for name in ("model", "recipe")}
@@ -178,28 +178,42 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     _add_devices(parser)
 
 
-class _HelpOfModel(argparse.Action):
-    """Prints the help with the defaults of --model and its recipe, and ends."""
+class _Help(argparse.Action):
+    """-h: notes the parser, so that `train` knows the whole command when it helps."""
 
     def __call__(self, parser, args, values, option_string=None):
-        name, options, recipe = _architecture(args)
-        make = inspect.signature(RECIPES[getattr(args, "recipe", recipe)])
-        parser.get_default("model_options").state_defaults(
-            models.default_options(name) | options
+        args.parser = parser
+
+
+# What the default None means.
+_UNSET = {"patience": "no early stopping", "num_filters": "16; front end lee: 64"}
+
+
+def _help(args: argparse.Namespace) -> None:
+    """Prints the help with the defaults of the model and the recipe at hand."""
+    name, options, recipe = _architecture(args)
+    known = {} if hasattr(args, "base") else models.default_options(name) | options
+    make = inspect.signature(RECIPES[getattr(args, "recipe", recipe)])
+    defaults = {n: parameter.default for n, parameter in make.parameters.items()}
+    for group, held in ((args.model_options, known), (args.recipe_options, defaults)):
+        group.state_defaults(
+            {n: _UNSET.get(n) if value is None else value for n, value in held.items()}
         )
-        parser.get_default("recipe_options").state_defaults(
-            {name: one.default for name, one in make.parameters.items()}
-        )
-        parser.print_help()
-        parser.exit()
+    args.parser.print_help()
 
 
 def _architecture(args: argparse.Namespace) -> tuple[str, dict, str]:
     """Returns the model to train, the options that its name implies, and its recipe."""
-    name = getattr(args, "model", DEFAULT)
+    name, options = getattr(args, "model", DEFAULT), {}
     if name in registry.ARCHITECTURES:
-        return *registry.ARCHITECTURES[name], "won2019"
-    return name, {}, models.entry(name).recipe
+        (name, options), recipe = registry.ARCHITECTURES[name], "won2019"
+    else:
+        recipe = models.entry(name).recipe
+    if hasattr(args, "base"):
+        recipe = "transfer"
+    elif hasattr(args, "teacher") and not hasattr(args, "unlabelled"):
+        recipe = "distillation"
+    return name, options, recipe
 
 
 def _add_transfer(parser: argparse.ArgumentParser) -> None:
@@ -444,7 +458,10 @@ def _check_base(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Trains a model, or a student of one."""
+    """Trains a model, or a student of one; or prints the help."""
+    if hasattr(args, "parser"):
+        _help(args)
+        return
     if getattr(args, "recipe", None) == "distillation" and not hasattr(args, "teacher"):
         raise ValueError("--recipe distillation needs --teacher.")
     if hasattr(args, "unlabelled") and not hasattr(args, "teacher"):
@@ -459,15 +476,13 @@ def train(args: argparse.Namespace) -> None:
     base = None
     if hasattr(args, "base"):
         args.model_options.values([], args, "training with --from", dict(args.settings))
-        base, usual = work.fine_tuning.Base(args.base), "transfer"
+        base = work.fine_tuning.Base(args.base)
     else:
         defaults, settings = models.default_options(name), dict(args.settings)
         check_types(settings, defaults)
         options = options | args.model_options.values(
             list(defaults), args, f"model {name}", settings
         )
-        if hasattr(args, "teacher") and not hasattr(args, "unlabelled"):
-            usual = "distillation"
     recipe = recipe_of(args, getattr(args, "recipe", usual))
     if base:
         freeze = getattr(args, "freeze", None)

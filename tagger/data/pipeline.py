@@ -9,7 +9,7 @@ import ctypes
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -184,10 +184,14 @@ def open_shards(
                     " it stopped."
                 )
             if verify:
-                _verify(folder, manifest)
+                shards = verification.verify(folder, manifest)
+                _refuse_faults(folder, shards, len(manifest.shards))
             return Shards(folder, manifest, True, _parser(manifest))
     for folder in folders:
         if records.resemul_shards(folder):
+            if verify:
+                num_shards = len(records.resemul_shards(folder))
+                _refuse_faults(folder, verification.verify_resemul(folder), num_shards)
             manifest = resemul.read_manifest(folder)
             names_tags = "tag 1" not in manifest.tags
             return Shards(folder, manifest, names_tags, resemul.parse)
@@ -197,14 +201,10 @@ def open_shards(
     )
 
 
-def _verify(folder: Path | storage.Remote, manifest: Manifest) -> None:
-    shards = tqdm(
-        verification.verify(folder, manifest),
-        "Verifying",
-        total=len(manifest.shards),
-        unit="shard",
-        disable=None,
-    )
+def _refuse_faults(
+    folder: Path | storage.Remote, shards: Iterable[tuple[str, list[str]]], total: int
+) -> None:
+    shards = tqdm(shards, "Verifying", total, unit="shard", disable=None)
     bad = {name: faults for name, faults in shards if faults}
     if bad:
         name, faults = next(iter(bad.items()))

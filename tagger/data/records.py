@@ -195,7 +195,8 @@ def resemul_shards(folder: Path | storage.Remote) -> list[Path]:
     """
     if not isinstance(folder, Path):
         return []
-    return sorted(folder.glob("*-????-of-????.*tfrecord"))
+    digits = "[0-9][0-9][0-9][0-9]"
+    return sorted(folder.glob(f"[!.]*-{digits}-of-{digits}.*tfrecord"))
 
 
 class ShardWriter:

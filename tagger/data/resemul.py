@@ -68,7 +68,11 @@ def read_manifest(folder: Path) -> Manifest:
 def _tag_names(folder: Path, num_tags: int) -> tuple[str, ...]:
     for parent in (folder.parent, folder):
         if (parent / magnatagatune.ANNOTATIONS_NAME).is_file():
-            found = magnatagatune.load_annotations(parent, num_tags=num_tags)
+            try:
+                found = magnatagatune.load_annotations(parent, num_tags=num_tags)
+            except (ValueError, OSError) as error:
+                warnings.warn(f"The tags are not named by it: {error}", stacklevel=4)
+                continue
             if len(found.tags) == num_tags:
                 return found.tags
     if num_tags == len(magnatagatune.RESEMUL_TAGS):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tagger.data.records import (
     read_shard,
     resemul_shards,
 )
+
+# train-0000-of-0152.tfrecord, test-0000-of-0043.seq.tfrecord
+_RESEMUL_NAME = re.compile(r"(.*)-\d{4}-of-(\d{4})(\..*)")
 
 
 def verify(
@@ -40,22 +44,30 @@ def verify(
 
 
 def verify_resemul(directory: Path) -> Iterator[tuple[str, list[str]]]:
-    """Checks every record of the original resemul's shards; they have no checksums.
+    """Checks every record of the original resemul's shards, which have no manifest.
 
     Args:
         directory: Folder of the shards.
 
     Yields:
-        Name and faults of each shard, see `verify`.
+        Name and faults of each shard, see `verify`; last those that are missing, as
+        the names of the others say how many there should be.
     """
-    for path in resemul_shards(directory):
+    expected, found = set(), resemul_shards(directory)
+    for path in found:
+        split, total, ending = _RESEMUL_NAME.fullmatch(path.name).groups()
+        names = (f"{split}-{n:04d}-of-{total}{ending}" for n in range(int(total)))
+        expected.update(names)
+        num_records = 0
         try:
             for _ in read_shard(path):
-                pass
+                num_records += 1
         except CorruptShardError as error:
             yield path.name, [f"record {error.number} is corrupted"]
         else:
-            yield path.name, []
+            yield path.name, [] if num_records else ["it is empty"]
+    for name in sorted(expected - {path.name for path in found}):
+        yield name, ["it is missing"]
 
 
 def _faults(path, shard: Shard, manifest: Manifest, seen: set[str]) -> Iterator[str]:

@@ -84,6 +84,7 @@ def measure(
     info: models.ModelInfo,
     split: str = "test",
     tag_map: Mapping[str, str] | None = None,
+    num_resamples: int = 1000,
 ) -> pd.DataFrame:
     """Scores a split once for every modification of its clips.
 
@@ -93,6 +94,7 @@ def measure(
         info: Metadata of the model behind `predict`.
         split: "train", "val" or "test".
         tag_map: See `scoring.evaluate`.
+        num_resamples: See `bootstrap.bootstrap`.
 
     Returns:
         One row per modification; columns kind, setting, roc_auc and pr_auc, and the
@@ -113,7 +115,7 @@ def measure(
                 predict, shards, info, split, modify=modify, tag_map=tag_map
             )
             row = {"kind": kind, "setting": setting}
-            for name, one in bootstrap.bootstrap(scored, 1000).items():
+            for name, one in bootstrap.bootstrap(scored, num_resamples).items():
                 row |= {name: one.value, f"{name}_low": one.low}
                 row[f"{name}_high"] = one.high
             rows.append(row)

@@ -56,6 +56,11 @@ class Attribution:
     silence_score: float
 
     @property
+    def summary(self) -> str:
+        """How much of the score is explained: `explains 0.31 of 0.62`."""
+        return f"explains {self.score - self.silence_score:.2f} of {self.score:.2f}"
+
+    @property
     def error(self) -> float:
         """The rise of the score minus the sum of the values."""
         return float(self.score - self.silence_score - self.values.sum())

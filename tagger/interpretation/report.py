@@ -253,10 +253,7 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
     music, values, sounds = _music(tagger, excerpt), {}, []
     for number, one in zip(numbers, found, strict=True):
         tag = tagger.tags[number]
-        explained = one.score - one.silence_score
-        rise = f"explains {explained:.2f} of {one.score:.2f}"
-        if explained < one.score:
-            rise += f"; silence scores {one.silence_score:.2f}"
+        rise = f"{one.summary}; silence scores {one.silence_score:.2f}"
         if not one.is_complete:
             rise += f", {one.error:+.2f} unexplained"
         values[f"{tag}: {rise}"] = one.values

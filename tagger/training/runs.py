@@ -21,6 +21,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -101,8 +102,9 @@ class RunFolder:
         if losses:
             raise ValueError(
                 f"{self.path} holds a run of the original resemul, which cannot be"
-                " continued here. Start a new run from its best checkpoint: python"
-                f" train.py --from {losses[min(losses)]} --recipe resemul --train-dir"
+                " continued here. Start a new run from its best checkpoint, the same"
+                " command with --from"
+                f" {shlex.quote(str(losses[min(losses)]))} --recipe resemul --train-dir"
                 " DIR."
             )
 

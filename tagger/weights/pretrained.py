@@ -42,6 +42,20 @@ TAGS = {
 }
 
 
+def vocabulary(name: str, model: str) -> tuple[str, ...] | None:
+    """Returns the tags of mtt, msd, cals or jamendo as a model's authors order them.
+
+    Args:
+        name: Name of the vocabulary; None is returned for others.
+        model: Key of `models.MODELS`.
+    """
+    if (name, model) == ("mtt", "sample_cnn"):
+        name = "mtt ascending"
+    elif name not in ("mtt", "msd", "cals", "jamendo"):
+        return None
+    return TAGS[name]
+
+
 @dataclasses.dataclass(frozen=True)
 class Shipped:
     """A model inside this package, with its export to ONNX beside it.
@@ -63,32 +77,24 @@ class ByHand:
     """A file that the user downloads; we have not tried the address.
 
     Attributes:
-        url: Address of the file.
-        convert: Command that converts it; empty for resemul's `.hdf5`, which every
-            command reads as it is.
+        commands: Commands that download it and, unless it is resemul's `.hdf5`, which
+            every command reads as it is, convert it.
         model: What to give as --model then.
     """
 
-    url: str
-    convert: str
+    commands: tuple[str, ...]
     model: str
 
     @classmethod
     def of(cls, row: dict[str, str]) -> "ByHand":
         """Makes the source of a row of the table."""
-        file = urllib.parse.urlsplit(row["path"]).path.rpartition("/")[2]
+        url, name = row["path"], row["name"]
+        file = urllib.parse.urlsplit(url).path.rpartition("/")[2]
+        download = f"curl -L -o {file} '{url}'"
         if file.endswith(".hdf5"):
-            return cls(row["path"], "", file)
-        model = f"{row['name']}.keras"
-        command = f"tagger convert {file} --model {row['model']} --tags {row['tags']}"
-        return cls(row["path"], f"{command} --output {model}", model)
-
-    @property
-    def commands(self) -> list[str]:
-        """Commands that get the file and convert it."""
-        file = urllib.parse.urlsplit(self.url).path.rpartition("/")[2]
-        commands = [f"curl -L -o {file} '{self.url}'"]
-        return commands + [self.convert] * bool(self.convert)
+            return cls((download,), file)
+        convert = f"tagger convert {file} --model {row['model']} --tags {row['tags']}"
+        return cls((download, f"{convert} --output {name}.keras"), f"{name}.keras")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -536,9 +536,17 @@ def test_shards_of_resemul_have_the_tags_of_the_original(tmp_path, run_script):
     damaged = bytearray((folder / "val-0000-of-0001.tfrecord").read_bytes())
     damaged[5000] ^= 1
     (folder / "val-0000-of-0001.tfrecord").write_bytes(damaged)
+    (folder / "train-0000-of-0001.tfrecord").rename(
+        folder / "train-0000-of-0002.tfrecord"
+    )
+    (folder / "test-0000-of-0001.seq.tfrecord").write_bytes(b"")
     done = run_script("-m", "tagger", "verify", tmp_path)
     assert done.returncode == 2
     assert "val-0000-of-0001.tfrecord: record 0 is corrupted" in done.stdout
+    assert "train-0001-of-0002.tfrecord: it is missing" in done.stdout
+    assert "test-0000-of-0001.seq.tfrecord: it is empty" in done.stdout
+    with pytest.raises(ValueError, match="3 files in .* failed verification"):
+        pipeline.open_shards(tmp_path, verify=True)
 
 
 def test_shards_of_resemul_beside_annotations_have_their_tags(tmp_path):
@@ -551,6 +559,9 @@ def test_shards_of_resemul_beside_annotations_have_their_tags(tmp_path):
     (tmp_path / "annotations_final.csv").write_text("\n".join(lines) + "\n")
     tags = pipeline.open_shards(tmp_path).manifest.tags
     assert tags == ("b", "d", "c", "a")  # by ascending frequency
+    (tmp_path / "annotations_final.csv").write_text("")
+    with pytest.warns(UserWarning, match="must be tab-separated|no tag names"):
+        assert pipeline.open_shards(tmp_path).manifest.tags[0] == "tag 1"
 
 
 def test_a_build_over_shards_of_resemul_says_what_it_does(corpus, run_script):

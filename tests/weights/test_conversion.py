@@ -13,7 +13,7 @@ from test_originals import narrow_reference, original
 from tagger import models
 from tagger.datasets import magnatagatune
 from tagger.datasets.annotations import read_tags
-from tagger.weights import conversion, readers, tables
+from tagger.weights import conversion, pretrained, readers, tables
 
 LEGACY = REFERENCES / "rese_multi.hdf5"
 
@@ -78,6 +78,10 @@ def test_fifty_scores_of_resemul_have_names():
     own = tuple(map(str, range(50)))
     model = conversion.convert(weights, "sample_cnn", tags=own)
     assert models.model_info(model).tags == own
+    # `convert --tags mtt` gives the same order.
+    assert pretrained.vocabulary("mtt", "sample_cnn") == info.tags
+    assert pretrained.vocabulary("mtt", "musicnn")[0] == "guitar"
+    assert pretrained.vocabulary("tags.txt", "musicnn") is None
 
 
 def test_options_are_read_from_the_shapes():
