@@ -2,7 +2,7 @@
 
 Worker processes, on this machine or on a Dask cluster, make one shard at a time. The
 result is the same to the byte for any number of workers and interruptions: a shard is
-either complete or absent, and a rerun makes those that the manifest does not list yet.
+either complete or absent, and a rerun makes those that have no sidecar yet.
 """
 
 import contextlib
@@ -11,10 +11,8 @@ import functools
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import time
 import warnings
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -24,15 +22,12 @@ from tqdm import tqdm
 
 from tagger import models, storage
 from tagger.audio import AudioDecodeError, stream_audio
-from tagger.containers import python_command
 from tagger.data import records, tfds, workers
-from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard
+from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard, Sidecar
 from tagger.datasets.annotations import Annotations
 from tagger.segmentation import INT16_SCALE, Segmentation, cut, to_int16
 from tagger.validation import HIGHEST_RATE, LONGEST_SEGMENT
 
-MANIFEST_SECONDS = 1.0  # a killed build loses at most the shards of the last second
-MISSING_NAME = "missing.txt"
 # Extensions that are tried for a path without one.
 ENDINGS = (".mp3", ".wav", ".flac", ".m4a", ".ogg")
 
@@ -74,7 +69,7 @@ def build(
     Returns:
         The manifest, also written to `output_dir/manifest.json`. It lists clips that
         are broken, truncated, empty or shorter than a segment in `skipped`. Clips
-        without an audio file are counted, and listed in `output_dir/missing.txt`.
+        without an audio file are counted, and listed in the sidecars of the shards.
 
     Raises:
         FileNotFoundError: none of the clips is in `annotations.audio_dir`.
@@ -114,13 +109,22 @@ def build(
         )
     with storage.writer_lock(output_dir, "--output-dir"):
         _remove_leftovers(output_dir)
+        earlier, waiting = _earlier_build(manifest, output_dir), []
         tasks = _plan_tasks(annotations, manifest, output_dir)
-        missing = _adopt_finished_shards(manifest, output_dir, tasks)
-        tasks = [task for task in tasks if task.name not in manifest.shards]
-        num_workers = num_workers or workers.num_cores()
-        _run(tasks, manifest, missing, output_dir, num_workers, scheduler)
+        for task in tqdm(tasks, "Checking", unit="shard", delay=2, disable=None):
+            if made := _finished(task, earlier):
+                manifest.add(task.name, made)
+            else:
+                waiting.append(task)
+        if waiting:
+            plan = dataclasses.replace(manifest, shards={}, skipped=[])
+            plan.save(output_dir)
+        with _progress(tasks, waiting) as progress:
+            num_workers = num_workers or workers.num_cores()
+            for task, made in _make(waiting, num_workers, scheduler):
+                manifest.add(task.name, made)
+                progress.update(len(task.paths))
         _remove_leftovers(output_dir)
-        _write_missing(output_dir, missing)
         manifest.complete = True
         for name, content in tfds.metadata(manifest).items():
             storage.write_text_atomically(
@@ -177,7 +181,8 @@ class _Task:
     segment_samples: int
     features: str | None
     dtype: str
-    is_suspect: bool = False  # one of its files may crash the decoder
+    # Reason by path of the clips that kill the process that decodes them.
+    fatal: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _plan_manifest(
@@ -283,8 +288,8 @@ def _plan_shards(
 # --- One shard: the work of one worker process ----------------------------------------
 
 
-def _build_shard(task: _Task) -> tuple[Shard, list[dict], list[str]]:
-    """Writes a shard; returns it, the skipped clips and the paths of missing ones."""
+def _build_shard(task: _Task) -> Sidecar:
+    """Writes a shard, and its sidecar beside it."""
     skipped, missing, num_segments = [], [], 0
     with records.ShardWriter(task.output_dir / task.name) as writer:
         for row, (clip_id, clip) in enumerate(
@@ -295,8 +300,8 @@ def _build_shard(task: _Task) -> tuple[Shard, list[dict], list[str]]:
                 missing.append(clip)
                 continue
             try:
-                if task.is_suspect:
-                    _decode_apart(path, task.sample_rate)
+                if clip in task.fatal:
+                    raise AudioDecodeError(path, task.fatal[clip])
                 waveform = _load_clip(path, task.sample_rate, task.segment_samples)
             except AudioDecodeError as error:
                 skipped.append(
@@ -324,7 +329,9 @@ def _build_shard(task: _Task) -> tuple[Shard, list[dict], list[str]]:
         sha256=writer.sha256,
         num_missing=len(missing),
     )
-    return shard, skipped, missing
+    made = Sidecar(shard, skipped, missing)
+    made.save(task.output_dir / task.name)
+    return made
 
 
 def _audio_file(path: Path) -> Path | None:
@@ -353,25 +360,6 @@ def _load_clip(path: Path, sample_rate: int, segment_samples: int) -> np.ndarray
         reason = f"it is {seconds:.1f} s long, shorter than a segment ({needed:.1f} s)"
         raise AudioDecodeError(path, reason)
     return waveform
-
-
-def _decode_apart(path: Path, sample_rate: int) -> None:
-    """Decodes a file in a separate process, which contains a crash of the decoder.
-
-    Raises:
-        AudioDecodeError: the decoder crashed.
-    """
-    code = (
-        "from tagger import audio\n"
-        "for block in audio.stream_audio(sys.argv[2], int(sys.argv[3])): pass"
-    )
-    command = python_command(code, str(path), str(sample_rate))
-    done = subprocess.run(command, capture_output=True)
-    if done.returncode == -signal.SIGKILL:
-        raise OSError(f"Decoding {path} was killed, perhaps for lack of memory.")
-    if done.returncode < 0:  # a signal; Python errors recur in the real decoding
-        name = signal.Signals(-done.returncode).name
-        raise AudioDecodeError(path, f"it crashes the decoder ({name})")
 
 
 SEGMENTS_AT_ONCE = 16  # batch size of the frontend; bounds the memory for a long file
@@ -403,21 +391,21 @@ def _frontend(preset: str):
     return models.frontends.LogMelSpectrogram(preset, fourier="fft")
 
 
+def _progress(tasks: list[_Task], waiting: list[_Task]) -> tqdm:
+    num_clips, num_left = (sum(len(t.paths) for t in ts) for ts in (tasks, waiting))
+    done = num_clips - num_left
+    return tqdm(None, "Building", num_clips, initial=done, unit="clip", disable=None)
+
+
 # --- All shards -----------------------------------------------------------------------
 
 
-def _adopt_finished_shards(
-    manifest: Manifest, output_dir: Path | storage.Remote, tasks: list[_Task]
-) -> list[str]:
-    """Adopts the shards of an earlier run of the same build, interrupted or not.
-
-    A shard is made again if its file is gone or has another size, if a missing clip of
-    it has appeared, or if a skipped clip of it has changed. Clips whose audio has
-    disappeared stay in their shards. Returns the paths of the clips that are missing
-    from the adopted shards.
-    """
+def _earlier_build(
+    manifest: Manifest, output_dir: Path | storage.Remote
+) -> Manifest | None:
+    """Returns the manifest of an earlier run of the same build, or None."""
     if not (output_dir / MANIFEST_NAME).exists():
-        return []
+        return None
     earlier = Manifest.load(output_dir)
     for field in (
         "dataset", "split_rule", "sample_rate", "segment_samples", "features",
@@ -437,30 +425,38 @@ def _adopt_finished_shards(
             f" new ones are made with {manifest.versions}.",
             stacklevel=3,
         )
-    listed, skipped = _read_missing(output_dir), {}
-    for skip in earlier.skipped:
-        skipped.setdefault(skip["shard"], []).append(skip)
-    all_missing = []
-    for task in tqdm(tasks, "Checking existing shards", unit="shard", disable=None):
-        shard = earlier.shards.get(task.name)
-        if shard is None:
-            continue
-        missing = [path for path in task.paths if path in listed]
-        if len(missing) != shard.num_missing:  # a killed build did not write its list
-            missing = task.paths if shard.num_missing else []
-        missing = [p for p in missing if _audio_file(task.audio_dir / p) is None]
-        if (
-            storage.num_bytes(output_dir / task.name) == shard.num_bytes
-            and len(missing) >= shard.num_missing
-            and all(
-                skip["size"] == _audio_bytes(task.audio_dir / skip["path"])
-                for skip in skipped.get(task.name, ())
-            )
-        ):
-            manifest.shards[task.name] = shard
-            manifest.skipped += skipped.get(task.name, ())
-            all_missing += missing
-    return all_missing
+    return earlier
+
+
+def _finished(task: _Task, earlier: Manifest | None) -> Sidecar | None:
+    """Returns the sidecar of a shard that need not be made.
+
+    A shard is made again if its file is gone or has another size, if a missing clip of
+    it has appeared, or if a skipped clip of it has changed. Clips whose audio has
+    disappeared stay in their shards.
+    """
+    path = task.output_dir / task.name
+    made = held = Sidecar.load(path)
+    if not held and earlier and task.name in earlier.shards:
+        # Builds until 2026-11-24 have no sidecars. Their list of missing clips is not
+        # read: those of such a shard are those that still are missing.
+        shard = earlier.shards[task.name]
+        skipped = [skip for skip in earlier.skipped if skip["shard"] == task.name]
+        missing = [p for p in task.paths if not _audio_file(task.audio_dir / p)]
+        made = Sidecar(shard, skipped, missing[: shard.num_missing])
+    if made is None or len(made.missing) != made.shard.num_missing:
+        return None
+    is_same = (
+        storage.num_bytes(path) == made.shard.num_bytes
+        and not any(_audio_file(task.audio_dir / missed) for missed in made.missing)
+        and all(
+            skip["size"] == _audio_bytes(task.audio_dir / skip["path"])
+            for skip in made.skipped
+        )
+    )
+    if is_same and not held:
+        made.save(path)
+    return made if is_same else None
 
 
 def _remove_leftovers(output_dir: Path | storage.Remote) -> None:
@@ -475,99 +471,39 @@ def _remove_leftovers(output_dir: Path | storage.Remote) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _run(
-    tasks: list[_Task],
-    manifest: Manifest,
-    missing: list[str],
-    output_dir: Path | storage.Remote,
-    num_workers: int,
-    scheduler: str | None,
-) -> None:
-    """Makes the shards and adds each one to the manifest when it is done."""
-    if not tasks:
-        return
-    manifest.save(output_dir)
-    next_save = time.monotonic() + MANIFEST_SECONDS
-    num_clips = sum(manifest.planned.values())
-    progress = tqdm(
-        total=num_clips,
-        initial=num_clips - sum(len(task.paths) for task in tasks),
-        desc="Building",
-        unit="clip",
-        disable=None,
-    )
+def _make(
+    tasks: list[_Task], num_workers: int, scheduler: str | None
+) -> Iterator[tuple[_Task, Sidecar]]:
+    """Makes shards in worker processes, and yields each with its sidecar.
 
-    def on_result(task: _Task, made: tuple[Shard, list[dict], list[str]]) -> None:
-        nonlocal next_save
-        if task.name in manifest.shards:
-            return
-        manifest.shards[task.name], skipped, absent = made
-        manifest.skipped += skipped
-        missing.extend(absent)
-        progress.update(len(task.paths))
-        if time.monotonic() > next_save:
-            started = time.monotonic()
-            manifest.save(output_dir)
-            # Saving a manifest of 10,000 shards must not dominate the work.
-            seconds = time.monotonic() - started
-            next_save = time.monotonic() + max(MANIFEST_SECONDS, 20 * seconds)
-
-    def make(tasks: list[_Task]) -> None:
-        workers.run(_build_shard, tasks, on_result, num_workers, scheduler)
-
-    try:
-        with progress:
-            # Long shards come first, so that the workers finish together.
-            tasks = sorted(tasks, key=lambda task: -len(task.paths))
-            while tasks:
-                try:
-                    make(tasks)
-                except workers.WorkersDied:
-                    # One of the first tasks left must have killed them.
-                    tasks = [t for t in tasks if t.name not in manifest.shards]
-                    suspects = [
-                        dataclasses.replace(task, is_suspect=True)
-                        for task in tasks[: 2 * num_workers]
-                    ]
-                    make(suspects)
-                tasks = [t for t in tasks if t.name not in manifest.shards]
-    except OSError as error:
-        if error.errno is not None:  # a full disk, which writer_lock explains
-            raise
-        absent = [task.name for task in tasks if task.name not in manifest.shards]
-        raise OSError(
-            f"{error} {len(absent)} shards are missing{', ' * bool(absent)}"
-            f"{', '.join(absent[:3])}; run the same command again to make them."
-        ) from error
-    finally:
-        # On a full disk, the first error is the one to report.
-        with contextlib.suppress(OSError):
-            _write_missing(output_dir, missing)
-            manifest.save(output_dir)
+    If a shard kills its worker, its clips are decoded one by one, and those that kill
+    theirs are skipped.
+    """
+    # Long shards come first, so that the workers finish together.
+    tasks = sorted(tasks, key=lambda task: -len(task.paths))
+    for task, made in workers.stream(_build_shard, tasks, num_workers, scheduler):
+        if isinstance(made, workers.WorkersDied):
+            probes = [dataclasses.replace(task, paths=[path]) for path in task.paths]
+            decoded = workers.stream(_decode, probes, num_workers, scheduler)
+            fatal = {
+                probe.paths[0]: str(result)
+                for probe, result in decoded
+                if isinstance(result, workers.WorkersDied)
+            }
+            again = dataclasses.replace(task, fatal=fatal)
+            ((_, made),) = workers.stream(_build_shard, [again], 1, scheduler)
+            if isinstance(made, workers.WorkersDied):
+                raise made
+        yield task, made
 
 
-# One path per line. Line breaks and bytes that are not UTF-8 are escaped as in JSON.
-
-
-def _write_missing(output_dir: Path | storage.Remote, paths: list[str]) -> None:
-    text = "".join(
-        json.dumps(path, ensure_ascii=False)[1:-1] + "\n" for path in sorted(paths)
-    )
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    storage.write_text_atomically(output_dir / MISSING_NAME, text)
-
-
-def _read_missing(output_dir: Path | storage.Remote) -> set[str]:
-    path = output_dir / MISSING_NAME
-    if not path.exists():
-        return set()
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return {json.loads(f'"{line}"') for line in lines if line}
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not a list of missing clips. Delete it and build again."
-        ) from error
+def _decode(task: _Task) -> None:
+    """Decodes the one clip of a task, if it can be decoded."""
+    path = _audio_file(task.audio_dir / task.paths[0])
+    if path:
+        with contextlib.suppress(AudioDecodeError):
+            for _ in stream_audio(path, task.sample_rate):
+                pass
 
 
 def _check_share(
@@ -582,8 +518,8 @@ def _check_share(
     if missing > max_missing * planned:
         raise ValueError(
             f"The audio of {missing} of {planned} clips is missing, more than"
-            f" --max-missing {max_missing:g} allows. All are listed in"
-            f" {output_dir / MISSING_NAME}; {rest}"
+            f" --max-missing {max_missing:g} allows. They are listed in the .json file"
+            f" beside each shard in {output_dir}; {rest}"
         )
     if len(manifest.skipped) > max_skipped * (planned - missing):
         first = manifest.skipped[0]

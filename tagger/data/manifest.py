@@ -1,4 +1,8 @@
-"""The manifest that describes a folder of shards, stored as `manifest.json`."""
+"""The manifest that describes a folder of shards, stored as `manifest.json`.
+
+The worker that makes a shard writes `<shard>.json` beside it, a `Sidecar`: a shard is
+finished when both are there. The manifest of a finished build is their union.
+"""
 
 import dataclasses
 import hashlib
@@ -49,6 +53,43 @@ class Skipped(TypedDict):
     size: Count | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Sidecar:
+    """What is known of one finished shard; saved beside it.
+
+    Attributes:
+        shard: The shard.
+        skipped: Its skipped clips.
+        missing: Paths of its clips without an audio file.
+    """
+
+    shard: Shard
+    skipped: list[Skipped]
+    missing: list[str]
+
+    def save(self, path: Path | storage.Remote) -> None:
+        """Writes the sidecar of the shard at `path`."""
+        text = json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        storage.write_text_atomically(_sidecar_path(path), text)
+
+    @classmethod
+    def load(cls, path: Path | storage.Remote) -> "Sidecar | None":
+        """Reads the sidecar of the shard at `path`, or returns None if there is none.
+
+        Raises:
+            ValueError: the file is not a sidecar.
+        """
+        path = _sidecar_path(path)
+        if not path.exists():
+            return None
+        text = path.read_text(encoding="utf-8")
+        return validation.parse(text, cls, path, "Delete it and build again.")
+
+
+def _sidecar_path(path: Path | storage.Remote) -> Path | storage.Remote:
+    return path.with_name(f"{path.name}.json")
+
+
 @dataclasses.dataclass
 class Manifest:
     """Describes a folder of shards; saved beside them as `manifest.json`.
@@ -67,7 +108,7 @@ class Manifest:
         annotations_sha256: See `Annotations.sha256`.
         planned: Number of annotated clips per split.
         published: Published number of clips per split; empty if unknown.
-        shards: The complete shards so far, by file name.
+        shards: The finished shards, by file name.
         skipped: One dict per skipped clip: clip_id, path, reason, shard, and size of
             the file in bytes. Clips whose file is missing are counted in their shard.
         complete: Whether the build is finished.
@@ -166,7 +207,7 @@ class Manifest:
 
     @classmethod
     def load(cls, directory: str | os.PathLike | storage.Remote) -> "Manifest":
-        """Reads `manifest.json` of a folder of shards.
+        """Reads `manifest.json` of a folder, and the sidecars of an unfinished build.
 
         Raises:
             FileNotFoundError: there is no manifest.
@@ -179,4 +220,14 @@ class Manifest:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{str(path)!r} is not UTF-8 text. {_REMEDY}") from error
-        return validation.parse(text, cls, path, _REMEDY)
+        manifest = validation.parse(text, cls, path, _REMEDY)
+        if not manifest.complete:
+            for made in storage.location(directory).glob("*.tfrecord.json"):
+                shard = made.with_name(made.name.removesuffix(".json"))
+                manifest.add(shard.name, Sidecar.load(shard))
+        return manifest
+
+    def add(self, name: str, made: Sidecar) -> None:
+        """Adds a finished shard."""
+        self.shards[name] = made.shard
+        self.skipped += made.skipped

@@ -1,10 +1,7 @@
 """Runs tasks in worker processes on this machine or on a Dask cluster.
 
-Both are `concurrent.futures` executors, so one loop serves them. If a worker dies, only
-its task is lost, and another worker gets it.
-
-    run      every task must succeed; results come in any order
-    stream   results come in order; a task that kills its worker is reported
+Both are `concurrent.futures` executors, so one loop, `stream`, serves them. If a worker
+dies, another gets its task; a task that kills its worker again is reported.
 """
 
 import collections
@@ -15,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -42,41 +39,6 @@ def num_cores() -> int:
     return joblib.cpu_count()
 
 
-def run(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    on_result: Callable[[Task, Result], None],
-    num_workers: int,
-    scheduler: str | None = None,
-) -> None:
-    """Calls a function with every task, in any order.
-
-    Args:
-        function: Function of a task; the workers must be able to import it.
-        tasks: Arguments of the function; they must be picklable.
-        on_result: Function that is called in this process with each task and its
-            result, in the order in which they finish. If the run is interrupted, it is
-            also called for tasks that finish meanwhile.
-        num_workers: Number of processes on this machine; a cluster has its own number.
-        scheduler: Address of a Dask scheduler, `tcp://host:8786`; None means this
-            machine.
-
-    Raises:
-        WorkersDied: workers died several times in a row without finishing a task.
-        OSError: the scheduler cannot be reached.
-        ImportError: Dask is not installed, here or on a worker.
-        Exception: the function raised it.
-    """
-    waiting, fruitless = list(tasks), 0
-    while waiting:
-        with _executor(scheduler, min(num_workers, len(waiting))) as (pool, deaths, _):
-            done, death = _run_round(pool, deaths, function, waiting, on_result)
-        waiting = [task for number, task in enumerate(waiting) if number not in done]
-        fruitless = 0 if done else fruitless + 1
-        if waiting and fruitless == MAX_FRUITLESS:
-            raise _died(fruitless) from death
-
-
 def stream(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
@@ -87,10 +49,11 @@ def stream(
     """Calls a function with every task; yields the results in the tasks' order.
 
     Args:
-        function: See `run`.
-        tasks: Arguments of the function.
+        function: Function of a task; the workers must be able to import it.
+        tasks: Arguments of the function; they must be picklable.
         num_workers: Number of processes on this machine; a cluster has its own number.
-        scheduler: See `run`.
+        scheduler: Address of a Dask scheduler, `tcp://host:8786`; None means this
+            machine.
         num_ahead: Tasks per worker that may be started or finished before the reader
             takes their results.
 
@@ -100,7 +63,9 @@ def stream(
     Raises:
         WorkersDied: MAX_FRUITLESS tasks in a row killed their workers: the machine is
             the cause.
-        OSError, ImportError, Exception: see `run`.
+        OSError: the scheduler cannot be reached.
+        ImportError: Dask is not installed, here or on a worker.
+        Exception: the function raised it.
     """
     tasks, window, fruitless = iter(tasks), collections.deque(), 0
     is_whole = False
@@ -171,12 +136,17 @@ def _one_by_one(function, window, scheduler):
 
 def _stop(pool: concurrent.futures.Executor, futures: list) -> None:
     """Ends tasks that nobody waits for: a long one would keep the program alive."""
-    for future in futures:
-        future.cancel()
-    if isinstance(pool, concurrent.futures.ProcessPoolExecutor):
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
+    if not isinstance(pool, concurrent.futures.ProcessPoolExecutor):
+        for future in futures:
+            future.cancel()
+        return
+    processes = list((pool._processes or {}).values())
+    # The pool cancels its futures itself: it would stumble over those that we cancel.
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(10)
 
 
 def _died(number: int) -> WorkersDied:
@@ -185,44 +155,6 @@ def _died(number: int) -> WorkersDied:
         " perhaps for lack of memory. Use fewer workers. (A script that uses workers"
         ' must start under `if __name__ == "__main__"`.)'
     )
-
-
-def _run_round(
-    pool: concurrent.futures.Executor,
-    deaths: tuple[type[Exception], ...],
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    on_result: Callable[[Task, Result], None],
-) -> tuple[set[int], Exception | None]:
-    """Returns the numbers of the finished tasks, and the error if a worker died."""
-    done, death = set(), None
-
-    def take(number: int, future: concurrent.futures.Future) -> None:
-        on_result(tasks[number], future.result())
-        done.add(number)
-
-    futures = {}
-    try:
-        for number, task in enumerate(tasks):
-            futures[pool.submit(function, task)] = number
-        for future in concurrent.futures.as_completed(futures):
-            try:
-                take(futures[future], future)
-            except deaths as error:
-                death = error
-    except deaths as error:  # the pool broke before it had all tasks
-        death = error
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        concurrent.futures.wait(futures)
-        for future, number in futures.items():
-            # Tasks that finished while we stopped are complete as well.
-            whole = not future.cancelled() and not future.exception()
-            if whole and number not in done:
-                take(number, future)
-        raise
-    return done, death
 
 
 @contextlib.contextmanager

@@ -96,7 +96,9 @@ def test_bad_clips_are_listed_with_their_reasons_and_the_rest_is_built(corpus):
         manifest.skipped, key=lambda skip: (skip["shard"], skip["clip_id"])
     )
     assert sum(manifest.num_clips(split) for split in manifest.splits) == 26
-    assert (corpus / "tfrecord/missing.txt").read_text() == missing + "\n"
+    sidecars = (corpus / "tfrecord").glob("*.tfrecord.json")
+    listed = [json.loads(path.read_text())["missing"] for path in sidecars]
+    assert sum(listed, []) == [missing]
     said = building.summary(manifest, corpus)
     assert "24 clips, 1 without audio; 18 written" in said and "5 clips skipped" in said
 
@@ -134,13 +136,30 @@ def test_clips_that_went_since_stay_in_their_shards(corpus):
     before = build_corpus(corpus, **options)
     held = shards_of(corpus / "tfrecord")
     shutil.rmtree(folders[1])
-    for known in (True, False):  # a killed build has not written its list
-        assert build_corpus(corpus, **options) == before
-        assert shards_of(corpus / "tfrecord") == held
-        listed = (corpus / "tfrecord/missing.txt").read_text().splitlines()
-        assert {line[0] for line in listed} >= {"0"}
-        if known:
-            (corpus / "tfrecord/missing.txt").unlink()
+    assert build_corpus(corpus, **options) == before
+    assert shards_of(corpus / "tfrecord") == held
+
+
+def test_builds_without_sidecars_are_continued(corpus, built):
+    """As builds were until 2026-11-24: the manifest alone lists the shards."""
+    spoil(corpus)
+    options = {"max_skipped": 1, "max_missing": 1}
+    whole, folder = build_corpus(corpus, **options), corpus / "tfrecord"
+    held = shards_of(folder)
+    first, *others = sorted(folder.glob("*.tfrecord"))
+    modified = {path: path.stat().st_mtime_ns for path in others}
+    for path in folder.glob("*.tfrecord.json"):
+        path.unlink()
+    first.unlink()
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["shards"][first.name]
+    skipped = [skip for skip in content["skipped"] if skip["shard"] != first.name]
+    content |= {"complete": False, "skipped": skipped}
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert build_corpus(corpus, **options) == whole
+    assert shards_of(folder) == held
+    assert modified == {path: path.stat().st_mtime_ns for path in others}
+    assert len(list(folder.glob("*.tfrecord.json"))) == len(held)
 
 
 def test_shards_of_an_earlier_decoder_stay_with_a_note(corpus, built):

