@@ -6,7 +6,6 @@ metadata of models, manifests, the state of training runs, and NumPy's arrays.
 
 import json
 import lzma
-import math
 import os
 import re
 import unicodedata
@@ -153,60 +152,33 @@ def table_cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "'")) else text
 
 
-def read_array(
-    file: BinaryIO, num_bytes: int, max_bytes: int = MAX_ARRAY_BYTES
-) -> np.ndarray:
-    """Reads an array in NumPy's format; a header that claims too much is not believed.
+def _read_array(file: BinaryIO) -> np.ndarray:
+    """Reads an array of numbers or text that ends where the file ends.
 
-    Args:
-        file: Open file at the start of the array.
-        num_bytes: Number of bytes of the array with its header.
-        max_bytes: Number of bytes that the array may take.
-
-    Raises:
-        ValueError: it is not an array of numbers or text, does not have the size that
-            its header claims, or is too large.
+    A pickle, which can run code, is refused.
     """
-    formats = np.lib.format
-    try:
-        read_header = {
-            (1, 0): formats.read_array_header_1_0,
-            (2, 0): formats.read_array_header_2_0,
-        }[formats.read_magic(file)]
-        shape, is_fortran, dtype = read_header(file)
-    except Exception as error:  # a header may raise almost anything
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ValueError(f"it has no header of NumPy's format: {reason}") from error
-    if dtype.hasobject:
-        raise ValueError("it is a pickle, and a pickle can run code")
-    claimed = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or claimed != num_bytes - file.tell():
-        raise ValueError(
-            f"its header claims {claimed:,} bytes, but {num_bytes - file.tell():,}"
-            " follow"
-        )
-    if claimed > max_bytes:
-        raise ValueError(f"it takes more than {max_bytes / 1e9:.1f} GB")
-    content, num_read = bytearray(claimed), 0
-    while num_read < claimed:
-        num_new = file.readinto(memoryview(content)[num_read:])
-        if not num_new:
-            raise ValueError("it ends early")
-        num_read += num_new
-    values = np.frombuffer(content, dtype) if claimed else np.empty(0, dtype)
-    return values.reshape(shape, order="F" if is_fortran else "C")
+    array = np.lib.format.read_array(file, allow_pickle=False)
+    if file.read(1):
+        raise ValueError("more bytes follow than its header claims")
+    return array
 
 
 def load_array(path: str | os.PathLike) -> np.ndarray:
-    """Reads an `.npy` file as `read_array` does.
+    """Reads an `.npy` file.
 
     Raises:
-        ValueError: see `read_array`.
+        ValueError: the file is damaged, holds anything but an array of numbers or text,
+            or more than MAX_ARRAY_BYTES. The message is the reason alone.
         OSError: the file cannot be read.
     """
     check_regular(path)
-    with open(path, "rb") as file:
-        return read_array(file, os.fstat(file.fileno()).st_size)
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_ARRAY_BYTES:
+                raise ValueError(f"it takes more than {MAX_ARRAY_BYTES / 1e9:.1f} GB")
+            return _read_array(file)
+    except DAMAGED as error:
+        raise ValueError(_reason(error)) from error
 
 
 def read_arrays(
@@ -232,15 +204,12 @@ def read_arrays(
             if sum(member.file_size for member in members) > max_bytes:
                 raise ValueError(f"it unpacks to more than {max_bytes / 1e9:.1f} GB")
             for member in members:
-                name = member.filename.removesuffix(".npy")
                 with archive.open(member) as file:
-                    try:
-                        arrays[name] = read_array(file, member.file_size)
-                    except ValueError as error:
-                        raise ValueError(f"{name!r}: {error}") from error
-    except ValueError:
-        raise  # its message is a reason already
+                    arrays[member.filename.removesuffix(".npy")] = _read_array(file)
     except DAMAGED as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ValueError(f"it is damaged: {reason}") from error
+        raise ValueError(_reason(error)) from error
     return arrays
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,6 +1,5 @@
 """Sizes and numbers are looked at before memory or time is spent on them."""
 
-import io
 import struct
 import zipfile
 
@@ -22,31 +21,21 @@ def npy(shape, dtype="<f4", content=b""):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    "content",
     [
-        (npy((10**10,)), "its header claims 40,000,000,000 bytes, but 0 follow"),
-        (npy((10**12,)), "its header claims"),
-        (npy((1 << 62, 4)), "its header claims"),
-        (npy((-1,)), "its header claims"),
-        (npy((2,), content=bytes(9)), "its header claims 8 bytes, but 9 follow"),
-        (npy((1,), "|O"), "it is a pickle"),
-        (npy((1,), ()), "no header of NumPy"),
-        (npy((1,), ("<f4",)), "no header of NumPy"),
-        (b"\x93NUMPY\x09\x00", "no header of NumPy"),
-        (b"no array", "magic string"),
-        (b"", "EOF|magic"),
+        npy((10**10,)), npy((10**12,)), npy((1 << 62, 4)), npy((-1,)),
+        npy((2,), content=bytes(9)), npy((1,), "|O"), npy((1,), ()),
+        npy((1,), ("<f4",)), b"\x93NUMPY\x09\x00", b"no array", b"",
     ],
-)
-def test_an_array_that_claims_too_much_is_refused(content, says, tmp_path):
-    with pytest.raises(ValueError, match=says):
-        validation.read_array(io.BytesIO(content), len(content))
+)  # fmt: skip
+def test_an_array_that_claims_too_much_is_refused(content, tmp_path):
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("a.npy", content)
-    with pytest.raises(ValueError, match="is refused"):
+    with pytest.raises(ValueError, match="is refused: .*Save plain arrays"):
         readers.read_npz(str(path))
     (tmp_path / "train_ids.npy").write_bytes(content)
-    with pytest.raises(ValueError, match="is not a NumPy array"):
+    with pytest.raises(ValueError, match="is not a NumPy array: ."):
         million_song._read_array(tmp_path / "train_ids.npy")
 
 
