@@ -79,7 +79,7 @@ def test_shards_of_every_dataset_are_whole_and_name_their_split(
     assert example.split_rule in said and name in said
     if example.published:
         assert f"(published: {example.published['train']:,})" in said
-    for path in (tmp_path / "shards").glob("student-*"):
+    for path in (tmp_path / "shards").glob("student-*.tfrecord"):
         assert all("labels" not in records.decode(e) for e in records.read_shard(path))
 
 

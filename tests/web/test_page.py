@@ -190,7 +190,7 @@ def test_tags_are_chosen_and_explained(browser, url, tmp_path):
     report = tab.wait_for_selector("iframe.report", timeout=180_000).content_frame()
     report.wait_for_selector("h1")
     text = report.inner_text("body")
-    assert "Where the model looks" in text
+    assert "Where the decision looks" in text
     assert "What each moment would score on its own" in text
     tab.close()
 
