@@ -212,4 +212,6 @@ def read_arrays(
 
 
 def _reason(error: Exception) -> str:
+    if "allow_pickle" in str(error):  # NumPy's advice for other uses
+        return "it holds a pickle, which can run code"
     return (str(error).strip() or repr(error)).splitlines()[0]

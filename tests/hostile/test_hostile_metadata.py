@@ -254,7 +254,7 @@ def test_the_state_of_a_run_is_right_or_refused(tmp_path):
     ("arrays", "says"),
     [
         ({}, "'state'"),
-        ({"state": np.array([{}], object)}, "Object arrays cannot be loaded"),
+        ({"state": np.array([{}], object)}, "it holds a pickle"),
         ({"state": "{}", "variable w": np.zeros(9)}, "w has the shape"),
         ({"state": "{}", "variable w": np.array(["a"] * 3)}, "w has the shape"),
     ],

@@ -216,7 +216,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_never_run(tmp_path):
         with pytest.raises(ValueError, match=message):
             conversion.read_weights(tmp_path / name)
     np.savez(tmp_path / "c.npz", a=np.array([Malicious(written)], dtype=object))
-    with pytest.raises(ValueError, match="is refused: Object arrays cannot be loaded"):
+    with pytest.raises(ValueError, match="is refused: it holds a pickle"):
         conversion.read_weights(tmp_path / "c.npz")
     assert not written.exists()
 
