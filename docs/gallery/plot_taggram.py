@@ -22,5 +22,5 @@ figure = plotting.plot_taggram(
 )
 
 # %%
-# The tags are those with the highest means over all segments. Drums lead throughout;
-# after eight seconds they give way, and *electronic* and *ambient* rise.
+# The tags are those with the highest means over all segments. Drums lead
+# throughout; *electronic* and *ambient* rise after eight seconds.

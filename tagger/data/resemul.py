@@ -71,7 +71,7 @@ def _tag_names(folder: Path, num_tags: int) -> tuple[str, ...]:
             try:
                 found = magnatagatune.load_annotations(parent, num_tags=num_tags)
             except (ValueError, OSError) as error:
-                warnings.warn(f"The tags are not named by it: {error}", stacklevel=4)
+                warnings.warn(f"Tag names were not found: {error}", stacklevel=4)
                 continue
             if len(found.tags) == num_tags:
                 return found.tags
