@@ -405,6 +405,9 @@ def _earlier_build(
 ) -> Manifest | None:
     """Returns the manifest of an earlier run of the same build, or None."""
     if not (output_dir / MANIFEST_NAME).exists():
+        # Sidecars without a manifest are those of another build.
+        for stale in output_dir.glob("*.tfrecord.json"):
+            stale.unlink()
         return None
     earlier = Manifest.load(output_dir)
     for field in (
@@ -493,7 +496,10 @@ def _make(
             again = dataclasses.replace(task, fatal=fatal)
             ((_, made),) = workers.stream(_build_shard, [again], 1, scheduler)
             if isinstance(made, workers.WorkersDied):
-                raise made
+                raise OSError(
+                    f"Making {task.name} killed its worker again, perhaps for lack of"
+                    " memory. Run the same command with fewer --num-workers."
+                )
         yield task, made
 
 

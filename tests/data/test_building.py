@@ -140,6 +140,13 @@ def test_clips_that_went_since_stay_in_their_shards(corpus):
     assert shards_of(corpus / "tfrecord") == held
 
 
+def test_shards_of_another_build_are_never_adopted(corpus, built):
+    build_corpus(corpus, sample_rate=16000)
+    (corpus / "tfrecord/manifest.json").unlink()  # as a damaged one's error advises
+    build_corpus(corpus)
+    assert shards_of(corpus / "tfrecord") == shards_of(built)
+
+
 def test_builds_without_sidecars_are_continued(corpus, built):
     """As builds were until 2026-11-24: the manifest alone lists the shards."""
     spoil(corpus)
