@@ -14,6 +14,7 @@ and writes augmentations.json.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import time
@@ -39,15 +40,18 @@ def main() -> None:
     import tensorflow as tf
 
     from tagger import augmentations, models
-    from tagger.data import pipeline
+    from tagger.data.batches import Batches, feed
+    from tagger.data.clips import open_shards
 
-    shards = pipeline.open_shards(args.data_dir)
+    shards = open_shards(args.data_dir)
     sample_rate, tags = shards.manifest.sample_rate, shards.manifest.tags
     model = models.build_model(
         "sample_cnn", num_tags=len(tags), num_filters=args.num_filters
     )
     segmentation = Segmentation(shards.manifest.segment_samples)
-    batches = pipeline.training_segments(shards, "train", segmentation, args.batch_size)
+    source = Batches(shards.clips("train"), segmentation, args.batch_size)
+    feeding = contextlib.ExitStack()
+    batches = feeding.enter_context(feed(source.batch))
 
     def chain() -> augmentations.Augmentation:
         return augmentations.Augmentation(sample_rate, seed=0)
@@ -94,6 +98,7 @@ def main() -> None:
             seconds = way()
             if repeat:
                 rates[name].append(args.num_steps * args.batch_size / seconds)
+    feeding.close()
     middle = {name: statistics.median(values) for name, values in rates.items()}
     print(f"{'':8}{'segments/s':>12}{'of plain':>10}")
     for name, rate in middle.items():

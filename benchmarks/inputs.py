@@ -1,12 +1,15 @@
 """Compares reading segments for training with raw reads and PyTorch's DataLoader.
 
     python benchmarks/inputs.py --data-dir dataset
+    KERAS_BACKEND=jax python benchmarks/inputs.py --data-dir dataset
 
 raw         reads every train shard with read(), nothing else
-training    pipeline.training_segments: parsed, cut, shuffled, batched (int16)
+segments    batches of all whole segments (int16), read ahead by threads
 crops       the same with random crops, as many per clip as it has whole segments
 one crop    the same with one random crop per clip, as Won's recipes take
-evaluation  pipeline.evaluation_segments
+evaluation  every segment of every clip, in order
+fit         whole segments inside `fit` of a tiny model, on the backend of Keras
+fit crops   the same with random crops
             (our segments stay int16; the device converts them to float32)
 torch N     as the originals read: one float32 .npy per clip, opened with mmap_mode, one
             random crop per item, torch.utils.data.DataLoader with N workers (one per
@@ -14,7 +17,8 @@ torch N     as the originals read: one float32 .npy per clip, opened with mmap_m
 
 All read the same clips, segments and batches. They run in turn in one process,
 `--repeats` times: one epoch that fills the page cache and buffers and starts workers,
-then two that are timed. Prints a table of medians and writes inputs.json.
+then two that are timed. Prints a table of medians and writes inputs.json. First it
+prints how long the index takes, made and kept, and the memory of one of 25,863 clips.
 """
 
 import argparse
@@ -50,17 +54,30 @@ class RandomCrops:
         return np.array(waveform[start : start + self.num_samples]), self.labels
 
 
-def write_npy(shards, folder: Path) -> list[Path]:
-    from tagger.data import records
-
+def write_npy(clips, folder: Path) -> list[Path]:
     paths = []
-    for shard in shards.paths("train"):
-        for example in records.read_shard(shard):
-            values = records.decode(example)
-            waveform = values["segments"][: values["num_samples"]].astype(np.float32)
-            paths.append(folder / f"{len(paths)}.npy")
-            np.save(paths[-1], waveform / INT16_SCALE)
+    for number in range(len(clips)):
+        paths.append(folder / f"{number}.npy")
+        np.save(paths[-1], clips.content(number).astype(np.float32) / INT16_SCALE)
     return paths
+
+
+def print_index(shards) -> None:
+    """Prints seconds to make and to load the index, and the memory that it takes."""
+    from tagger.data.clips import INDEX_NAME
+
+    folder = shards.paths("train")[0].parent
+    for what in ("made", "loaded"):
+        if what == "made":
+            (folder / INDEX_NAME).unlink(missing_ok=True)
+        started = time.perf_counter()
+        found = shards.clips("train")
+        seconds = time.perf_counter() - started
+        print(f"index {what} in {seconds:.3f} s, {len(found)} clips", end="; ")
+    times = -(-25863 // len(found))
+    many = found.chosen(np.tile(np.arange(len(found)), times)[:25863])
+    num_bytes = many.rows.nbytes + many.labels.nbytes + many.ids.nbytes
+    print(f"25,863 clips take {num_bytes / 1e6:.1f} MB")
 
 
 def main() -> None:
@@ -79,14 +96,22 @@ def main() -> None:
 
 def run(args, folder: Path) -> None:
     cli.load_tensorflow()
-    from tagger.data import pipeline
+    import keras
 
-    shards = pipeline.open_shards(args.data_dir)
+    from tagger.data.batches import Batches, ReadOptions, ahead, feed
+    from tagger.data.clips import open_shards, outputs_of
+
+    shards = open_shards(args.data_dir)
+    print_index(shards)
+    clips = shards.clips("train")
     num_samples = shards.manifest.segment_samples
     segmentation = Segmentation(num_samples)
-    num_segments = shards.manifest.num_segments("train")
-    num_clips = shards.manifest.num_clips("train")
-    per_clip = num_segments // num_clips
+    num_segments = int(clips.num_segments(segmentation).sum())
+    per_clip = num_segments // len(clips)
+
+    def source(crops_per_clip: int = 0) -> Batches:
+        options = ReadOptions(crops_per_clip=crops_per_clip)
+        return Batches(clips, segmentation, args.batch_size, options)
 
     def raw() -> Iterator[int]:
         for path in shards.paths("train"):
@@ -95,39 +120,46 @@ def run(args, folder: Path) -> None:
                     pass
         yield num_segments
 
-    def training(crops_per_clip: int = 0) -> Iterator[int]:
-        batches = pipeline.training_segments(
-            shards,
-            "train",
-            segmentation,
-            args.batch_size,
-            pipeline.ReadOptions(
-                crops_per_clip=crops_per_clip, num_read_threads=args.num_read_threads
-            ),
-        )
-        for batch, _ in batches:
+    def segments(crops_per_clip: int = 0) -> Iterator[int]:
+        read = source(crops_per_clip).batch
+        for batch, _ in ahead(read, itertools.count(), args.num_read_threads):
             yield len(batch)
 
     def crops() -> Iterator[int]:
-        return training(per_clip)
+        return segments(per_clip)
 
     def one_crop() -> Iterator[int]:
-        return training(1)
+        return segments(1)
 
     def evaluation() -> Iterator[int]:
-        batches = pipeline.evaluation_segments(
-            shards, "train", segmentation, args.batch_size
+        rows = outputs_of(
+            lambda batch: [batch[:, 0]], clips, segmentation, args.batch_size
         )
-        while True:
-            for batch in batches:
-                yield len(batch["segments"])
+        for (of_clip,) in rows:
+            yield len(of_clip)
+
+    def fit(crops_per_clip: int = 0) -> Iterator[int]:
+        heard = keras.Input((num_samples,), dtype="int16")
+        x = keras.ops.cast(heard[:, ::1000], "float32")
+        x = keras.layers.Dense(clips.labels.shape[1], activation="sigmoid")(x)
+        model = keras.Model(heard, x)
+        model.compile("sgd", "binary_crossentropy")
+        read = source(crops_per_clip)
+        given = {"steps_per_epoch": len(read), "shuffle": False, "verbose": 0}
+        with feed(read.batch, 0, args.num_read_threads) as fed:
+            while True:
+                model.fit(fed, **given)
+                yield len(read) * args.batch_size
+
+    def fit_crops() -> Iterator[int]:
+        return fit(per_clip)
 
     def torch_way(num_workers: int):
         from torch.utils.data import DataLoader
 
         def read() -> Iterator[int]:
             loader = DataLoader(
-                RandomCrops(paths, num_samples, len(shards.manifest.tags)),
+                RandomCrops(paths, num_samples, clips.labels.shape[1]),
                 batch_size=args.batch_size,
                 shuffle=True,
                 num_workers=num_workers,
@@ -150,10 +182,10 @@ def run(args, folder: Path) -> None:
             seconds = time.perf_counter() - started
         return read / seconds
 
-    every = (raw, training, crops, one_crop, evaluation)
+    every = (raw, segments, crops, one_crop, evaluation, fit, fit_crops)
     ways = {way.__name__.replace("_", " "): way for way in every}
     if importlib.util.find_spec("torch"):
-        paths = write_npy(shards, folder)
+        paths = write_npy(clips, folder)
         for num_workers in sorted({os.cpu_count(), 8}):
             ways[f"torch {num_workers}"] = torch_way(num_workers)
     rates = {name: [] for name in ways}

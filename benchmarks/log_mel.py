@@ -37,7 +37,8 @@ def main() -> None:
 def run(args, folder: Path) -> None:
     cli.load_tensorflow()
     from tagger import models
-    from tagger.data import building, pipeline
+    from tagger.data import building
+    from tagger.data.clips import open_shards
     from tagger.datasets import magnatagatune
     from tagger.evaluation import scoring
 
@@ -77,7 +78,7 @@ def run(args, folder: Path) -> None:
             max_skipped=1.0,
             **options,
         )
-        shards = pipeline.open_shards(output)
+        shards = open_shards(output)
         predict = scoring.predictor(model, shards)
         scoring.evaluate(predict, shards, info)  # traces the network
         started = time.perf_counter()

@@ -32,7 +32,8 @@ import numpy as np
 from scipy import stats
 
 from tagger import models, storage
-from tagger.data import building, pipeline
+from tagger.data import building
+from tagger.data.clips import open_shards
 from tagger.datasets import csv_manifest, magnatagatune
 from tagger.evaluation import scoring
 from tagger.training import distillation, teacher_scores
@@ -167,7 +168,7 @@ def judge(
     """Returns the scores of a network on labels, and its agreement with the teacher."""
     model = models.load_model(folder_of(work, name, seed) / "model.keras")
     info = models.model_info(model)
-    shards = pipeline.open_shards(work / "labelled")
+    shards = open_shards(work / "labelled")
     known = set((work / "tags.txt").read_text(encoding="utf-8").splitlines())
     result = scoring.evaluate(scoring.predictor(model, shards), shards, info)
     counted = known - set(args.left_out.split(","))
@@ -175,14 +176,14 @@ def judge(
     per_tag = per_tag[per_tag.index.isin(counted)]
     found = {"ROC-AUC": per_tag["roc_auc"].mean(), "PR-AUC": per_tag["pr_auc"].mean()}
     if method.taught:
-        music = pipeline.open_shards(work / "music")
+        music = open_shards(work / "music")
         stored = teacher_scores.Stored(args.teacher, info.segmentation)
         stored = stored.with_what_is_there(work / "scores", music)
         scores = stored.store(music, "test", work / "scores")
-        scored = distillation.DistilledShards.of(music, scores, info.tags)
-        task = distillation.DistillationTask(scored, args.teacher)
-        predict = scoring.predictor(model, scored)
-        agreement = task.evaluate(predict, scored, info, "test").macro()
+        tagged = distillation.with_tags(music, info.tags)
+        task = distillation.DistillationTask(tagged, music, args.teacher, scores)
+        predict = scoring.predictor(model, tagged)
+        agreement = task.evaluate(predict, tagged, info, "test").macro()
         found |= {"rho": agreement["rho"], "highest tenth": agreement["roc_auc"]}
     return {"tags": list(per_tag.index)} | {
         key: round(float(value), 4) for key, value in found.items()

@@ -10,7 +10,7 @@ the device that it runs on). A device cannot be faster than
     operations / its operations per second     and     bytes / its bytes per second
 
 The larger time is the bound. Prints it for a stated machine as segments per second, and
-the number of CPU cores that `data.pipeline` needs to feed training at the bound, when
+the number of CPU cores that `data.batches` needs to feed training at the bound, when
 one core reads `--crops-per-core` random crops per second (see benchmarks/inputs.py).
 Where JAX finds an accelerator, it also runs the model and prints the share of the bound
 that it reaches. Writes roofline.json.

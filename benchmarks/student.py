@@ -35,7 +35,7 @@ import tag as tag_benchmark
 import transfer as transfer_benchmark
 
 from tagger import audio, models, storage
-from tagger.data import pipeline
+from tagger.data.clips import open_shards
 from tagger.evaluation import bootstrap, scoring
 from tagger.evaluation.agreement import Agreement, rank_correlations
 from tagger.inference import export
@@ -102,15 +102,15 @@ def main() -> None:
 
 def agreement(args: argparse.Namespace, work: Path) -> dict:
     """Compares the rankings of the test clips by student and teacher."""
-    shards = pipeline.open_shards(args.music)
+    shards = open_shards(args.music)
     student = models.load_model(args.student)
     info = models.model_info(student)
     parent = Path(args.scores_dir or work)
     stored = teacher_scores.Stored(args.teacher, info.segmentation)
     found = stored.with_what_is_there(parent, shards).store(shards, "test", parent)
-    scored = distillation.DistilledShards.of(shards, found, info.tags)
-    task = distillation.DistillationTask(scored, args.teacher)
-    result = task.evaluate(scoring.predictor(student, scored), scored, info, "test")
+    tagged = distillation.with_tags(shards, info.tags)
+    task = distillation.DistillationTask(tagged, shards, args.teacher, found)
+    result = task.evaluate(scoring.predictor(student, tagged), tagged, info, "test")
     artist_of = {row["path"]: row["artist"] for row in read_music()}
     artists = [artist_of[clip_id] for clip_id in result.clip_ids]
     ends = agreement_intervals(result, artists)

@@ -1,16 +1,13 @@
-"""Measures how many examples per second full-size models train on.
+"""Measures how many examples per second full-size models train on, fed from shards.
 
-    python benchmarks/training.py --export --data-dir dataset
+    python benchmarks/training.py --data-dir dataset
     KERAS_BACKEND=jax python benchmarks/training.py --precision mixed_bfloat16
-    python benchmarks/training.py --from-records --data-dir dataset
 
-With --export it writes whole train segments of a data folder (built at 22050 Hz) to
-.npy files, for a machine without TensorFlow. Otherwise it trains an SE sample-level CNN
-and the Transformer, on these segments from memory or, with --from-records, on the
-records themselves. It prints examples per second and the share of time that steps wait
-for their batches. On JAX it also prints the share of the device's matrix-multiplication
-rate that training reaches (a step counts as three forward passes, whose operations XLA
-counts). Writes training.json.
+Trains an SE sample-level CNN and the Transformer on the shards of a data folder (built
+at 22050 Hz), without TensorFlow where Keras runs on another backend. It prints examples
+per second and the share of time that steps wait for their batches. On JAX it also
+prints the share of the device's matrix-multiplication rate that training reaches (a
+step counts as three forward passes, whose operations XLA counts). Writes training.json.
 """
 
 import argparse
@@ -21,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import cli
 from tagger.segmentation import Segmentation
 
 MODELS = {
@@ -33,46 +29,36 @@ MODELS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--export", action="store_true", help="write the segments; do not train")
-    add("--from-records", action="store_true", help="train on --data-dir itself")
     add("--data-dir", default="./dataset")
-    add("--arrays", default="arrays", help="folder of the .npy files")
-    add("--max-segments", type=int, default=200)
+    add("--num-read-threads", type=int, default=8)
     add("--batch-size", type=int, default=64)
     add("--num-steps", type=int, default=50)
     add("--precision", default="float32")
     add("--output", default="training.json")
     args = parser.parse_args()
-    if args.export:
-        export(args)
-        return
     results = {name: measure(args, name, options) for name, options in MODELS.items()}
     content = {"arguments": vars(args), "results": results}
     Path(args.output).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def export(args) -> None:
-    cli.load_tensorflow()
-    from tagger import models
-    from tagger.data import pipeline
-
-    shards = pipeline.open_shards(args.data_dir)
-    for name in MODELS:
-        segmentation = Segmentation(models.entry(name).facts.num_samples)
-        folder = Path(args.arrays) / name
-        for path in pipeline.export_arrays(
-            shards, "train", segmentation, folder, args.max_segments
-        ):
-            print(path)
-
-
 def measure(args, name: str, options: dict) -> dict:
+    from tagger import models
+    from tagger.data.batches import Batches, feed
+    from tagger.data.clips import open_shards
+
+    clips = open_shards(args.data_dir).clips("train")
+    segmentation = Segmentation(models.entry(name).facts.num_samples)
+    source = Batches(clips, segmentation, args.batch_size)
+    with feed(source.batch, 0, args.num_read_threads) as batches:
+        return train(args, name, options, iter(batches))
+
+
+def train(args, name: str, options: dict, batches: Iterator) -> dict:
     import keras
 
     from tagger import models
     from tagger.training import distribution
 
-    batches = (from_records if args.from_records else from_arrays)(args, name)
     segments, labels = next(batches)
     with distribution.precision(args.precision):
         model = models.build_model(name, num_tags=labels.shape[1], **options)
@@ -99,27 +85,6 @@ def measure(args, name: str, options: dict) -> dict:
         result["share_of_matrix_rate"] = operations / seconds / matrix_rate()
     print(name, json.dumps(result))
     return result
-
-
-def from_arrays(args, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    folder = Path(args.arrays) / name
-    segments = np.load(folder / "train_segments.npy")
-    labels = np.load(folder / "train_labels.npy").astype(np.float32)
-    rng = np.random.default_rng(0)
-    while True:
-        pick = rng.integers(len(segments), size=args.batch_size)
-        yield segments[pick], labels[pick]
-
-
-def from_records(args, name: str) -> Iterator[tuple]:
-    cli.load_tensorflow()
-    from tagger import models
-    from tagger.data import pipeline
-
-    shards = pipeline.open_shards(args.data_dir)
-    segmentation = Segmentation(models.entry(name).facts.num_samples)
-    batches = pipeline.training_segments(shards, "train", segmentation, args.batch_size)
-    return iter(batches)
 
 
 def forward_operations(model, batch_size: int) -> float:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from tagger import models, storage
-from tagger.data import pipeline
+from tagger.data.clips import open_shards
 from tagger.evaluation import bootstrap, scoring
 from tagger.evaluation.metrics import Evaluation
 from tagger.inference.embedding_cache import EmbeddingCache
@@ -161,7 +161,7 @@ class Music:
     def trained(self, name: str, shards: Path, options, args) -> dict:
         """Runs train.py for every seed, and returns the mean of the test scores."""
         results, seconds = [], []
-        opened = pipeline.open_shards(shards)
+        opened = open_shards(shards)
         for seed in range(self.num_seeds):
             folder = self.work / f"{name}{seed}"
             start = time.perf_counter()

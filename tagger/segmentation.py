@@ -1,8 +1,8 @@
 """Cuts clips into the segments that a model takes.
 
-waveform [num_samples] -> segments [num_segments, segment length]. `cut` and `stream`
-work on arrays, `cut_tensor` and `crop_tensor` in tf.data graphs. All of them follow the
-same rule, a `Segmentation`.
+waveform [num_samples] -> segments [num_segments, segment length]. `cut` takes a whole
+clip, `stream` a clip of any length block by block, and `crop` reads one segment. All of
+them follow the same rule, a `Segmentation`.
 """
 
 import dataclasses
@@ -118,18 +118,24 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
     return np.clip(steps, -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 
-# --- Arrays ---------------------------------------------------------------------------
-
-
 def cut(waveform: np.ndarray, segmentation: Segmentation) -> np.ndarray:
     """Cuts a waveform [num_samples] into segments [num_segments, segment length].
+
+    Segments are read-only views of the waveform where they can be.
 
     Raises:
         ValueError: the waveform is empty.
     """
     if not len(waveform):
         raise ValueError("An empty waveform has no segments.")
-    return np.stack(list(stream(iter([waveform]), segmentation)))
+    if len(waveform) < segmentation.shortest_samples:
+        waveform = np.resize(waveform, segmentation.shortest_samples)  # repeats
+    if segmentation.edge_samples:
+        waveform = np.pad(waveform, segmentation.edge_samples, mode="reflect")
+    if segmentation.remainder == "pad":
+        waveform = np.pad(waveform, (0, -len(waveform) % segmentation.num_samples))
+    every = np.lib.stride_tricks.sliding_window_view(waveform, segmentation.num_samples)
+    return every[:: segmentation.hop_samples]
 
 
 def num_crops(num_samples: int, segmentation: Segmentation) -> int:
@@ -217,58 +223,3 @@ def _mirrored(blocks: Iterator[np.ndarray], num_samples: int) -> Iterator[np.nda
         end = np.concatenate([end, block])[-num_samples - 1 :]
     if end is not None:
         yield end[-2::-1]
-
-
-# --- Tensors, in a tf.data graph ------------------------------------------------------
-
-
-def cut_tensor(waveform, segmentation: Segmentation):
-    """Cuts a TensorFlow waveform [num_samples] into [num_segments, segment length]."""
-    import tensorflow as tf
-
-    waveform = _extended_tensor(waveform, segmentation)
-    num_samples = segmentation.num_samples
-    if not segmentation.is_consecutive:
-        return tf.signal.frame(waveform, num_samples, segmentation.hop_samples)
-    rest = tf.size(waveform) % num_samples
-    if segmentation.remainder == "pad":
-        waveform = tf.pad(waveform, [[0, -rest % num_samples]])
-    else:
-        waveform = waveform[: tf.size(waveform) - rest]
-    return tf.reshape(waveform, [-1, num_samples])
-
-
-def crop_tensor(waveform, segmentation: Segmentation, num_crops: int, seed):
-    """Draws segments [num_crops, segment length] that start anywhere in a waveform.
-
-    Args:
-        waveform: TensorFlow tensor [num_samples].
-        segmentation: Length and edges of the segments; hop and remainder are ignored.
-        num_crops: Number of segments.
-        seed: Seed of the starts, an int tensor [2].
-    """
-    import tensorflow as tf
-
-    waveform = _extended_tensor(waveform, segmentation)
-    num_samples = segmentation.num_samples
-    end = tf.size(waveform) - num_samples + 1
-    starts = tf.random.stateless_uniform([num_crops], seed, 0, end, tf.int32)
-    crops = [waveform[start : start + num_samples] for start in tf.unstack(starts)]
-    return tf.ensure_shape(tf.stack(crops), [num_crops, num_samples])
-
-
-def _extended_tensor(waveform, segmentation: Segmentation):
-    """Repeats a waveform that is too short and mirrors its ends."""
-    import tensorflow as tf
-
-    shortest = segmentation.shortest_samples
-    repeats = -(-shortest // tf.maximum(tf.size(waveform), 1))
-    waveform = tf.cond(
-        repeats > 1,
-        lambda: tf.tile(waveform, [repeats])[:shortest],
-        lambda: waveform,  # no copy
-    )
-    if not segmentation.edge_samples:
-        return waveform
-    edges = [[segmentation.edge_samples, segmentation.edge_samples]]
-    return tf.pad(waveform, edges, "REFLECT")

@@ -1,7 +1,7 @@
 """Files on a local disk, or behind a URL (gs://…) that `tf.io.gfile` opens.
 
 `location(text)` returns a `pathlib.Path`, or a `Remote` with the methods of it that
-shards and manifests need. Callers treat both alike. Only URLs load TensorFlow.
+builds and manifests need. Callers treat both alike. Only URLs load TensorFlow.
 """
 
 import contextlib
@@ -19,11 +19,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
 try:
     import fcntl
 except ImportError:  # no lock on Windows; temporary names are unique
     fcntl = None
 
+CACHE_VARIABLE = "TAGGER_CACHE"
 LOCK_NAME = ".lock"
 UNFINISHED = ".tmp-"  # start of the names of files that are being written
 
@@ -153,6 +156,60 @@ def sha256(path: Path | Remote) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Returns the folder of what can be downloaded or made again ($TAGGER_CACHE)."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "tagger"
+
+
+def copied(folder: Remote, sizes: dict[str, int], version: str) -> Path:
+    """Copies files behind a URL to the cache, unless they are there.
+
+    Args:
+        folder: Folder of the files.
+        sizes: Expected size in bytes of each file, by its name. Files that are missing
+            are left out.
+        version: Text that identifies the content of the files.
+
+    Returns:
+        The local folder.
+
+    Raises:
+        OSError: a file cannot be read, or the disk has no room for the copies.
+    """
+    digest = hashlib.sha256(f"{folder}\n{version}".encode()).hexdigest()[:16]
+    copies = cache_folder() / "shards" / digest
+    copies.mkdir(parents=True, exist_ok=True)
+    lacking = {
+        name: (folder / name).num_bytes()
+        for name, size in sizes.items()
+        if num_bytes(copies / name) != size
+    }
+    lacking = {name: size for name, size in lacking.items() if size is not None}
+    needed, free = sum(lacking.values()), shutil.disk_usage(copies).free
+    if needed > free:
+        raise OSError(
+            f"Copies of the shards in {folder} need {needed / 1e9:.1f} GB, but"
+            f" {str(copies)!r} has room for {free / 1e9:.1f} GB. Free some space, or"
+            f" set {CACHE_VARIABLE} to a folder on another disk."
+        )
+    with tqdm(
+        desc="Copying", total=needed, unit="B", unit_scale=True, disable=None
+    ) as bar:
+        for name in lacking:
+            with (
+                (folder / name).open("rb") as source,
+                replacing(copies / name) as unfinished,
+                unfinished.open("wb") as target,
+            ):
+                while block := source.read(1 << 22):
+                    target.write(block)
+                    bar.update(len(block))
+    return copies
 
 
 def temporary(path: Path | Remote) -> Path | Remote:

@@ -23,6 +23,7 @@ from hub_server import HubServer
 from narrow import narrow_options
 
 from tagger import cli, models
+from tagger.data.batches import Batches
 from tagger.datasets import demo
 from tagger.training import trainer
 
@@ -234,7 +235,7 @@ def small(monkeypatch):
     """Makes networks narrow and trainings short: two batches in each of two stages."""
     train, wide = trainer.train, models.default_options
     narrow = {name: wide(name) | narrow_options(name) for name in models.MODELS}
-    num_batches = trainer.SupervisedTask.num_batches
+    length = Batches.__len__
 
     def short(name, options, recipe, *others):
         stages = [
@@ -247,11 +248,7 @@ def small(monkeypatch):
     monkeypatch.setattr(
         models, "default_options", lambda name: narrow.get(name) or wide(name)
     )
-    monkeypatch.setattr(
-        trainer.SupervisedTask,
-        "num_batches",
-        lambda task, plan: min(2, num_batches(task, plan)),
-    )
+    monkeypatch.setattr(Batches, "__len__", lambda batches: min(2, length(batches)))
 
 
 @pytest.fixture

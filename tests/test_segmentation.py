@@ -1,4 +1,4 @@
-"""Arrays, streams and tensors are cut by the same rule."""
+"""Arrays and streams are cut, and crops are read, by the same rule."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,7 @@ import pytest
 from tagger.segmentation import (
     Segmentation,
     crop,
-    crop_tensor,
     cut,
-    cut_tensor,
     num_crops,
     stream,
 )
@@ -39,22 +37,13 @@ def by_hand(waveform, rule):
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("length", [3, 9, 10, 11, 20, 29, 31, 100])
-def test_arrays_streams_and_tensors_are_cut_alike(name, length):
-    tf = pytest.importorskip("tensorflow")
+def test_arrays_and_streams_are_cut_alike(name, length):
     waveform, rule = np.arange(1, length + 1, dtype=np.int16), RULES[name]
     expected = by_hand(waveform, rule)
     np.testing.assert_array_equal(cut(waveform, rule), expected)
     for block in (1, 7, 1000):
         np.testing.assert_array_equal(streamed(waveform, rule, block), expected)
-    np.testing.assert_array_equal(cut_tensor(tf.constant(waveform), rule), expected)
     assert rule.num_segments(length) == len(expected)
-
-
-def test_a_crop_of_a_short_clip_is_the_repeated_clip():
-    tf = pytest.importorskip("tensorflow")
-    seed = tf.constant([0, 1], tf.int64)
-    crops = crop_tensor(tf.range(1, 8), Segmentation(10), 4, seed)
-    assert crops.numpy().tolist() == [[1, 2, 3, 4, 5, 6, 7, 1, 2, 3]] * 4
 
 
 @pytest.mark.parametrize("length", [1, 7, 40, 100])

@@ -17,7 +17,7 @@ from tagger.cli.arguments import (
     at_least_one,
     at_least_two,
 )
-from tagger.data import building, records, verification
+from tagger.data import building, resemul, verification
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
 from tagger.data.records import SAMPLE_RATE, SEGMENT_SAMPLES
 from tagger.datasets import DATASETS, Dataset, magnatagatune, million_song, mtg_jamendo
@@ -250,7 +250,7 @@ def build(args: argparse.Namespace) -> None:
     args.annotations = annotations
     if args.features:
         load_tensorflow()
-    if found := records.resemul_shards(storage.location(args.output_dir)):
+    if found := resemul.shard_paths(storage.location(args.output_dir)):
         print(
             printable(
                 f"{args.output_dir} holds {len(found)} shards of the original resemul,"
@@ -295,7 +295,7 @@ def verify(args: argparse.Namespace) -> int:
         if (folder / MANIFEST_NAME).exists():
             return _verify_build(folder)
     for folder in folders:
-        if records.resemul_shards(folder):
+        if resemul.shard_paths(folder):
             return _verify_resemul(folder)
     raise FileNotFoundError(
         f"There is no {MANIFEST_NAME} in {args.directory!r} or its {SHARD_FOLDER}/."
@@ -318,7 +318,7 @@ def _list_faults(
 
 
 def _verify_resemul(directory: Path) -> int:
-    total = len(records.resemul_shards(directory))
+    total = len(resemul.shard_paths(directory))
     bad = _list_faults(directory, verification.verify_resemul(directory), total)
     print(
         f"{total} shards of the original resemul, without a manifest; {len(bad)} files"

@@ -117,7 +117,7 @@ def evaluate(args: argparse.Namespace) -> None:
     load_tensorflow()
     from tagger import plotting
 
-    shards = data.pipeline.open_shards(args.data_dir, args.verify)
+    shards = data.clips.open_shards(args.data_dir, args.verify)
     model = weights.pretrained.load(args.model)
     predict = evaluation.scoring.predictor(model, shards)
     info = models.model_info(model)
@@ -230,7 +230,7 @@ def excitations(args: argparse.Namespace) -> None:
     """Writes the excitations of every clip and block, and the paper's figures."""
     check_outputs(args, "out", "plot_dir")
     load_tensorflow()
-    shards = data.pipeline.open_shards(args.data_dir)
+    shards = data.clips.open_shards(args.data_dir)
     model = weights.pretrained.load(args.model)
     table = interpretation.excitations(model, shards, args.split)
     interpretation.save_excitations(table, args.out)

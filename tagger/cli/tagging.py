@@ -159,7 +159,7 @@ def _tags_of(info: ModelInfo, args: argparse.Namespace) -> tuple[str, ...] | Non
         f"{args.model} holds no tag names; using those of {args.data_dir}.",
         stacklevel=1,
     )
-    return data.pipeline.open_shards(args.data_dir).manifest.tags
+    return data.clips.open_shards(args.data_dir).manifest.tags
 
 
 # --- tag ------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=count,
         default=8,
-        help="number of shards read in parallel (default: %(default)s)",
+        help="threads that read batches ahead (default: %(default)s)",
     )
     _add_model(groups["model"], model)
     _add_recipe(groups["recipe"], recipe)
@@ -498,17 +498,17 @@ def train(args: argparse.Namespace) -> None:
         work.distribution.choose(**given),
         base,
     )
-    shards = data.pipeline.open_shards(args.data_dir, args.verify)
+    shards = data.clips.open_shards(args.data_dir, args.verify)
     if shards.manifest.features and not hasattr(args, "crops_per_clip"):
         # A spectrogram cannot be cut anew.
         recipe = dataclasses.replace(recipe, crops_per_clip=0)
-    shards.check_counts(args.num_audios_per_shard, args.num_segments_per_audio)
+    _check_counts(args, shards.manifest)
     arguments = name, options, recipe
     if not hasattr(args, "teacher"):
         task = work.trainer.SupervisedTask(shards)
         best = work.trainer.train(*arguments, task, args.train_dir, run)
     elif hasattr(args, "unlabelled"):
-        unlabelled = data.pipeline.open_shards(args.unlabelled, args.verify)
+        unlabelled = data.clips.open_shards(args.unlabelled, args.verify)
         teacher = weights.pretrained.path_of(args.teacher)
         kind = work.noisy_student.StudentOptions
         best = work.noisy_student.train(
@@ -529,6 +529,29 @@ def train(args: argparse.Namespace) -> None:
             run,
         )
     print(f"Best model: {best}")
+
+
+def _check_counts(args: argparse.Namespace, manifest) -> None:
+    """Checks the two counts that the original's command repeats from its build."""
+    clips, segments = manifest.num_clips("train"), manifest.num_segments("train")
+    for option, given, built in (
+        (
+            "--num-audios-per-shard",
+            args.num_audios_per_shard,
+            manifest.num_audios_per_shard,
+        ),
+        (
+            "--num-segments-per-audio",
+            args.num_segments_per_audio,
+            segments / max(clips, 1),
+        ),
+    ):
+        # The original's shards do not say how they were built.
+        if manifest.num_audios_per_shard and given not in (None, built):
+            raise ValueError(
+                f"{option} {given} does not agree with {args.data_dir}, built with"
+                f" {built:g}. Leave it out, or build again."
+            )
 
 
 def _student_options(args: argparse.Namespace, kind: type, name: str) -> dict:

@@ -1,15 +1,14 @@
-"""Builds, verifies and reads shards of clips: records, manifest, tf.data pipelines."""
+"""Builds, verifies and reads shards of clips: records, manifest, clips, batches."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
+        "batches",
         "building",
-        "crops",
+        "clips",
         "manifest",
-        "mixing",
-        "pipeline",
         "records",
         "resemul",
         "tfds",

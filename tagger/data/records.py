@@ -9,14 +9,12 @@ the tests compare them with TensorFlow's reader and writer.
 """
 
 import contextlib
-import dataclasses
 import hashlib
-import mmap
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -88,16 +86,58 @@ def decode(
     }
 
 
+class Entry(NamedTuple):
+    """What a record says of its clip, and where in the record the clip's values lie.
+
+    Attributes:
+        clip_id: Id of the clip; empty in the original resemul's records.
+        labels: 0/1 [num_tags], one byte each; empty for unlabelled music.
+        num_samples: Length of the clip.
+        spans: Start and end of the values in bytes: one span, or one of the same length
+            per segment.
+    """
+
+    clip_id: str
+    labels: bytes
+    num_samples: int
+    spans: list[tuple[int, int]]
+
+
+def find_clip(example: bytes | memoryview) -> Entry:
+    """Returns where a serialized Example holds what, without reading its segments.
+
+    Raises:
+        ValueError, KeyError, IndexError: it is not a record of this project.
+    """
+    places = _locate(example)
+    clip_id, num_samples, labels = (
+        _unpack(FEATURES[name], bytes(example[slice(*places.get(name, (0, 0)))]))
+        for name in ("clip_id", "num_samples", "labels")
+    )
+    return Entry(clip_id, labels.tobytes(), num_samples, [places["segments"]])
+
+
 def _locate(example: bytes | memoryview) -> dict[str, tuple[int, int]]:
     """Returns feature name -> start and end of its value in a serialized Example."""
-    places = {}
-    ((_, *features),) = _fields(example, 0, len(example))
-    for _, *entry in _fields(example, *features):
-        (_, *name), (_, *feature) = _fields(example, *entry)
-        ((_, *values),) = _fields(example, *feature)
-        ((_, start, end),) = _fields(example, *values)
-        places[bytes(example[slice(*name)]).decode()] = start, end
-    return places
+    ((_, *content),) = fields(example, 0, len(example))
+    return {name: values[0] for name, values in features(example, *content)}
+
+
+def features(
+    example: bytes | memoryview, start: int, end: int
+) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Yields the name of each feature, and start and end of each of its values.
+
+    Args:
+        example: A serialized Example or SequenceExample.
+        start: Start of a message Features in it.
+        end: End of the message.
+    """
+    for _, *entry in fields(example, start, end):
+        (_, *name), (_, *feature) = fields(example, *entry)
+        ((_, *values),) = fields(example, *feature)
+        held = [(first, last) for _, first, last in fields(example, *values)]
+        yield bytes(example[slice(*name)]).decode(), held
 
 
 def kinds_of(segment_dtype: str) -> dict[str, str]:
@@ -166,7 +206,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _fields(
+def fields(
     data: bytes | memoryview, at: int, end: int
 ) -> Iterator[tuple[int, int, int]]:
     """Yields number, start and end of each field of the message from `at` to `end`."""
@@ -244,43 +284,24 @@ class ShardWriter:
         self.sha256 = self._hash.hexdigest()
 
 
-def read_shard(path: str | os.PathLike | storage.Remote) -> Iterator[bytes]:
-    """Yields the serialized Examples of a shard and checks every CRC.
+def read_shard(path: str | os.PathLike) -> Iterator[bytes]:
+    """Yields the serialized Examples of a local shard and checks every CRC.
 
     Raises:
         CorruptShardError: a record is corrupted. The message holds the file and the
             number of the first such record, counted from 0.
     """
-    path = storage.location(path)
-    num_left = storage.num_bytes(path) or 0
-    with path.open("rb") as file:
-        number = 0
-        while head := file.read(12):
-            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
-            if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:
-                raise CorruptShardError(path, number)
-            num_left -= 16 + length
-            if num_left < 0:  # a length that cannot be right is not read
-                raise CorruptShardError(path, number)
-            data, crc = file.read(length), file.read(4)
-            if len(data) < length or _masked_crc(data) != crc:
-                raise CorruptShardError(path, number)
-            yield data
-            number += 1
+    with open(path, "rb") as file:
+        for number, span in enumerate(spans(path, file)):
+            yield read_record(path, file, number, span)
 
 
-def count_records(path: str | os.PathLike) -> int:
-    """Counts the records of a shard by their lengths, without reading their data.
+def spans(path: str | os.PathLike, file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Yields start and end of the data of each record of an open shard.
 
     Raises:
         CorruptShardError: the length of a record is corrupted.
     """
-    with open(path, "rb") as file:
-        return len(list(_spans(path, file)))
-
-
-def _spans(path: str | os.PathLike, file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Yields start and end of the data of each record of an open shard."""
     size, at, number = os.fstat(file.fileno()).st_size, 0, 0
     while at < size:
         file.seek(at)
@@ -295,95 +316,20 @@ def _spans(path: str | os.PathLike, file: BinaryIO) -> Iterator[tuple[int, int]]
         number += 1
 
 
-# --- Parts of records -----------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class StoredClip:
-    """Location of a clip's waveform in a shard; `read_into` reads part of it.
-
-    Attributes:
-        path: Shard that holds the clip.
-        number: Number of the record in the shard, from 0.
-        labels: uint8 [num_tags]; empty for unlabelled music.
-        num_samples: Length of the clip.
-        dtype: Data type of the samples.
-    """
-
-    path: str
-    number: int
-    labels: np.ndarray
-    num_samples: int
-    dtype: np.dtype
-    _start: int  # of the samples in the file
-    _span: tuple[int, int]  # of the record's data in the file
-    _is_checked: bool = False
-
-    def read_into(self, start: int, samples: np.ndarray) -> None:
-        """Reads the samples from `start` on into an array of `dtype`.
-
-        The first call reads the whole record, to check its CRC.
-
-        Raises:
-            CorruptShardError: the record is corrupted.
-            FileNotFoundError: the shard has been removed.
-        """
-        place = self._start + start * self.dtype.itemsize
-        with open(self.path, "rb", buffering=0) as file:
-            if not self._is_checked:
-                self._check(file)
-            file.seek(place)
-            if file.readinto(samples.view(np.uint8)) != samples.nbytes:
-                raise CorruptShardError(self.path, self.number)
-
-    def _check(self, file: BinaryIO) -> None:
-        first, last = self._span
-        file.seek(first)
-        data = file.read(last - first + 4)
-        if _masked_crc(data[:-4]) != data[-4:]:
-            raise CorruptShardError(self.path, self.number)
-        self._is_checked = True
-
-
-def stored_clips(path: str | os.PathLike, segment_dtype: str) -> list[StoredClip]:
-    """Returns where the clips of a local shard of waveforms lie, without their samples.
+def read_record(
+    path: str | os.PathLike, file: BinaryIO, number: int, span: tuple[int, int]
+) -> bytes:
+    """Returns the data of one record, from start to end in an open shard.
 
     Raises:
-        CorruptShardError: a record is corrupted outside of its samples.
+        CorruptShardError: it does not match its CRC.
     """
-    clips, kinds = [], kinds_of(segment_dtype)
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as data,
-    ):
-        for number, (first, last) in enumerate(_spans(path, file)):
-            try:
-                with data[first:last] as example:
-                    places = _locate(example)
-                    begin, end = places["segments"]
-                    values = {
-                        name: _unpack(kinds[name], bytes(example[slice(*places[name])]))
-                        for name in ("num_samples", "labels")
-                        if name in places
-                    }
-            except (ValueError, IndexError, KeyError) as error:
-                raise CorruptShardError(path, number) from error
-            dtype = _little_endian(segment_dtype)
-            if end - begin < values["num_samples"] * dtype.itemsize:
-                raise CorruptShardError(path, number)
-            clips.append(
-                StoredClip(
-                    os.fspath(path),
-                    number,
-                    values.get("labels", np.zeros(0, np.uint8)),
-                    values["num_samples"],
-                    dtype,
-                    first + begin,
-                    (first, last),
-                )
-            )
-    return clips
+    start, end = span
+    file.seek(start)
+    data = file.read(end - start + 4)
+    if len(data) < end - start + 4 or _masked_crc(data[:-4]) != data[-4:]:
+        raise CorruptShardError(path, number)
+    return data[:-4]
 
 
 def _masked_crc(data: bytes) -> bytes:

@@ -1,17 +1,63 @@
-"""Reads the shards of the original resemul project.
+"""Shards of the original resemul project, which have no manifest.
 
 train and val: one Example per segment; test: one SequenceExample per clip.
 """
 
+import re
 import warnings
 from pathlib import Path
-
-import tensorflow as tf
-from google.protobuf.message import DecodeError
 
 from tagger.data import records
 from tagger.data.manifest import Manifest, Shard
 from tagger.datasets import magnatagatune
+from tagger.storage import Remote
+
+# train-0000-of-0152.tfrecord, test-0000-of-0043.seq.tfrecord
+_NAME = re.compile(r"(.*)-\d{4}-of-(\d{4})(\..*)")
+
+
+def shard_paths(folder: Path | Remote) -> list[Path]:
+    """Returns the original resemul's shards in a local folder, sorted."""
+    if not isinstance(folder, Path):
+        return []
+    digits = "[0-9][0-9][0-9][0-9]"
+    return sorted(folder.glob(f"[!.]*-{digits}-of-{digits}.*tfrecord"))
+
+
+def missing_names(paths: list[Path]) -> list[str]:
+    """Returns the shards that the names of the others say there should be."""
+    expected = set()
+    for path in paths:
+        split, total, ending = _NAME.fullmatch(path.name).groups()
+        expected.update(
+            f"{split}-{n:04d}-of-{total}{ending}" for n in range(int(total))
+        )
+    return sorted(expected - {path.name for path in paths})
+
+
+def find_clip(example: bytes | memoryview) -> records.Entry:
+    """Returns where a serialized record of resemul holds what.
+
+    Raises:
+        ValueError, KeyError, IndexError: it is not a record of resemul.
+    """
+    # SequenceExample{1: context, 2: FeatureLists{1: map entry{1: name, 2:
+    # FeatureList{1: Feature}}}}; an Example has only a context.
+    (_, *context), *lists = records.fields(example, 0, len(example))
+    held = dict(records.features(example, *context))
+    for _, *entries in lists:
+        for _, *entry in records.fields(example, *entries):
+            (_, *name), (_, *listed) = records.fields(example, *entry)
+            held[bytes(example[slice(*name)]).decode()] = [
+                (start, end)
+                for _, *feature in records.fields(example, *listed)
+                for _, *values in records.fields(example, *feature)
+                for _, start, end in records.fields(example, *values)
+            ]
+    spans = held.get("raw_segments") or held["raw_segment"]
+    (labels,) = held["raw_labels"]
+    num_samples = sum(end - start for start, end in spans) // 4
+    return records.Entry("", bytes(example[slice(*labels)]), num_samples, spans)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -35,33 +81,30 @@ def read_manifest(folder: Path) -> Manifest:
         segment_dtype="float32",
         complete=True,
     )
-    for path in records.resemul_shards(folder):
-        example = next(records.read_shard(path), None)
-        if example is None:
+    for path in shard_paths(folder):
+        with path.open("rb") as file:
+            num_clips = sum(1 for _ in records.spans(path, file))
+        if not num_clips:
             continue
+        example = next(records.read_shard(path))
         try:
-            content = tf.train.SequenceExample.FromString(example)
-            context, sequence = content.context.feature, content.feature_lists
-            segments = sequence.feature_list["raw_segments"].feature
-            segments = segments or [context["raw_segment"]]
-            num_tags = len(context["raw_labels"].bytes_list.value[0])
-            manifest.segment_samples = len(segments[0].bytes_list.value[0]) // 4
-        except (IndexError, DecodeError) as error:
+            found = find_clip(example)
+        except (ValueError, KeyError, IndexError) as error:
             raise ValueError(
                 f"{path} is a shard of neither this project nor resemul. Run the build"
                 " again (python build_mtt.py), or give another --data-dir."
             ) from error
-        num_clips = records.count_records(path)
+        manifest.segment_samples = found.num_samples // len(found.spans)
         manifest.shards[path.name] = Shard(
             split=path.name.split("-")[0],
             num_clips=num_clips,
-            num_segments=num_clips * len(segments),
+            num_segments=num_clips * len(found.spans),
             num_bytes=path.stat().st_size,
             sha256="",
         )
     if not manifest.shards:
         raise ValueError(f"The shards in {folder} are empty. Run the build again.")
-    manifest.tags = _tag_names(folder, num_tags)
+    manifest.tags = _tag_names(folder, len(found.labels))
     return manifest
 
 
@@ -82,28 +125,3 @@ def _tag_names(folder: Path, num_tags: int) -> tuple[str, ...]:
         stacklevel=4,
     )
     return tuple(f"tag {number}" for number in range(1, num_tags + 1))
-
-
-def parse(example: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parses a serialized clip or segment; see `pipeline.Shards.parse`."""
-    # An Example parses as a SequenceExample that has only a context.
-    context, sequence = tf.io.parse_single_sequence_example(
-        example,
-        {
-            "raw_labels": tf.io.FixedLenFeature([], tf.string),
-            "raw_segment": tf.io.FixedLenFeature([], tf.string, b""),
-        },
-        {
-            "raw_segments": tf.io.FixedLenSequenceFeature(
-                [], tf.string, allow_missing=True
-            )
-        },
-    )
-    segments = context["raw_segment"] + tf.strings.reduce_join(sequence["raw_segments"])
-    waveform = tf.io.decode_raw(segments, tf.float32)
-    return {
-        "content": waveform,
-        "num_samples": tf.size(waveform),
-        "labels": tf.io.decode_raw(context["raw_labels"], tf.uint8),
-        "clip_id": tf.constant(""),
-    }

@@ -2,23 +2,15 @@
 
 import math
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from tagger import storage
+from tagger.data import resemul
 from tagger.data.manifest import Manifest, Shard
-from tagger.data.records import (
-    CorruptShardError,
-    decode,
-    read_shard,
-    resemul_shards,
-)
-
-# train-0000-of-0152.tfrecord, test-0000-of-0043.seq.tfrecord
-_RESEMUL_NAME = re.compile(r"(.*)-\d{4}-of-(\d{4})(\..*)")
+from tagger.data.records import CorruptShardError, decode, read_shard
 
 
 def verify(
@@ -35,10 +27,14 @@ def verify(
         file is empty. Shards that the manifest does not list come last.
     """
     directory, seen = storage.location(directory), set()
+    listed = directory.glob("[!.]*-of-*.tfrecord")
+    if isinstance(directory, storage.Remote):
+        sizes = {name: shard.num_bytes for name, shard in manifest.shards.items()}
+        directory = storage.copied(directory, sizes, manifest.checksum())
     for name, shard in sorted(manifest.shards.items()):
         yield name, list(_faults(directory / name, shard, manifest, seen))
-    others = {path.name for path in resemul_shards(directory)}
-    for path in sorted(directory.glob("[!.]*-of-*.tfrecord")):
+    others = {path.name for path in resemul.shard_paths(directory)}
+    for path in sorted(listed):
         if path.name not in others | manifest.shards.keys():
             yield path.name, ["the manifest does not list it"]
 
@@ -53,11 +49,8 @@ def verify_resemul(directory: Path) -> Iterator[tuple[str, list[str]]]:
         Name and faults of each shard, see `verify`; last those that are missing, as
         the names of the others say how many there should be.
     """
-    expected, found = set(), resemul_shards(directory)
+    found = resemul.shard_paths(directory)
     for path in found:
-        split, total, ending = _RESEMUL_NAME.fullmatch(path.name).groups()
-        names = (f"{split}-{n:04d}-of-{total}{ending}" for n in range(int(total)))
-        expected.update(names)
         num_records = 0
         try:
             for _ in read_shard(path):
@@ -66,7 +59,7 @@ def verify_resemul(directory: Path) -> Iterator[tuple[str, list[str]]]:
             yield path.name, [f"record {error.number} is corrupted"]
         else:
             yield path.name, [] if num_records else ["it is empty"]
-    for name in sorted(expected - {path.name for path in found}):
+    for name in resemul.missing_names(found):
         yield name, ["it is missing"]
 
 

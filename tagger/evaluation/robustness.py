@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tagger import audio, models
-from tagger.data import pipeline
+from tagger.data.clips import Shards
 from tagger.evaluation import bootstrap, scoring
 
 # Points of the compression curve: input / output level in dB.
@@ -65,7 +65,7 @@ MODIFICATIONS: dict[str, tuple[Callable, dict[str, object]]] = {
 }
 
 
-def check(shards: pipeline.Shards) -> None:
+def check(shards: Shards) -> None:
     """Checks that the shards contain waveforms.
 
     Raises:
@@ -80,7 +80,7 @@ def check(shards: pipeline.Shards) -> None:
 
 def measure(
     predict: scoring.Predict,
-    shards: pipeline.Shards,
+    shards: Shards,
     info: models.ModelInfo,
     split: str = "test",
     tag_map: Mapping[str, str] | None = None,

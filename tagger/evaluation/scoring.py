@@ -4,7 +4,6 @@ A clip's score is the mean over its segments, as in every published table.
 """
 
 import dataclasses
-import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -12,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tagger import datasets, models
-from tagger.data import pipeline
+from tagger.data.clips import Clips, Modify, Shards, outputs_of
 from tagger.data.manifest import MANIFEST_NAME
 from tagger.evaluation.metrics import Evaluation
 from tagger.models.metadata import suggest_names
@@ -26,12 +25,13 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 def evaluate(
     predict: Predict,
-    shards: pipeline.Shards,
+    shards: Shards,
     info: models.ModelInfo,
     split: str = "test",
     batch_size: int = BATCH_SIZE,
-    modify: pipeline.Modify | None = None,
+    modify: Modify | None = None,
     tag_map: Mapping[str, str] | None = None,
+    clips: Clips | None = None,
 ) -> Evaluation:
     """Scores every clip of a split.
 
@@ -44,6 +44,7 @@ def evaluate(
         batch_size: Segments per call of `predict`.
         modify: Function that changes each clip's waveform before it is cut.
         tag_map: Name of a tag in the data -> its name in the model.
+        clips: Clips to score instead of those of the split.
 
     Raises:
         ValueError: the sample rates differ, the model and data have no tag in common,
@@ -58,28 +59,24 @@ def evaluate(
         bounded = np.clip(scores, EPSILON, 1 - EPSILON)
         return [scores, np.log(bounded), np.log1p(-bounded)]
 
-    clips = list(
-        clip_means(
-            scores_and_logs,
-            shards,
-            split,
-            info.segmentation,
-            batch_size,
-            f"Scoring {split}",
-            modify,
-        )
+    if clips is None:
+        clips = shards.clips(split)
+    labels = clips.labels[:, tags.data_columns]
+    means = clip_means(
+        scores_and_logs,
+        clips,
+        info.segmentation,
+        batch_size,
+        f"Scoring {split}",
+        modify,
     )
-    if not clips:
-        raise ValueError(f"{shards.directory} holds no such clips in {split}.")
-    clip_ids, labels, means = zip(*clips, strict=True)
-    labels = np.stack(labels)[:, tags.data_columns]
     scores, log_scores, log_others = map(np.stack, zip(*means, strict=True))
     return Evaluation(
         dataset=shards.manifest.dataset,
         split=split,
         split_rule=shards.manifest.split_rule,
         tags=tags.names,
-        clip_ids=np.array(clip_ids),
+        clip_ids=clips.ids,
         labels=labels,
         scores=scores.astype(np.float32),
         loss=float(-(labels * log_scores + (1.0 - labels) * log_others).mean()),
@@ -90,7 +87,7 @@ def evaluate(
 
 def evaluate_fold(
     predict: Predict,
-    shards: pipeline.Shards,
+    shards: Shards,
     info: models.ModelInfo,
     fold: int,
     batch_size: int = BATCH_SIZE,
@@ -109,99 +106,48 @@ def evaluate_fold(
     Raises:
         ValueError: there is no such fold, or see `evaluate`.
     """
-    chosen = shards.of_fold(fold)
-    splits = [
-        split
-        for split in ("train", "val", "test")
-        if shards.manifest.num_clips(split)
-        and any(clip_id in chosen.chosen for clip_id, _ in shards.clips(split))
-    ]
-    if not splits:
-        raise ValueError(f"{shards.directory} holds no clips of fold {fold}.")
-    parts = [
-        evaluate(predict, chosen, info, split, batch_size, tag_map=tag_map)
-        for split in splits
-    ]
-    sizes = [len(part.labels) for part in parts]
-    return dataclasses.replace(
-        parts[0],
-        split=f"fold {fold}",
-        clip_ids=np.concatenate([part.clip_ids for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        loss=float(np.average([part.loss for part in parts], weights=sizes)),
-    )
+    return evaluate(
+        predict, shards, info, f"fold {fold}", batch_size, None, tag_map,
+        shards.fold(fold),
+    )  # fmt: skip
 
 
 def clip_means(
     function: Callable[[np.ndarray], list[np.ndarray]],
-    shards: pipeline.Shards,
-    split: str,
+    clips: Clips,
     segmentation: Segmentation,
     batch_size: int,
     description: str,
-    modify: pipeline.Modify | None = None,
-) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
-    """Applies a function to every segment of a split and averages over each clip.
+    modify: Modify | None = None,
+) -> Iterator[list[np.ndarray]]:
+    """Applies a function to every segment of every clip and averages over each clip.
 
     Args:
-        function: Function from segments as the shards store them [batch, num_samples]
-            to arrays whose first axis is the batch.
-        shards: Shards that contain the split.
-        split: "train", "val" or "test".
+        function: See `clips.outputs_of`.
+        clips: Clips to read.
         segmentation: How clips are cut.
         batch_size: Segments per call of `function`.
         description: Label of the progress bar.
         modify: Function that changes each clip's waveform before it is cut.
 
     Yields:
-        Clip id, labels (uint8 [num_tags]) and the mean of each array (float64).
+        The mean of each array (float64), clip after clip.
 
     Raises:
         records.CorruptShardError: a record is damaged; the message names it.
     """
-    segments = pipeline.evaluation_segments(
-        shards, split, segmentation, batch_size, modify
-    )
-    rows = (
-        (int(index), clip_id.decode(), labels, outputs)
-        for batch in _batches(segments, shards)
-        for index, clip_id, labels, *outputs in zip(
-            batch["clip_index"],
-            batch["clip_id"],
-            batch["labels"],
-            *map(np.asarray, function(batch["segments"])),
-            strict=True,
-        )
-    )
-    # All segments of a clip are consecutive.
-    for index, clip in tqdm(
-        itertools.groupby(rows, key=lambda row: row[0]),
-        description,
-        total=None if shards.chosen else shards.manifest.num_clips(split),
-        unit="clip",
-        disable=None,
-    ):
-        _, clip_ids, labels, outputs = zip(*clip, strict=True)
-        means = [
-            np.mean(values, axis=0, dtype=np.float64)
-            for values in zip(*outputs, strict=True)
-        ]
-        yield clip_ids[0] or str(index), labels[0], means
+    outputs = outputs_of(function, clips, segmentation, batch_size, modify)
+    for arrays in tqdm(outputs, description, len(clips), unit="clip", disable=None):
+        yield [np.mean(values, axis=0, dtype=np.float64) for values in arrays]
 
 
-def _batches(segments, shards: pipeline.Shards) -> Iterator[dict]:
-    with pipeline.naming_corrupt_records(shards):
-        yield from segments.as_numpy_iterator()
-
-
-def predictor(model, shards: pipeline.Shards) -> Predict:
+def predictor(model, shards: Shards) -> Predict:
     """Returns a predict function that takes segments as the shards store them."""
     scored = models.with_record_inputs(model, shards.dtype, shards.manifest.features)
     return scored.predict_on_batch
 
 
-def tag_names(info: models.ModelInfo, shards: pipeline.Shards) -> tuple[str, ...]:
+def tag_names(info: models.ModelInfo, shards: Shards) -> tuple[str, ...]:
     """Returns the tag names of the data, or the model's if the shards have none."""
     fits = info.tags and len(info.tags) == len(shards.manifest.tags)
     return info.tags if fits and not shards.names_tags else shards.manifest.tags
@@ -227,7 +173,7 @@ class CommonTags:
 def check_map(
     tag_map: Mapping[str, str],
     infos: Sequence[models.ModelInfo],
-    shards: pipeline.Shards,
+    shards: Shards,
 ) -> None:
     """Checks that a map of tags names tags of the data and of at least one model.
 
@@ -255,7 +201,7 @@ def check_map(
 
 def common_tags(
     info: models.ModelInfo,
-    shards: pipeline.Shards,
+    shards: Shards,
     tag_map: Mapping[str, str] | None = None,
 ) -> CommonTags:
     """Aligns the tags of the model and the data by name.
@@ -313,7 +259,7 @@ def common_tags(
     )
 
 
-def check_rate(info: models.ModelInfo, shards: pipeline.Shards) -> None:
+def check_rate(info: models.ModelInfo, shards: Shards) -> None:
     """Checks that the model and the data have the same sample rate.
 
     Raises:
@@ -335,7 +281,7 @@ def check_rate(info: models.ModelInfo, shards: pipeline.Shards) -> None:
 def check_comparable(
     info: models.ModelInfo,
     other: models.ModelInfo,
-    shards: pipeline.Shards,
+    shards: Shards,
     tag_map: Mapping[str, str] | None = None,
 ) -> None:
     """Checks that two models can be scored on the same tags of the data.
@@ -357,7 +303,7 @@ def check_comparable(
         )
 
 
-def check_match(info: models.ModelInfo, shards: pipeline.Shards) -> None:
+def check_match(info: models.ModelInfo, shards: Shards) -> None:
     """Checks that the model and the data have the same sample rate, tags and order.
 
     Raises:

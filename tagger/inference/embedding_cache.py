@@ -12,7 +12,7 @@ or model is computed again. The folder may be deleted at any time.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,9 @@ from tqdm import tqdm
 
 import tagger
 from tagger import models, storage, validation
-from tagger.data import pipeline
+from tagger.data.clips import Clips, Shards, outputs_of
 from tagger.inference import engines, streaming
 from tagger.models.metadata import ModelInfo
-from tagger.weights.pretrained import cache_folder
 
 if TYPE_CHECKING:
     import keras
@@ -69,11 +68,11 @@ class EmbeddingCache:
     """Embeddings on disk, one file per backbone and clip.
 
     Args:
-        folder: Folder of the files. Default: embeddings in `pretrained.cache_folder`.
+        folder: Folder of the files. Default: embeddings in `storage.cache_folder`.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
-        self.folder = Path(folder or cache_folder() / "embeddings")
+        self.folder = Path(folder or storage.cache_folder() / "embeddings")
 
     def has(self, backbone: Backbone, clip: str) -> bool:
         """Returns whether the embeddings of a clip are stored."""
@@ -158,99 +157,55 @@ def embed_files(
     return {path: key for path, key in clips.items() if path not in errors}, errors
 
 
-def keys_of_shards(shards: pipeline.Shards, split: str) -> list[str]:
-    """Returns the key of each clip of a split, in the order of the shards."""
-    keys = []
-    for path in shards.paths(split):
-        shard = shards.manifest.shards[os.path.basename(path)]
-        # The original resemul's shards have no manifest.
-        digest = shard.sha256 or storage.sha256(storage.location(path))
-        keys += [key_of(digest, str(n)) for n in range(shard.num_clips)]
-    return keys
+def keys_of_clips(clips: Clips) -> list[str]:
+    """Returns the key of each clip in shards."""
+    shards = clips.shards.manifest.shards
+    # The original resemul's shards have no checksums.
+    digests = [shards[path.name].sha256 or storage.sha256(path) for path in clips.paths]
+    places = clips.rows[["shard", "number"]].tolist()
+    return [key_of(digests[shard], str(number)) for shard, number in places]
 
 
-def embed_shards(
-    cache: EmbeddingCache,
-    backbones: Sequence[Backbone],
-    info: ModelInfo,
-    shards: pipeline.Shards,
-    split: str,
+def embed_clips(
+    cache: EmbeddingCache, backbones: Sequence[Backbone], info: ModelInfo, clips: Clips
 ) -> None:
-    """Embeds the clips of a split; shards that the cache holds already are skipped.
+    """Embeds clips in shards; those that the cache holds already are skipped.
 
     Args:
-        cache: Cache to fill, with the keys of `keys_of_shards`.
+        cache: Cache to fill, with the keys of `keys_of_clips`.
         backbones: Networks to run.
         info: Sample rate and segmentation that the backbones share.
-        shards: Shards of waveforms.
-        split: "train", "val" or "test".
+        clips: Clips whose records are waveforms.
 
     Raises:
         records.CorruptShardError: a record is damaged; the message names it.
         ScoringError: a network gives NaN for a clip.
     """
-    names = [os.path.basename(path) for path in shards.paths(split)]
-    for_records = {
-        backbone.key: _for_records(backbone, shards) for backbone in backbones
-    }
-    with (
-        pipeline.naming_corrupt_records(shards),
-        tqdm(
-            total=shards.manifest.num_clips(split),
-            desc=f"Embedding {split}",
-            unit="clip",
-            disable=None,
-        ) as bar,
-    ):
-        for one in map(shards.only, names):
-            keys = keys_of_shards(one, split)
-            lacking = [
-                backbone
-                for backbone in backbones
-                if not all(cache.has(backbone, key) for key in keys)
-            ]
-            if lacking:
-                predict = _all_outputs([for_records[b.key] for b in lacking])
-                for key, rows in _rows_of_clips(one, split, info, keys, predict):
-                    _save_all(cache, lacking, key, rows)
-                    bar.update()
-            else:
-                bar.update(len(keys))
+    keys = keys_of_clips(clips)
+    lacking = [b for b in backbones if not all(cache.has(b, key) for key in keys)]
+    missing = [
+        number
+        for number, key in enumerate(keys)
+        if not all(cache.has(backbone, key) for backbone in lacking)
+    ]
+    predict = _all_outputs([_for_records(one, clips.shards) for one in lacking])
+    embedded = outputs_of(
+        lambda segments: [predict(segments)],
+        clips.chosen(missing),
+        info.segmentation,
+        SHARD_BATCH_SIZE,
+    )
+    with tqdm(total=len(missing), desc="Embedding", unit="clip", disable=None) as bar:
+        for number, (rows,) in zip(missing, embedded, strict=True):
+            if not np.isfinite(rows).all():
+                raise streaming.ScoringError(clips.ids[number])
+            _save_all(cache, lacking, keys[number], rows)
+            bar.update()
 
 
-def _for_records(backbone: Backbone, shards: pipeline.Shards) -> Backbone:
+def _for_records(backbone: Backbone, shards: Shards) -> Backbone:
     network = models.with_record_inputs(backbone.network, shards.dtype)
     return dataclasses.replace(backbone, network=network)
-
-
-def _rows_of_clips(
-    shards: pipeline.Shards,
-    split: str,
-    info: ModelInfo,
-    keys: Sequence[str],
-    predict: Callable[[np.ndarray], np.ndarray],
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the key and the embeddings [num_segments, channels] of each clip."""
-    rows, current, name = [], 0, ""
-
-    def finished() -> tuple[str, np.ndarray]:
-        if not np.isfinite(rows).all():
-            raise streaming.ScoringError(name or f"clip {current} of {split}")
-        return keys[current], np.stack(rows)
-
-    for batch in pipeline.evaluation_segments(
-        shards, split, info.segmentation, SHARD_BATCH_SIZE
-    ).as_numpy_iterator():
-        outputs = predict(batch["segments"])
-        for index, clip_id, row in zip(
-            batch["clip_index"], batch["clip_id"], outputs, strict=True
-        ):
-            if index != current:
-                yield finished()
-                rows, current = [], int(index)
-            name = clip_id.decode()
-            rows.append(row)
-    yield finished()
 
 
 def _all_outputs(backbones: Sequence[Backbone]) -> Callable[[np.ndarray], np.ndarray]:

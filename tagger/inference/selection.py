@@ -170,7 +170,7 @@ def _export_of(model: str | os.PathLike) -> tuple[Path, str]:
     if model in pretrained.PRETRAINED:
         return path.with_suffix(".onnx"), pretrained.stamp(model)
     digest = storage.sha256(path)
-    return pretrained.cache_folder() / "exports" / f"{digest}.onnx", digest
+    return storage.cache_folder() / "exports" / f"{digest}.onnx", digest
 
 
 def _opened(spec: EngineSpec, source: str, falls_back: bool = True) -> Engine | None:
@@ -236,7 +236,7 @@ def _export(engine: KerasEngine, name: str, spec: EngineSpec, source: str) -> No
     """
     path = Path(spec.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with storage.file_lock(path, f"${pretrained.CACHE_VARIABLE}", waits=True):
+    with storage.file_lock(path, f"${storage.CACHE_VARIABLE}", waits=True):
         if _opened(spec, source):  # another process made it meanwhile
             return
         started = time.perf_counter()

@@ -17,7 +17,7 @@ from scipy.cluster.hierarchy import average, leaves_list, optimal_leaf_ordering
 from scipy.spatial.distance import pdist, squareform
 
 from tagger import models, plotting
-from tagger.data import pipeline
+from tagger.data.clips import Shards
 from tagger.evaluation import scoring
 from tagger.models.layers import SqueezeExcitation
 from tagger.segmentation import INT16_SCALE, Segmentation
@@ -26,7 +26,7 @@ from tagger.storage import replacing
 
 def excitations(
     model: keras.Model,
-    shards: pipeline.Shards,
+    shards: Shards,
     split: str = "test",
     batch_size: int = scoring.BATCH_SIZE,
 ) -> pd.DataFrame:
@@ -60,21 +60,23 @@ def excitations(
         shards.dtype,
         shards.manifest.features,
     )
-    clips = scoring.clip_means(
+    clips = shards.clips(split)
+    means = scoring.clip_means(
         lambda segments: [
             excitation[:, 0] for excitation in probe.predict_on_batch(segments)
         ],
-        shards,
-        split,
+        clips,
         info.segmentation,
         batch_size,
         "Extracting",
     )
     clip_ids, rows = [], []
-    for clip_id, labels, means in clips:
-        for depth, mean in enumerate(means):
+    for clip_id, labels, of_blocks in zip(
+        clips.ids, clips.labels.tolist(), means, strict=True
+    ):
+        for depth, mean in enumerate(of_blocks):
             clip_ids.append(clip_id)
-            rows.append([mean.astype(np.float32), depth, *labels.tolist()])
+            rows.append([mean.astype(np.float32), depth, *labels])
     index = pd.Index(clip_ids, name="clip_id")
     return pd.DataFrame(rows, index=index, columns=["ex", "depth", *tags])
 
@@ -100,22 +102,23 @@ def load_excitations(path: str | os.PathLike) -> pd.DataFrame:
     )
 
 
-def clip_loudness(shards: pipeline.Shards, split: str = "test") -> pd.Series:
+def clip_loudness(shards: Shards, split: str = "test") -> pd.Series:
     """Returns the root mean square of each clip's whole segments, 0 to 1, by id."""
     scale = INT16_SCALE if shards.dtype == "int16" else 1
 
     def mean_square(segments: np.ndarray) -> list[np.ndarray]:
         return [np.mean((segments.astype(np.float32) / scale) ** 2, axis=1)]
 
-    clips = scoring.clip_means(
+    clips = shards.clips(split)
+    squares = scoring.clip_means(
         mean_square,
-        shards,
-        split,
+        clips,
         Segmentation(shards.manifest.segment_samples),
         scoring.BATCH_SIZE,
         "Measuring loudness",
     )
-    loudness = {clip_id: float(np.sqrt(square)) for clip_id, _, (square,) in clips}
+    loudness = [float(np.sqrt(square)) for (square,) in squares]
+    loudness = dict(zip(clips.ids, loudness, strict=True))
     return pd.Series(loudness, name="loudness").rename_axis("clip_id")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tagger import models
-from tagger.data import pipeline
+from tagger.data.clips import Shards
 from tagger.evaluation import metrics, scoring
 from tagger.training.distribution import Devices
 from tagger.training.recipes import Stage
@@ -35,7 +35,7 @@ class ScoringModel:
     def __init__(
         self,
         build: Callable[[], keras.Model],
-        shards: pipeline.Shards,
+        shards: Shards,
         devices: Devices,
         evaluate: Callable[..., metrics.Evaluation],
     ):

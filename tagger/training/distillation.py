@@ -4,28 +4,27 @@ Hinton, Vinyals and Dean 2015, https://arxiv.org/abs/1503.02531. The teacher sco
 segment once, unchanged; the student may hear it augmented. The val split measures
 agreement with the teacher.
 
-shards ─▶ teacher_scores ─▶ ScoredShards ─▶ trainer.train
+shards ─▶ teacher_scores ─▶ StoredScores ─▶ trainer.train
 """
 
 import dataclasses
-import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from tagger import models, storage
-from tagger.data import pipeline, records
+from tagger.data.batches import Batches
+from tagger.data.clips import Shards
 from tagger.evaluation import scoring
 from tagger.evaluation.agreement import Agreement
 from tagger.training import teacher_scores, trainer
 from tagger.training.recipes import TrainingRecipe
-from tagger.training.teacher_scores import ABOUT_NAME, ScoredShards, Stored
+from tagger.training.teacher_scores import Stored, StoredScores
 from tagger.weights import conversion
 
 EPSILON = 1e-6
@@ -62,74 +61,34 @@ class DistillationOptions:
             )
 
 
-class DistilledShards(ScoredShards):
-    """Shards whose labels are a teacher's scores.
-
-    A clip's labels are the mean scores [num_tags]; those of a segment are its scores,
-    followed by the teacher's embedding if it is stored.
-    """
-
-    @classmethod
-    def of(
-        cls, shards: pipeline.Shards, scores_dir: Path, tags: tuple[str, ...]
-    ) -> "DistilledShards":
-        """Returns the shards, labelled with the scores in a folder.
-
-        Args:
-            shards: Shards, with or without labels.
-            scores_dir: Folder of the scores.
-            tags: The teacher's tags.
-        """
-        num_outputs = _num_outputs(scores_dir)
-
-        def parse(pair):
-            outputs = tf.io.decode_raw(pair[1], tf.float32)
-            outputs = tf.reshape(outputs, [-1, num_outputs])
-            means = tf.reduce_mean(outputs[:, : len(tags)], axis=0)
-            return shards.parse(pair[0]) | {"scores": outputs, "labels": means}
-
-        fields = vars(with_tags(shards, tags)) | {"parse": parse}
-        return cls(**fields, scores_dir=scores_dir, unscored=shards)
-
-    def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
-        """Returns the teacher's outputs float32 [num_segments, num_outputs]."""
-        return tf.ensure_shape(clip["scores"], [None, None])
-
-    def scores(self, split: str) -> Iterator[np.ndarray]:
-        """Yields a clip's scores by the teacher, float32 [num_segments, num_tags]."""
-        num_outputs = _num_outputs(self.scores_dir)
-        for path in self.paths(split):
-            for clip in records.read_shard(self.scores_dir / Path(path).name):
-                outputs = np.frombuffer(clip, "<f4").reshape(-1, num_outputs)
-                yield outputs[:, : len(self.manifest.tags)]
-
-
-def _num_outputs(scores_dir: Path) -> int:
-    """Returns the number of scores of a segment and channels of its embedding."""
-    return json.loads((scores_dir / ABOUT_NAME).read_text())["num_outputs"]
-
-
 @dataclasses.dataclass(frozen=True)
 class DistillationTask(trainer.SupervisedTask):
     """Learns a teacher's scores.
 
     Attributes:
-        shards: A `DistilledShards` with a train and a val split.
+        shards: Shards from `with_tags`, with a train and a val split.
+        music: The same shards with their own tags, whose labels are ignored.
         teacher: Path of the teacher.
+        scores_dir: Folder of the teacher's stored scores; None: not stored yet.
         options: What the student learns.
         weights: Weight of each tag in the loss; None: all count alike.
     """
 
     METRICS = Agreement.METRICS
 
-    teacher: str | os.PathLike = ""
+    music: Shards
+    teacher: str | os.PathLike
+    scores_dir: Path | None = None
     options: DistillationOptions = DistillationOptions()
     weights: tuple[float, ...] | None = None
 
-    @property
-    def sources(self) -> tuple[pipeline.Shards, ...]:
-        """All data that the task reads."""
-        return (self.shards.stored,)
+    def batches(self, plan: trainer.BatchPlan) -> Batches:
+        """Returns the batches, (segments, the teacher's outputs)."""
+        clips, scores = self.music.clips("train"), None
+        if self.scores_dir:
+            scores = StoredScores(self.scores_dir, clips)
+            clips = clips.labelled(np.zeros((len(clips), 0)))
+        return Batches(clips, plan.segmentation, plan.batch_size, plan.options, scores)
 
     def training_model(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
         """Returns a model that takes a batch and shares the layers of `model`.
@@ -156,13 +115,18 @@ class DistillationTask(trainer.SupervisedTask):
     def evaluate(
         self,
         predict: scoring.Predict,
-        shards: pipeline.Shards,
+        shards: Shards,
         info: models.ModelInfo,
         split: str,
     ) -> Agreement:
         """Measures the agreement with the teacher on the complete segments."""
         info = dataclasses.replace(info, segmentation=info.segmentation.dropping())
-        return Agreement.of(super().evaluate(predict, shards, info, split))
+        clips, num_tags = self.music.clips(split), len(shards.manifest.tags)
+        scores = StoredScores(self.scores_dir, clips).of_clips()
+        means = np.stack([rows[:, :num_tags].mean(axis=0) for rows in scores])
+        clips = clips.labelled(means)
+        scored = scoring.evaluate(predict, shards, info, split, clips=clips)
+        return Agreement.of(scored)
 
     def describe(self) -> dict:
         """Returns the task's part of run.json, which must be the same to resume."""
@@ -173,7 +137,7 @@ class DistillationTask(trainer.SupervisedTask):
         if self.options.balances_tags:  # runs of earlier versions do not name it
             distillation["balances_tags"] = True
         return {
-            "data": self.shards.stored.manifest.identity(),
+            "data": self.music.manifest.identity(),
             "teacher": storage.sha256(Path(self.teacher)),
             "distillation": distillation,
         }
@@ -206,7 +170,7 @@ def softened(scores, temperature: float):
     return ops.sigmoid((ops.log(scores) - ops.log(1 - scores)) / temperature)
 
 
-def tag_weights(scored: DistilledShards, temperature: float) -> tuple[float, ...]:
+def tag_weights(scores: Iterable[np.ndarray], temperature: float) -> tuple[float, ...]:
     """Returns weights with which every tag teaches as much as any other.
 
     The gradient of `soft_loss` for a tag grows with the spread of the teacher's
@@ -216,15 +180,15 @@ def tag_weights(scored: DistilledShards, temperature: float) -> tuple[float, ...
     their mean is 1. A deviation below a hundredth of the largest counts as that.
 
     Args:
-        scored: Shards with stored scores.
+        scores: The teacher's scores of each clip [num_segments, num_tags].
         temperature: Temperature of the loss.
 
     Returns:
         One weight per tag.
     """
     num_segments, total, squares = 0, 0.0, 0.0
-    for scores in scored.scores("train"):
-        soft = ops.convert_to_numpy(softened(scores, temperature)).astype(np.float64)
+    for of_clip in scores:
+        soft = ops.convert_to_numpy(softened(of_clip, temperature)).astype(np.float64)
         num_segments += len(soft)
         total, squares = total + soft.sum(axis=0), squares + (soft**2).sum(axis=0)
     variances = squares / num_segments - (total / num_segments) ** 2
@@ -266,7 +230,7 @@ def train(
     name: str,
     options: dict,
     recipe: TrainingRecipe,
-    shards: pipeline.Shards,
+    shards: Shards,
     teacher: str | os.PathLike,
     train_dir: str | os.PathLike,
     distillation: DistillationOptions = DistillationOptions(),
@@ -308,7 +272,7 @@ def train(
     student = models.build_model(name, num_tags=len(tags), tags=tags, **options)
     scored = with_tags(shards, tags)
     teacher_scores.check_teacher(loaded, student, scored)
-    task = DistillationTask(scored, teacher, distillation)
+    task = DistillationTask(scored, shards, teacher, options=distillation)
     # Before hours of scoring:
     task.training_model(student, recipe)
     trainer.check(name, options, recipe, task, run)
@@ -324,15 +288,16 @@ def train(
         splits.append("test")
     for split in splits:
         stored.store(shards, split, parent)
-    scored = DistilledShards.of(shards, stored.folder(parent, shards), tags)
-    weights = None
+    folder, weights = stored.folder(parent, shards), None
     if distillation.balances_tags:
-        weights = tag_weights(scored, distillation.temperature)
-    task = dataclasses.replace(task, shards=scored, weights=weights)
+        scores = StoredScores(folder, shards.clips("train")).of_clips()
+        scores = (rows[:, : len(tags)] for rows in scores)
+        weights = tag_weights(scores, distillation.temperature)
+    task = dataclasses.replace(task, scores_dir=folder, weights=weights)
     return trainer.train(name, options, recipe, task, train_dir, run)
 
 
-def with_tags(shards: pipeline.Shards, tags: tuple[str, ...]) -> pipeline.Shards:
+def with_tags(shards: Shards, tags: tuple[str, ...]) -> Shards:
     """Returns shards whose labels are those of a teacher, without its scores."""
     manifest = dataclasses.replace(shards.manifest, tags=tags)
     return dataclasses.replace(shards, manifest=manifest, names_tags=True)

@@ -3,7 +3,6 @@
 csv, folder or shards -> `LabelledClips`: labels, groups, folds, and keys in the cache.
 """
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -12,18 +11,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tagger import storage, validation
+from tagger import storage
 from tagger.audio import artist_of
-from tagger.data import pipeline
+from tagger.data.clips import Clips, Shards, open_shards
 from tagger.datasets import csv_manifest
 from tagger.datasets.splitting import deal_folds
 from tagger.inference.embedding_cache import (
     Backbone,
     EmbeddingCache,
+    embed_clips,
     embed_files,
-    embed_shards,
-    key_of,
-    keys_of_shards,
+    keys_of_clips,
 )
 from tagger.models.metadata import ModelInfo
 from tagger.training.heads import Examples
@@ -46,7 +44,7 @@ class LabelledClips:
         folds: Fold of each clip [num_clips], -1 for clips that are never held out; None
             if the data names no folds.
         splits: Split of each clip [num_clips].
-        shards: The shards that hold the clips; None for audio files.
+        in_shards: The same clips in shards; None for audio files.
         keys: Key of each clip in the cache [num_clips]; empty before `embed`.
     """
 
@@ -58,7 +56,7 @@ class LabelledClips:
     group_kind: str
     folds: np.ndarray | None
     splits: np.ndarray
-    shards: pipeline.Shards | None = None
+    in_shards: Clips | None = None
     keys: np.ndarray = dataclasses.field(default_factory=lambda: np.array([], object))
 
     def __len__(self) -> int:
@@ -68,8 +66,10 @@ class LabelledClips:
         """Returns some of the clips, given by a mask or by numbers."""
         per_clip = ("names", "labels", "groups", "folds", "splits", "keys")
         held = {name: getattr(self, name) for name in per_clip}
+        in_shards = self.in_shards
         return dataclasses.replace(
             self,
+            in_shards=in_shards if in_shards is None else in_shards.chosen(which),
             **{
                 name: values[which]
                 for name, values in held.items()
@@ -99,7 +99,6 @@ def read_clips(
     tags: tuple[str, ...] | None = None,
     tag_separator: str = ";",
     left_out_fold: int | None = None,
-    cache: EmbeddingCache | None = None,
 ) -> LabelledClips:
     """Reads the labelled clips of train and val.
 
@@ -110,7 +109,6 @@ def read_clips(
         tags: Tags to take, in order. Default: all.
         tag_separator: Separator of the tags in the column `tags` of a csv.
         left_out_fold: Fold whose clips are left out; None: none.
-        cache: Cache that keeps the labels of shards; None: they are not kept.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -120,13 +118,13 @@ def read_clips(
     shards = None
     if storage.location(source).is_dir():
         try:
-            shards = pipeline.open_shards(source)
+            shards = open_shards(source)
         except FileNotFoundError:
             pass  # a folder of audio
     if shards:
         if info:
             _check_waveforms(shards, info)
-        clips = _clips_of_shards(shards, tags, cache)
+        clips = _clips_of_shards(shards, tags)
     else:
         clips = _clips_of_files(source, tags, tag_separator)
     used = np.isin(clips.splits, ("train", "val")) & clips.labels.any(axis=1)
@@ -167,70 +165,35 @@ def _clips_of_files(
     )
 
 
-def _clips_of_shards(
-    shards: pipeline.Shards, tags: tuple[str, ...] | None, cache: EmbeddingCache | None
-) -> LabelledClips:
+def _clips_of_shards(shards: Shards, tags: tuple[str, ...] | None) -> LabelledClips:
     manifest = shards.manifest
     unknown = sorted(set(tags or ()) - set(manifest.tags))
     if unknown:
         raise ValueError(f"{shards.directory} holds no tag {unknown[0]!r}.")
-    ids, labels, splits = [], [np.zeros((0, len(manifest.tags)), np.uint8)], []
-    for split in ("train", "val"):
-        if manifest.num_clips(split):
-            for path in shards.paths(split):
-                found, rows = _clips_of_shard(shards, split, path, cache)
-                # The original resemul's records have no ids.
-                ids += [one or f"{split} {n}" for n, one in enumerate(found, len(ids))]
-                labels.append(rows)
-                splits += len(found) * [split]
-    splits, folds = np.array(splits), None
+    labelled = [split for split in ("train", "val") if manifest.num_clips(split)]
+    if not labelled:
+        raise ValueError(f"{shards.directory} holds no clips in train and val.")
+    held = shards.clips(*labelled)
+    splits = np.array([manifest.shards[path.name].split for path in held.paths])
+    splits, folds = splits[held.rows["shard"]], None
     if manifest.folds:
-        folds = np.array([manifest.folds.get(one, -1) for one in ids])
-    elif len(set(splits.tolist())) == 2:  # splits do not share artists
+        folds = np.array([manifest.folds.get(one, -1) for one in held.ids.tolist()])
+    elif len(labelled) == 2:  # splits do not share artists
         folds = np.where(splits == "val", 0, -1)
     columns = [manifest.tags.index(tag) for tag in tags or manifest.tags]
-    keys = [
-        key
-        for split in dict.fromkeys(splits.tolist())
-        for key in keys_of_shards(shards, split)
-    ]
+    ids = held.ids.astype(object)
     return LabelledClips(
         Path(str(shards.directory)),
         tuple(tags or manifest.tags),
-        np.array(ids, object),
-        np.concatenate(labels)[:, columns],
-        np.array(ids, object),
+        ids,
+        held.labels[:, columns].astype(np.uint8),
+        ids,
         "clip",
         folds,
         splits,
-        shards,
-        np.array(keys, object),
+        held,
+        np.array(keys_of_clips(held), object),
     )
-
-
-def _clips_of_shard(
-    shards: pipeline.Shards, split: str, path: str, cache: EmbeddingCache | None
-) -> tuple[list[str], np.ndarray]:
-    """Returns the ids and the labels [num_clips, num_tags] of a shard's clips.
-
-    They are kept in the cache: to read them from records is to read all of the audio.
-    """
-    name = os.path.basename(path)
-    digest = shards.manifest.shards[name].sha256  # None: the original resemul's shards
-    kept = None
-    if cache and digest:
-        kept = cache.folder / "labels" / f"{key_of(digest)}.npz"
-        # Missing or damaged: the records are read again.
-        with contextlib.suppress(OSError, *validation.DAMAGED):
-            held = validation.read_arrays(kept)
-            return held["ids"].tolist(), held["labels"]
-    read = list(shards.only(name).clips(split))
-    ids, labels = [clip_id for clip_id, _ in read], np.stack([row for _, row in read])
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with storage.replacing(kept) as unfinished:
-            np.savez(unfinished, ids=np.array(ids, str), labels=labels)
-    return ids, labels
 
 
 # --- Embedding ------------------------------------------------------------------------
@@ -259,9 +222,8 @@ def embed(
         ValueError: too many files cannot be decoded. What was embedded stays in the
             cache.
     """
-    if clips.shards:
-        for split in dict.fromkeys(clips.splits.tolist()):
-            embed_shards(cache, backbones, info, clips.shards, split)
+    if clips.in_shards is not None:
+        embed_clips(cache, backbones, info, clips.in_shards)
         return clips, []
     key_of_path, errors = embed_files(cache, backbones, info, clips.names.tolist())
     if len(errors) > max_skipped * len(clips):
@@ -277,7 +239,7 @@ def embed(
     return dataclasses.replace(clips, keys=keys), notes
 
 
-def _check_waveforms(shards: pipeline.Shards, info: ModelInfo) -> None:
+def _check_waveforms(shards: Shards, info: ModelInfo) -> None:
     manifest = shards.manifest
     held = f"{manifest.sample_rate} Hz records"
     if manifest.features:
@@ -413,7 +375,7 @@ def with_folds(
             )
         return clips, _note_shared_artists(clips)
     notes = []
-    if clips.group_kind == "clip" and not clips.shards:
+    if clips.group_kind == "clip" and clips.in_shards is None:
         clips, notes = _with_artists_of_files(clips)
     if clips.group_kind == "clip":
         notes.append(

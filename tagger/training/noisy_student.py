@@ -12,15 +12,16 @@ import os
 from pathlib import Path
 
 import keras
-import tensorflow as tf
+import numpy as np
 from keras import ops
 
 from tagger import models, storage
-from tagger.data import mixing, pipeline
+from tagger.data.batches import Mixture
+from tagger.data.clips import UNLABELLED, Shards
 from tagger.segmentation import INT16_SCALE
 from tagger.training import teacher_scores, trainer
 from tagger.training.recipes import TrainingRecipe
-from tagger.training.teacher_scores import ScoredShards
+from tagger.training.teacher_scores import StoredScores
 from tagger.weights import conversion
 
 STUDENTS = ("expansion", "distillation")
@@ -82,8 +83,8 @@ class StudentData:
         teacher: Path of the teacher, a `.keras` file or resemul's `.hdf5`.
     """
 
-    labelled: pipeline.Shards
-    unlabelled: pipeline.Shards
+    labelled: Shards
+    unlabelled: Shards
     teacher: str | os.PathLike
 
 
@@ -126,6 +127,16 @@ class StudentOptions:
             )
 
 
+class _Marked(Mixture):
+    """Batches whose first share is labelled, see `NoisyStudentTask.batches`."""
+
+    def batch(self, number: int) -> tuple:
+        segments, labels = super().batch(number)
+        unlabelled = np.repeat(np.float32([0, 1]), self.shares)
+        weights = np.repeat(np.float32(len(labels)) / self.shares, self.shares)
+        return (segments, unlabelled), labels, weights.astype(np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class NoisyStudentTask(trainer.SupervisedTask):
     """Learns tags of labelled music and a teacher's scores of unlabelled music.
@@ -141,7 +152,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
         ValueError: there are no unlabelled clips.
     """
 
-    unlabelled: pipeline.Shards
+    unlabelled: Shards
     teacher_path: str | os.PathLike
     options: StudentOptions = StudentOptions()
     scores_dirs: tuple[Path, Path] | None = None
@@ -149,52 +160,35 @@ class NoisyStudentTask(trainer.SupervisedTask):
     def __post_init__(self):
         self.unlabelled.paths("student")
 
-    @property
-    def sources(self) -> tuple[pipeline.Shards, ...]:
-        """All data that the task reads."""
-        return self.shards, self.unlabelled
-
-    @property
-    def _weights(self) -> list[float]:
-        return [self.options.labelled_share, 1 - self.options.labelled_share]
-
-    def num_batches(self, plan: trainer.BatchPlan) -> int:
-        """Returns the batches per epoch, in which each labelled segment occurs once."""
-        num_labelled, _ = mixing.split_batch(self._weights, plan.batch_size)
-        return super().num_batches(dataclasses.replace(plan, batch_size=num_labelled))
-
-    def batches(
-        self, plan: trainer.BatchPlan, num_batches: int, epoch: int = 0, step: int = 0
-    ) -> tf.data.Dataset:
-        """Returns endless batches ((segments, unlabelled), labels, weights).
+    def batches(self, plan: trainer.BatchPlan) -> "_Marked":
+        """Returns the batches ((segments, unlabelled), labels, weights).
 
         `unlabelled` is 1 for unlabelled segments and 0 for labelled ones. The weights
-        make the mean loss of a batch the sum of the mean losses of both parts.
+        make the mean loss of a batch the sum of the mean losses of both parts. In an
+        epoch, each labelled segment occurs once.
         """
-        places = mixing.split_batch(self._weights, plan.batch_size)
-        weights = [plan.batch_size / share for share in places]
-        sources = self.sources
+        labelled, unlabelled = (
+            self.shards.clips("train"), self.unlabelled.clips("student")
+        )  # fmt: skip
+        scores = None
         if self.scores_dirs:
-            sources = map(ScoredShards.of, sources, self.scores_dirs)
-        mixed = mixing.mixed_segments(
-            [
-                mixing.Source(shards, split, weight)
-                for shards, split, weight in zip(
-                    sources, ("train", "student"), self._weights, strict=True
+            scores = [
+                StoredScores(folder, clips)
+                for folder, clips in zip(
+                    self.scores_dirs, (labelled, unlabelled), strict=True
                 )
-            ],
+            ]
+        # The tags of unlabelled music may be others.
+        unknown = np.full((len(unlabelled), labelled.labels.shape[1]), UNLABELLED)
+        share = self.options.labelled_share
+        return _Marked(
+            [labelled, unlabelled.labelled(unknown)],
+            [share, 1 - share],
             plan.segmentation,
             plan.batch_size,
             plan.options,
-            first_batch=epoch * num_batches + step,
+            scores,
         )
-
-        def mark(segments, labels):
-            unlabelled = tf.cast(labels[:, 0] == pipeline.UNLABELLED, tf.float32)
-            weight = tf.where(unlabelled == 1, weights[1], weights[0])
-            return (segments, unlabelled), labels, weight
-
-        return mixed.map(mark, tf.data.AUTOTUNE)
 
     def training_model(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
         """Returns a model that takes (segments, unlabelled) and returns scores.
@@ -243,7 +237,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
         else:
             scores, teacher_scores = ops.split(scores, 2, axis=-1)
             teacher_scores = ops.stop_gradient(teacher_scores)
-        unlabelled = ops.cast(labels[:, 0] == pipeline.UNLABELLED, scores.dtype)
+        unlabelled = ops.cast(labels[:, 0] == UNLABELLED, scores.dtype)
         given = ops.maximum(labels, 0.0)
         kind = self.options.labelled_loss
         of_labelled = labelled_loss(given, scores, teacher_scores, kind)
@@ -323,6 +317,9 @@ def _with_stored_scores(
     stored = teacher_scores.Stored(task.teacher_path, segmentation)
     folders = tuple(
         stored.store(shards, split, folder)
-        for shards, split in zip(task.sources, ("train", "student"), strict=True)
+        for shards, split in (
+            (task.shards, "train"),
+            (task.unlabelled, "student"),
+        )
     )
     return dataclasses.replace(task, scores_dirs=folders)

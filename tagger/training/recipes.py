@@ -70,7 +70,7 @@ class TrainingRecipe:
         batch_size: Number of segments per batch.
         stages: Stages in order; each starts from the best checkpoint before it.
         crops_per_clip: Random crops of a clip per epoch, see
-            `pipeline.training_segments`; 0: every whole segment.
+            `batches.Batches`; 0: every whole segment.
         monitor: Value that decides which epoch is the best: one of MONITORS.
         augment: Whether `augmentations.Augmentation` augments the segments.
         transforms: Transforms to use, keys of `augmentations.TRANSFORMS`; None: all.

@@ -179,6 +179,7 @@ def badness(checkpoint: Path) -> float:
 
 
 _REMEDY = "Delete it: the stage then starts again from its first epoch."
+ORDER = 2  # of the batches; until 2026-11-25 it was another, and states had no `order`
 
 
 @dataclasses.dataclass
@@ -190,6 +191,7 @@ class StageState:
         step: Next step of that epoch.
         epochs_without_gain: Number of epochs since the best one.
         history: Losses and scores of each finished epoch.
+        order: Which order of the batches the steps count.
     """
 
     epoch: Count = 0
@@ -198,12 +200,14 @@ class StageState:
     history: list[dict[str, int | float | None]] = dataclasses.field(
         default_factory=list
     )
+    order: Count = 1
 
     def save(self, path: Path, variables: dict[str, np.ndarray]) -> None:
         """Writes the state and the variables as named arrays."""
+        state = dataclasses.asdict(self) | {"order": ORDER}
         named = {f"variable {name}": array for name, array in variables.items()}
         with replacing(path) as unfinished, unfinished.open("wb") as file:
-            np.savez(file, state=json.dumps(dataclasses.asdict(self)), **named)
+            np.savez(file, state=json.dumps(state), **named)
             file.flush()
             os.fsync(file.fileno())
 
@@ -236,7 +240,13 @@ class StageState:
                 f"{path} is not a state from which this stage can resume ({error})."
                 f" {_REMEDY}"
             ) from error
-        return validation.parse(text, cls, path, _REMEDY), arrays
+        state = validation.parse(text, cls, path, _REMEDY)
+        if state.order != ORDER:
+            raise ValueError(
+                f"{path} counts batches in the order of an earlier version, which can"
+                f" finish the run. {_REMEDY}"
+            )
+        return state, arrays
 
     def check(self, steps_per_epoch: int, path: Path) -> None:
         """Checks that the state lies within an epoch.

@@ -1,22 +1,22 @@
 """A teacher's scores of every segment, computed once and stored for all epochs.
 
-shards ─▶ store ─▶ a folder with one file of records per shard ─▶ ScoredShards
+shards ─▶ store ─▶ a folder with one file of records per shard ─▶ StoredScores
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from tagger import models, storage
-from tagger.data import pipeline
-from tagger.data.records import CorruptShardError, ShardWriter, read_shard
+from tagger.data.clips import Clips, Shards, outputs_of
+from tagger.data.records import CorruptShardError, ShardWriter, read_shard, spans
 from tagger.evaluation import scoring
 from tagger.segmentation import Segmentation
 from tagger.training.recipes import TrainingRecipe
@@ -39,7 +39,7 @@ class Stored:
     segmentation: Segmentation
     has_embeddings: bool = False
 
-    def folder(self, parent: Path, shards: pipeline.Shards) -> Path:
+    def folder(self, parent: Path, shards: Shards) -> Path:
         """Returns the folder of the scores of some data, whether or not it exists."""
         about = [
             storage.sha256(Path(self.teacher)),
@@ -50,7 +50,7 @@ class Stored:
         text = json.dumps(about, sort_keys=True)
         return parent / f"scores-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def with_what_is_there(self, parent: Path, shards: pipeline.Shards) -> "Stored":
+    def with_what_is_there(self, parent: Path, shards: Shards) -> "Stored":
         """Returns this one, or the one with embeddings too if only that is stored.
 
         Args:
@@ -61,7 +61,7 @@ class Stored:
         folders = [stored.folder(parent, shards) for stored in (self, full)]
         return full if [f.exists() for f in folders] == [False, True] else self
 
-    def store(self, shards: pipeline.Shards, split: str, parent: Path) -> Path:
+    def store(self, shards: Shards, split: str, parent: Path) -> Path:
         """Stores the teacher's outputs for every complete segment of a split.
 
         There is one record per clip: float32 little-endian bytes [num_segments,
@@ -82,9 +82,9 @@ class Stored:
             self._store_missing(shards, split, folder)
         return folder
 
-    def _store_missing(self, shards: pipeline.Shards, split: str, folder: Path) -> None:
+    def _store_missing(self, shards: Shards, split: str, folder: Path) -> None:
         paths = shards.paths(split)
-        missing = [path for path in paths if not _is_whole(folder / Path(path).name)]
+        missing = [path for path in paths if not _is_whole(folder / path.name)]
         if not missing and (folder / ABOUT_NAME).exists():
             return
         teacher = conversion.load_model(self.teacher)
@@ -94,12 +94,21 @@ class Stored:
         text = json.dumps({"teacher": str(self.teacher), "num_outputs": sum(sizes)})
         storage.write_text_atomically(folder / ABOUT_NAME, f"{text}\n")
         predict = scoring.predictor(teacher, shards)
+
+        def of_segments(segments: np.ndarray) -> list[np.ndarray]:
+            outputs = predict(segments)
+            return list(outputs) if self.has_embeddings else [outputs]
+
+        clips = shards.clips(split)
         for path in tqdm(missing, f"Scoring {split}", unit="shard", disable=None):
-            with ShardWriter(folder / Path(path).name) as writer:
-                for segments in pipeline.shard_segments(
-                    shards, path, self.segmentation
+            of_shard = clips.chosen(clips.rows["shard"] == paths.index(path))
+            rule = self.segmentation.dropping()
+            with ShardWriter(folder / path.name) as writer:
+                for scored in outputs_of(
+                    of_segments, of_shard, rule, scoring.BATCH_SIZE
                 ):
-                    writer.write(_outputs(predict, segments).tobytes())
+                    rows = np.concatenate(scored, axis=1).astype("<f4")
+                    writer.write(rows.tobytes())
 
 
 def _is_whole(path: Path) -> bool:
@@ -112,20 +121,7 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _outputs(predict: scoring.Predict, segments: np.ndarray) -> np.ndarray:
-    """Returns scores, and embeddings if there are any: float32 [num_segments, …]."""
-    parts = []
-    for start in range(0, len(segments), scoring.BATCH_SIZE):
-        outputs = predict(segments[start : start + scoring.BATCH_SIZE])
-        if not isinstance(outputs, (list, tuple)):
-            outputs = [outputs]
-        parts.append(np.concatenate([np.asarray(part) for part in outputs], axis=1))
-    return np.concatenate(parts).astype("<f4") if parts else np.zeros(0, "<f4")
-
-
-def check_teacher(
-    teacher: keras.Model, student: keras.Model, shards: pipeline.Shards
-) -> None:
+def check_teacher(teacher: keras.Model, student: keras.Model, shards: Shards) -> None:
     """Checks that a teacher can score the student's segments of the data.
 
     Raises:
@@ -155,42 +151,44 @@ def check_whole_segments(recipe: TrainingRecipe, option: str) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class ScoredShards(pipeline.Shards):
-    """Shards whose labels are followed by a teacher's stored scores.
+class StoredScores:
+    """The stored scores of some clips, of which only their places are in memory.
 
-    Attributes:
-        scores_dir: Folder with one file of scores per shard, see `Stored`.
-        unscored: The shards without scores.
+    Args:
+        folder: Folder with one file of scores per shard, see `Stored`.
+        clips: All clips of a split.
     """
 
-    scores_dir: Path = Path()
-    unscored: pipeline.Shards | None = None
+    def __init__(self, folder: Path, clips: Clips):
+        self._paths = [folder / path.name for path in clips.paths]
+        self._shards, self._starts = clips.rows["shard"], []
+        for path in self._paths:
+            with path.open("rb") as file:
+                self._starts += [start for start, _ in spans(path, file)]
+        about = (folder / ABOUT_NAME).read_text(encoding="utf-8")
+        self.num_outputs = json.loads(about)["num_outputs"]
 
-    @classmethod
-    def of(cls, shards: pipeline.Shards, scores_dir: Path) -> "ScoredShards":
-        """Returns the shards combined with the scores in a folder."""
+    def __call__(self, clips: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        """Reads the scores of segments.
 
-        def parse(pair):
-            return shards.parse(pair[0]) | {"scores": pair[1]}
+        Args:
+            clips: Number of each segment's clip.
+            segments: Number of each segment in its clip.
 
-        fields = vars(shards) | {"parse": parse, "scores_dir": scores_dir}
-        return cls(**fields, unscored=shards)
+        Returns:
+            float32 [num_segments, num_outputs]: scores, then embeddings if there are.
+        """
+        rows = np.empty((len(clips), self.num_outputs), "<f4")
+        for row, clip, segment in zip(
+            rows, clips.tolist(), segments.tolist(), strict=True
+        ):
+            with self._paths[self._shards[clip]].open("rb", buffering=0) as file:
+                file.seek(self._starts[clip] + segment * row.nbytes)
+                file.readinto(row)
+        return rows
 
-    @property
-    def stored(self) -> pipeline.Shards:
-        """The shards without scores."""
-        return self.unscored
-
-    def read(self, path: tf.Tensor) -> tf.data.Dataset:
-        """Returns pairs [2] of a serialized clip and its serialized scores."""
-        name = tf.strings.regex_replace(path, r".*[/\\]", "")
-        scores = tf.strings.join([str(self.scores_dir), name], os.sep)
-        parts = super().read(path), tf.data.TFRecordDataset(scores)
-        return tf.data.Dataset.zip(parts).map(lambda *pair: tf.stack(pair))
-
-    def labels_of(self, clip: dict[str, tf.Tensor], num_segments) -> tf.Tensor:
-        """Returns labels and scores: float32 [num_segments, num_tags + num_scores]."""
-        scores = tf.io.decode_raw(clip["scores"], tf.float32)
-        scores = tf.reshape(scores, [num_segments, -1])
-        return tf.concat([super().labels_of(clip, num_segments), scores], axis=1)
+    def of_clips(self) -> Iterator[np.ndarray]:
+        """Yields the outputs of each clip, float32 [num_segments, num_outputs]."""
+        for path in self._paths:
+            for clip in read_shard(path):
+                yield np.frombuffer(clip, "<f4").reshape(-1, self.num_outputs)

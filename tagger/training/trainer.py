@@ -21,7 +21,8 @@ from keras import ops
 
 from tagger import models
 from tagger.augmentations import Augmentation
-from tagger.data import pipeline
+from tagger.data.batches import Batches, ReadOptions, feed
+from tagger.data.clips import Shards
 from tagger.evaluation import metrics, scoring
 from tagger.segmentation import Segmentation
 from tagger.storage import writer_lock
@@ -43,7 +44,7 @@ class BatchPlan:
 
     segmentation: Segmentation
     batch_size: int
-    options: pipeline.ReadOptions
+    options: ReadOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,39 +58,12 @@ class SupervisedTask:
 
     METRICS = metrics.Evaluation.METRICS  # of validation, see `evaluate`
 
-    shards: pipeline.Shards
+    shards: Shards
 
-    @property
-    def sources(self) -> tuple[pipeline.Shards, ...]:
-        """All data that the task reads."""
-        return (self.shards,)
-
-    def num_batches(self, plan: BatchPlan) -> int:
-        """Returns the number of batches in an epoch of each process."""
-        return pipeline.batches_per_epoch(
-            self.shards, "train", plan.segmentation, plan.batch_size, plan.options
-        )
-
-    def batches(
-        self, plan: BatchPlan, num_batches: int, epoch: int = 0, step: int = 0
-    ) -> tf.data.Dataset:
-        """Returns endless batches (segments, labels).
-
-        Args:
-            plan: Which batches to make.
-            num_batches: Number of batches in an epoch, from the method of that name.
-            epoch: Epoch of the first batch.
-            step: Position of the first batch in that epoch.
-        """
-        batches = pipeline.training_segments(
-            self.shards,
-            "train",
-            plan.segmentation,
-            plan.batch_size,
-            plan.options,
-            first_epoch=epoch,
-        )
-        return batches.skip(step)
+    def batches(self, plan: BatchPlan) -> Batches:
+        """Returns the batches of this process, (segments, labels)."""
+        clips = self.shards.clips("train")
+        return Batches(clips, plan.segmentation, plan.batch_size, plan.options)
 
     def loss(self, labels, scores):
         """Returns the binary cross-entropy of each example, [batch]."""
@@ -118,7 +92,7 @@ class SupervisedTask:
     def evaluate(
         self,
         predict: scoring.Predict,
-        shards: pipeline.Shards,
+        shards: Shards,
         info: models.ModelInfo,
         split: str,
     ) -> metrics.Evaluation:
@@ -138,7 +112,7 @@ class RunOptions:
         seed: Random seed of the initial weights, dropout, augmentation and the order of
             the examples.
         initial_stage: Index of the stage to start with; earlier ones are skipped.
-        num_read_threads: Number of shards read in parallel.
+        num_read_threads: Number of threads that read batches ahead.
         checkpoint_minutes: Minutes between two saves within an epoch; a killed run
             loses no more training time than this.
         devices: Devices from `distribution.choose`; None: the first device.
@@ -239,7 +213,6 @@ class _Runner:
             self._options = models.default_options(name) | options
         self._recipe, self._task, self._run = recipe, task, run
         self._devices = run.devices
-        self._num_batches = None  # counted by `check`
         self._scoring_model = ScoringModel(
             self._build, task.shards, self._devices, task.evaluate
         )
@@ -258,11 +231,10 @@ class _Runner:
         return BatchPlan(
             models.model_info(self._scoring_model.model).segmentation,
             self._recipe.batch_size // devices.num_processes,
-            pipeline.ReadOptions(
-                # The epoch is added to this seed; no two stages use the same order.
+            ReadOptions(
+                # No two stages use the same order.
                 self._run.seed + 1000 * stage_number,
                 self._recipe.crops_per_clip,
-                self._run.num_read_threads,
                 devices.process_id,
                 devices.num_processes,
             ),
@@ -293,18 +265,14 @@ class _Runner:
                 f"{self._recipe.monitor} is not measured in this training. Choose one"
                 f" with --monitor: {', '.join(monitors)}."
             )
-        plan = self._plan(0)
-        with _naming_corrupt_records(self._task):
-            self._num_batches = self._task.num_batches(plan)
-        if not self._num_batches:
+        with self._devices.one_local_device():
+            self._task.training_model(self._scoring_model.model, self._recipe)
+        if not len(self._task.batches(self._plan(0))):
             raise ValueError(
                 f"{shards.directory} holds fewer train segments than one batch of"
                 f" {self._recipe.batch_size}. Choose a smaller --batch-size, or more"
                 " --crops-per-clip."
             )
-        with self._devices.one_local_device():
-            self._task.training_model(self._scoring_model.model, self._recipe)
-        self._task.batches(plan, self._num_batches)
 
     def check_initial_stage(self, folder: RunFolder) -> None:
         """Checks that a skipped stage left a checkpoint to start from."""
@@ -389,25 +357,23 @@ class _Runner:
                 keras.callbacks.TensorBoard(folder.path, write_graph=False)
             )
         resume.restore(fitted)
-        state.check(self._num_batches, folder.state_path)
+        batches = self._task.batches(plan)
+        state.check(len(batches), folder.state_path)
         is_jax = keras.backend.backend() == "jax"
-        with (
-            _naming_corrupt_records(self._task),
-            devices.scope() if is_jax else contextlib.nullcontext(),
-        ):
+        with devices.scope() if is_jax else contextlib.nullcontext():
             while not resume.is_over():
-                fitted.fit(
-                    self._task.batches(
-                        plan, self._num_batches, state.epoch, state.step
-                    ),
-                    steps_per_epoch=self._num_batches - state.step,
-                    shuffle=False,  # the dataset is already shuffled
-                    initial_epoch=state.epoch,
-                    # The rest of an interrupted epoch needs its own call of `fit`.
-                    epochs=state.epoch + 1 if state.step else stage.max_epochs,
-                    verbose=_verbosity(devices),
-                    callbacks=callbacks,
-                )
+                first = state.epoch * len(batches) + state.step
+                with feed(batches.batch, first, run.num_read_threads) as fed:
+                    fitted.fit(
+                        fed,
+                        steps_per_epoch=len(batches) - state.step,
+                        shuffle=False,  # batches are already shuffled
+                        initial_epoch=state.epoch,
+                        # The rest of an interrupted epoch needs its own call of `fit`.
+                        epochs=state.epoch + 1 if state.step else stage.max_epochs,
+                        verbose=_verbosity(devices),
+                        callbacks=callbacks,
+                    )
 
     def _score(self, folder: RunFolder, number: int) -> str:
         """Scores the best checkpoint of a stage and marks the stage as finished."""
@@ -530,14 +496,6 @@ def decayed_optimizer(
 
     kind = Decayed if stage.weight_decay or stage.backbone_rate != 1 else kind
     return kind(rate, **stage.options, **options)
-
-
-@contextlib.contextmanager
-def _naming_corrupt_records(task: SupervisedTask) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for shards in task.sources:
-            stack.enter_context(pipeline.naming_corrupt_records(shards))
-        yield
 
 
 @contextlib.contextmanager

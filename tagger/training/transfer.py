@@ -135,7 +135,7 @@ def fit(
         options: Options of the fit.
         tags: Tags to learn, in order. Default: all in alphabetical order.
         tag_separator: Separator of the tags in the column `tags` of a csv.
-        cache: Cache of the embeddings. Default: the one in `pretrained.cache_folder`.
+        cache: Cache of the embeddings. Default: the one in `storage.cache_folder`.
 
     Raises:
         FileNotFoundError: there is no such model, csv or folder.
@@ -154,7 +154,7 @@ def fit(
     if options.has_baselines:
         representations |= baselines_of(backbones, info, options.seed)
     clips = labelled_clips.read_clips(
-        source, info, tags, tag_separator, options.left_out_fold, cache
+        source, info, tags, tag_separator, options.left_out_fold
     )
     everything = [b for several in representations.values() for b in several]
     clips, notes = labelled_clips.embed(

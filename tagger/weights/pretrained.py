@@ -27,7 +27,6 @@ from tagger.weights.downloads import GitFile, Wheel, fetch, fetch_wheel, unpack
 if TYPE_CHECKING:
     import keras
 
-CACHE_VARIABLE = "TAGGER_CACHE"
 TABLE_PATH = Path(__file__).parent / "pretrained.csv"
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 TAGS = {
@@ -208,14 +207,6 @@ def listing() -> str:
     return "\n".join([head, *lines])
 
 
-def cache_folder() -> Path:
-    """Returns the folder of downloads and converted models ($TAGGER_CACHE)."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "tagger"
-
-
 def ensure_cached(name: str) -> Path:
     """Downloads and converts a model unless it is in the package or in the cache.
 
@@ -231,7 +222,7 @@ def ensure_cached(name: str) -> Path:
     found = entry(name)
     if isinstance(found.source, Shipped):
         return found.source.path
-    path = cache_folder() / f"{name}.keras"
+    path = storage.cache_folder() / f"{name}.keras"
     if path.exists():
         return path
     if isinstance(found.source, ByHand):
@@ -246,10 +237,10 @@ def ensure_cached(name: str) -> Path:
             f"{name} is a PyTorch file, and PyTorch is not installed: pip install torch"
             " (the CPU build is enough)."
         )
-    downloads = cache_folder() / "downloads"
+    downloads = storage.cache_folder() / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     # A second process waits, and then finds the model.
-    with file_lock(path, f"${CACHE_VARIABLE}", waits=True):
+    with file_lock(path, f"${storage.CACHE_VARIABLE}", waits=True):
         if not path.exists():
             _prepare(found, path, downloads)
     return path
@@ -281,7 +272,7 @@ def path_of(name_or_path: str | os.PathLike) -> Path:
     if name_or_path in PRETRAINED:
         return ensure_cached(name_or_path)
     if hub.is_hub_name(name_or_path):
-        return hub.download(name_or_path, cache_folder() / "hub")
+        return hub.download(name_or_path, storage.cache_folder() / "hub")
     if not os.path.isfile(name_or_path):
         raise FileNotFoundError(
             f"There is no model file or pretrained model {str(name_or_path)!r}."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import build_corpus
 
-from tagger.data import pipeline, records, verification
+from tagger.data import clips, records, verification
 
 
 def test_verify_names_every_bad_shard_and_record(corpus, run_script):
@@ -34,7 +34,7 @@ def test_verify_names_every_bad_shard_and_record(corpus, run_script):
     ):
         assert words in bad.stdout, words
     with pytest.raises(ValueError, match="4 files in .* failed verification"):
-        pipeline.open_shards(folder, verify=True)
+        clips.open_shards(folder, verify=True)
 
 
 def test_verify_sees_what_checksums_cannot(corpus):

@@ -11,7 +11,8 @@ from conftest import build_corpus, fails
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tagger import models, plotting
-from tagger.data import pipeline, records
+from tagger.data import records
+from tagger.data.clips import open_shards
 from tagger.data.manifest import Manifest
 from tagger.evaluation import bootstrap, metrics, published, rates, scoring
 from tagger.models import ModelInfo
@@ -69,7 +70,7 @@ def info_of(shards, **changes):
 
 
 def test_clip_scores_are_the_mean_of_the_segments_for_any_predict_function(built):
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
 
     def loudness(segments):
         level = np.abs(segments.astype(float)).mean(axis=1, keepdims=True)
@@ -91,7 +92,7 @@ def test_clip_scores_are_the_mean_of_the_segments_for_any_predict_function(built
 
 
 def test_scores_do_not_depend_on_the_batch_size(built, trained):
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     model = models.load_model(trained / "model.keras")
     predict, info = scoring.predictor(model, shards), models.model_info(model)
     a, b = (scoring.evaluate(predict, shards, info, batch_size=n) for n in (4, 30))
@@ -107,14 +108,14 @@ def test_scores_do_not_depend_on_the_batch_size(built, trained):
     ],
 )  # fmt: skip
 def test_a_model_of_another_rate_or_number_of_tags_is_refused(built, changes, message):
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     with pytest.raises(ValueError, match=message):
         scoring.evaluate(None, shards, info_of(shards, **changes))
 
 
 def test_tags_are_aligned_by_name(built):
     """Compares a model with other tags, in another order, with columns set by hand."""
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     tags = shards.manifest.tags
     places = [7, 2, 0]
     named = ("zither", *(tags[n] for n in places))
@@ -145,7 +146,7 @@ def test_tags_are_aligned_by_name(built):
 
 
 def test_models_that_must_match_exactly_are_told_the_difference(built):
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     tags = shards.manifest.tags
     with pytest.raises(ValueError, match="different tags .*order them differently"):
         scoring.check_match(info_of(shards, tags=tags[::-1]), shards)
@@ -156,7 +157,7 @@ def test_models_that_must_match_exactly_are_told_the_difference(built):
 
 
 def test_a_model_without_tags_takes_the_manifests_and_says_so(built):
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     with pytest.warns(
         UserWarning, match="holds no tag names; using the names and order of"
     ):
@@ -168,7 +169,7 @@ def test_a_split_whose_clips_were_all_skipped_is_named(corpus):
     for path in (corpus / "mp3").glob("[def]/*"):
         path.unlink()
     build_corpus(corpus, max_missing=1)
-    shards = pipeline.open_shards(corpus)
+    shards = open_shards(corpus)
     with pytest.raises(ValueError, match="holds no test clips"):
         scoring.evaluate(None, shards, info_of(shards))
 
@@ -229,7 +230,7 @@ def test_a_paired_comparison_draws_the_same_clips_for_both():
 
 
 def test_models_are_compared_only_on_the_same_tags(trained, built):
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     info = models.model_info(models.load_model(trained / "model.keras"))
     scoring.check_comparable(info, info, shards)
     fewer = dataclasses.replace(
@@ -265,14 +266,15 @@ def test_published_scores_stand_beside_ours_and_the_split_is_named():
 
 
 def test_loss_is_keras_cross_entropy(trained, built):
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     model = models.load_model(trained / "model.keras")
     info = models.model_info(model)
     predict = scoring.predictor(model, shards)
-    segmentation = info.segmentation
-    (batch,) = pipeline.evaluation_segments(shards, "test", segmentation, 1000)
-    scores = predict(batch["segments"].numpy())
-    labels = batch["labels"].numpy().astype("float32")
+    clips, rule = shards.clips("test"), info.segmentation
+    segments = [clips.segments(number, rule) for number in range(len(clips))]
+    scores = predict(np.concatenate(segments))
+    labels = np.repeat(clips.labels, clips.num_segments(rule), axis=0)
+    labels = labels.astype("float32")
     expected = np.mean(keras.losses.binary_crossentropy(labels, scores))
     result = scoring.evaluate(predict, shards, info, "test")
     assert result.loss == pytest.approx(float(expected), rel=1e-5)
@@ -393,7 +395,7 @@ def test_thresholds_are_reached_by_the_given_number_of_clips():
 
 
 def test_a_map_pairs_tags_that_are_spelt_differently(built, trained, run_script):
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     info = models.model_info(models.load_model(trained / "model.keras"))
     names = list(info.tags)
     other = dataclasses.replace(info, tags=(*names[1:], "hard rock"))
@@ -422,8 +424,7 @@ def test_a_fold_is_scored_whatever_its_split(built, trained, tmp_path, run_scrip
     manifest = Manifest.load(folder)
     splits = {}
     for split in ("train", "val", "test"):
-        for clip_id, _ in pipeline.open_shards(folder).clips(split):
-            splits[clip_id] = split
+        splits |= dict.fromkeys(open_shards(folder).clips(split).ids.tolist(), split)
     manifest.folds = {clip_id: n % 2 for n, clip_id in enumerate(sorted(splits))}
     manifest.save(folder)
     done = run_script(*command, "--fold", 1)

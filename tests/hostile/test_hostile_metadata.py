@@ -13,7 +13,8 @@ from conftest import REFERENCES
 from mutations import as_text, mutations
 
 from tagger import models
-from tagger.data import pipeline, records, verification
+from tagger.data import records, verification
+from tagger.data.clips import open_shards
 from tagger.data.manifest import Manifest
 from tagger.inference.engines import Engine, OnnxEngine
 from tagger.inference.tagger import Tagger
@@ -231,7 +232,7 @@ def test_a_manifest_is_right_or_refused(built, tmp_path):
         try:
             manifest = Manifest.load(tmp_path)
             assert all("/" not in name for name in manifest.shards)
-            pipeline.open_shards(tmp_path)
+            open_shards(tmp_path)
             list(verification.verify(tmp_path, manifest))
         except (ValueError, OSError) as error:
             num_refused += 1

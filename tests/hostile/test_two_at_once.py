@@ -97,7 +97,7 @@ def test_those_that_wait_for_a_lock_get_it_one_after_the_other(tmp_path):
 
 
 def test_two_first_uses_of_a_pretrained_model_prepare_it_once(tmp_path, monkeypatch):
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path))
     prepared = []
 
     def prepare(found, path, downloads):

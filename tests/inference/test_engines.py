@@ -12,11 +12,10 @@ import pytest
 from conftest import REPOSITORY
 from narrow import music, narrow_model, scores_of
 
-from tagger import models
+from tagger import models, storage
 from tagger.inference import engines, export, selection
 from tagger.inference.embeddings import Embedder
 from tagger.inference.engines import KerasEngine, OnnxEngine, OpenVinoEngine
-from tagger.weights import pretrained
 
 onnx = pytest.importorskip("onnx")
 QUICK = ("sample_cnn", "musicnn_pons", "crnn")
@@ -191,7 +190,7 @@ def test_a_provider_that_fails_later_is_left_then(exported, monkeypatch):
 @pytest.fixture
 def own_model(tmp_path, monkeypatch):
     """Saves a narrow model; the cache of exports is empty, and OpenVINO missing."""
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(selection, "_prefers_openvino", lambda: False)
     path = tmp_path / "own.keras"
     models.save_model(narrow_model("vgg_pons"), path)

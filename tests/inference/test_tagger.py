@@ -37,11 +37,11 @@ def test_tags_are_sorted_by_score(tagger):
 
 
 def test_tag_and_eval_agree_on_a_clip(tagger, corpus, built):
-    from tagger.data import pipeline
+    from tagger.data.clips import open_shards
     from tagger.datasets import magnatagatune
     from tagger.evaluation import scoring
 
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     predict = scoring.predictor(tagger.model, shards)
     result = scoring.evaluate(predict, shards, tagger.info)
     annotations = magnatagatune.load_annotations(corpus)

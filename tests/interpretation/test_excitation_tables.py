@@ -6,7 +6,8 @@ import pytest
 from conftest import REFERENCES
 
 from tagger import interpretation, models, plotting
-from tagger.data import pipeline, records
+from tagger.data import records
+from tagger.data.clips import open_shards
 from tagger.models.layers import SqueezeExcitation
 from tagger.weights import conversion
 
@@ -18,7 +19,7 @@ def model(trained):
 
 @pytest.fixture(scope="module")
 def shards(built):
-    return pipeline.open_shards(built)
+    return open_shards(built)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_a_model_without_gates_says_which_have_them(shards, block):
 def test_excitations_need_no_tags_of_the_model(built):
     """The labels are those of the data, whatever the model scores."""
     legacy = conversion.load_model(REFERENCES / "rese_multi.hdf5")
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     table = interpretation.excitations(legacy, shards, "val")
     assert tuple(table.columns[2:]) == shards.manifest.tags
     assert len(table) == 2 * table["depth"].nunique()

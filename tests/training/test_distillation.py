@@ -9,7 +9,8 @@ import pytest
 from narrow import narrow_options
 
 from tagger import models, storage
-from tagger.data import pipeline
+from tagger.data.batches import ReadOptions
+from tagger.data.clips import open_shards
 from tagger.evaluation.agreement import Agreement
 from tagger.segmentation import INT16_SCALE
 from tagger.training import (
@@ -25,7 +26,7 @@ TAGS = ("calm", "loud", "strange")
 
 @pytest.fixture(scope="module")
 def shards(built):
-    return pipeline.open_shards(built)
+    return open_shards(built)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,11 @@ def stop_after(num_epochs):
     return interrupted
 
 
+def task_of(shards, teacher, folder):
+    tagged = distillation.with_tags(shards, TAGS)
+    return distillation.DistillationTask(tagged, shards, teacher, folder)
+
+
 def test_labels_of_a_segment_are_the_teachers_outputs(shards, teacher, tmp_path):
     model = models.build_model("sample_cnn", num_tags=3, **narrow_options("sample_cnn"))
     segmentation = models.model_info(model).segmentation
@@ -115,10 +121,9 @@ def test_labels_of_a_segment_are_the_teachers_outputs(shards, teacher, tmp_path)
     assert without.with_what_is_there(tmp_path, shards) == without
     folder = stored.store(shards, "train", tmp_path)
     assert without.with_what_is_there(tmp_path, shards) == stored
-    scored = distillation.DistilledShards.of(shards, folder, TAGS)
-    segments, labels = next(
-        iter(pipeline.training_segments(scored, "train", segmentation, 6))
-    )
+    task = task_of(shards, teacher, folder)
+    plan = trainer.BatchPlan(segmentation, 6, ReadOptions())
+    segments, labels = task.batches(plan).batch(0)
     loaded = models.load_model(teacher)
     waveforms = np.array(segments, np.float32) / INT16_SCALE
     scores, embeddings = models.with_embedding(loaded, "embedding").predict_on_batch(
@@ -142,10 +147,9 @@ def test_the_teacher_agrees_with_itself(shards, teacher, tmp_path):
     info = models.model_info(loaded)
     stored = teacher_scores.Stored(teacher, info.segmentation)
     folder = stored.store(shards, "val", tmp_path)
-    scored = distillation.DistilledShards.of(shards, folder, TAGS)
-    task = distillation.DistillationTask(scored, teacher)
+    task = task_of(shards, teacher, folder)
     predict = models.with_record_inputs(loaded, "int16").predict_on_batch
-    found = task.evaluate(predict, scored, info, "val")
+    found = task.evaluate(predict, task.shards, info, "val")
     assert isinstance(found, Agreement)
     assert found.macro()["rho"] > 0.999 and found.macro()["roc_auc"] == 1
     np.testing.assert_allclose(found.teacher_scores, found.scores, atol=1e-6)
@@ -176,10 +180,11 @@ def test_weights_give_the_gradients_of_all_tags_the_same_size(
     segmentation = models.model_info(model).segmentation
     stored = teacher_scores.Stored(teacher, segmentation, has_embeddings=True)
     folder = stored.store(shards, "train", tmp_path)
-    scored = distillation.DistilledShards.of(shards, folder, TAGS)
-    targets = np.concatenate(list(scored.scores("train")))
-    assert targets.shape[1] == 3 and targets.std(axis=0).min() > 0
-    weights = distillation.tag_weights(scored, 2.0)
+    scores = teacher_scores.StoredScores(folder, shards.clips("train")).of_clips()
+    scores = [rows[:, :3] for rows in scores]
+    targets = np.concatenate(scores)
+    assert targets.std(axis=0).min() > 0
+    weights = distillation.tag_weights(scores, 2.0)
     assert np.mean(weights) == pytest.approx(1)
     # d/dz of the loss at the mean, by hand: weight * T * (sigmoid(z / T) - target) / 3
     soft = 1 / (1 + ((1 - targets) / targets) ** (1 / 2))
@@ -240,7 +245,7 @@ def test_what_does_not_fit_is_said(shards, teacher, tmp_path):
 
 
 def test_agreement_is_no_monitor_of_labels(built, tmp_path):
-    task = trainer.SupervisedTask(pipeline.open_shards(built))
+    task = trainer.SupervisedTask(open_shards(built))
     with pytest.raises(ValueError, match="val_rho is not measured in this"):
         trainer.train(
             "sample_cnn", narrow_options("sample_cnn"), recipe_of(), task, tmp_path

@@ -20,7 +20,7 @@ from conftest import REPOSITORY, XLA_IN_HASTE
 from narrow import narrow_options
 
 from tagger import models, storage
-from tagger.data import pipeline
+from tagger.data.clips import open_shards
 from tagger.evaluation import metrics
 from tagger.training import callbacks, distribution, recipes, runs, trainer
 
@@ -48,7 +48,7 @@ def recipe(**options):
 
 
 def train(built, folder, options=OPTIONS, how=None, **run):
-    task = trainer.SupervisedTask(pipeline.open_shards(built))
+    task = trainer.SupervisedTask(open_shards(built))
     run = trainer.RunOptions(**run)
     return trainer.train("sample_cnn", options, how or recipe(), task, folder, run)
 
@@ -72,7 +72,7 @@ def test_resemul_recipe_is_the_papers():
 def test_a_run_leaves_what_its_docstring_says(trained, built):
     run = json.loads((trained / "run.json").read_text())
     assert run["model"]["num_filters"] == 4 and run["recipe"]["batch_size"] == 8
-    assert run["data"]["checksum"] == pipeline.open_shards(built).manifest.checksum()
+    assert run["data"]["checksum"] == open_shards(built).manifest.checksum()
     assert {"python", "keras", "numpy", "tensorflow"} <= set(run["versions"])
     for stage in ("0", "1"):
         result = json.loads((trained / stage / "result.json").read_text())
@@ -93,7 +93,7 @@ def test_the_final_model_is_the_best_checkpoint_and_tells_tags_and_rate(trained,
     )
     assert_same_weights(trained / "model.keras", best)
     info = models.model_info(models.load_model(trained / "model.keras"))
-    assert info.tags == pipeline.open_shards(built).manifest.tags
+    assert info.tags == open_shards(built).manifest.tags
     assert (info.sample_rate, info.segmentation.num_samples) == (22050, 59049)
     assert len(info.thresholds) == len(info.tags)
     assert all(0 < threshold <= 1 for threshold in info.thresholds)
@@ -143,7 +143,7 @@ def test_every_model_trains_for_200_finite_steps_in_mixed_precision(
         "make_optimizer",
         lambda *of: optimizers.append(make(*of)) or optimizers[-1],
     )
-    shards = pipeline.open_shards(built_at(models.MODELS[name].facts.sample_rate))
+    shards = open_shards(built_at(models.MODELS[name].facts.sample_rate))
     stage = recipes.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
     crops_per_clip = -(-200 // shards.manifest.num_clips("train"))
     # With batches of one, 200 steps take half the time.
@@ -169,7 +169,7 @@ def test_every_model_trains_for_200_finite_steps_in_mixed_precision(
 
 def test_a_build_of_another_rate_names_the_command_that_builds_it(built, tmp_path):
     with pytest.raises(ValueError, match="fcn expects 16000 Hz .* 22050 Hz") as caught:
-        task = trainer.SupervisedTask(pipeline.open_shards(built))
+        task = trainer.SupervisedTask(open_shards(built))
         trainer.train("fcn", {}, recipe(), task, tmp_path)
     command = "python build_mtt.py --sample-rate 16000 --output-dir"
     assert command in str(caught.value)
@@ -366,7 +366,7 @@ def test_a_recipe_can_choose_transforms(built):
     with pytest.raises(ValueError, match="Unknown transform 'echo'. Choose among"):
         trainer.augmentation_of(wrong, 16000, "x")
     unused = dataclasses.replace(chosen, augment=False)
-    task = trainer.SupervisedTask(pipeline.open_shards(built))
+    task = trainer.SupervisedTask(open_shards(built))
     with pytest.raises(ValueError, match="Add --augment"):
         task.training_model(None, unused)
 
@@ -406,7 +406,7 @@ def test_patience_counts_on_after_a_restart(built, tmp_path):
     model.optimizer.build(model.trainable_variables)
     stage = recipes.Stage("SGD", {}, 0.01, 0.0, max_epochs=9, patience=2)
     found, folder = distribution.choose(), runs.StageFolder(tmp_path)
-    shards = pipeline.open_shards(built)
+    shards = open_shards(built)
     copy = callbacks.ScoringModel(lambda: model, shards, found, evaluate)
 
     def begin():

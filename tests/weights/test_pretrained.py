@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import fails
 
-from tagger import Tagger, cli, models
+from tagger import Tagger, cli, models, storage
 from tagger.models.metadata import DEFAULT_MODEL
 from tagger.weights import downloads, pretrained
 
@@ -126,7 +126,7 @@ def test_names_are_of_models_there_are():
 
 @pytest.mark.slow
 def test_what_cannot_be_had_is_said(tmp_path, monkeypatch, run_script):
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path))
     with pytest.raises(
         ValueError, match="no pretrained model 'x'. Available: student, musicnn_m"
     ):
@@ -164,7 +164,7 @@ def test_a_wheel_of_another_content_is_refused(tmp_path, monkeypatch):
         file.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(fake.parent))
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path / "cache"))
     with pytest.raises(
         ValueError, match="not the published musicnn==0.1.0: its SHA-256"
     ):
@@ -175,7 +175,7 @@ def test_a_wheel_of_another_content_is_refused(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["musicnn_mtt", "musicnn_msd", "vgg_mtt", "vgg_msd"])
 def test_the_wheels_models_are_prepared_once(name, tmp_path, monkeypatch):
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path))
     try:
         path = pretrained.ensure_cached(name)
     except ConnectionError as error:
@@ -200,7 +200,7 @@ def test_the_wheels_models_are_prepared_once(name, tmp_path, monkeypatch):
 def test_audio_files_score_as_in_the_original_package(
     shared, name, folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path))
     try:
         tagger = Tagger.from_pretrained(name)
     except ConnectionError as error:
