@@ -85,7 +85,7 @@ def main() -> None:
     add = parser.add_argument
     add("--data-dir", default="./dataset", help="folder of the shards, or its parent")
     add("--batch-size", type=int, default=23)
-    add("--num-read-threads", type=int, default=8)
+    add("--num-read-threads", type=int, help="default: one per core, at most 8")
     add("--repeats", type=int, default=5)
     add("--scratch", default=tempfile.gettempdir(), help="where .npy files are written")
     add("--output", default="inputs.json")

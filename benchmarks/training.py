@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data-dir", default="./dataset")
-    add("--num-read-threads", type=int, default=8)
+    add("--num-read-threads", type=int, help="default: one per core, at most 8")
     add("--batch-size", type=int, default=64)
     add("--num-steps", type=int, default=50)
     add("--precision", default="float32")

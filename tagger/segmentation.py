@@ -175,8 +175,10 @@ def crop(
     after = max(first + len(segment) - num_samples, 0)
     end = len(segment) - after
     read_into(max(first, 0), segment[before:end])
-    segment[:before] = segment[before + 1 : 2 * before + 1][::-1]
-    segment[end:] = segment[end - after - 1 : end - 1][::-1]
+    if before:
+        segment[:before] = segment[before + 1 : 2 * before + 1][::-1]
+    if after:
+        segment[end:] = segment[end - after - 1 : end - 1][::-1]
 
 
 def stream(

@@ -145,8 +145,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "--num-read-threads",
         metavar="N",
         type=count,
-        default=8,
-        help="threads that read batches ahead (default: %(default)s)",
+        default=None,
+        help="threads that read batches ahead (default: one per core, at most 8)",
     )
     _add_model(groups["model"], model)
     _add_recipe(groups["recipe"], recipe)

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from tagger import storage
-from tagger.data.clips import Clips, ahead
+from tagger.data.clips import Clips, ahead, default_threads
 from tagger.segmentation import Segmentation
 
 # Segments are shuffled among this many of their neighbours, after clips are shuffled as
@@ -232,18 +232,19 @@ def split_batch(weights: Sequence[float], batch_size: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def feed(batch: Callable, first: int = 0, num_threads: int = 2) -> Iterator:
+def feed(batch: Callable, first: int = 0, num_threads: int | None = None) -> Iterator:
     """Yields what `keras.Model.fit` takes: endless batches, read ahead by threads.
 
     Args:
         batch: Function from the number of a batch to arrays of the same shapes and
             dtypes in every batch, in any nesting of tuples.
         first: Number of the first batch.
-        num_threads: Number of threads that read.
+        num_threads: Number of threads that read. Default: one per core, at most 8.
 
     Raises:
         Exception: what `batch` raised within the block.
     """
+    num_threads = num_threads or default_threads()
     if keras.backend.backend() == "tensorflow":
         feeding = _dataset(batch, first, num_threads)
     else:

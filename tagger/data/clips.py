@@ -13,6 +13,7 @@ import functools
 import itertools
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ from tagger.segmentation import (
 )
 
 INDEX_NAME = "index.npz"
+MAX_OPEN_FILES = 256  # systems allow 1024 and more
 UNLABELLED = -1  # in labels: it is unknown whether the tag applies
 # Waveform float32 [num_samples] at ±1 -> waveform, perhaps of another length.
 Modify = Callable[[np.ndarray], np.ndarray]
@@ -462,18 +464,44 @@ class Clips:
     def _read_into(self, number: int, first: int, values: np.ndarray) -> None:
         """Reads the values of a clip from `first` on."""
         shard, record, *span, _, start, part, stride = self.rows[number].item()
-        path, first = self.paths[shard], first * values.itemsize
-        with path.open("rb", buffering=0) as file:
-            if not self._is_checked[number]:
-                records.read_record(path, file, record, span)
-                self._is_checked[number] = True
-            while len(values):
-                place, within = divmod(first, part)
-                some = values[: (part - within) // values.itemsize]
-                file.seek(start + place * stride + within)
-                if file.readinto(some) != some.nbytes:
-                    raise records.CorruptShardError(path, record)
-                first, values = first + some.nbytes, values[len(some) :]
+        file, first = self._open(shard), first * values.itemsize
+        if not self._is_checked[number]:
+            self.content(number)
+            self._is_checked[number] = True
+        while len(values):
+            place, within = divmod(first, part)
+            some = values[: (part - within) // values.itemsize]
+            place = start + place * stride + within
+            if file.read_into(some, place) != some.nbytes:
+                raise records.CorruptShardError(self.paths[shard], record)
+            first, values = first + some.nbytes, values[len(some) :]
+
+    @functools.cached_property
+    def _open(self) -> Callable[[int], "_OpenFile"]:
+        """Opens a shard by its number, or returns it if it was open."""
+        return functools.lru_cache(MAX_OPEN_FILES)(lambda n: _OpenFile(self.paths[n]))
+
+
+class _OpenFile:
+    """A file that threads read at once; it is closed when nothing refers to it."""
+
+    def __init__(self, path: Path):
+        self._number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._seeking = threading.Lock()
+
+    def __del__(self):
+        with contextlib.suppress(AttributeError):  # it was not opened
+            os.close(self._number)
+
+    def read_into(self, values: np.ndarray, place: int) -> int:
+        """Reads values from a place on, and returns the number of bytes read."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._number, [values], place)
+        with self._seeking:  # on Windows, threads share the position in a file
+            os.lseek(self._number, place, os.SEEK_SET)
+            data = os.read(self._number, values.nbytes)
+        values.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+        return len(data)
 
 
 def outputs_of(
@@ -523,6 +551,11 @@ def outputs_of(
             del rows[:num_segments]
 
 
+def default_threads() -> int:
+    """Returns the number of threads that read if no other is given."""
+    return min(os.cpu_count() or 1, 8)
+
+
 def ahead(
     function: Callable, numbers: Iterable, num_threads: int | None = None
 ) -> Iterator:
@@ -531,9 +564,9 @@ def ahead(
     Args:
         function: Function that releases the GIL for most of its time, as reads do.
         numbers: Its arguments, which need not end.
-        num_threads: Number of threads. Default: one per core.
+        num_threads: Number of threads. Default: one per core, at most 8.
     """
-    num_threads = num_threads or os.cpu_count() or 1
+    num_threads = num_threads or default_threads()
     with ThreadPoolExecutor(num_threads) as pool:
         waiting = collections.deque()
         for number in numbers:

@@ -112,7 +112,8 @@ class RunOptions:
         seed: Random seed of the initial weights, dropout, augmentation and the order of
             the examples.
         initial_stage: Index of the stage to start with; earlier ones are skipped.
-        num_read_threads: Number of threads that read batches ahead.
+        num_read_threads: Number of threads that read batches ahead; None: one per core,
+            at most 8.
         checkpoint_minutes: Minutes between two saves within an epoch; a killed run
             loses no more training time than this.
         devices: Devices from `distribution.choose`; None: the first device.
@@ -121,7 +122,7 @@ class RunOptions:
 
     seed: int = 0
     initial_stage: int = 0
-    num_read_threads: int = 8
+    num_read_threads: int | None = None
     checkpoint_minutes: float = 10.0
     devices: distribution.Devices | None = None
     base: fine_tuning.Base | None = None

@@ -81,6 +81,17 @@ def test_one_segment_of_a_clip_is_that_of_the_whole(built, rule):
                 np.testing.assert_array_equal(found, expected)
 
 
+def test_segments_are_read_alike_where_the_system_cannot_read_at_a_place(
+    built, monkeypatch
+):
+    held, rule = open_shards(built).clips("val"), Segmentation(1000)
+    found = np.zeros((2, 1000), np.int16)
+    held.read_segment(1, rule, 777, found[0])
+    monkeypatch.delattr(os, "preadv")
+    held.read_segment(1, rule, 777, found[1])
+    np.testing.assert_array_equal(found, 2 * [held.content(1)[777:1777]])
+
+
 def test_a_waveform_is_changed_before_it_is_cut(built):
     held, heard = open_shards(built).clips("test"), []
 
