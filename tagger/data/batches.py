@@ -23,8 +23,8 @@ from tagger.data.clips import Clips, ahead, default_threads
 from tagger.segmentation import Segmentation
 
 # Segments are shuffled among this many of their neighbours, after clips are shuffled as
-# a whole: all segments of a clip are read while it is in the system's cache, which
-# spares a disk seeks if the data is larger than memory.
+# a whole. The first segment of a clip lets the system read all of it: the others are
+# then in its cache, which spares a disk seeks if the data is larger than memory.
 WINDOW = 4096
 
 
@@ -94,7 +94,11 @@ class Batches:
         return self._shape[0] * self._options.num_processes
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, ...]:
-        """Returns the clips of an epoch, their segments, and where these start."""
+        """Returns the segments of an epoch.
+
+        Each has a clip, a number in the clip, a first sample, and whether it is the
+        first of a clip that is read as a whole.
+        """
         random = np.random.default_rng([self._options.seed, epoch])
         order = random.permutation(len(self._clips))
         clips = np.repeat(order, self._counts[order])
@@ -107,7 +111,10 @@ class Batches:
             starts = segments * self._segmentation.hop_samples
         windows = np.arange(len(clips)) // WINDOW
         shuffled = np.lexsort((random.random(len(clips)), windows))
-        return clips[shuffled], segments[shuffled], starts[shuffled]
+        clips, is_first = clips[shuffled], np.zeros(len(clips), bool)
+        if not self._options.crops_per_clip:
+            is_first[np.unique(clips, return_index=True)[1]] = True
+        return clips, segments[shuffled], starts[shuffled], is_first
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Reads a batch.
@@ -124,9 +131,11 @@ class Batches:
         """
         epoch, place = divmod(int(number), len(self))
         start = place * self._num_together + self._options.process_id * self._shape[0]
-        clips, numbers, starts = (
+        clips, numbers, starts, is_first = (
             drawn[start : start + self._shape[0]] for drawn in self._drawn(epoch)
         )
+        for clip in clips[is_first].tolist():
+            self._clips.expect(clip)
         segments = np.empty(self._shape, self._clips.dtype)
         for clip, first, segment in zip(
             clips.tolist(), starts.tolist(), segments, strict=True

@@ -461,6 +461,11 @@ class Clips:
         read_into = functools.partial(self._read_into, number)
         crop(read_into, num_samples, segmentation, start, segment)
 
+    def expect(self, number: int) -> None:
+        """Tells the system that all of a clip will be read soon, to spare seeks."""
+        shard, _, start, end, *_ = self.rows[number].item()
+        self._open(shard).expect(start, end - start)
+
     def _read_into(self, number: int, first: int, values: np.ndarray) -> None:
         """Reads the values of a clip from `first` on."""
         shard, record, *span, _, start, part, stride = self.rows[number].item()
@@ -492,6 +497,11 @@ class _OpenFile:
     def __del__(self):
         with contextlib.suppress(AttributeError):  # it was not opened
             os.close(self._number)
+
+    def expect(self, start: int, num_bytes: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            advice = os.POSIX_FADV_WILLNEED
+            os.posix_fadvise(self._number, start, num_bytes, advice)
 
     def read_into(self, values: np.ndarray, place: int) -> int:
         """Reads values from a place on, and returns the number of bytes read."""

@@ -14,7 +14,7 @@ from test_clips import key, segments_of
 
 from tagger.data import batches, building, records
 from tagger.data.batches import Batches, Mixture, ReadOptions
-from tagger.data.clips import UNLABELLED, open_shards
+from tagger.data.clips import UNLABELLED, Clips, open_shards
 from tagger.data.manifest import Manifest
 from tagger.datasets import magnatagatune
 from tagger.segmentation import Segmentation
@@ -77,6 +77,16 @@ def test_the_segments_of_a_clip_come_within_a_window(built, monkeypatch):
     for clip in set(order):
         places = [place for place, one in enumerate(order) if one == clip]
         assert places[-1] // 20 - places[0] // 20 <= 1
+
+
+@pytest.mark.parametrize("crops_per_clip", [0, 2])
+def test_a_clip_whose_segments_are_all_read_is_read_ahead_once(
+    built, monkeypatch, crops_per_clip
+):
+    source, expected = batches_of(built, crops_per_clip=crops_per_clip), []
+    monkeypatch.setattr(Clips, "expect", lambda clips, clip: expected.append(clip))
+    epoch(source)
+    assert sorted(expected) == ([] if crops_per_clip else list(range(24)))
 
 
 # --- Crops, processes, mixtures -------------------------------------------------------
