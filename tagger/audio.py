@@ -16,13 +16,13 @@ import os
 import time
 import warnings
 import wave
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 
-from tagger.containers import AudioDecodeError, audio_stream, open_container
+from tagger.containers import AudioDecodeError, AudioFile, open_audio
 from tagger.storage import replacing
 
 # Files found in a folder count as audio if they have one of these extensions; a file
@@ -45,7 +45,7 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
     """Decodes an audio file to mono at the given rate.
 
     Args:
-        path: File that `containers.open_container` accepts. Channels are averaged.
+        path: File that `containers.open_audio` accepts. Channels are averaged.
         sample_rate: Output rate in Hz.
 
     Returns:
@@ -65,7 +65,7 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
     if more than one packet in ten is damaged.
 
     Args:
-        path: File that `containers.open_container` accepts. Channels are averaged.
+        path: File that `containers.open_audio` accepts. Channels are averaged.
         sample_rate: Output rate in Hz.
 
     Yields:
@@ -77,9 +77,8 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
             LOUDEST, or takes more than its length and SPARE_SECONDS to decode.
     """
     num_samples = 0
-    with open_container(path) as (container, file):
-        stream = audio_stream(path, container)
-        packets = _Packets(path, container, stream, file.advance)
+    with open_audio(path) as file:
+        packets = _Packets(file)
         try:
             # Concatenated files may change rate or channels midway.
             for (rate, *_), frames in itertools.groupby(packets.frames(), _format_of):
@@ -96,7 +95,7 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
             ) from error
         except MemoryError as error:
             raise AudioDecodeError(path, "decoding it needs too much memory") from error
-        declared = _declared_seconds(path, container, stream)
+        declared = _declared_seconds(file)
     if not num_samples:
         few = packets.num_samples
         reason = f"it is too short to resample: {few} samples" if few else ""
@@ -165,14 +164,13 @@ def load_excerpts(
         found = [waveform[first : first + num_samples] for first in firsts]
         return Excerpts(starts, np.stack(found), duration) if starts else None
     found = []
-    with open_container(source) as (container, file):
-        stream = audio_stream(source, container)
-        duration = (container.duration or 0) / av.time_base
+    with open_audio(source) as file:
+        duration = (file.container.duration or 0) / av.time_base
         starts = _starts(duration, seconds, number)
         for start in starts:
             try:
-                container.seek(int(max(start - SEEK_SECONDS, 0) * av.time_base))
-                frames = _frames_after(container, stream, start, file.advance)
+                file.container.seek(int(max(start - SEEK_SECONDS, 0) * av.time_base))
+                frames = _frames_after(file, start)
                 excerpt = _excerpt(source, frames, start, sample_rate, num_samples)
             except (av.FFmpegError, OSError):
                 return None
@@ -188,24 +186,18 @@ def _starts(duration: float, seconds: float, number: int) -> list[float]:
     return [(k + 0.5) / number * duration - seconds / 2 for k in range(number)]
 
 
-def _frames_after(
-    container: av.container.InputContainer,
-    stream: av.AudioStream,
-    start: float,
-    advance: Callable[[], None],
-) -> Iterator[av.AudioFrame]:
+def _frames_after(file: AudioFile, start: float) -> Iterator[av.AudioFrame]:
     """Yields the frames from a time on, given in seconds."""
     num_damaged = 0
-    for packet in container.demux(stream):
+    for packet in file.packets():
         try:
-            frames = packet.decode()
+            frames = file.decode(packet)
         except av.FFmpegError:
             num_damaged += 1
             if num_damaged > 100:
                 return
             continue
         for frame in frames:
-            advance()
             if frame.time is None:
                 return  # nobody knows where this is
             if frame.time + frame.samples / frame.sample_rate > start:
@@ -386,17 +378,18 @@ def rough_seconds(path: Source) -> float | None:
     """Returns the rough duration in seconds from a file's header, or None."""
     if isinstance(path, tuple):
         return len(path[0]) / path[1]
-    with contextlib.suppress(AudioDecodeError), open_container(path) as (container, _):
-        return container.duration / av.time_base if container.duration else None
+    with contextlib.suppress(AudioDecodeError), open_audio(path) as file:
+        duration = file.container.duration
+        return duration / av.time_base if duration else None
 
 
 def artist_of(path: str | os.PathLike) -> str | None:
     """Returns the artist that a file's own metadata name; None if they name none."""
     with (
         contextlib.suppress(AudioDecodeError, av.FFmpegError, OSError),
-        open_container(path) as (container, _),
+        open_audio(path) as file,
     ):
-        return fields_of(container).get("artist")
+        return fields_of(file.container).get("artist")
     return None
 
 
@@ -418,8 +411,8 @@ def fields_of(container: av.container.InputContainer) -> dict[str, str]:
 
 def codec(path: str | os.PathLike) -> str | None:
     """Returns FFmpeg's name for the codec of a file's audio, or None if unknown."""
-    with contextlib.suppress(AudioDecodeError), open_container(path) as (container, _):
-        return audio_stream(path, container).codec_context.name
+    with contextlib.suppress(AudioDecodeError), open_audio(path) as file:
+        return file.stream.codec_context.name
 
 
 def apply_filters(waveform: np.ndarray, sample_rate: int, filters: str) -> np.ndarray:
@@ -494,16 +487,9 @@ def _encode(path: Path, samples: np.ndarray, sample_rate: int) -> None:
 class _Packets:
     """Decodes the packets of a stream and notes signs of damage and truncation."""
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        container: av.container.InputContainer,
-        stream: av.AudioStream,
-        advance: Callable[[], None],
-    ):
-        self._path, self._packets = path, container.demux(stream)
-        self._advance = advance  # called when music was decoded
-        self._is_mp3 = stream.codec_context.name in ("mp3", "mp3float")
+    def __init__(self, file: AudioFile):
+        self._path, self._packets, self._file = file.path, file.packets(), file
+        self._is_mp3 = file.stream.codec_context.name in ("mp3", "mp3float")
         self.num_good = self.num_damaged = 0
         self.num_samples = 0  # as decoded, before resampling
         self.cut_short = False  # an MP3's last frame is shorter than its header says
@@ -517,7 +503,7 @@ class _Packets:
             started = time.perf_counter()
             try:
                 packet = next(self._packets)
-                frames = packet.decode()
+                frames = self._file.decode(packet)
             except StopIteration:
                 return
             except av.FFmpegError:
@@ -535,8 +521,6 @@ class _Packets:
             self.num_good += bool(frames)
             # At most 1 s: the process may have been stopped, or the disk asleep.
             seconds += min(time.perf_counter() - started, 1.0)
-            if frames:
-                self._advance()
             for frame in frames:
                 self.num_samples += frame.samples
                 allowed_seconds += frame.samples / (frame.sample_rate or 1)
@@ -601,21 +585,18 @@ def _mean(frame: av.AudioFrame) -> av.AudioFrame:
 _LENGTH_IS_STORED = ("flac", "aiff", "asf", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 
 
-def _declared_seconds(
-    path: str | os.PathLike,
-    container: av.container.InputContainer,
-    stream: av.AudioStream,
-) -> float | None:
+def _declared_seconds(file: AudioFile) -> float | None:
     """Returns the duration that a file declares in seconds, or None."""
-    if container.format.name == "wav":
+    name, stream = file.container.format.name, file.stream
+    if name == "wav":
         # FFmpeg caps the duration at the size of the file, so we read the header.
         try:
-            with wave.open(os.fspath(path)) as header:
+            with wave.open(os.fspath(file.path)) as header:
                 num_bytes = header.getnframes() * header.getsampwidth()
                 streamed = num_bytes * header.getnchannels() >= 0xFFFFFF00
                 return None if streamed else header.getnframes() / header.getframerate()
         except (wave.Error, EOFError, ZeroDivisionError):  # not PCM, or damaged
             return None
-    if container.format.name in _LENGTH_IS_STORED and stream.duration:
+    if name in _LENGTH_IS_STORED and stream.duration:
         return float(stream.duration * stream.time_base)
     return None

@@ -1,22 +1,21 @@
 """Opens audio files from anywhere: FFmpeg reads the file it is given, and nothing else.
 
-path -> av.container.InputContainer. `audio` decodes what this module opens.
+path -> AudioFile: its container, its first audio stream and the packets of it.
 
 A file may lie about what it is. FFmpeg by itself takes names such as `http:…` for URLs,
-waits for pipes, follows playlists to other files, and cannot be interrupted. Therefore
-Python opens the file, FFmpeg sees only its content and its extension, only demuxers of
-self-contained formats may read it, and long headers are read in another process first.
+waits for pipes and follows playlists to other files. Therefore Python opens the file,
+FFmpeg sees only its content and its extension, and only demuxers of self-contained
+formats may read it. Whatever takes too long seems to end. Where even that does not stop
+FFmpeg, a worker process is killed (`data.workers`); this process is not.
 """
 
-import atexit
 import contextlib
 import os
 import signal
 import stat
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -50,14 +49,14 @@ DECODERS = (
     "pcm_u32le", "pcm_u8", "speex", "tak", "truehd", "tta", "vorbis", "wavpack",
     "wmalossless", "wmapro", "wmav1", "wmav2", "wmavoice",
 )  # fmt: skip
-OPEN_SECONDS = 20  # longest time that opening a file may take
-OPEN_BYTES = 1 << 30  # memory that opening a file may take in the other process
-# Opening takes time that grows with the square of the number of tags in the header: 8 s
-# for as many as fit into this size.
-SHORT_HEADER_BYTES = 1 << 18
-
-# FFmpeg looks for music in what is none at 50 MB/s, and cannot be interrupted.
+# Computing time after which an unopened file ends. FFmpeg's time grows with the square
+# of the number of tags in a header, and what it has read it finishes: three times this.
+OPEN_SECONDS = 5
+# FFmpeg looks for music in what is none at 50 MB/s: the file ends after this many bytes
+# without a packet.
 IDLE_BYTES = 1 << 28
+WORKER_SECONDS = 60  # longest time that FFmpeg may take in a worker without returning
+WORKER_BYTES = 8 << 30  # memory of a worker
 
 # FFmpeg's own messages would break progress bars; we report damaged files ourselves.
 av.logging.set_level(av.logging.PANIC)
@@ -87,52 +86,93 @@ class AudioDecodeError(ValueError):
 
 
 @contextlib.contextmanager
-def open_container(
-    path: str | os.PathLike,
-) -> "Iterator[tuple[av.container.InputContainer, _RegularFile]]":
+def open_audio(path: str | os.PathLike) -> "Iterator[AudioFile]":
     """Opens an audio file for the length of a `with` block.
 
     Args:
         path: Regular file of one of the formats in DEMUXERS.
 
-    Yields:
-        The container, and its file, whose `advance()` must be called whenever music was
-        decoded: after IDLE_BYTES without, the file seems to end.
-
     Raises:
         AudioDecodeError: the file cannot be opened, or not within OPEN_SECONDS.
     """
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_RegularFile(path, SHORT_HEADER_BYTES))
-        container, error = _opened(file)
-        if file.ended_early:
-            _other_process.check(path)
-            file = stack.enter_context(_RegularFile(path))
-            container, error = _opened(file)
-        if error:
-            raise AudioDecodeError(path, _reason(error)) from error
-        file.max_bytes = IDLE_BYTES
-        file.advance()
-        yield stack.enter_context(container), file
+        file = stack.enter_context(_RegularFile(path))
+        try:
+            container = _watched(av.open, file, **_ARGUMENTS)
+            stack.enter_context(container)
+        except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+            raise AudioDecodeError(path, file.late or _reason(error)) from error
+        if file.late:
+            raise AudioDecodeError(path, file.late)
+        file.deadline = None
+        yield AudioFile(path, container, file)
 
 
-def audio_stream(
-    path: str | os.PathLike, container: av.container.InputContainer
-) -> av.AudioStream:
-    """Returns the first audio stream of an opened file.
+class AudioFile:
+    """An open audio file.
 
-    Raises:
-        AudioDecodeError: the file contains no audio, or its codec is not in DECODERS.
+    Attributes:
+        path: Path of the file.
+        container: FFmpeg's container.
     """
-    if not container.streams.audio:
-        raise AudioDecodeError(path, "it contains no audio")
-    stream = container.streams.audio[0]
-    if stream.codec_context is None:
-        raise AudioDecodeError(path, "FFmpeg has no decoder for its audio")
-    if stream.codec_context.name not in DECODERS:
-        reason = f"audio of the codec {stream.codec_context.name} is not decoded here"
-        raise AudioDecodeError(path, reason)
-    return stream
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        container: av.container.InputContainer,
+        file: "_RegularFile",
+    ):
+        self.path, self.container, self._file = path, container, file
+
+    @property
+    def stream(self) -> av.AudioStream:
+        """The first audio stream.
+
+        Raises:
+            AudioDecodeError: the file contains no audio, or its codec is not in
+                DECODERS.
+        """
+        if not self.container.streams.audio:
+            raise AudioDecodeError(self.path, "it contains no audio")
+        stream = self.container.streams.audio[0]
+        if stream.codec_context is None:
+            raise AudioDecodeError(self.path, "FFmpeg has no decoder for its audio")
+        name = stream.codec_context.name
+        if name not in DECODERS:
+            reason = f"audio of the codec {name} is not decoded here"
+            raise AudioDecodeError(self.path, reason)
+        return stream
+
+    def packets(self) -> Iterator[av.Packet]:
+        """Yields the packets of the stream.
+
+        Raises:
+            AudioDecodeError: see `stream`.
+            FFmpegError: the file is damaged; the next packets follow.
+        """
+        return _Demuxed(self.container.demux(self.stream), self._file)
+
+    def decode(self, packet: av.Packet) -> list[av.AudioFrame]:
+        """Decodes a packet.
+
+        Raises:
+            FFmpegError: it is damaged.
+        """
+        return _watched(packet.decode)
+
+
+class _Demuxed:
+    """Iterates over packets, and goes on after an error, as generators do not."""
+
+    def __init__(self, packets: Iterator[av.Packet], file: "_RegularFile"):
+        self._packets, self._file = packets, file
+
+    def __iter__(self) -> Iterator[av.Packet]:
+        return self
+
+    def __next__(self) -> av.Packet:
+        self._file.num_idle_bytes = 0
+        return _watched(next, self._packets)
 
 
 class _RegularFile:
@@ -140,18 +180,20 @@ class _RegularFile:
 
     Args:
         path: Path of the file.
-        max_bytes: Number of bytes after which the file seems to end; None: no limit.
 
     Attributes:
         name: "audio" with the extension of the file, which helps FFmpeg to recognise
             formats that lack a signature.
-        ended_early: Whether the file seemed to end because of `max_bytes`.
+        deadline: Computing time at which the file seems to end; None: never.
+        num_idle_bytes: Number of bytes read since the last packet; after IDLE_BYTES,
+            the file seems to end.
+        late: Why the file was given up, or "".
 
     Raises:
         AudioDecodeError: there is no such file, it is empty, or it is not regular.
     """
 
-    def __init__(self, path: str | os.PathLike, max_bytes: int | None = None):
+    def __init__(self, path: str | os.PathLike):
         try:
             self._file = open(path, "rb", buffering=0, opener=_open_without_waiting)
         except (OSError, ValueError) as error:
@@ -164,18 +206,15 @@ class _RegularFile:
             raise AudioDecodeError(path, reason)
         extension = os.path.splitext(os.fspath(path))[1]
         self.name = f"audio{extension.encode('ascii', 'ignore').decode()}"
-        self.max_bytes, self.num_bytes = max_bytes, 0
-        self.ended_early = False
+        self.deadline = time.thread_time() + OPEN_SECONDS
+        self.num_idle_bytes, self.late = 0, ""
         self.tell = self._file.tell
 
-    def advance(self) -> None:
-        """Starts to count bytes again."""
-        self.num_bytes = 0
-
     def read(self, num_bytes: int) -> bytes:
-        self.num_bytes += num_bytes
-        if self.max_bytes is not None and self.num_bytes > self.max_bytes:
-            self.ended_early = True
+        if self.deadline and time.thread_time() > self.deadline:
+            self.late = f"opening it takes longer than {OPEN_SECONDS} s"
+        self.num_idle_bytes += num_bytes
+        if self.late or self.num_idle_bytes > IDLE_BYTES:
             return b""
         return self._file.read(num_bytes)
 
@@ -197,16 +236,6 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _opened(
-    file: _RegularFile,
-) -> tuple[av.container.InputContainer | None, Exception | None]:
-    """Returns the container, or None and FFmpeg's error."""
-    try:
-        return av.open(file, **_ARGUMENTS), None
-    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-        return None, error
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "its header needs too much memory"
@@ -226,64 +255,28 @@ def _why_not_found(path: str | os.PathLike, error: Exception) -> str:
     return (error.strerror or repr(error)).lower()
 
 
-# --- Opening in another process -------------------------------------------------------
+# --- Limits of processes that may be killed -------------------------------------------
+
+_is_worker = False
 
 
-class _OtherProcess:
-    """A child process that opens files first; it can be killed, a thread cannot."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._process = None
-        atexit.register(self.stop)
-
-    def check(self, path: str | os.PathLike) -> None:
-        """Opens a file in the child process.
-
-        Raises:
-            AudioDecodeError: it takes more than OPEN_SECONDS or OPEN_BYTES.
-        """
-        with self._lock:
-            if self._process is None:
-                self._start()
-            killer = threading.Timer(OPEN_SECONDS, self._process.kill)
-            killer.start()
-            line = os.fsencode(path).hex().encode() + b"\n"
-            answer = b""
-            try:
-                self._process.stdin.write(line)
-                self._process.stdin.flush()
-                answer = self._process.stdout.readline()
-            except OSError:  # it was killed, by us or for lack of memory
-                pass
-            finally:
-                killer.cancel()
-                killer.join()
-                if answer != line or self._process.poll() is not None:
-                    self.stop()  # also after Ctrl-C: its answer would be the next one's
-            if answer == line:
-                return
-        reason = f"opening it takes longer than {OPEN_SECONDS} s, or too much memory"
-        raise AudioDecodeError(path, reason)
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            python_command("from tagger import containers; containers._answer()"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def stop(self) -> None:
-        """Ends the child process, if there is one."""
-        if self._process:
-            self._process.kill()
-            with contextlib.suppress(OSError):
-                self._process.communicate()
-            self._process = None
+def become_worker() -> None:
+    """Lets this process die of a file that takes too long or too much memory."""
+    global _is_worker
+    _is_worker = hasattr(signal, "setitimer")
+    limit_memory(WORKER_BYTES)
 
 
-_other_process = _OtherProcess()
+def _watched(function: Callable, *arguments, **options):
+    """Calls a function; a worker in which that takes WORKER_SECONDS is killed."""
+    if not _is_worker:
+        return function(*arguments, **options)
+    # The default action of SIGALRM needs no Python to run.
+    signal.setitimer(signal.ITIMER_REAL, WORKER_SECONDS)
+    try:
+        return function(*arguments, **options)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def python_command(code: str, *arguments: str) -> list[str]:
@@ -306,18 +299,3 @@ def limit_memory(num_bytes: int) -> None:
             if highest != resource.RLIM_INFINITY:
                 num_bytes = min(num_bytes, highest)
             resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, highest))
-
-
-def _answer() -> None:
-    """Opens the files named on standard input, and repeats each name afterwards."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    limit_memory(OPEN_BYTES)
-    for line in sys.stdin.buffer:
-        path = os.fsdecode(bytes.fromhex(line.decode()))
-        with contextlib.suppress(AudioDecodeError), _RegularFile(path) as file:
-            container, error = _opened(file)
-            if container:
-                container.close()
-            if isinstance(error, MemoryError):
-                sys.exit(1)
-        print(line.decode(), end="", flush=True)

@@ -18,6 +18,8 @@ from typing import TypeVar
 
 import joblib
 
+from tagger import containers
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -204,6 +206,7 @@ def _executor(
 def _start_process() -> None:
     # Ctrl-C reaches every process of the terminal; only the parent reacts to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    containers.become_worker()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -10,7 +10,7 @@ import os
 import av
 
 from tagger.audio import fields_of
-from tagger.containers import AudioDecodeError, audio_stream, open_container
+from tagger.containers import AudioDecodeError, AudioFile, open_audio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +84,10 @@ def read_song(path: str) -> Song | Unreadable:
     """
     version = version_of(path)
     try:
-        with open_container(path) as (container, file):
-            stream = audio_stream(path, container)
-            said = fields_of(container)
-            seconds = (container.duration or 0) / av.time_base
-            digest = _digest(path, container, stream, file.advance)
+        with open_audio(path) as file:
+            said = fields_of(file.container)
+            seconds = (file.container.duration or 0) / av.time_base
+            digest = _digest(file)
     except AudioDecodeError as error:
         return Unreadable(path, *(version or (None, None)), str(error))
     if version is None or version != version_of(path):
@@ -108,24 +107,22 @@ def audio_hash(path: str | os.PathLike) -> bytes:
     Raises:
         AudioDecodeError: the file cannot be read.
     """
-    with open_container(path) as (container, file):
-        stream = audio_stream(path, container)
-        return _digest(path, container, stream, file.advance)
+    with open_audio(path) as file:
+        return _digest(file)
 
 
-def _digest(path, container, stream, advance) -> bytes:
-    context = stream.codec_context
+def _digest(file: AudioFile) -> bytes:
+    context = file.stream.codec_context
     about = f"{context.name} {context.sample_rate} {context.channels}\n"
     digest, num_packets = hashlib.sha256(about.encode()), 0
     try:
-        for packet in container.demux(stream):
+        for packet in file.packets():
             if packet.size:  # the last one is empty: it flushes the decoder
                 digest.update(packet)
                 num_packets += 1
-                advance()
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or str(error)
-        raise AudioDecodeError(path, f"it cannot be read: {reason}") from error
+        raise AudioDecodeError(file.path, f"it cannot be read: {reason}") from error
     if not num_packets:
-        raise AudioDecodeError(path, "it holds no samples")
+        raise AudioDecodeError(file.path, "it holds no samples")
     return digest.digest()

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tagger.audio import fields_of
-from tagger.containers import AudioDecodeError, open_container
+from tagger.containers import AudioDecodeError, open_audio
 from tagger.library import mapping
 from tagger.library.database import Analysed, MusicLibrary
 from tagger.library.fields import Fields, FieldsError, open_fields
@@ -165,8 +165,8 @@ def _check_others(path: str, unfinished: Path, change: Change) -> None:
     changed = [field.casefold() for field in change.fields] + [MOOD_FRAME]
 
     def others(place: str | os.PathLike) -> dict[str, str]:
-        with open_container(place) as (container, _):
-            said = fields_of(container)
+        with open_audio(place) as file:
+            said = fields_of(file.container)
         return {
             name: text
             for name, text in said.items()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, build_corpus, shards_of
 
+from tagger import containers
 from tagger.data import workers
 from tagger.data.manifest import Manifest
 
@@ -243,6 +244,34 @@ def test_a_task_that_kills_its_worker_is_named_and_no_other_is_lost():
     found = dict(workers.stream(die_at_seven, range(20), 2))
     assert isinstance(found.pop(7), workers.WorkersDied)
     assert found == {number: number for number in range(20) if number != 7}
+
+
+def hang_at_two(number):
+    containers.WORKER_SECONDS = 0.5
+    if number == 2:
+        containers._watched(time.sleep, 60)
+    return containers._watched(double, number)
+
+
+def test_a_worker_whose_decoder_does_not_return_is_killed():
+    started = time.monotonic()
+    found = list(workers.stream(hang_at_two, range(4), 2))
+    assert time.monotonic() - started < 40
+    assert [result for _, result in found if isinstance(result, int)] == [0, 2, 6]
+    assert isinstance(found[2][1], workers.WorkersDied)
+
+
+def fill_memory(num_bytes):
+    try:
+        return len(bytearray(num_bytes))
+    except MemoryError:
+        return "too much"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not limit memory")
+def test_the_memory_of_a_worker_is_limited():
+    found = dict(workers.stream(fill_memory, [10, containers.WORKER_BYTES], 1))
+    assert found == {10: 10, containers.WORKER_BYTES: "too much"}
 
 
 def test_a_machine_that_kills_every_worker_ends_the_run():
