@@ -21,7 +21,7 @@ import onnx
 from onnxruntime import quantization
 from student import cpu_ms
 
-from tagger import audio, storage
+from tagger import listing, storage
 from tagger.evaluation.agreement import rank_correlations
 from tagger.inference import export
 from tagger.inference.engines import OnnxEngine
@@ -37,7 +37,7 @@ def main() -> None:
     add("--audio-dir", required=True, metavar="DIR", help="songs to score")
     args = parser.parse_args()
     storage.load_tensorflow()
-    songs = audio.list_audio([args.audio_dir])
+    songs = listing.list_audio([args.audio_dir])
     with tempfile.TemporaryDirectory() as folder:
         paths = {
             name: Path(folder) / f"{name}.onnx" for name in (*EXPORT_WEIGHTS, "int8")

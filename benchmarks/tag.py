@@ -184,9 +184,9 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
     """Encodes the songs that do not exist yet; returns the paths of all."""
     import av
 
-    from tagger import audio
+    from tagger import audio, listing
 
-    files = itertools.cycle(audio.list_audio([audio_dir]))
+    files = itertools.cycle(listing.list_audio([audio_dir]))
     paths = [folder / f"{n:02d}.mp3" for n in range(number)]
     for path in paths:
         if path.exists():

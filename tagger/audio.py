@@ -8,15 +8,13 @@ call makes stereo files sqrt(2) louder than the mean).
 """
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import numbers
 import os
 import time
-import warnings
 import wave
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -25,17 +23,9 @@ import numpy as np
 from tagger.containers import AudioDecodeError, AudioFile, open_audio
 from tagger.storage import replacing
 
-# Files found in a folder count as audio if they have one of these extensions; a file
-# that is given by name may have any.
-AUDIO_EXTENSIONS = (
-    ".aac", ".aif", ".aiff", ".ape", ".au", ".dsf", ".flac", ".m4a", ".m4b", ".mka",
-    ".mp2", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".tta", ".wav", ".webm", ".wma",
-    ".wv",
-)  # fmt: skip
 BLOCK_SAMPLES = 1 << 16  # longest block of `stream_audio`; 3 s at 22050 Hz
 RATES = (1000, 3_000_000)  # lowest and highest sample rate of a file in Hz
 LOUDEST = 1e6  # full scale is 1; the power of 1e20 is infinite in float32
-SEEK_SECONDS = 0.25  # before an excerpt: a decoder needs earlier packets to warm up
 SPARE_SECONDS = 30  # time that decoding may take beyond the length of the music
 # A file, or a waveform [num_samples] with its sample rate in Hz.
 Source = str | os.PathLike | tuple[np.ndarray, int]
@@ -80,13 +70,9 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
     with open_audio(path) as file:
         packets = _Packets(file)
         try:
-            # Concatenated files may change rate or channels midway.
-            for (rate, *_), frames in itertools.groupby(packets.frames(), _format_of):
-                _check_rate(path, rate)
-                for block in _resample(frames, sample_rate):
-                    _check_samples(path, block)
-                    num_samples += len(block)
-                    yield block
+            for block in resampled(path, packets.frames(), sample_rate):
+                num_samples += len(block)
+                yield block
         except av.FFmpegError as error:
             raise AudioDecodeError(path, f"FFmpeg says {error.strerror!r}") from error
         except OSError as error:
@@ -118,116 +104,27 @@ def stream_audio(path: str | os.PathLike, sample_rate: int) -> Iterator[np.ndarr
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Excerpts:
-    """Parts of a file.
-
-    Attributes:
-        seconds: Start of each part.
-        waveforms: float32 [num_excerpts, num_samples].
-        length_seconds: Length of the whole file, as its header says or suggests.
-    """
-
-    seconds: list[float]
-    waveforms: np.ndarray
-    length_seconds: float
-
-
-def load_excerpts(
-    source: Source, sample_rate: int, num_samples: int, number: int
-) -> Excerpts | None:
-    """Decodes excerpts that are spread evenly over a file; seeks from one to the next.
-
-    Each excerpt is the middle of its share of the file, so that one excerpt is the
-    middle of the file.
+def resampled(
+    path: str | os.PathLike, frames: Iterator[av.AudioFrame], sample_rate: int
+) -> Iterator[np.ndarray]:
+    """Converts frames, whose rate and channels may change, to mono blocks.
 
     Args:
-        source: Path of an audio file, or (waveform, sample rate in Hz).
+        path: File that the frames come from.
+        frames: Decoded frames.
         sample_rate: Output rate in Hz.
-        num_samples: Length of an excerpt.
-        number: Number of excerpts.
 
-    Returns:
-        The excerpts. None if the file is not longer than they are, or if its length or
-        a place in it cannot be found without decoding all of it.
+    Yields:
+        float32 [at most BLOCK_SAMPLES], full scale at ±1.
 
     Raises:
-        AudioDecodeError: the file cannot be opened, or holds NaN or samples beyond
-            LOUDEST.
+        AudioDecodeError: a rate is outside RATES, or samples are NaN or beyond LOUDEST.
     """
-    seconds = num_samples / sample_rate
-    if isinstance(source, tuple):
-        waveform = np.concatenate(list(stream_source(source, sample_rate)))
-        duration = len(waveform) / sample_rate
-        starts = _starts(duration, seconds, number)
-        firsts = [round(start * sample_rate) for start in starts]
-        found = [waveform[first : first + num_samples] for first in firsts]
-        return Excerpts(starts, np.stack(found), duration) if starts else None
-    found = []
-    with open_audio(source) as file:
-        duration = (file.container.duration or 0) / av.time_base
-        starts = _starts(duration, seconds, number)
-        for start in starts:
-            try:
-                file.container.seek(int(max(start - SEEK_SECONDS, 0) * av.time_base))
-                frames = _frames_after(file, start)
-                excerpt = _excerpt(source, frames, start, sample_rate, num_samples)
-            except (av.FFmpegError, OSError):
-                return None
-            if excerpt is None:
-                return None
-            found.append(excerpt)
-    return Excerpts(starts, np.stack(found), duration) if starts else None
-
-
-def _starts(duration: float, seconds: float, number: int) -> list[float]:
-    if duration <= number * seconds:
-        return []
-    return [(k + 0.5) / number * duration - seconds / 2 for k in range(number)]
-
-
-def _frames_after(file: AudioFile, start: float) -> Iterator[av.AudioFrame]:
-    """Yields the frames from a time on, given in seconds."""
-    num_damaged = 0
-    for packet in file.packets():
-        try:
-            frames = file.decode(packet)
-        except av.FFmpegError:
-            num_damaged += 1
-            if num_damaged > 100:
-                return
-            continue
-        for frame in frames:
-            if frame.time is None:
-                return  # nobody knows where this is
-            if frame.time + frame.samples / frame.sample_rate > start:
-                yield frame
-
-
-def _excerpt(
-    path: str | os.PathLike,
-    frames: Iterator[av.AudioFrame],
-    start: float,
-    sample_rate: int,
-    num_samples: int,
-) -> np.ndarray | None:
-    """Returns the samples [num_samples] from a time on; None if there are too few."""
-    first = next(frames, None)
-    if first is None or first.time > start + SEEK_SECONDS:
-        return None
-    _check_rate(path, first.sample_rate)
-    same = itertools.takewhile(
-        lambda frame: _format_of(frame) == _format_of(first), frames
-    )
-    num_early = max(round((start - first.time) * sample_rate), 0)
-    blocks, num_held = [], 0
-    for block in _resample(itertools.chain([first], same), sample_rate):
-        _check_samples(path, block)
-        blocks.append(block)
-        num_held += len(block)
-        if num_held >= num_early + num_samples:
-            return np.concatenate(blocks)[num_early : num_early + num_samples]
-    return None
+    for (rate, *_), same in itertools.groupby(frames, _format_of):
+        _check_rate(path, rate)
+        for block in _resample(same, sample_rate):
+            _check_samples(path, block)
+            yield block
 
 
 def stream_source(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
@@ -295,85 +192,6 @@ def _checked_waveform(source: tuple) -> tuple[np.ndarray, int]:
     return np.ascontiguousarray(waveform, np.float32), int(rate)
 
 
-def audio_files_in(
-    folder: str | os.PathLike, root: str | os.PathLike | None = None
-) -> Iterator[Path]:
-    """Yields the audio files in a folder and its subfolders, sorted by name.
-
-    Symbolic links to folders are followed, and every folder is visited once. Links back
-    into `root` are not followed: they would form a cycle, or list a file under two
-    subfolders of `root`. Hidden files and folders, such as `.Trash-1000`, are skipped;
-    an unreadable folder causes a warning.
-
-    Args:
-        folder: Folder to search.
-        root: Folder that contains `folder`; None means `folder` itself.
-
-    Yields:
-        Path of each audio file.
-    """
-    top, seen = os.path.realpath(folder if root is None else root), set()
-
-    def walk(folder: Path, is_top: bool) -> Iterator[Path]:
-        real = os.path.realpath(folder)
-        leads_back = folder.is_symlink() and f"{real}/".startswith(f"{top}/")
-        if real in seen or (leads_back and not is_top):
-            return
-        seen.add(real)
-        try:
-            paths = sorted(folder.iterdir())
-        except OSError as error:
-            warnings.warn(f"Cannot read {folder}: {error.strerror}.", stacklevel=3)
-            return
-        for path in paths:
-            if path.name.startswith("."):
-                continue
-            if os.path.isdir(path):
-                yield from walk(path, False)
-            elif path.name.lower().endswith(AUDIO_EXTENSIONS):
-                yield path
-
-    yield from walk(Path(folder), root is None)
-
-
-def list_audio(names: Iterable[str]) -> list[str]:
-    """Returns the given files, with each folder replaced by its audio files.
-
-    A file that is given by several paths is listed once. A folder without audio files
-    causes a warning.
-
-    Args:
-        names: Paths of files and folders.
-
-    Returns:
-        Paths of the files.
-
-    Raises:
-        ValueError: no files were found.
-    """
-    paths, extensions = [], ", ".join(AUDIO_EXTENSIONS)
-    for name in names:
-        if not os.path.isdir(name):
-            paths.append(name)
-            continue
-        found = [str(path) for path in audio_files_in(name)]
-        if not found:
-            warnings.warn(
-                f"Folder {name!r} contains no audio files ({extensions}).",
-                stacklevel=2,
-            )
-        paths += found
-    if not paths:
-        raise ValueError(
-            "No audio files were found. Give audio files, or folders that contain files"
-            f" with one of the extensions {extensions}."
-        )
-    unique = {}
-    for path in paths:
-        unique.setdefault(os.path.realpath(path), path)
-    return list(unique.values())
-
-
 def rough_seconds(path: Source) -> float | None:
     """Returns the rough duration in seconds from a file's header, or None."""
     if isinstance(path, tuple):
@@ -381,72 +199,6 @@ def rough_seconds(path: Source) -> float | None:
     with contextlib.suppress(AudioDecodeError), open_audio(path) as file:
         duration = file.container.duration
         return duration / av.time_base if duration else None
-
-
-def artist_of(path: str | os.PathLike) -> str | None:
-    """Returns the artist that a file's own metadata name; None if they name none."""
-    with (
-        contextlib.suppress(AudioDecodeError, av.FFmpegError, OSError),
-        open_audio(path) as file,
-    ):
-        return fields_of(file.container).get("artist")
-    return None
-
-
-def fields_of(container: av.container.InputContainer) -> dict[str, str]:
-    """Returns a file's own metadata by field in lower case, such as artist and title.
-
-    Fields of the whole file come before those of its streams. "artist" is that of the
-    album where the file names no other.
-    """
-    fields = {}
-    for held in (container, *container.streams):
-        for field, text in held.metadata.items():
-            if text.strip():
-                fields.setdefault(field.lower(), text.strip())
-    if "album_artist" in fields:
-        fields.setdefault("artist", fields["album_artist"])
-    return fields
-
-
-def codec(path: str | os.PathLike) -> str | None:
-    """Returns FFmpeg's name for the codec of a file's audio, or None if unknown."""
-    with contextlib.suppress(AudioDecodeError), open_audio(path) as file:
-        return file.stream.codec_context.name
-
-
-def apply_filters(waveform: np.ndarray, sample_rate: int, filters: str) -> np.ndarray:
-    """Runs a waveform through FFmpeg's audio filters.
-
-    Args:
-        waveform: float32 [num_samples].
-        sample_rate: Sample rate of the input and the output in Hz.
-        filters: Filter chain in FFmpeg's syntax, such as "atempo=1.5,volume=0.5".
-
-    Returns:
-        float32 [num_samples of the filters' output].
-    """
-    graph = av.filter.Graph()
-    nodes = [graph.add_abuffer(format="flt", sample_rate=sample_rate, layout="mono")]
-    end = f"{filters},aformat=flt:{sample_rate}:mono"
-    for text in end.split(","):
-        name, _, arguments = text.partition("=")
-        nodes.append(graph.add(name, arguments))
-    nodes.append(graph.add("abuffersink"))
-    graph.link_nodes(*nodes).configure()
-    frame = av.AudioFrame.from_ndarray(
-        np.ascontiguousarray(waveform[None], np.float32), format="flt", layout="mono"
-    )
-    frame.sample_rate = sample_rate
-    graph.push(frame)
-    graph.push(None)
-    pieces = []
-    while True:
-        try:
-            pieces.append(graph.pull().to_ndarray()[0])
-        except (BlockingIOError, EOFError):  # PyAV's errors are subclasses
-            break
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
 
 def write_audio(

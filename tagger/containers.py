@@ -125,6 +125,22 @@ class AudioFile:
         self.path, self.container, self._file = path, container, file
 
     @property
+    def fields(self) -> dict[str, str]:
+        """The file's own metadata by field in lower case, such as artist and title.
+
+        Fields of the whole file come before those of its streams. `artist` falls back
+        to `album_artist`.
+        """
+        fields = {}
+        for held in (self.container, *self.container.streams):
+            for field, text in held.metadata.items():
+                if text.strip():
+                    fields.setdefault(field.lower(), text.strip())
+        if "album_artist" in fields:
+            fields.setdefault("artist", fields["album_artist"])
+        return fields
+
+    @property
     def stream(self) -> av.AudioStream:
         """The first audio stream.
 

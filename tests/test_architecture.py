@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tagger"
 RANKS = [
     {"containers", "validation", "storage"},
-    {"audio", "segmentation", "plotting", "augmentations"},
+    {"audio", "listing", "segmentation", "plotting", "augmentations"},
     {"datasets", "models"},
     {"data", "weights"},
     {"evaluation", "inference"},

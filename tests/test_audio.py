@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import REFERENCES
 
-from tagger import audio
+from tagger import audio, listing
+from tagger.inference import excerpts
 from tagger.segmentation import to_int16
 
 
@@ -242,27 +243,27 @@ def test_folders_are_walked_like_every_command_walks_them(tmp_path):
     music, elsewhere = tmp_path / "music", tmp_path / "elsewhere"
     (music / "deep").mkdir(parents=True)
     elsewhere.mkdir()
-    names = [f"a{extension}" for extension in audio.AUDIO_EXTENSIONS]
+    names = [f"a{extension}" for extension in listing.AUDIO_EXTENSIONS]
     for name in (*names, "notes.txt", ".hidden.mp3", "LOUD.MP3"):
         (music / "deep" / name).touch()
     (elsewhere / "linked.au").touch()
     (music / "link").symlink_to(elsewhere)
     (music / "link2").symlink_to(elsewhere)  # a folder reached twice counts once
     (music / "deep/circle").symlink_to(music)
-    found = audio.list_audio([str(music)])
+    found = listing.list_audio([str(music)])
     relative = [str(Path(path).relative_to(music)) for path in found]
     deep = sorted(f"deep/{name}" for name in (*names, "LOUD.MP3"))
     assert relative == [*deep, "link/linked.au"]
-    assert audio.list_audio([str(tmp_path / "music/../music")]) != []
+    assert listing.list_audio([str(tmp_path / "music/../music")]) != []
     # A folder that is itself a link, and two spellings of one file.
     (tmp_path / "shortcut").symlink_to(music)
-    assert len(audio.list_audio([str(tmp_path / "shortcut")])) == len(found)
+    assert len(listing.list_audio([str(tmp_path / "shortcut")])) == len(found)
     twice = [found[0], f"{music}/./{relative[0]}"]
-    assert audio.list_audio(twice) == [found[0]]
+    assert listing.list_audio(twice) == [found[0]]
     with pytest.warns(UserWarning, match="contains no audio files"):
         with pytest.raises(ValueError, match="No audio files were found"):
             (tmp_path / "empty").mkdir()
-            audio.list_audio([str(tmp_path / "empty")])
+            listing.list_audio([str(tmp_path / "empty")])
 
 
 def test_a_single_sample_is_too_short_not_missing(tmp_path):
@@ -290,7 +291,7 @@ def test_excerpts_are_what_a_whole_decoding_holds_there(suffix, number, tmp_path
     else:
         audio.write_audio(path, waveform.astype(np.float32), rate)
     whole = audio.load_audio(path, 16000)
-    found = audio.load_excerpts(path, 16000, 32000, number)
+    found = excerpts.load_excerpts(path, 16000, 32000, number)
     assert found.length_seconds == pytest.approx(40, abs=0.2)
     assert found.waveforms.shape == (number, 32000)
     for start, excerpt in zip(found.seconds, found.waveforms, strict=True):
@@ -322,9 +323,9 @@ def encode(path, waveform, rate, codec):
 
 def test_a_file_no_longer_than_its_excerpts_is_left_whole(tmp_path):
     audio.write_audio(tmp_path / "a.wav", np.zeros(16000, np.float32), 16000)
-    assert audio.load_excerpts(tmp_path / "a.wav", 16000, 8000, 2) is None
-    assert audio.load_excerpts((np.zeros(16000), 16000), 16000, 8000, 2) is None
-    found = audio.load_excerpts((np.arange(64000) / 64000, 16000), 16000, 8000, 2)
+    assert excerpts.load_excerpts(tmp_path / "a.wav", 16000, 8000, 2) is None
+    assert excerpts.load_excerpts((np.zeros(16000), 16000), 16000, 8000, 2) is None
+    found = excerpts.load_excerpts((np.arange(64000) / 64000, 16000), 16000, 8000, 2)
     assert found.seconds == [0.75, 2.75]
     assert found.waveforms[:, 0] == pytest.approx([12000 / 64000, 44000 / 64000])
 
@@ -333,5 +334,5 @@ def test_hidden_folders_are_not_walked(tmp_path):
     for folder in (".Trash-1000", ".venv/music", "rock"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.mp3").touch()
-    found = list(audio.audio_files_in(tmp_path))
+    found = list(listing.audio_files_in(tmp_path))
     assert found == [tmp_path / "rock" / "a.mp3"]

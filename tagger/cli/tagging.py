@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from tagger import audio, data, inference, library, models, storage, weights
+from tagger import data, inference, library, listing, models, storage, weights
 from tagger.cli.arguments import (
     above_zero,
     add_force,
@@ -67,7 +67,7 @@ def list_files(names: list[str]) -> list[str]:
     listed = []
     for name in names:
         listed += _paths_in(sys.stdin) if name == "-" else [name]
-    return audio.list_audio(listed)
+    return listing.list_audio(listed)
 
 
 def _paths_in(lines: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import sys
 
-from tagger import audio, models, storage, weights
+from tagger import listing, models, storage, weights
 from tagger.cli.arguments import (
     add_force,
     add_tag_list,
@@ -208,7 +208,7 @@ def add_thresholds(parser: argparse.ArgumentParser) -> None:
 def thresholds(args: argparse.Namespace) -> int:
     """Derives thresholds from unlabelled music; returns 2 if a file failed."""
     check_outputs(args, "output")
-    paths = audio.list_audio(args.files)
+    paths = listing.list_audio(args.files)
     with storage.file_lock(args.output, "--output"):
         load_tensorflow()
         from tagger.training import calibration

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tagger.audio import AUDIO_EXTENSIONS, audio_files_in
 from tagger.datasets.annotations import (
     Annotations,
     as_table,
@@ -32,6 +31,7 @@ from tagger.datasets.annotations import (
     top_tags,
 )
 from tagger.datasets.splitting import deal_folds, stratify, tags_lacking
+from tagger.listing import AUDIO_EXTENSIONS, audio_files_in
 from tagger.validation import as_utf8
 
 if TYPE_CHECKING:

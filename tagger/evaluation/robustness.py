@@ -7,10 +7,11 @@ of this but the noise.
 
 from collections.abc import Callable, Mapping
 
+import av
 import numpy as np
 import pandas as pd
 
-from tagger import audio, models
+from tagger import models
 from tagger.data.clips import Shards
 from tagger.evaluation import bootstrap, scoring
 
@@ -21,25 +22,57 @@ COMPRESSION = {
 }
 
 
+def apply_filters(waveform: np.ndarray, sample_rate: int, filters: str) -> np.ndarray:
+    """Runs a waveform through FFmpeg's audio filters.
+
+    Args:
+        waveform: float32 [num_samples].
+        sample_rate: Sample rate of the input and the output in Hz.
+        filters: Filter chain in FFmpeg's syntax, such as "atempo=1.5,volume=0.5".
+
+    Returns:
+        float32 [num_samples of the filters' output].
+    """
+    graph = av.filter.Graph()
+    nodes = [graph.add_abuffer(format="flt", sample_rate=sample_rate, layout="mono")]
+    end = f"{filters},aformat=flt:{sample_rate}:mono"
+    for text in end.split(","):
+        name, _, arguments = text.partition("=")
+        nodes.append(graph.add(name, arguments))
+    nodes.append(graph.add("abuffersink"))
+    graph.link_nodes(*nodes).configure()
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(waveform[None], np.float32), format="flt", layout="mono"
+    )
+    frame.sample_rate = sample_rate
+    graph.push(frame)
+    graph.push(None)
+    pieces = []
+    while True:
+        try:
+            pieces.append(graph.pull().to_ndarray()[0])
+        except (BlockingIOError, EOFError):  # PyAV's errors are subclasses
+            break
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
 def stretch_time(waveform: np.ndarray, sample_rate: int, speed: float) -> np.ndarray:
     """Changes the speed without changing the pitch; 2 is twice as fast."""
-    return audio.apply_filters(waveform, sample_rate, f"atempo={speed:.6f}")
+    return apply_filters(waveform, sample_rate, f"atempo={speed:.6f}")
 
 
 def shift_pitch(waveform: np.ndarray, sample_rate: int, semitones: float) -> np.ndarray:
     """Shifts the pitch without changing the tempo."""
     ratio = 2 ** (semitones / 12)
     filters = f"asetrate={round(sample_rate * ratio)},aresample={sample_rate}"
-    return audio.apply_filters(
-        waveform, sample_rate, f"{filters},atempo={1 / ratio:.6f}"
-    )
+    return apply_filters(waveform, sample_rate, f"{filters},atempo={1 / ratio:.6f}")
 
 
 def compress(waveform: np.ndarray, sample_rate: int, preset: str) -> np.ndarray:
     """Compresses the dynamic range; `preset` is a key of COMPRESSION."""
     times = "attacks=0.1:decays=0.3:delay=0.1"  # seconds
     filters = f"compand={times}:points={COMPRESSION[preset]}"
-    return audio.apply_filters(waveform, sample_rate, filters)
+    return apply_filters(waveform, sample_rate, filters)
 
 
 def add_noise(waveform: np.ndarray, sample_rate: int, level: float) -> np.ndarray:

@@ -21,13 +21,13 @@ from tqdm import tqdm
 from tagger.audio import (
     AudioDecodeError,
     Source,
-    load_excerpts,
     name_of,
     rough_seconds,
     stream_source,
 )
 from tagger.data import workers
 from tagger.inference.engines import Engine, EngineSpec
+from tagger.inference.excerpts import load_excerpts
 from tagger.segmentation import Segmentation, stream
 from tagger.validation import printable
 

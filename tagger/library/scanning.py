@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tagger.audio import audio_files_in
 from tagger.data import workers
 from tagger.inference.engines import Engine
 from tagger.inference.streaming import StreamOptions, progress, stream_files
 from tagger.inference.tagger import Tagger
 from tagger.library.database import Model, MusicLibrary
 from tagger.library.songs import Song, Unreadable, is_gone, read_song, version_of
+from tagger.listing import audio_files_in
 
 MAX_COPIES = 10  # of a recording that are looked for when one of them was moved
 MIN_WORKER_FILES = 200  # for fewer, starting worker processes takes longer than reading

@@ -9,7 +9,6 @@ import os
 
 import av
 
-from tagger.audio import fields_of
 from tagger.containers import AudioDecodeError, AudioFile, open_audio
 
 
@@ -85,7 +84,7 @@ def read_song(path: str) -> Song | Unreadable:
     version = version_of(path)
     try:
         with open_audio(path) as file:
-            said = fields_of(file.container)
+            said = file.fields
             seconds = (file.container.duration or 0) / av.time_base
             digest = _digest(file)
     except AudioDecodeError as error:

@@ -13,7 +13,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
 
-from tagger.audio import AUDIO_EXTENSIONS, audio_files_in
+from tagger.listing import AUDIO_EXTENSIONS, audio_files_in
 
 REST_SECONDS = 2.0  # without a change, after which a file counts as complete
 POLL_SECONDS = 30.0  # between looks at folders that do not report changes

@@ -14,7 +14,6 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tagger.audio import fields_of
 from tagger.containers import AudioDecodeError, open_audio
 from tagger.library import mapping
 from tagger.library.database import Analysed, MusicLibrary
@@ -166,7 +165,7 @@ def _check_others(path: str, unfinished: Path, change: Change) -> None:
 
     def others(place: str | os.PathLike) -> dict[str, str]:
         with open_audio(place) as file:
-            said = fields_of(file.container)
+            said = file.fields
         return {
             name: text
             for name, text in said.items()

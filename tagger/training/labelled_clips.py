@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tagger import storage
-from tagger.audio import artist_of
+from tagger.containers import AudioDecodeError, open_audio
 from tagger.data.clips import Clips, Shards, open_shards
 from tagger.datasets import csv_manifest
 from tagger.datasets.splitting import deal_folds
@@ -397,7 +397,7 @@ def with_folds(
 def _with_artists_of_files(clips: LabelledClips) -> tuple[LabelledClips, list[str]]:
     """Takes the artists from the files' metadata, if they name at least two."""
     bar = tqdm(clips.names, "Reading artists", unit="file", disable=None, leave=False)
-    artists = np.array([artist_of(path) or "" for path in bar])
+    artists = np.array([_artist_of(path) for path in bar])
     named = artists != ""
     if len(np.unique(artists[named])) < 2:
         return clips, []
@@ -409,6 +409,15 @@ def _with_artists_of_files(clips: LabelledClips) -> tuple[LabelledClips, list[st
         )
     groups = np.where(named, artists, clips.groups)
     return dataclasses.replace(clips, groups=groups, group_kind="artist"), notes
+
+
+def _artist_of(path: str) -> str:
+    """Returns the artist that a file's own metadata name, or ""."""
+    try:
+        with open_audio(path) as file:
+            return file.fields.get("artist", "")
+    except (AudioDecodeError, OSError):  # FFmpeg's errors are subclasses
+        return ""
 
 
 def _note_shared_artists(clips: LabelledClips) -> list[str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger.audio import AudioDecodeError, codec, stream_audio, write_audio
-from tagger.containers import limit_memory, python_command
+from tagger.audio import AudioDecodeError, stream_audio, write_audio
+from tagger.containers import limit_memory, open_audio, python_command
 
 SECONDS = 60  # longest time that decoding an upload may take
 MAX_BYTES = 2 << 30  # memory that it may take
@@ -100,7 +100,8 @@ def _decode(
 
 def _is_playable(path: str) -> bool:
     """Returns whether browsers can play a file, judging by its ending and codec."""
-    name = codec(path) or ""
+    with open_audio(path) as file:
+        name = file.stream.codec_context.name
     return Path(path).suffix.lower() in PLAYABLE and name.startswith(CODECS)
 
 
