@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from tagger.storage import replacing
-from tagger.validation import printable
+from tagger.text import printable
 
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -19,12 +19,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 from tqdm import tqdm
-
-try:
-    import fcntl
-except ImportError:  # no lock on Windows; temporary names are unique
-    fcntl = None
 
 CACHE_VARIABLE = "TAGGER_CACHE"
 LOCK_NAME = ".lock"
@@ -221,47 +217,43 @@ def temporary(path: Path | Remote) -> Path | Remote:
 
 def write_text_atomically(path: Path | Remote, text: str) -> None:
     """Writes a small file; readers see the old or the new content, never a mix."""
-    unfinished = temporary(path)
-    try:
+    with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # the first error is the one to report
-            unfinished.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike | Remote) -> Iterator[Path | Remote]:
     """Yields a unique path to write to, which replaces `path` if the block succeeds.
 
     If the block fails, `path` stays as it was and nothing else is left.
 
     Args:
-        path: Local file to write. The yielded path has the same extension.
+        path: File or URL to write. The yielded path has the same extension.
 
     Raises:
         OSError: the file cannot be written; the message says where and what to do.
     """
-    path = Path(os.path.realpath(path))  # the target of a link, not the link
-    if path.exists() and not path.is_file():  # /dev/null, or a pipe
-        with explained(path):
-            yield path
-        return
+    path = location(path)
+    if isinstance(path, Path):
+        path = path.resolve()  # the target of a link, not the link
+        if path.exists() and not path.is_file():  # /dev/null, or a pipe
+            with explained(path):
+                yield path
+            return
     unfinished = temporary(path)
     try:
         with explained(path):
             yield unfinished
-            if path.exists():
+            if isinstance(path, Path) and path.exists():
                 shutil.copymode(path, unfinished)
-            os.replace(unfinished, path)
+            unfinished.replace(path)
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the first error is the one to report
             unfinished.unlink(missing_ok=True)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file systems
-HAS_LOCKS = fcntl is not None
 
 
 class DiskFullError(OSError):
@@ -277,6 +269,10 @@ class DiskFullError(OSError):
             f"Cannot write {str(path)!r}: no space is left on the disk. Free some"
             f" space, and run the same command again{kept}."
         )
+        self._arguments = path, kept
+
+    def __reduce__(self):  # so that a worker process can raise it
+        return DiskFullError, self._arguments
 
 
 @contextlib.contextmanager
@@ -341,10 +337,7 @@ def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            raise OSError(
-                f"Cannot write to {directory}: {error.strerror}. Free some space and"
-                " run the same command again; it keeps what is complete."
-            ) from error
+            raise DiskFullError(directory, "; it keeps what is complete") from error
 
 
 @contextlib.contextmanager
@@ -392,31 +385,23 @@ def _lock(path: Path, waits: bool = False) -> Iterator[None]:
     Raises:
         BlockingIOError: another process holds the lock.
     """
-    if not fcntl:
+    # A soft lock would stay behind a process that is killed.
+    timeout = -1 if waits else 0
+    lock = filelock.FileLock(path, timeout, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        path.unlink(missing_ok=True)
+    try:
         yield
-        return
-    # Neither a link nor a pipe in the place of the lock is followed, or waited for.
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    while True:
-        with open(os.open(path, flags, 0o666), "rb+", buffering=0) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                path.unlink(missing_ok=True)
-                yield
-                return
-            # The process that held the lock before may have deleted the file.
-            is_ours = False
-            with contextlib.suppress(FileNotFoundError):
-                is_ours = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-            if is_ours:
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
+    finally:
+        with contextlib.suppress(OSError):  # Windows deletes no open file
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 # --- tf.io.gfile ----------------------------------------------------------------------

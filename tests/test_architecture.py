@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tagger"
 RANKS = [
-    {"containers", "validation", "storage"},
+    {"containers", "storage", "text", "validation"},
     {"audio", "listing", "segmentation", "plotting", "augmentations"},
     {"datasets", "models"},
     {"data", "weights"},

@@ -24,7 +24,7 @@ from tagger.datasets import DATASETS, Dataset, magnatagatune, million_song, mtg_
 from tagger.datasets import demo as demo_music
 from tagger.datasets.annotations import Annotations
 from tagger.storage import load_tensorflow
-from tagger.validation import printable
+from tagger.text import printable
 
 
 def add_build(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from tagger.cli.arguments import (
     tag_map,
 )
 from tagger.storage import load_tensorflow
-from tagger.validation import printable, table_cell
+from tagger.text import printable, table_cell
 
 MODEL_HELP = "model file (.keras, or resemul's .hdf5) or name of a pretrained model"
 

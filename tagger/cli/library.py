@@ -25,7 +25,7 @@ from tagger.cli.tagging import add_engine, reading, stream_options
 from tagger.inference import selection
 from tagger.models.metadata import DEFAULT_MODEL
 from tagger.storage import DiskFullError
-from tagger.validation import printable
+from tagger.text import printable
 
 NUM_ERRORS = 10  # that are printed
 MIN_SCORE = 0.1  # to be written, where thresholds follow from a share of the library

@@ -24,7 +24,7 @@ from tagger.models.metadata import (
     read_info,
 )
 from tagger.storage import load_tensorflow
-from tagger.validation import printable
+from tagger.text import printable
 
 _DATASETS = {"magnatagatune": "MTT", "million_song": "MSD", "mtg_jamendo": "Jamendo"}
 

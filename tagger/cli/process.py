@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from tagger.validation import printable
+from tagger.text import printable
 
 SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
 

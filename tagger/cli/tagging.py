@@ -24,7 +24,7 @@ from tagger.inference import engines, selection, streaming, writers
 from tagger.inference.tagger import AGGREGATES, Tagger, tag_files
 from tagger.models.metadata import DEFAULT_MODEL, ModelInfo
 from tagger.storage import load_tensorflow
-from tagger.validation import printable
+from tagger.text import printable
 
 HELD = "held"  # --threshold without X
 REACHED = "✓"

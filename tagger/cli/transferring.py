@@ -24,7 +24,7 @@ from tagger.inference import selection, streaming
 from tagger.inference.tagger import Tagger
 from tagger.models.metadata import DEFAULT_MODEL
 from tagger.storage import load_tensorflow
-from tagger.validation import printable, table_cell
+from tagger.text import printable, table_cell
 
 
 def add_fit(parser: argparse.ArgumentParser) -> None:

@@ -256,13 +256,13 @@ class ShardWriter:
 
     def __init__(self, path: str | os.PathLike | storage.Remote):
         self.path = storage.location(path)
-        self._temporary = storage.temporary(self.path)
         self._hash = hashlib.sha256()
         self.num_records = self.num_bytes = 0
 
     def __enter__(self):
         self._opened = contextlib.ExitStack()
-        self._file = self._opened.enter_context(self._temporary.open("wb"))
+        unfinished = self._opened.enter_context(storage.replacing(self.path))
+        self._file = self._opened.enter_context(unfinished.open("wb"))
         return self
 
     def write(self, data: bytes) -> None:
@@ -275,12 +275,7 @@ class ShardWriter:
         self.num_records += 1
 
     def __exit__(self, *error):
-        try:
-            self._opened.__exit__(*error)  # a full disk may be noticed only here
-            if error[0] is None:
-                self._temporary.replace(self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._opened.__exit__(*error)
         self.sha256 = self._hash.hexdigest()
 
 

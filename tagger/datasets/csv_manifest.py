@@ -32,7 +32,7 @@ from tagger.datasets.annotations import (
 )
 from tagger.datasets.splitting import deal_folds, stratify, tags_lacking
 from tagger.listing import AUDIO_EXTENSIONS, audio_files_in
-from tagger.validation import as_utf8
+from tagger.text import as_utf8
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,7 +29,7 @@ from tagger.data import workers
 from tagger.inference.engines import Engine, EngineSpec
 from tagger.inference.excerpts import load_excerpts
 from tagger.segmentation import Segmentation, stream
-from tagger.validation import printable
+from tagger.text import printable
 
 BATCH_SIZE = 16  # segments per call of the model
 MIN_WORKER_SECONDS = 300  # length of music that is worth starting workers

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tagger import storage, validation
 from tagger.storage import write_text_atomically
-from tagger.validation import printable, table_cell
+from tagger.text import printable, table_cell
 
 DEFAULT_SETTINGS = {"precision": "float32"}  # of results that do not say
 

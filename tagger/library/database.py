@@ -24,6 +24,7 @@ from tagger import validation
 from tagger.library.songs import Song, Unreadable
 from tagger.models.metadata import suggest_names
 from tagger.storage import DiskFullError, explained, file_lock
+from tagger.text import as_utf8
 from tagger.validation import Name
 
 APPLICATION_ID = 0x54414747  # "TAGG", in the header of the SQLite file
@@ -527,4 +528,4 @@ def _no_library(path: Path, error: Exception) -> ValueError:
 
 def _stored(text: str | None) -> str | None:
     """Returns text as SQLite can store it: bytes that are not UTF-8 are escaped."""
-    return None if text is None else validation.as_utf8(text)
+    return None if text is None else as_utf8(text)

@@ -19,7 +19,7 @@ from tagger import validation
 from tagger.inference.embeddings import Embedder
 from tagger.inference.streaming import StreamOptions
 from tagger.storage import replacing, write_text_atomically
-from tagger.validation import as_utf8
+from tagger.text import as_utf8
 
 SAVED_EVERY = 200  # files; a killed run loses at most this many
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tagger.library.database import Analysed
 from tagger.storage import replacing
-from tagger.validation import printable
+from tagger.text import printable
 
 
 def write_playlist(

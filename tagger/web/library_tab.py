@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from tagger.library import playlists, queries
-from tagger.validation import printable
+from tagger.text import printable
 from tagger.web.collection import Answer, Collection
 from tagger.web.song import file_url, html
 

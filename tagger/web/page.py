@@ -19,7 +19,7 @@ import gradio as gr
 from starlette.routing import Mount
 
 from tagger.inference.tagger import Tagger
-from tagger.storage import HAS_LOCKS, LOCK_NAME, writer_lock
+from tagger.storage import LOCK_NAME, writer_lock
 from tagger.web import api, library_tab, limits
 from tagger.web.collection import Collection
 from tagger.web.song import (
@@ -118,16 +118,18 @@ KEPT_SECONDS = 3600  # age at which uploads, and what was made of them, are dele
 
 def _remove_leftovers() -> None:
     """Removes the uploads of servers that were killed."""
-    if not HAS_LOCKS:  # whether a server still runs cannot be told
-        return
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # a server that runs
             status = folder.lstat()
-            is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            is_ours = stat.S_ISDIR(status.st_mode) and _is_own(status)
             is_old = time.time() - status.st_mtime > START_SECONDS
             if is_ours and is_old:
                 with writer_lock(folder, "--port"):
                     shutil.rmtree(folder)
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return not hasattr(os, "getuid") or status.st_uid == os.getuid()
 
 
 def _delete_old_files(folder: Path) -> None:

@@ -18,7 +18,8 @@ import jinja2
 from tagger import validation
 from tagger.models import registry
 from tagger.models.metadata import ModelInfo, read_info
-from tagger.validation import Name, printable
+from tagger.text import printable
+from tagger.validation import Name
 from tagger.weights import hub
 from tagger.weights.pretrained import (
     PRETRAINED,

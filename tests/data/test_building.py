@@ -1,8 +1,6 @@
 """The builder always writes the same bytes, loses nothing and lists every bad clip."""
 
-import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -226,9 +224,8 @@ def test_a_full_disk_stops_cleanly(corpus, tmp_path):
     if mounted.returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
-        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+        with pytest.raises(storage.DiskFullError, match="run the same command again"):
             build_corpus(corpus, full)
-        assert "run the same command again" in str(caught.value)
         manifest = Manifest.load(full)
         assert not manifest.complete
         held = shards_of(full)

@@ -11,7 +11,7 @@ from tagger import audio, plotting
 from tagger.datasets import csv_manifest
 from tagger.inference import writers
 from tagger.library import embedding_table
-from tagger.validation import as_utf8, printable, table_cell
+from tagger.text import as_utf8, printable, table_cell
 
 NAMES = (
     "caf\udce9.wav",

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -225,7 +226,7 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(storage.fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     with storage.file_lock(tmp_path / "a.csv", "--output"):
         (tmp_path / "a.csv").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
