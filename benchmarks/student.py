@@ -37,7 +37,8 @@ import transfer as transfer_benchmark
 from tagger import audio, models, storage
 from tagger.data.clips import open_shards
 from tagger.evaluation import bootstrap, scoring
-from tagger.evaluation.agreement import Agreement, rank_correlations
+from tagger.evaluation.agreement import rank_correlations
+from tagger.evaluation.metrics import Evaluation
 from tagger.inference import export
 from tagger.inference.embeddings import Embedder
 from tagger.inference.engines import OnnxEngine
@@ -130,7 +131,7 @@ def agreement(args: argparse.Namespace, work: Path) -> dict:
     }
 
 
-def agreement_intervals(result: Agreement, artists: list[str]) -> dict:
+def agreement_intervals(result: Evaluation, artists: list[str]) -> dict:
     """Returns the ends of the intervals of rho and ROC-AUC."""
     weights = artist_weights(artists)
     numbers = np.arange(len(artists))

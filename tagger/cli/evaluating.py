@@ -138,15 +138,15 @@ def evaluate(args: argparse.Namespace) -> None:
         other = weights.pretrained.load(args.compare_with)
         other_info = models.model_info(other)
         infos.append(other_info)
-    evaluation.scoring.check_map(args.tag_map, infos, shards)
+    evaluation.alignment.check_map(args.tag_map, infos, shards)
     if args.compare_with:
-        evaluation.scoring.check_comparable(info, other_info, shards, args.tag_map)
+        evaluation.alignment.check_comparable(info, other_info, shards, args.tag_map)
     if args.compare:
         evaluation.published.scores_on(shards.manifest.dataset)
     if args.robustness:
         evaluation.robustness.check(shards)
     if args.tune_thresholds:
-        evaluation.scoring.check_match(info, shards)
+        evaluation.alignment.check_match(info, shards)
     scored = score(predict, info, args.split)
     if args.tune_thresholds:
         thresholds = evaluation.metrics.best_thresholds(score(predict, info, "val"))

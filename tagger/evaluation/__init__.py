@@ -4,5 +4,14 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["bootstrap", "metrics", "published", "rates", "robustness", "scoring"],
+    submodules=[
+        "agreement",
+        "alignment",
+        "bootstrap",
+        "metrics",
+        "published",
+        "rates",
+        "robustness",
+        "scoring",
+    ],
 )

@@ -6,53 +6,25 @@ so that scores on another scale agree if the order does.
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy.stats import spearmanr
 
-from tagger.evaluation.metrics import Evaluation
+if TYPE_CHECKING:
+    from tagger.evaluation.metrics import Evaluation
 
 TOP_SHARE = 0.1  # of the clips, by the teacher's score, count as having a tag
 
 
-@dataclasses.dataclass(frozen=True)
-class Agreement(Evaluation):
-    """A student's scores, whose labels are the teacher's highest tenth.
+METRICS = ("rho", "roc_auc", "pr_auc")
 
-    Attributes:
-        teacher_scores: float32 [num_clips, num_tags], mean over the segments of a clip.
-    """
 
-    METRICS = ("rho", *Evaluation.METRICS)
-    UNDEFINED = "the teacher scores all clips of the val split alike"
-
-    teacher_scores: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, scored: Evaluation) -> "Agreement":
-        """Returns the agreement from an evaluation on a teacher's scores as labels."""
-        teacher_scores = np.asarray(scored.labels)
-        labels = top_clips(teacher_scores).astype(np.uint8)
-        fields = vars(scored) | {"labels": labels, "teacher_scores": teacher_scores}
-        return cls(**fields)
-
-    def per_tag(self) -> pd.DataFrame:
-        """Returns rho, roc_auc and pr_auc of each tag, and its positives, negatives.
-
-        Rho is NaN if the teacher gives all clips the same score.
-        """
-        table = super().per_tag()
-        rho = rank_correlations(self.teacher_scores, self.scores)
-        return table.assign(rho=rho)
-
-    def macro_line(self) -> str:
-        """Returns a line with rho and ROC-AUC of a split."""
-        macro = self.macro()
-        return (
-            f"{self.split}, agreement with the teacher: rho {macro['rho']:.4f}, ROC-AUC"
-            f" {macro['roc_auc']:.4f}"
-        )
+def with_teacher(scored: "Evaluation") -> "Evaluation":
+    """Returns the agreement from an evaluation on a teacher's scores as labels."""
+    teacher_scores = np.asarray(scored.labels)
+    labels = top_clips(teacher_scores).astype(np.uint8)
+    return dataclasses.replace(scored, labels=labels, teacher_scores=teacher_scores)
 
 
 def top_clips(scores: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:

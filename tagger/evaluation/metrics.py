@@ -16,6 +16,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from tagger.evaluation import agreement
+
+METRICS = ("roc_auc", "pr_auc")
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -36,10 +40,9 @@ class Evaluation:
             come from different models. An AUC is then the mean over the folds, weighted
             by their positive clips (Forman and Scholz, SIGKDD Explorations 12, 2010,
             section 2: pooling scores makes AUCs too low). None compares all clips.
+        teacher_scores: Scores of a teacher [num_clips, num_tags] if the labels are its
+            highest scores, see `agreement`; None: the labels are those of the data.
     """
-
-    METRICS = ("roc_auc", "pr_auc")  # columns of `per_tag` with a macro mean
-    UNDEFINED = "no tag has both clips with it and clips without it in the val split"
 
     dataset: str
     split: str
@@ -52,12 +55,29 @@ class Evaluation:
     columns: tuple[int, ...] | None = None
     note: str = ""
     folds: np.ndarray | None = None
+    teacher_scores: np.ndarray | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Columns of `per_tag` that have a macro mean."""
+        return METRICS if self.teacher_scores is None else agreement.METRICS
+
+    @property
+    def reason_undefined(self) -> str:
+        """Why no tag has a metric, if none has."""
+        if self.teacher_scores is not None:
+            return f"the teacher scores all clips of the {self.split} split alike"
+        return (
+            "no tag has both clips with it and clips without it in the"
+            f" {self.split} split"
+        )
 
     def per_tag(self) -> pd.DataFrame:
-        """Returns positives, negatives, roc_auc and pr_auc of each tag.
+        """Returns positives, negatives, roc_auc and pr_auc of each tag, and rho.
 
         A tag without a positive or without a negative clip has no AUC: it gets NaN, and
-        the macro means exclude it.
+        the macro means exclude it. Rho, the rank correlation with a teacher, is NaN if
+        the teacher gives all clips the same score.
         """
         rows = []
         for tag, labels, scores in zip(
@@ -75,7 +95,11 @@ class Evaluation:
                 }
             )
         names = ["tag", "positives", "negatives", "roc_auc", "pr_auc"]
-        return pd.DataFrame(rows, columns=names).set_index("tag")
+        table = pd.DataFrame(rows, columns=names).set_index("tag")
+        if self.teacher_scores is None:
+            return table
+        rho = agreement.rank_correlations(self.teacher_scores, self.scores)
+        return table.assign(rho=rho)
 
     def _aucs(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Returns ROC-AUC and PR-AUC of one tag [2], the mean over the folds."""
@@ -96,12 +120,17 @@ class Evaluation:
 
     def macro(self) -> dict[str, float]:
         """Returns the mean of each metric over the tags that have it, or else NaN."""
-        means = self.per_tag()[list(self.METRICS)].mean()
-        return {name: float(means[name]) for name in self.METRICS}
+        means = self.per_tag()[list(self.metrics)].mean()
+        return {name: float(means[name]) for name in self.metrics}
 
     def macro_line(self) -> str:
         """Returns a line such as `test macro: ROC-AUC 0.9077, PR-AUC 0.4293`."""
         macro = self.macro()
+        if self.teacher_scores is not None:
+            return (
+                f"{self.split}, agreement with the teacher: rho {macro['rho']:.4f},"
+                f" ROC-AUC {macro['roc_auc']:.4f}"
+            )
         return (
             f"{self.split} macro: ROC-AUC {macro['roc_auc']:.4f},"
             f" PR-AUC {macro['pr_auc']:.4f}"

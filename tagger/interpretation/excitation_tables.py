@@ -18,7 +18,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from tagger import models, plotting
 from tagger.data.clips import Shards
-from tagger.evaluation import scoring
+from tagger.evaluation import alignment, scoring
 from tagger.models.layers import SqueezeExcitation
 from tagger.segmentation import INT16_SCALE, Segmentation
 from tagger.storage import replacing
@@ -53,8 +53,8 @@ def excitations(
             " excitations. Train one with --block se or --block rese."
         )
     info = models.model_info(model)
-    scoring.check_rate(info, shards)
-    tags = scoring.tag_names(info, shards)
+    alignment.check_rate(info, shards)
+    tags = alignment.tag_names(info, shards)
     probe = models.with_record_inputs(
         keras.Model(model.input, [layer.output for layer in layers], name=model.name),
         shards.dtype,

@@ -116,10 +116,10 @@ class Validate(keras.callbacks.Callback):
         self._scoring_model.set_weights(self._trained.get_weights())
         scored = self._scoring_model.score("val")
         found = {"val_loss": scored.loss}
-        found |= {f"val_{name}": np.nan for name in scored.METRICS}
+        found |= {f"val_{name}": np.nan for name in scored.metrics}
         if np.isfinite(scored.loss):  # otherwise the model has diverged
             found |= {f"val_{name}": value for name, value in scored.macro().items()}
-            self._check(found, scored.UNDEFINED)
+            self._check(found, scored.reason_undefined)
             self._write_per_tag(scored, epoch)
         values = [np.float32(value) for value in found.values()]
         values = self._devices.broadcast(lambda: values, values)

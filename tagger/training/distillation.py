@@ -20,8 +20,7 @@ from keras import ops
 from tagger import models, storage
 from tagger.data.batches import Batches
 from tagger.data.clips import Shards
-from tagger.evaluation import scoring
-from tagger.evaluation.agreement import Agreement
+from tagger.evaluation import agreement, metrics, scoring
 from tagger.training import teacher_scores, trainer
 from tagger.training.recipes import TrainingRecipe
 from tagger.training.teacher_scores import Stored, StoredScores
@@ -74,7 +73,7 @@ class DistillationTask(trainer.SupervisedTask):
         weights: Weight of each tag in the loss; None: all count alike.
     """
 
-    METRICS = Agreement.METRICS
+    METRICS = agreement.METRICS
 
     music: Shards
     teacher: str | os.PathLike
@@ -118,7 +117,7 @@ class DistillationTask(trainer.SupervisedTask):
         shards: Shards,
         info: models.ModelInfo,
         split: str,
-    ) -> Agreement:
+    ) -> metrics.Evaluation:
         """Measures the agreement with the teacher on the complete segments."""
         info = dataclasses.replace(info, segmentation=info.segmentation.dropping())
         clips, num_tags = self.music.clips(split), len(shards.manifest.tags)
@@ -126,7 +125,7 @@ class DistillationTask(trainer.SupervisedTask):
         means = np.stack([rows[:, :num_tags].mean(axis=0) for rows in scores])
         clips = clips.labelled(means)
         scored = scoring.evaluate(predict, shards, info, split, clips=clips)
-        return Agreement.of(scored)
+        return agreement.with_teacher(scored)
 
     def describe(self) -> dict:
         """Returns the task's part of run.json, which must be the same to resume."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tagger import models, storage
 from tagger.data.clips import Clips, Shards, outputs_of
 from tagger.data.records import CorruptShardError, ShardWriter, read_shard, spans
-from tagger.evaluation import scoring
+from tagger.evaluation import alignment, scoring
 from tagger.segmentation import Segmentation
 from tagger.training.recipes import TrainingRecipe
 from tagger.weights import conversion
@@ -128,7 +128,7 @@ def check_teacher(teacher: keras.Model, student: keras.Model, shards: Shards) ->
         ValueError: it takes another sample rate or length, or has other tags.
     """
     info = models.model_info(teacher)
-    scoring.check_match(info, shards)
+    alignment.check_match(info, shards)
     length = models.model_info(student).segmentation.num_samples
     if teacher.input_shape[1] not in (None, length):
         raise ValueError(

@@ -23,7 +23,7 @@ from tagger import models
 from tagger.augmentations import Augmentation
 from tagger.data.batches import Batches, ReadOptions, feed
 from tagger.data.clips import Shards
-from tagger.evaluation import metrics, scoring
+from tagger.evaluation import alignment, metrics, scoring
 from tagger.segmentation import Segmentation
 from tagger.storage import writer_lock
 from tagger.training import distribution, fine_tuning
@@ -56,7 +56,7 @@ class SupervisedTask:
             stage.
     """
 
-    METRICS = metrics.Evaluation.METRICS  # of validation, see `evaluate`
+    METRICS = metrics.METRICS  # of validation, see `evaluate`
 
     shards: Shards
 
@@ -87,7 +87,7 @@ class SupervisedTask:
         Raises:
             ValueError: it does not.
         """
-        scoring.check_match(models.model_info(model), self.shards)
+        alignment.check_match(models.model_info(model), self.shards)
 
     def evaluate(
         self,

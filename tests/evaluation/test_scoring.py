@@ -14,7 +14,7 @@ from tagger import models, plotting
 from tagger.data import records
 from tagger.data.clips import open_shards
 from tagger.data.manifest import Manifest
-from tagger.evaluation import bootstrap, metrics, published, rates, scoring
+from tagger.evaluation import alignment, bootstrap, metrics, published, rates, scoring
 from tagger.models import ModelInfo
 from tagger.segmentation import Segmentation
 
@@ -142,16 +142,16 @@ def test_tags_are_aligned_by_name(built):
     never = [0.0, 2.0, 2.0, 2.0]
     assert result.at_thresholds(never) == 0
     order = info_of(shards, tags=tags[::-1])
-    assert "order them differently" in scoring.common_tags(order, shards).note
+    assert "order them differently" in alignment.common_tags(order, shards).note
 
 
 def test_models_that_must_match_exactly_are_told_the_difference(built):
     shards = open_shards(built)
     tags = shards.manifest.tags
     with pytest.raises(ValueError, match="different tags .*order them differently"):
-        scoring.check_match(info_of(shards, tags=tags[::-1]), shards)
+        alignment.check_match(info_of(shards, tags=tags[::-1]), shards)
     with pytest.raises(ValueError, match="9 tags in common, of 10 in the data and 10"):
-        scoring.check_match(info_of(shards, tags=(*tags[:-1], "zither")), shards)
+        alignment.check_match(info_of(shards, tags=(*tags[:-1], "zither")), shards)
     with pytest.raises(ValueError, match="share no tags: the model scores zither"):
         scoring.evaluate(None, shards, info_of(shards, tags=("zither",), num_tags=1))
 
@@ -161,7 +161,7 @@ def test_a_model_without_tags_takes_the_manifests_and_says_so(built):
     with pytest.warns(
         UserWarning, match="holds no tag names; using the names and order of"
     ):
-        common = scoring.common_tags(info_of(shards, tags=None), shards)
+        common = alignment.common_tags(info_of(shards, tags=None), shards)
     assert common.names == shards.manifest.tags
 
 
@@ -232,15 +232,15 @@ def test_a_paired_comparison_draws_the_same_clips_for_both():
 def test_models_are_compared_only_on_the_same_tags(trained, built):
     shards = open_shards(built)
     info = models.model_info(models.load_model(trained / "model.keras"))
-    scoring.check_comparable(info, info, shards)
+    alignment.check_comparable(info, info, shards)
     fewer = dataclasses.replace(
         info, tags=info.tags[1:], num_tags=info.num_tags - 1, thresholds=None
     )
     with pytest.raises(ValueError, match=f"only one of them scores {info.tags[0]}. C"):
-        scoring.check_comparable(info, fewer, shards)
+        alignment.check_comparable(info, fewer, shards)
     faster = dataclasses.replace(info, sample_rate=44100)
     with pytest.raises(ValueError, match="expects 44100 Hz"):
-        scoring.check_comparable(info, faster, shards)
+        alignment.check_comparable(info, faster, shards)
 
 
 def test_thresholds_have_the_best_f1_of_all():
@@ -399,12 +399,12 @@ def test_a_map_pairs_tags_that_are_spelt_differently(built, trained, run_script)
     info = models.model_info(models.load_model(trained / "model.keras"))
     names = list(info.tags)
     other = dataclasses.replace(info, tags=(*names[1:], "hard rock"))
-    tags = scoring.common_tags(other, shards, {names[0]: "hard rock"})
+    tags = alignment.common_tags(other, shards, {names[0]: "hard rock"})
     assert tags.names == info.tags
     assert tags.model_columns == [len(names) - 1, *range(len(names) - 1)]
     # A model that spells the tag as the data does can be compared with the other.
-    scoring.check_map({names[0]: "hard rock"}, [info, other], shards)
-    scoring.check_comparable(info, other, shards, {names[0]: "hard rock"})
+    alignment.check_map({names[0]: "hard rock"}, [info, other], shards)
+    alignment.check_comparable(info, other, shards, {names[0]: "hard rock"})
     command = ["eval.py", trained / "model.keras", "--data-dir", built]
     done = run_script(*command, "--map", f"{names[0]}={names[1]}")
     assert done.returncode == 0, done.stderr
