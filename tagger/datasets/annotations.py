@@ -3,12 +3,12 @@
 csv, tsv or pickle of a dataset -> Annotations (clip ids, paths, tags, labels, splits).
 """
 
-import csv
 import dataclasses
 import hashlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,31 +154,79 @@ def read_table(path: Path, separator: str) -> "pd.DataFrame":
         ValueError: the file is not such a table, two columns have the same name, or a
             row has more or fewer cells than the first line.
     """
+    import pandas as pd  # here, because `--help` must not wait .7 s
+
     kind = {"\t": "tab", ",": "comma", ";": "semicolon"}[separator]
+    options = {"header": None, "dtype": str, "keep_default_na": False}
+    options["engine"] = "python"  # the other one takes a missing cell for an empty one
     try:
         # utf-8-sig also reads plain UTF-8; spreadsheets add the byte order mark.
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, delimiter=separator, strict=True)
-            columns, *rows = [line for line in lines if line] or [[]]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not {kind}-separated text: {error}.") from error
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(columns):
-            raise ValueError(
-                f"{path} is not {kind}-separated text: row {number} has {len(row)}"
-                f" cells, but the first line has {len(columns)}."
-            )
+        table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", **options)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        reason = str(error).strip().removesuffix(".")
+        raise ValueError(f"{path} is not {kind}-separated text: {reason}.") from error
+    short = table.isna().any(axis=1).to_numpy()
+    if short.any():
+        row = int(np.argmax(short))
+        raise ValueError(
+            f"{path} is not {kind}-separated text: row {row} has"
+            f" {table.iloc[row].notna().sum()} cells, but the first line has"
+            f" {table.shape[1]}."
+        )
+    columns = table.iloc[0].tolist()
     twice = [column for column in columns if columns.count(column) > 1]
     if twice:
         raise ValueError(f"{path} has two columns called {twice[0]!r}.")
-    return as_table(rows, columns=columns, dtype=str)
+    return table.iloc[1:].reset_index(drop=True).set_axis(columns, axis=1)
 
 
-def as_table(rows: list, **options) -> "pd.DataFrame":
-    """Makes a table; pandas is imported here, because `--help` must not wait .7 s."""
-    import pandas as pd
+def binary(cells: np.ndarray, columns: Sequence[str], source: Path) -> np.ndarray:
+    """Returns labels uint8 0/1 from cells of text or numbers, [num_rows, num_columns].
 
-    return pd.DataFrame(rows, **options)
+    Args:
+        cells: Labels as they were read.
+        columns: Name of each column.
+        source: File that they come from.
+
+    Raises:
+        ValueError: a cell holds something else.
+    """
+    ones, zeros = (
+        (cells == text if cells.dtype.kind in "OUST" else cells == int(text))
+        for text in "10"
+    )
+    wrong = np.argwhere(~(ones | zeros))
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise ValueError(
+            f"{source}, row {row + 1}: column {columns[column]!r} holds"
+            f" {cells.tolist()[row][column]!r}, but the labels of a tag are 0 or 1."
+        )
+    return ones.astype(np.uint8)
+
+
+def existing(path: Path, remedy: str) -> Path:
+    """Returns a file of a dataset.
+
+    Args:
+        path: Path of the file.
+        remedy: What to do if it is missing, the last sentence of the error.
+
+    Raises:
+        FileNotFoundError: the file, or its folder, is missing.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {str(path.parent)!r}. Give the folder that holds"
+            f" {path.name} with --data-dir."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path.name} in {str(path.parent)!r}. {remedy}"
+        )
+    return path
 
 
 def read_tags(path: str | os.PathLike) -> tuple[str, ...]:

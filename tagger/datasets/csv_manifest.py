@@ -25,7 +25,7 @@ import numpy as np
 
 from tagger.datasets.annotations import (
     Annotations,
-    as_table,
+    binary,
     read_table,
     read_tags,
     top_tags,
@@ -221,21 +221,20 @@ def _tags_of_columns(table: "pd.DataFrame", path: Path) -> list[list[str]]:
             f"{path} has neither a column called tags nor a column per tag; it has only"
             f" {', '.join(map(repr, table.columns))}."
         )
-    cells = table[tags].to_numpy(str)
-    wrong = np.argwhere((cells != "0") & (cells != "1"))
-    if len(wrong):
-        row, column = wrong[0]
+    try:
+        cells = binary(table[tags].to_numpy(str), tags, path)
+    except ValueError as error:
         raise ValueError(
-            f"{path}, row {row + 1}: column {tags[column]!r} holds"
-            f" {str(cells[row, column])!r}, but the column of a tag holds 0 or 1."
-            " Remove columns that are not tags, or list the tags in a column called"
-            " tags."
-        )
-    return [[tags[column] for column in np.flatnonzero(row == "1")] for row in cells]
+            f"{error} Remove columns that are not tags, or list the tags in a column"
+            " called tags."
+        ) from error
+    return [[tags[column] for column in np.flatnonzero(row)] for row in cells]
 
 
 def _walk(folder: Path) -> "pd.DataFrame":
     """Lists the audio files in the subfolders; the outermost subfolder is the tag."""
+    import pandas as pd  # here, because `--help` must not wait .7 s
+
     found = []
     for tag in sorted(path for path in folder.iterdir() if path.is_dir()):
         for path in audio_files_in(tag, root=folder):
@@ -249,7 +248,7 @@ def _walk(folder: Path) -> "pd.DataFrame":
             f" after a tag and put audio files ({', '.join(AUDIO_EXTENSIONS[:6])} …)"
             " into it."
         )
-    return as_table(found, dtype=object)  # Arrow's strings must be UTF-8
+    return pd.DataFrame(found, dtype=object)  # Arrow's strings must be UTF-8
 
 
 # --- Labels and splits ----------------------------------------------------------------

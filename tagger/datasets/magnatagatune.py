@@ -20,6 +20,8 @@ import numpy as np
 from tagger.datasets import pickles
 from tagger.datasets.annotations import (
     Annotations,
+    binary,
+    existing,
     read_table,
     top_tags,
     warn_unless_published,
@@ -190,7 +192,7 @@ def load_annotations(
     path = Path(data_dir) / ANNOTATIONS_NAME
     table = _read_csv(path)
     tags = [column for column in table.columns if column not in ("clip_id", "mp3_path")]
-    labels, num_all_tags = _read_labels(path, table[tags]), len(tags)
+    labels, num_all_tags = binary(table[tags].to_numpy(), tags, path), len(tags)
     if rules.merge_synonyms:
         tags, labels = _merge(tags, labels)
 
@@ -237,16 +239,7 @@ def load_annotations(
 
 
 def _read_csv(path: Path) -> "pd.DataFrame":
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {str(path.parent)!r}. Give the folder that holds"
-            f" {ANNOTATIONS_NAME} and {AUDIO_FOLDER}/ with --data-dir."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no {ANNOTATIONS_NAME} in {str(path.parent)!r}. Put it there, or"
-            " give the folder that holds it with --data-dir."
-        )
+    existing(path, "Put it there, or give the folder that holds it with --data-dir.")
     table = read_table(path, "\t")
     missing = {"clip_id", "mp3_path"} - set(table.columns)
     if missing or len(table.columns) < 3:
@@ -258,18 +251,6 @@ def _read_csv(path: Path) -> "pd.DataFrame":
     if (table[["clip_id", "mp3_path"]] == "").any(axis=None) or not len(table):
         raise ValueError(f"{path} has no rows, or a row without clip_id or mp3_path.")
     return table
-
-
-def _read_labels(path: Path, columns: "pd.DataFrame") -> np.ndarray:
-    labels = columns.to_numpy()
-    wrong = np.argwhere((labels != "0") & (labels != "1"))
-    if len(wrong):
-        row, column = wrong[0]
-        raise ValueError(
-            f"{path}, line {row + 2}: column {columns.columns[column]!r} holds"
-            f" {labels[row, column]!r}, but labels are 0 or 1."
-        )
-    return (labels == "1").astype(np.uint8)
 
 
 def _merge(tags: list[str], labels: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -309,12 +290,9 @@ def _split_by_lists(data_dir: Path, paths: np.ndarray) -> np.ndarray:
     """Returns the split of each clip in Lee's lists, and "" for other clips."""
     splits = {}
     for split, name in LIST_NAMES.items():
-        if not (data_dir / name).is_file():
-            raise FileNotFoundError(
-                f"There is no {name} in {str(data_dir)!r}. The split by lists needs"
-                f" {', '.join(LIST_NAMES.values())} from {LISTS_SOURCE}."
-            )
-        for clip in pickles.load(data_dir / name, list):
+        needed = f"{', '.join(LIST_NAMES.values())} from {LISTS_SOURCE}"
+        path = existing(data_dir / name, f"The split by lists needs {needed}.")
+        for clip in pickles.load(path, list):
             splits[str(clip).rpartition(".")[0]] = split
     found = np.array([splits.get(clip.rpartition(".")[0], "") for clip in paths])
     if not (found != "").any():

@@ -25,7 +25,13 @@ import numpy as np
 
 from tagger import validation
 from tagger.datasets import pickles
-from tagger.datasets.annotations import Annotations, read_table, warn_unless_published
+from tagger.datasets.annotations import (
+    Annotations,
+    binary,
+    existing,
+    read_table,
+    warn_unless_published,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,11 +102,6 @@ def load_annotations(
         raise ValueError(
             f"Unknown split {split!r}. Choose one of: {', '.join(SPLIT_RULES)}."
         )
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {str(folder)!r}. Give the folder that holds the lists"
-            f" of the split and {AUDIO_FOLDER}/ with --data-dir."
-        )
     if split == "classic":
         tags, track_ids, splits, labels = _read_classic(folder)
     else:
@@ -147,8 +148,8 @@ def _read_classic(folder: Path) -> Lists:
     labels = np.zeros((len(splits), len(tags)), np.uint8)
     for row, track_id in enumerate([*train, *test]):
         try:
-            vector = np.reshape(vectors[track_id], -1)
-            labels[row] = _binary(vector, path).reshape(len(tags))
+            vector = np.reshape(vectors[track_id], (1, len(tags)))
+            labels[row] = binary(vector, tags, path)[0]
         except KeyError:
             raise ValueError(f"{path} holds no tags for {track_id!r}.") from None
         except (ValueError, TypeError) as error:
@@ -189,12 +190,13 @@ def _labels_of(track_ids: np.ndarray, folder: Path) -> np.ndarray:
             continue
         ids = _read_ids(folder, [name])[name]
         path = folder / f"{name}_binaries.npy"
-        labels, shape = _binary(_read_array(path), path), (len(ids), len(CALS_TAGS))
+        labels, shape = _read_array(path), (len(ids), len(CALS_TAGS))
         if labels.shape != shape:
             raise ValueError(
                 f"{path} has the shape {labels.shape}, but {len(ids)} ids and"
                 f" {len(CALS_TAGS)} tags need {shape}."
             )
+        labels = binary(labels, CALS_TAGS, path)
         rows.update(zip(ids.tolist(), labels, strict=True))
     lacking = [track_id for track_id in track_ids.tolist() if track_id not in rows]
     if lacking:
@@ -225,13 +227,6 @@ def _ids_of(table: "pd.DataFrame", path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _binary(values: np.ndarray, path: Path) -> np.ndarray:
-    labels = np.asarray(values).astype(np.uint8)
-    if labels.size and (labels.max() > 1 or not np.array_equal(labels, values)):
-        raise ValueError(f"{path} holds labels other than 0 and 1.")
-    return labels
-
-
 def _read_array(path: Path) -> np.ndarray:
     try:
         return validation.load_array(_existing(path))
@@ -240,9 +235,4 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no {path.name} in {str(path.parent)!r}. The docstring of"
-            f" {__name__} says where to get it."
-        )
-    return path
+    return existing(path, f"The docstring of {__name__} says where to get it.")

@@ -81,7 +81,7 @@ def test_byte_order_mark_and_line_ends_do_not_matter(tmp_path, newline, encoding
 @pytest.mark.parametrize(
     ("tags", "rows", "message"),
     [
-        (["rock"], [(2, 7, "0/a.mp3")], "column 'rock' holds '7', but labels are"),
+        (["rock"], [(2, 7, "0/a.mp3")], "column 'rock' holds '7', but the labels"),
         (["rock"], [(2, 1, "x/a.mp3")], "'x/a.mp3' is in none of the directories"),
         (["rock"], [(2, 1, "0/a.mp3"), (2, 1, "0/b.mp3")], "'2' occurs twice"),
         (["rock"], [(2, 0, "0/a.mp3")], "No clip of .* has any"),

@@ -57,7 +57,9 @@ def test_lists_of_msd_that_disagree_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"valid_binaries.npy has the shape \(3, 50\)"):
         million_song.load_annotations(tmp_path / "a", "cals")
     np.save(write_cals(tmp_path / "b") / "test_binaries.npy", np.full((4, 50), 2))
-    with pytest.raises(ValueError, match="labels other than 0 and 1"):
+    with pytest.raises(
+        ValueError, match="test_binaries.npy, row 1: column 'rock' holds 2, but"
+    ):
         million_song.load_annotations(tmp_path / "b", "cals")
     np.save(write_cals(tmp_path / "c") / "train_ids.npy", np.array(["x"] * 8))
     with pytest.raises(ValueError, match="'x', which is not an MSD"):
