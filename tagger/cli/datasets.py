@@ -78,8 +78,8 @@ def _add_mtt_options(group: argparse._ArgumentGroup) -> None:
         "--variant",
         choices=tuple(magnatagatune.VARIANTS),
         default="resemul",
-        help="paper or project whose rules for the annotations are used; the other"
-        " options override single rules (default: resemul)",
+        help="paper or project whose rules for the annotations are used; multi_scale"
+        " splits at random, the others by directory (default: resemul)",
     )
     add(
         "--num-tags",
@@ -87,19 +87,6 @@ def _add_mtt_options(group: argparse._ArgumentGroup) -> None:
         default=magnatagatune.NUM_TAGS,
         metavar="N",
         help="use the N most frequent tags (default: %(default)s)",
-    )
-    add(
-        "--split",
-        choices=tuple(magnatagatune.SPLIT_RULES),
-        help="split by directory (0-b, c, d-f), by lists (Lee's *_list_pub.cP in the"
-        " folder) or at random (13:1:3; artists leak from train into test)",
-    )
-    _add_flag(group, "--merge-synonyms", "merge 29 groups of synonyms before counting")
-    _add_flag(group, "--keep-untagged", "keep clips without any of the tags")
-    add(
-        "--tag-order",
-        choices=("ascending", "descending"),
-        help="order of the tags by frequency",
     )
     _add_seed(group, "seed of the random split")
 
@@ -227,10 +214,6 @@ def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None
             metavar="X",
             help=f"maximum share of clips that may be {what} (default: {default:g})",
         )
-
-
-def _add_flag(group: argparse._ArgumentGroup, flag: str, text: str) -> None:
-    group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
 
 
 def _add_seed(group: argparse._ArgumentGroup, text: str) -> None:

@@ -148,24 +148,17 @@ def load_annotations(
     data_dir: str | os.PathLike,
     variant: Literal["resemul", "lee", "won", "pons", "multi_scale"] = "resemul",
     num_tags: int = NUM_TAGS,
-    split: Literal["directory", "lists", "random"] | None = None,
-    merge_synonyms: bool | None = None,
-    keep_untagged: bool | None = None,
-    tag_order: Literal["ascending", "descending"] | None = None,
     seed: int = 0,
 ) -> Annotations:
-    """Reads `annotations_final.csv` as one of VARIANTS, which the options can change.
+    """Reads `annotations_final.csv` as one of VARIANTS.
 
     Args:
         data_dir: Folder that holds annotations_final.csv and mp3/.
-        variant: Key of VARIANTS, the published reading of the file to follow.
+        variant: Key of VARIANTS, the published reading of the file to follow: lee needs
+            Lee's *_list_pub.cP in the folder, multi_scale splits at random (13:1:3;
+            artists leak from train into test).
         num_tags: Number of tags to take, the most frequent ones; all if there are
             fewer.
-        split: directory (0-b, c, d-f), lists (Lee's *_list_pub.cP in the folder) or
-            random (13:1:3; artists leak from train into test).
-        merge_synonyms: Whether to merge 29 groups of synonyms before counting tags.
-        keep_untagged: Whether to keep clips that have none of the taken tags.
-        tag_order: Order of the tags by frequency.
         seed: Seed of the random split.
 
     Returns:
@@ -173,22 +166,14 @@ def load_annotations(
 
     Raises:
         FileNotFoundError: the folder, the csv or a list is missing.
-        ValueError: an option is unknown, or the csv has unexpected columns, values or
+        ValueError: the variant is unknown, or the csv has unexpected columns, values or
             directories.
     """
     if variant not in VARIANTS:
         raise ValueError(
             f"Unknown variant {variant!r}. Choose one of: {', '.join(VARIANTS)}."
         )
-    given = {
-        "split": split,
-        "merge_synonyms": merge_synonyms,
-        "keep_untagged": keep_untagged,
-        "tag_order": tag_order,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    rules = dataclasses.replace(VARIANTS[variant], **given)
-
+    rules = VARIANTS[variant]
     path = Path(data_dir) / ANNOTATIONS_NAME
     table = _read_csv(path)
     tags = [column for column in table.columns if column not in ("clip_id", "mp3_path")]
@@ -211,17 +196,12 @@ def load_annotations(
         splits = _split_by_directory(path, paths)
     elif rules.split == "random":
         splits = _split_at_random(len(table), seed)
-    elif rules.split == "lists":
-        splits = _split_by_lists(Path(data_dir), paths)
     else:
-        raise ValueError(
-            f"Unknown split {rules.split!r}. Choose one of: {', '.join(SPLIT_RULES)}."
-        )
+        splits = _split_by_lists(Path(data_dir), paths)
     listed = splits != ""
     names = [clip.rpartition("/")[2] for clip in paths]
     is_demo = all(name.startswith(DEMO_PREFIX) for name in names)
-    is_variant = rules == VARIANTS[variant] and num_tags == NUM_TAGS
-    is_published = is_variant and not is_demo
+    is_published = num_tags == NUM_TAGS and not is_demo
     description = _describe(rules, len(tags), seed)
     annotations = Annotations(
         dataset="demo" if is_demo else "magnatagatune",
@@ -270,7 +250,8 @@ def _split_by_directory(path: Path, paths: np.ndarray) -> np.ndarray:
         clip = str(paths[splits.index(None)])
         raise ValueError(
             f"{path}: {clip!r} is in none of the directories 0-9 and a-f, so the"
-            " directory split does not cover it. Use --split random."
+            " directory split does not cover it. Use --variant multi_scale, which"
+            " splits at random."
         )
     return np.array(splits)
 

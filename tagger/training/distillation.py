@@ -85,7 +85,7 @@ class DistillationTask(trainer.SupervisedTask):
         """Returns the batches, (segments, the teacher's outputs)."""
         clips, scores = self.music.clips("train"), None
         if self.scores_dir:
-            scores = StoredScores(self.scores_dir, clips)
+            scores = StoredScores(self.scores_dir, clips, plan.segmentation)
             clips = clips.labelled(np.zeros((len(clips), 0)))
         return Batches(clips, plan.segmentation, plan.batch_size, plan.options, scores)
 
@@ -121,7 +121,7 @@ class DistillationTask(trainer.SupervisedTask):
         """Measures the agreement with the teacher on the complete segments."""
         info = dataclasses.replace(info, segmentation=info.segmentation.dropping())
         clips, num_tags = self.music.clips(split), len(shards.manifest.tags)
-        scores = StoredScores(self.scores_dir, clips).of_clips()
+        scores = StoredScores(self.scores_dir, clips, info.segmentation).of_clips()
         means = np.stack([rows[:, :num_tags].mean(axis=0) for rows in scores])
         clips = clips.labelled(means)
         scored = scoring.evaluate(predict, shards, info, split, clips=clips)
@@ -289,8 +289,8 @@ def train(
         stored.store(shards, split, parent)
     folder, weights = stored.folder(parent, shards), None
     if distillation.balances_tags:
-        scores = StoredScores(folder, shards.clips("train")).of_clips()
-        scores = (rows[:, : len(tags)] for rows in scores)
+        scores = StoredScores(folder, shards.clips("train"), stored.segmentation)
+        scores = (rows[:, : len(tags)] for rows in scores.of_clips())
         weights = tag_weights(scores, distillation.temperature)
     task = dataclasses.replace(task, scores_dir=folder, weights=weights)
     return trainer.train(name, options, recipe, task, train_dir, run)

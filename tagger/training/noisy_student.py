@@ -173,7 +173,7 @@ class NoisyStudentTask(trainer.SupervisedTask):
         scores = None
         if self.scores_dirs:
             scores = [
-                StoredScores(folder, clips)
+                StoredScores(folder, clips, plan.segmentation)
                 for folder, clips in zip(
                     self.scores_dirs, (labelled, unlabelled), strict=True
                 )

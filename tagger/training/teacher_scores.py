@@ -83,8 +83,15 @@ class Stored:
         return folder
 
     def _store_missing(self, shards: Shards, split: str, folder: Path) -> None:
-        paths = shards.paths(split)
-        missing = [path for path in paths if not _is_whole(folder / path.name)]
+        clips, rule = shards.clips(split), self.segmentation.dropping()
+        of_shard = [
+            clips.chosen(clips.rows["shard"] == n) for n in range(len(clips.paths))
+        ]
+        missing = [
+            (path, held)
+            for path, held in zip(clips.paths, of_shard, strict=True)
+            if not _is_whole(folder / path.name, held.num_segments(rule))
+        ]
         if not missing and (folder / ABOUT_NAME).exists():
             return
         teacher = conversion.load_model(self.teacher)
@@ -99,26 +106,28 @@ class Stored:
             outputs = predict(segments)
             return list(outputs) if self.has_embeddings else [outputs]
 
-        clips = shards.clips(split)
-        for path in tqdm(missing, f"Scoring {split}", unit="shard", disable=None):
-            of_shard = clips.chosen(clips.rows["shard"] == paths.index(path))
-            rule = self.segmentation.dropping()
+        for path, held in tqdm(missing, f"Scoring {split}", unit="shard", disable=None):
             with ShardWriter(folder / path.name) as writer:
-                for scored in outputs_of(
-                    of_segments, of_shard, rule, scoring.BATCH_SIZE
-                ):
+                for scored in outputs_of(of_segments, held, rule, scoring.BATCH_SIZE):
                     rows = np.concatenate(scored, axis=1).astype("<f4")
                     writer.write(rows.tobytes())
 
 
-def _is_whole(path: Path) -> bool:
-    """Returns whether a file of scores exists, and every record matches its CRC."""
+def _is_whole(path: Path, num_segments: np.ndarray) -> bool:
+    """Returns whether a file holds scores of each clip, which match their CRCs.
+
+    Args:
+        path: File of scores.
+        num_segments: Number of segments of each clip.
+    """
     try:
-        for _ in read_shard(path):
-            pass
+        num_bytes = np.array([len(scores) for scores in read_shard(path)])
     except (FileNotFoundError, CorruptShardError):
         return False
-    return True
+    if len(num_bytes) != len(num_segments):
+        return False
+    per_segment = num_bytes / num_segments
+    return bool((per_segment == per_segment[0]).all() and per_segment[0])
 
 
 def check_teacher(teacher: keras.Model, student: keras.Model, shards: Shards) -> None:
@@ -157,16 +166,19 @@ class StoredScores:
     Args:
         folder: Folder with one file of scores per shard, see `Stored`.
         clips: All clips of a split.
+        segmentation: How clips are cut.
     """
 
-    def __init__(self, folder: Path, clips: Clips):
+    def __init__(self, folder: Path, clips: Clips, segmentation: Segmentation):
         self._paths = [folder / path.name for path in clips.paths]
-        self._shards, self._starts = clips.rows["shard"], []
+        self._shards, places = clips.rows["shard"], []
         for path in self._paths:
             with path.open("rb") as file:
-                self._starts += [start for start, _ in spans(path, file)]
-        about = (folder / ABOUT_NAME).read_text(encoding="utf-8")
-        self.num_outputs = json.loads(about)["num_outputs"]
+                places += spans(path, file)
+        self._starts = [start for start, _ in places]
+        num_bytes = places[0][1] - places[0][0]
+        num_segments = int(clips.num_segments(segmentation.dropping())[0])
+        self.num_outputs = num_bytes // (4 * num_segments)
 
     def __call__(self, clips: np.ndarray, segments: np.ndarray) -> np.ndarray:
         """Reads the scores of segments.

@@ -26,7 +26,7 @@ def test_directories_give_the_splits_and_untagged_clips_go(small):
     annotations = magnatagatune.load_annotations(small)
     assert annotations.counts() == {"train": 1, "val": 1, "test": 1}
     assert list(annotations.clip_ids) == ["2", "6", "10"]
-    kept = magnatagatune.load_annotations(small, keep_untagged=True)
+    kept = magnatagatune.load_annotations(small, "pons")
     assert kept.counts() == {"train": 1, "val": 1, "test": 2}
 
 
@@ -34,7 +34,7 @@ def test_tags_stand_in_ascending_frequency_and_ties_keep_the_columns_order(small
     annotations = magnatagatune.load_annotations(small)
     assert annotations.tags == ("classical", "slow", "classic", "rock")
     assert annotations.labels.tolist() == [[0, 1, 0, 1], [0, 0, 1, 1], [1, 0, 1, 1]]
-    descending = magnatagatune.load_annotations(small, tag_order="descending")
+    descending = magnatagatune.load_annotations(small, "won")
     assert descending.tags == ("rock", "classic", "classical", "slow")
 
 
@@ -47,9 +47,9 @@ def test_top_tags_are_the_same_tags_in_either_order():
 
 
 def test_synonyms_merge_by_maximum_into_the_first_column(small):
-    annotations = magnatagatune.load_annotations(small, merge_synonyms=True)
-    assert annotations.tags == ("slow", "classic", "rock")
-    assert annotations.labels[:, 1].tolist() == [0, 1, 1]
+    annotations = magnatagatune.load_annotations(small, "multi_scale")
+    assert annotations.tags == ("rock", "classic", "slow")
+    assert annotations.labels[:, 1].tolist() == [0, 1, 1, 0]
 
 
 def test_there_are_29_groups_of_synonyms_without_overlap():
@@ -61,11 +61,11 @@ def test_there_are_29_groups_of_synonyms_without_overlap():
 def test_random_split_is_13_1_3_and_hangs_on_the_seed_alone(tmp_path):
     rows = [(clip, 1, f"0/{clip}.mp3") for clip in range(170)]
     folder = write_csv(tmp_path, ["rock"], rows)
-    annotations = magnatagatune.load_annotations(folder, split="random")
+    annotations = magnatagatune.load_annotations(folder, "multi_scale")
     assert annotations.counts() == {"train": 130, "val": 10, "test": 30}
-    again = magnatagatune.load_annotations(folder, split="random")
+    again = magnatagatune.load_annotations(folder, "multi_scale")
     assert (annotations.splits == again.splits).all()
-    other = magnatagatune.load_annotations(folder, split="random", seed=1)
+    other = magnatagatune.load_annotations(folder, "multi_scale", seed=1)
     assert (annotations.splits != other.splits).any()
 
 
@@ -162,10 +162,10 @@ def test_won_and_resemul_differ_by_the_three_broken_clips(shared, tmp_path):
     assert counts[0]["train"] - counts[1]["train"] == len(missing)
 
 
-def test_an_option_takes_the_variants_name_from_the_split(small):
+def test_another_number_of_tags_takes_the_variants_name_from_the_split(small):
     assert magnatagatune.load_annotations(small).split_rule.startswith("resemul: ")
-    changed = magnatagatune.load_annotations(small, keep_untagged=True)
-    assert changed.split_rule == "directories 0-b, c, d-f; all clips; top 4 tags"
+    changed = magnatagatune.load_annotations(small, "pons", num_tags=3)
+    assert changed.split_rule == "directories 0-b, c, d-f; all clips; top 3 tags"
     with pytest.raises(ValueError, match="Unknown variant 'lei'. Choose one of: resem"):
         magnatagatune.load_annotations(small, "lei")
     with pytest.raises(FileNotFoundError, match="train_list_pub.cP .*MTAT_split"):

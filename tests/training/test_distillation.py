@@ -9,6 +9,7 @@ import pytest
 from narrow import narrow_options
 
 from tagger import models, storage
+from tagger.data import records
 from tagger.data.batches import ReadOptions
 from tagger.data.clips import open_shards
 from tagger.segmentation import INT16_SCALE
@@ -139,6 +140,13 @@ def test_labels_of_a_segment_are_the_teachers_outputs(shards, teacher, tmp_path)
     name.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
     stored.store(shards, "train", tmp_path)  # scores the damaged file again
     assert name.read_bytes() == whole
+    (folder / "about.json").write_text("{")  # nothing depends on it
+    first = next(records.read_shard(name))
+    for damaged in (b"", whole[: len(first) + 16], 2 * whole):  # in whole records
+        name.write_bytes(damaged)
+        stored.store(shards, "train", tmp_path)
+        assert name.read_bytes() == whole
+    assert task_of(shards, teacher, folder).batches(plan).batch(0)[1].any()
 
 
 def test_the_teacher_agrees_with_itself(shards, teacher, tmp_path):
@@ -179,7 +187,8 @@ def test_weights_give_the_gradients_of_all_tags_the_same_size(
     segmentation = models.model_info(model).segmentation
     stored = teacher_scores.Stored(teacher, segmentation, has_embeddings=True)
     folder = stored.store(shards, "train", tmp_path)
-    scores = teacher_scores.StoredScores(folder, shards.clips("train")).of_clips()
+    clips = shards.clips("train")
+    scores = teacher_scores.StoredScores(folder, clips, segmentation).of_clips()
     scores = [rows[:, :3] for rows in scores]
     targets = np.concatenate(scores)
     assert targets.std(axis=0).min() > 0
