@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tagger import Tagger, interpretation, plotting
+from tagger import Tagger, interpretation
+from tagger.interpretation import figures
 from tagger.weights import conversion
 
 DOCS = Path(__file__).parent
@@ -42,7 +43,7 @@ def draw_excitations(table: pd.DataFrame) -> None:
     np.savez_compressed(path, tags=np.array(means[1].index, str), **arrays)
     tags = interpretation.most_different_tags(table)
     title = "Excitations at block 1"
-    save(plotting.plot_excitations(means[1], title, tags), "excitations")
+    save(figures.plot_excitations(means[1], title, tags), "excitations")
 
 
 def draw_attention(tagger: Tagger) -> None:
@@ -53,7 +54,7 @@ def draw_attention(tagger: Tagger) -> None:
     *_, last = found.layers
     heads = found.heads(last)
     music = interpretation.spectrogram(tagger.model, first)
-    figure = plotting.plot_attention(
+    figure = figures.plot_attention(
         heads.sum(axis=0)[1:],
         len(heads) * found.uniform,
         found.seconds,
@@ -64,7 +65,7 @@ def draw_attention(tagger: Tagger) -> None:
     both = interpretation.half_and_half(first, second)
     tags = ["quiet", "loud", "guitar", "violin"]
     numbers = tagger.tag_numbers(tags)
-    figure = plotting.plot_contribution(
+    figure = figures.plot_contribution(
         pd.DataFrame(
             interpretation.contribution(tagger.model, both)[numbers, 1:], tags
         ),
@@ -82,7 +83,7 @@ def draw_song(tagger: Tagger) -> None:
     title = "Urban Bolero, heard by musicnn_mtt"
     taggram = tagger.taggram(SONG, hop_seconds=0.5)
     highest = list(tagger.named(taggram.aggregated()))[:12]
-    figure = plotting.plot_taggram(
+    figure = figures.plot_taggram(
         taggram.scores[:, tagger.tag_numbers(highest)],
         highest,
         taggram.seconds,
@@ -95,7 +96,7 @@ def draw_song(tagger: Tagger) -> None:
     start = taggram.seconds[taggram.scores[:, numbers].sum(axis=1).argmax()]
     segment, _ = tagger.segment(SONG, float(start))
     found = interpretation.attribute(tagger.model, segment, numbers)
-    figure = plotting.plot_attributions(
+    figure = figures.plot_attributions(
         {
             f"{tag}: {one.summary}": one.values
             for tag, one in zip(tags, found, strict=True)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tagger import plotting
+from tagger.evaluation import figures as score_figures
+from tagger.interpretation import figures
 
 MUSIC = types.SimpleNamespace(
     values=np.random.RandomState(1).standard_normal((40, 20)),
@@ -19,7 +20,7 @@ MUSIC = types.SimpleNamespace(
 @pytest.mark.parametrize(("hop", "segment"), [(3.0, 3.0), (0.5, 3.0), (2.98, 3.0)])
 def test_a_score_is_drawn_at_the_middle_of_its_segment(hop, segment):
     seconds = hop * np.arange(6)
-    figure = plotting.plot_taggram(np.eye(6, 2), ["a", "b"], seconds, segment, "x")
+    figure = figures.plot_taggram(np.eye(6, 2), ["a", "b"], seconds, segment, "x")
     axes = figure.axes[0]
     edges = axes.collections[0].get_coordinates()[0, :, 0]
     middles = (edges[1:] + edges[:-1])[1:-1] / 2
@@ -33,7 +34,7 @@ def test_a_score_is_drawn_at_the_middle_of_its_segment(hop, segment):
 def test_the_colour_bar_of_distances_is_as_tall_as_its_label(num_tags):
     names = [f"tag {n}" for n in range(num_tags)]
     distances = pd.DataFrame(np.ones((num_tags, num_tags)), names, names)
-    figure = plotting.plot_tag_distances({"block 1": distances})
+    figure = figures.plot_tag_distances({"block 1": distances})
     figure.draw_without_rendering()
     label = figure.axes[-1].yaxis.label.get_window_extent()
     assert label.y0 >= 0 and label.y1 <= figure.bbox.height
@@ -49,7 +50,7 @@ def test_scores_have_whiskers_and_the_chance_of_each_tag():
         },
         index=["rock", "harp", "none"],
     )  # fmt: skip
-    figure = plotting.plot_scores(table, "model on data")
+    figure = score_figures.plot_scores(table, "model on data")
     roc, pr = figure.axes
     assert figure.get_suptitle() == "model on data"
     names = [label.get_text() for label in roc.get_yticklabels()]
@@ -63,7 +64,7 @@ def test_scores_have_whiskers_and_the_chance_of_each_tag():
 
 def test_contributions_have_a_scale_for_each_tag():
     table = pd.DataFrame([[0.01, 0.02], [0.9, 0.3]], ["quiet", "violin"])
-    figure = plotting.plot_contribution(
+    figure = figures.plot_contribution(
         table, [0.01, 0.5], np.arange(3.0), MUSIC, "two tags"
     )
     rows = figure.axes[1]
@@ -74,7 +75,7 @@ def test_contributions_have_a_scale_for_each_tag():
 
 def test_attributions_share_one_scale_and_only_the_strongest_cells_show():
     strong = np.random.RandomState(0).standard_normal((40, 20))
-    figure = plotting.plot_attributions(
+    figure = figures.plot_attributions(
         {"a": strong, "b": strong / 10}, MUSIC, "two tags"
     )
     plain, *panels = figure.axes[:3]
@@ -89,7 +90,7 @@ def test_attributions_share_one_scale_and_only_the_strongest_cells_show():
 
 def test_attention_is_drawn_from_zero_with_a_line_at_uniform():
     heat = np.full(9, 0.1)
-    figure = plotting.plot_attention(heat, 0.1, np.arange(10.0), MUSIC, "x")
+    figure = figures.plot_attention(heat, 0.1, np.arange(10.0), MUSIC, "x")
     above, below = figure.axes[:2]
     assert above.images and below.collections[0].get_clim()[0] == 0
     lines = figure.axes[-1].get_lines()

@@ -8,7 +8,8 @@ the score, violet lowered it. The cells add up to the difference between the sco
 the music and that of silence.
 """
 
-from tagger import Tagger, interpretation, plotting
+from tagger import Tagger, interpretation
+from tagger.interpretation import figures
 
 tagger = Tagger.from_pretrained("musicnn_mtt", engine="keras")
 segment, _ = tagger.segment("music/rock/muldjord_song.opus")
@@ -20,7 +21,7 @@ found = interpretation.attribute(tagger.model, segment, tagger.tag_numbers(tags)
 # one scale for both tags. ``tagger explain`` draws this for every tag you name, and
 # plays the music filtered by it.
 
-figure = plotting.plot_attributions(
+figure = figures.plot_attributions(
     {f"{tag}: {one.summary}": one.values for tag, one in zip(tags, found, strict=True)},
     found[0].spectrogram,
     "What raised drums and rock",

@@ -9,12 +9,13 @@ reverberation. These are the transforms of `Won, Choi and Serra (2021)
 the excerpt as it is. ``tagger augment song.mp3`` writes them as sound.
 """
 
-from tagger import audio, augmentations, plotting
+from tagger import audio, augmentations
+from tagger.interpretation import figures
 
 SAMPLE_RATE = 16000
 waveform = audio.load_audio("music/rock/openclonk_motorway.opus", SAMPLE_RATE)
 changed = augmentations.examples(waveform, SAMPLE_RATE, 4 * SAMPLE_RATE, seed=3)
-figure = plotting.plot_spectrograms(changed, SAMPLE_RATE)
+figure = figures.plot_spectrograms(changed, SAMPLE_RATE)
 
 # %%
 # Noise fills the quiet places, the filter cuts the highs or the lows, pitch moves all

@@ -11,7 +11,7 @@ of the paper's filters and hears ten tags of synthetic music.
 import numpy as np
 import pandas as pd
 
-from tagger import plotting
+from tagger.interpretation import figures
 
 stored = np.load("demo_excitations.npz")
 blocks = {
@@ -19,18 +19,18 @@ blocks = {
     for number in range(1, 10)
 }
 shown = ["loud", "quiet", "synth bass"]  # those that differ most from all tags
-figure = plotting.plot_excitations(blocks[1], "Excitations at block 1", shown)
+figure = figures.plot_excitations(blocks[1], "Excitations at block 1", shown)
 
 # %%
 # At the first block, loud and quiet clips lie far apart, and all others between them:
 # it follows the level of the music. In the middle, the lines lie closest together.
 
-figure = plotting.plot_excitations(blocks[5], "Excitations at block 5", shown)
+figure = figures.plot_excitations(blocks[5], "Excitations at block 5", shown)
 
 # %%
 # At the last block, each channel separates other tags.
 
-figure = plotting.plot_excitations(blocks[9], "Excitations at block 9", shown)
+figure = figures.plot_excitations(blocks[9], "Excitations at block 9", shown)
 
 # %%
 # The standard deviation between tags, block by block. As in the paper, the tags differ
@@ -39,7 +39,7 @@ figure = plotting.plot_excitations(blocks[9], "Excitations at block 9", shown)
 # fifth, .042 at the last); this narrow network hardly has that rise.
 
 spread = {n - 1: block.std(ddof=0).mean() for n, block in blocks.items()}
-figure = plotting.plot_spread(pd.Series(spread))
+figure = figures.plot_spread(pd.Series(spread))
 
 # %%
 # ``extract_excitations.py MODEL --plot-dir DIR`` draws these pictures, and more, for a

@@ -166,7 +166,7 @@ def evaluate(args: argparse.Namespace) -> None:
             evaluation.bootstrap.intervals_per_tag(scored, num_resamples)
         )
         title = f"{data_title}\n{scored.macro_line()}"
-        plotting.save(plotting.plot_scores(per_tag, title), args.plot)
+        plotting.save(evaluation.figures.plot_scores(per_tag, title), args.plot)
         lines.append(f"plot    {args.plot}")
     if args.tune_thresholds:
         lines.append(f"tuned   {args.tune_thresholds}")
@@ -193,7 +193,7 @@ def evaluate(args: argparse.Namespace) -> None:
             predict, shards, info, args.split, args.tag_map, num_resamples
         )
         clean = evaluation.bootstrap.bootstrap(scored, num_resamples)["roc_auc"]
-        figure = plotting.plot_robustness(
+        figure = evaluation.figures.plot_robustness(
             table, "roc_auc", dataclasses.asdict(clean), data_title
         )
         plotting.save(figure, args.robustness)

@@ -122,7 +122,7 @@ def augment(args: argparse.Namespace) -> None:
             path = folder / f"{number}_{name}.wav"
             audio.write_audio(path, noised, args.sample_rate)
             print(path)
-        figure = plotting.plot_spectrograms(made, args.sample_rate)
+        figure = interpretation.figures.plot_spectrograms(made, args.sample_rate)
         plotting.save(figure, folder / "spectrograms.png")
         print(folder / "spectrograms.png")
 

@@ -325,10 +325,11 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
 def _draw(tagger: Tagger, taggram, args: argparse.Namespace, name: str) -> None:
     """Plots the scores of a file over time and saves the figure to --taggram."""
     from tagger import plotting
+    from tagger.interpretation import figures
 
     # The tags of the printed table, and also those below the threshold.
     tags = list(tagger.named(taggram.aggregated(args.aggregate)))[: args.top]
-    figure = plotting.plot_taggram(
+    figure = figures.plot_taggram(
         taggram.scores[:, tagger.tag_numbers(tags)],
         tags,
         taggram.seconds,

@@ -7,14 +7,14 @@
     spectrograms        the spectrograms of the music that the pictures show
     report              `python -m tagger explain`: pictures, arrays and one page
 
-The functions return arrays; `plotting` draws them.
+The functions return arrays; `figures` draws them.
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["attention_maps", "report"],
+    submodules=["attention_maps", "figures", "report"],
     submod_attrs={
         "attention_maps": [
             "Attention",

@@ -19,6 +19,7 @@ from scipy.spatial.distance import pdist, squareform
 from tagger import models, plotting
 from tagger.data.clips import Shards
 from tagger.evaluation import alignment, scoring
+from tagger.interpretation import figures
 from tagger.models.layers import SqueezeExcitation
 from tagger.segmentation import INT16_SCALE, Segmentation
 from tagger.storage import replacing
@@ -286,22 +287,22 @@ def save_figures(
     last = int(table["depth"].max())
     blocks = {f"block {depth + 1}": depth for depth in (0, last // 2, last)}
     highlighted = most_different_tags(table)
-    figures = {
-        f"excitations_block{depth + 1}": plotting.plot_excitations(
+    made = {
+        f"excitations_block{depth + 1}": figures.plot_excitations(
             tag_excitations(table, depth), f"Excitations at {block}", highlighted
         )
         for block, depth in blocks.items()
     }
     order = tag_distances(table, 0).index
-    figures["excitation_distances"] = plotting.plot_tag_distances(
+    made["excitation_distances"] = figures.plot_tag_distances(
         {
             title: tag_distances(table, depth).loc[order, order]
             for title, depth in blocks.items()
         }
     )
-    figures["excitation_spread"] = plotting.plot_spread(excitation_spread(table))
+    made["excitation_spread"] = figures.plot_spread(excitation_spread(table))
     first = table[table["depth"] == 0]
-    figures["excitation_loudness"] = plotting.plot_loudness(
+    made["excitation_loudness"] = figures.plot_loudness(
         np.stack(first["ex"].to_numpy()),
         loudness.loc[first.index],
         loudness_regression(table, loudness),
@@ -310,7 +311,7 @@ def save_figures(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in figures.items():
+    for name, figure in made.items():
         for ending in ("png", "svg"):
             paths.append(directory / f"{name}.{ending}")
             plotting.save(figure, paths[-1])

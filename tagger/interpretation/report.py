@@ -28,7 +28,7 @@ from tqdm import tqdm
 from tagger import plotting
 from tagger.audio import write_audio
 from tagger.inference.tagger import Tagger, Taggram
-from tagger.interpretation import attention_maps, attributions
+from tagger.interpretation import attention_maps, attributions, figures
 from tagger.interpretation.spectrograms import Spectrogram, spectrogram
 from tagger.models.layers import SelfAttention, SqueezeExcitation
 from tagger.storage import replacing
@@ -236,7 +236,7 @@ def _taggram(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         "Each column is a segment of the file and each row a tag, the highest-scoring"
         " one at the top.",
         "Pons and Serra 2019, musicnn, https://arxiv.org/abs/1909.06654",
-        plotting.plot_taggram(
+        figures.plot_taggram(
             taggram.scores[:, shown],
             [tagger.tags[number] for number in shown],
             taggram.seconds,
@@ -268,7 +268,7 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         " music and that of silence (they are smoothed in the picture). The sounds"
         " above are the music filtered to the orange cells.",
         "integrated gradients, Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365",
-        plotting.plot_attributions(
+        figures.plot_attributions(
             values, music, f"{excerpt.name}: attribution by {tagger.info.name}"
         ),
     )
@@ -306,7 +306,7 @@ def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
             " heads. The line in the scale is uniform attention: a map that stays near"
             " it prefers no moment.",
             source,
-            plotting.plot_attention(
+            figures.plot_attention(
                 found.heat(last)[1:],
                 len(heads[titles[last]]) * found.uniform,
                 seconds,
@@ -319,7 +319,7 @@ def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
             "Where each head looks",
             "One row per head, all layers on one scale from 0.",
             source,
-            plotting.plot_attention_heads(
+            figures.plot_attention_heads(
                 heads, found.uniform, seconds, music, f"{excerpt.name}: attention"
             ),
         ),
@@ -330,7 +330,7 @@ def _attention(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
             " the last layer only the class token's row, which is not shown here,"
             " reaches the scores.",
             source,
-            plotting.plot_attention_matrices(
+            figures.plot_attention_matrices(
                 {
                     f"layer {number}": layer.mean(axis=0)[1:, 1:]
                     for number, layer in enumerate(found.layers.values(), 1)
@@ -393,7 +393,7 @@ def _contributed(
         ),
         "tag-wise contribution, Won, Chun and Serra 2019,"
         " https://arxiv.org/abs/1911.04385",
-        plotting.plot_contribution(
+        figures.plot_contribution(
             table,
             whole[numbers],
             seconds,
@@ -418,7 +418,7 @@ def _excitations(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         " the box, and the line is their median. An excitation of 1 passes a channel"
         " unchanged, 0 blocks it.",
         "Kim, Lee and Nam 2018, https://arxiv.org/abs/1710.10451",
-        plotting.plot_excitation_boxes(values, f"{excerpt.name}: excitations"),
+        figures.plot_excitation_boxes(values, f"{excerpt.name}: excitations"),
     )
     arrays = {
         f"excitations_{layer.name}": array

@@ -14,7 +14,15 @@ from tagger import models, plotting
 from tagger.data import records
 from tagger.data.clips import open_shards
 from tagger.data.manifest import Manifest
-from tagger.evaluation import alignment, bootstrap, metrics, published, rates, scoring
+from tagger.evaluation import (
+    alignment,
+    bootstrap,
+    figures,
+    metrics,
+    published,
+    rates,
+    scoring,
+)
 from tagger.models import ModelInfo
 from tagger.segmentation import Segmentation
 
@@ -179,7 +187,7 @@ def test_bar_plot_shows_every_tag_and_says_what_is_undefined(tmp_path, num_tags)
     random = np.random.RandomState(0)
     labels = random.randint(0, 2, (20, num_tags))
     labels[:, 0] = 0
-    figure = plotting.plot_scores(
+    figure = figures.plot_scores(
         scored(labels, random.rand(20, num_tags)).per_tag(), "title"
     )
     axes = figure.axes[0]

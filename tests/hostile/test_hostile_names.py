@@ -9,7 +9,9 @@ import pytest
 
 from tagger import audio, plotting
 from tagger.datasets import csv_manifest
+from tagger.evaluation import figures as score_figures
 from tagger.inference import writers
+from tagger.interpretation import figures
 from tagger.library import embedding_table
 from tagger.text import as_utf8, printable, table_cell
 
@@ -114,10 +116,10 @@ def test_a_table_with_other_rows_is_refused_with_a_sentence(tmp_path):
 def test_pictures_take_any_title(tmp_path):
     scores = np.random.RandomState(0).random_sample((4, len(TAGS)))
     for title in NAMES:
-        figure = plotting.plot_taggram(scores, list(TAGS), np.arange(4.0), 1.0, title)
+        figure = figures.plot_taggram(scores, list(TAGS), np.arange(4.0), 1.0, title)
         plotting.save(figure, tmp_path / "a.png")
     plotting.save(
-        plotting.plot_scores(
+        score_figures.plot_scores(
             pd.DataFrame(
                 {"roc_auc": 0.5, "pr_auc": 0.5, "positives": 1, "negatives": 1},
                 index=pd.Index(TAGS, dtype=object),

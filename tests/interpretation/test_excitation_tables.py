@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from conftest import REFERENCES
 
-from tagger import interpretation, models, plotting
+from tagger import interpretation, models
 from tagger.data import records
 from tagger.data.clips import open_shards
+from tagger.interpretation import figures
 from tagger.models.layers import SqueezeExcitation
 from tagger.weights import conversion
 
@@ -196,7 +197,7 @@ def test_excitation_plot_has_a_line_per_tag_and_the_same_colours_in_every_block(
     names = [f"tag{number}" for number in range(num_tags)]
     for _ in range(2):
         means = pd.DataFrame(random.rand(num_tags, 16), names)
-        figure = plotting.plot_excitations(means, "title", ["tag5", "tag0"])
+        figure = figures.plot_excitations(means, "title", ["tag5", "tag0"])
         lines = figure.axes[0].get_lines()
         assert len(lines) == num_tags
         heights = np.array([line.get_ydata() for line in lines]).mean(axis=0)
@@ -226,7 +227,7 @@ def test_a_channel_is_drawn_once_however_many_roles_it_has():
     lines = pd.DataFrame(
         {"slope": [1.0, -1.0], "intercept": [0.0, 1.0], "error": [0.1, 0.0]}
     )
-    figure = plotting.plot_loudness(excitation, loudness, lines, "Block 1")
+    figure = figures.plot_loudness(excitation, loudness, lines, "Block 1")
     titles = [axes.get_title().split("\n")[0] for axes in figure.axes]
     assert titles[:3] == [
         "mean of all channels",
