@@ -262,14 +262,20 @@ class DiskFullError(OSError):
     Args:
         path: File or folder that was to be written.
         kept: What the message adds about what is already made.
+        reason: What does not fit.
     """
 
-    def __init__(self, path: str | os.PathLike, kept: str = ""):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        kept: str = "",
+        reason: str = "no space is left on the disk",
+    ):
         super().__init__(
-            f"Cannot write {str(path)!r}: no space is left on the disk. Free some"
-            f" space, and run the same command again{kept}."
+            f"Cannot write {str(path)!r}: {reason}. Free some space, and run the same"
+            f" command again{kept}."
         )
-        self._arguments = path, kept
+        self._arguments = path, kept, reason
 
     def __reduce__(self):  # so that a worker process can raise it
         return DiskFullError, self._arguments
@@ -337,7 +343,8 @@ def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            raise DiskFullError(directory, "; it keeps what is complete") from error
+            kept = "; it keeps what is complete"
+            raise DiskFullError(directory, kept, error.strerror) from error
 
 
 @contextlib.contextmanager
