@@ -2,16 +2,18 @@
 
 The modules and packages, each of which imports only from those above it:
 
-    validation       reads values from outside, and escapes names
+    text             escapes names for terminals, pictures and tables
+    validation       checks values from outside
     storage          local paths and URLs (gs://…), atomic writes, locks
     containers       opens audio files with FFmpeg's limits
     segmentation     cuts clips into segments
     audio            reads and writes audio files
-    plotting         draws every figure
+    listing          lists the audio files in folders
+    plotting         what all figures share
     augmentations    augments waveforms for the noisy student
     datasets/        annotations (tags and splits), one file per dataset
     models/          one file per paper, shared layers, frontends, model files
-    data/            records, shards and their manifest, building, tf.data input
+    data/            records, shards and their manifest, building, clips, batches
     weights/         downloads pretrained models, converts the originals' weights
     evaluation/      clip scores, ROC-AUC, PR-AUC, confidence intervals, robustness
     inference/       tags and embeddings of audio files, exported models

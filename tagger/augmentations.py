@@ -1,7 +1,7 @@
 """Waveform -> waveform: augmentation for the noisy student (Won, Choi and Serra 2021).
 
 https://arxiv.org/abs/2111.13457 and its code, which lists the transforms in this order:
-crop, polarity, noise, gain, filter, delay, pitch, reverb. `data.pipeline` draws the
+crop, polarity, noise, gain, filter, delay, pitch, reverb. `data.batches` draws the
 crop from the whole clip. All others are functions of waveforms float32 [batch,
 num_samples] with parameters [batch], written in `keras.ops`: they run inside the model,
 on its device, with every backend. `Augmentation` draws the parameters.

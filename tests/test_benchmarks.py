@@ -24,7 +24,7 @@ def code_of(path):
 
 @pytest.mark.parametrize("path", BENCHMARKS + NOTEBOOKS, ids=lambda path: path.name)
 def test_names_of_ours_exist(path):
-    """Imports, and attributes of imported modules: `pipeline.open_shards`."""
+    """Imports, and attributes of imported modules: `scoring.evaluate`."""
     tree, modules = ast.parse(code_of(path)), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("tagger"):

@@ -2,10 +2,10 @@
 
 clip -> bytes of an Example -> shard `train-00000-of-00152.tfrecord`.
 
-FEATURES is the only description of the record: encoding, decoding, tf.data and TFDS all
-follow it. This module does not use TensorFlow, which would cost every building process
-5 s and 0.7 GB. Instead it writes the few bytes of framing that an Example needs itself;
-the tests compare them with TensorFlow's reader and writer.
+FEATURES is the only description of the record: encoding, decoding, the index of clips
+and TFDS all follow it. This module does not use TensorFlow, which would cost every
+building process 5 s and 0.7 GB. Instead it writes the few bytes of framing that an
+Example needs itself; the tests compare them with TensorFlow's reader and writer.
 """
 
 import contextlib

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
-import tensorflow as tf  # on every backend: tf.data reads the shards
+import tensorflow as tf
 
 from tagger.training.recipes import STRATEGIES
 
@@ -202,7 +202,7 @@ def _shared_by_jax(names: tuple[str, ...]) -> Devices:
 
     shared = keras.distribution.DataParallel(
         devices=list(names),
-        auto_shard_dataset=False,  # `data.pipeline` distributes the shards
+        auto_shard_dataset=False,  # `data.batches` deals the segments
     )
     return Devices(names, len(names), jax.process_index(), jax.process_count(), shared)
 
