@@ -55,7 +55,7 @@ OPEN_SECONDS = 5
 # FFmpeg looks for music in what is none at 50 MB/s: the file ends after this many bytes
 # without a packet.
 IDLE_BYTES = 1 << 28
-WORKER_SECONDS = 60  # longest time that FFmpeg may take in a worker without returning
+WORKER_SECONDS = 60  # computing time that FFmpeg may take in a worker without returning
 WORKER_BYTES = 8 << 30  # memory of a worker
 
 # FFmpeg's own messages would break progress bars; we report damaged files ourselves.
@@ -164,7 +164,7 @@ class AudioFile:
 
         Raises:
             AudioDecodeError: see `stream`.
-            FFmpegError: the file is damaged; the next packets follow.
+            FFmpegError: the file is damaged.
         """
         return _Demuxed(self.container.demux(self.stream), self._file)
 
@@ -178,7 +178,7 @@ class AudioFile:
 
 
 class _Demuxed:
-    """Iterates over packets, and goes on after an error, as generators do not."""
+    """Iterates over packets, and notes when FFmpeg works."""
 
     def __init__(self, packets: Iterator[av.Packet], file: "_RegularFile"):
         self._packets, self._file = packets, file
@@ -287,12 +287,13 @@ def _watched(function: Callable, *arguments, **options):
     """Calls a function; a worker in which that takes WORKER_SECONDS is killed."""
     if not _is_worker:
         return function(*arguments, **options)
-    # The default action of SIGALRM needs no Python to run.
-    signal.setitimer(signal.ITIMER_REAL, WORKER_SECONDS)
+    # Computing time: a stopped process or a slow disk is nobody's fault. The default
+    # action of SIGPROF needs no Python to run.
+    signal.setitimer(signal.ITIMER_PROF, WORKER_SECONDS)
     try:
         return function(*arguments, **options)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def python_command(code: str, *arguments: str) -> list[str]:

@@ -162,7 +162,9 @@ def cache_folder() -> Path:
     return Path(home) / "tagger"
 
 
-def copied(folder: Remote, sizes: dict[str, int], version: str) -> Path:
+def copied(
+    folder: Remote, sizes: dict[str, int], version: str, again: bool = False
+) -> Path:
     """Copies files behind a URL to the cache, unless they are there.
 
     Args:
@@ -170,6 +172,7 @@ def copied(folder: Remote, sizes: dict[str, int], version: str) -> Path:
         sizes: Expected size in bytes of each file, by its name. Files that are missing
             are left out.
         version: Text that identifies the content of the files.
+        again: Whether to copy files that are there, too.
 
     Returns:
         The local folder.
@@ -183,7 +186,7 @@ def copied(folder: Remote, sizes: dict[str, int], version: str) -> Path:
     lacking = {
         name: (folder / name).num_bytes()
         for name, size in sizes.items()
-        if num_bytes(copies / name) != size
+        if again or num_bytes(copies / name) != size
     }
     lacking = {name: size for name, size in lacking.items() if size is not None}
     needed, free = sum(lacking.values()), shutil.disk_usage(copies).free
@@ -235,7 +238,7 @@ def replacing(path: str | os.PathLike | Remote) -> Iterator[Path | Remote]:
     """
     path = location(path)
     if isinstance(path, Path):
-        path = path.resolve()  # the target of a link, not the link
+        path = Path(os.path.realpath(path))  # the target of a link, not the link
         if path.exists() and not path.is_file():  # /dev/null, or a pipe
             with explained(path):
                 yield path
@@ -297,8 +300,12 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        folder = os.path.dirname(os.path.abspath(path))
         number = getattr(error, "errno", None)
+        if isinstance(path, Remote):  # whose errors name the URL
+            if number in _FULL:
+                raise DiskFullError(path) from error
+            raise
+        folder = os.path.dirname(os.path.abspath(path))
         if number in _FULL or (number is None and _is_full(folder)):
             raise DiskFullError(path) from error
         is_here = os.path.dirname(str(getattr(error, "filename", ""))) in ("", folder)

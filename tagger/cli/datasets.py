@@ -78,8 +78,9 @@ def _add_mtt_options(group: argparse._ArgumentGroup) -> None:
         "--variant",
         choices=tuple(magnatagatune.VARIANTS),
         default="resemul",
-        help="paper or project whose rules for the annotations are used; multi_scale"
-        " splits at random, the others by directory (default: resemul)",
+        help="paper or project whose rules for the annotations are used; lee"
+        " splits by Lee's lists, multi_scale at random, the others by directory"
+        " (default: resemul)",
     )
     add(
         "--num-tags",

@@ -82,7 +82,10 @@ class Batches:
         self._counts = clips.num_segments(self._segmentation)
         if options.crops_per_clip:
             self._counts[:] = options.crops_per_clip
-        self._drawn = functools.lru_cache(maxsize=2)(self._draw)
+        self._drawn, self._drawing = (
+            functools.lru_cache(2)(self._draw),
+            threading.Lock(),
+        )
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -131,8 +134,10 @@ class Batches:
         """
         epoch, place = divmod(int(number), len(self))
         start = place * self._num_together + self._options.process_id * self._shape[0]
+        with self._drawing:  # or every thread would draw a new epoch
+            drawn = self._drawn(epoch)
         clips, numbers, starts, is_first = (
-            drawn[start : start + self._shape[0]] for drawn in self._drawn(epoch)
+            column[start : start + self._shape[0]] for column in drawn
         )
         for clip in clips[is_first].tolist():
             self._clips.expect(clip)
@@ -303,7 +308,7 @@ def _dataset(batch: Callable, first: int, num_threads: int) -> Iterator:
         num_calls = -1
         while len(calls) != num_calls:
             num_calls = len(calls)
-            for _ in range(num_threads):  # wait for running reads
-                running.acquire()
-            running.release(num_threads)
+            with contextlib.ExitStack() as stack:
+                for _ in range(num_threads):  # wait for running reads
+                    stack.enter_context(running)
             time.sleep(0.1)

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tagger import storage, validation
-from tagger.data import records, resemul, verification
+from tagger.data import records, resemul, verification, workers
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
 from tagger.segmentation import (
     INT16_SCALE,
@@ -34,7 +34,7 @@ from tagger.segmentation import (
 )
 
 INDEX_NAME = "index.npz"
-MAX_OPEN_FILES = 256  # systems allow 1024 and more
+MAX_OPEN_FILES = 64  # some systems allow 256
 UNLABELLED = -1  # in labels: it is unknown whether the tag applies
 # Waveform float32 [num_samples] at ±1 -> waveform, perhaps of another length.
 Modify = Callable[[np.ndarray], np.ndarray]
@@ -68,6 +68,11 @@ class Shards:
     def dtype(self) -> str:
         """Data type of segments: "int16", "float32" (resemul), or that of log-mel."""
         return self.manifest.segment_dtype
+
+    @functools.cached_property
+    def indexed(self) -> dict[str, tuple[np.ndarray, ...]]:
+        """What is known of each shard so far: rows of the index, labels and ids."""
+        return {}
 
     @property
     def is_resemul(self) -> bool:
@@ -131,12 +136,11 @@ class Shards:
             held = ", ".join(map(str, sorted(set(folds.values()))))
             has = f"only {held}" if held else "because it was built without --folds"
             raise ValueError(f"{self.directory} has no fold {number}, {has}.")
-        labelled = [split for split in self.manifest.splits if split != "student"]
-        clips = self.clips(*filter(self.manifest.num_clips, labelled))
-        chosen = clips.chosen(np.isin(clips.ids, ids))
-        if not len(chosen):
+        splits = [*filter(self.manifest.num_clips, ("train", "val", "test"))]
+        clips = self.clips(*splits) if splits else None
+        if clips is None or not np.isin(clips.ids, ids).any():
             raise ValueError(f"{self.directory} holds no clips of fold {number}.")
-        return chosen
+        return clips.chosen(np.isin(clips.ids, ids))
 
 
 def open_shards(
@@ -204,22 +208,27 @@ def _refuse_faults(
 def _index(paths: dict[Path, str], shards: Shards) -> "Clips":
     """Returns the clips of some shard files -> their splits, in that order."""
     folder = next(iter(paths)).parent
-    held, is_new = _load_index(folder), False
-    parts = []
+    held, is_new, parts = shards.indexed, False, []
+    held.update({} if held else _load_index(folder))
     for path, split in tqdm(
         paths.items(), "Indexing", unit="shard", disable=None, delay=2, leave=False
     ):
-        status = path.stat()
-        stamp = f"{path.name} {status.st_size} {status.st_mtime_ns}"
+        stamp = _stamp(path)
         if stamp not in held:
             held[stamp], is_new = _walk(path, split, shards), True
         parts.append(held[stamp])
     if is_new:
-        _save_index(folder, held)
+        _save_index(folder, held, shards)
     rows, labels, ids = map(np.concatenate, zip(*parts, strict=True))
     rows["shard"] = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
     ids = np.where(ids == "", np.arange(len(ids)).astype(str), ids)
     return Clips(shards, tuple(paths), rows, labels, ids)
+
+
+def _stamp(path: Path) -> str:
+    """Returns what identifies a shard: its name, size and time of writing."""
+    status = path.stat()
+    return f"{path.name} {status.st_size} {status.st_mtime_ns}"
 
 
 def _walk(path: Path, split: str, shards: Shards) -> tuple[np.ndarray, ...]:
@@ -270,10 +279,9 @@ def _row(found: records.Entry, manifest: Manifest) -> tuple[int, int, int]:
 
 
 def _load_index(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
-    """Returns what an index file holds of each shard: rows, labels and ids.
+    """Returns what an index file holds of each shard, by its stamp.
 
-    A shard is known by its name, size and time of writing. A file that is missing or
-    damaged holds nothing.
+    A file that is missing or damaged holds nothing.
     """
     try:
         held = validation.read_arrays(folder / INDEX_NAME)
@@ -286,9 +294,12 @@ def _load_index(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
         return {}
 
 
-def _save_index(folder: Path, held: dict[str, tuple[np.ndarray, ...]]) -> None:
-    there = {path.name for path in folder.glob("*.tfrecord")}
-    held = {stamp: part for stamp, part in held.items() if stamp.split(" ")[0] in there}
+def _save_index(
+    folder: Path, held: dict[str, tuple[np.ndarray, ...]], shards: Shards
+) -> None:
+    listed = [folder / name for name in shards.manifest.shards]
+    there = {_stamp(path) for path in listed if path.exists()}
+    held = {stamp: part for stamp, part in held.items() if stamp in there}
     rows, labels, ids = map(np.concatenate, zip(*held.values(), strict=True))
     # The index is made again where it cannot be kept.
     with contextlib.suppress(OSError):
@@ -484,7 +495,8 @@ class Clips:
     @functools.cached_property
     def _open(self) -> Callable[[int], "_OpenFile"]:
         """Opens a shard by its number, or returns it if it was open."""
-        return functools.lru_cache(MAX_OPEN_FILES)(lambda n: _OpenFile(self.paths[n]))
+        paths = self.paths  # not `self`: files close as soon as the clips go
+        return functools.lru_cache(MAX_OPEN_FILES)(lambda n: _OpenFile(paths[n]))
 
 
 class _OpenFile:
@@ -563,7 +575,7 @@ def outputs_of(
 
 def default_threads() -> int:
     """Returns the number of threads that read if no other is given."""
-    return min(os.cpu_count() or 1, 8)
+    return min(workers.num_cores(), 8)
 
 
 def ahead(

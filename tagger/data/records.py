@@ -13,7 +13,6 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
@@ -225,18 +224,6 @@ def fields(
 def shard_name(split: str, shard: int, num_shards: int) -> str:
     """Returns a name such as `train-00000-of-00152.tfrecord`, as TFDS names shards."""
     return f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
-
-
-def resemul_shards(folder: Path | storage.Remote) -> list[Path]:
-    """Returns the shards of the original resemul in a local folder, sorted.
-
-    Their numbers have four digits: train-0000-of-0152.tfrecord, and
-    test-0000-of-0043.seq.tfrecord.
-    """
-    if not isinstance(folder, Path):
-        return []
-    digits = "[0-9][0-9][0-9][0-9]"
-    return sorted(folder.glob(f"[!.]*-{digits}-of-{digits}.*tfrecord"))
 
 
 class ShardWriter:

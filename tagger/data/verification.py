@@ -30,7 +30,8 @@ def verify(
     listed = directory.glob("[!.]*-of-*.tfrecord")
     if isinstance(directory, storage.Remote):
         sizes = {name: shard.num_bytes for name, shard in manifest.shards.items()}
-        directory = storage.copied(directory, sizes, manifest.checksum())
+        version = manifest.checksum()
+        directory = storage.copied(directory, sizes, version, again=True)
     for name, shard in sorted(manifest.shards.items()):
         yield name, list(_faults(directory / name, shard, manifest, seen))
     others = {path.name for path in resemul.shard_paths(directory)}

@@ -31,7 +31,7 @@ class Evaluation:
         split_rule: How the split was made; scores are meaningless without it.
         tags: Tag names.
         clip_ids: str [num_clips].
-        labels: uint8 0/1 [num_clips, num_tags].
+        labels: 0/1 [num_clips, num_tags].
         scores: float32 [num_clips, num_tags], mean over the segments of a clip.
         loss: Binary cross-entropy, mean over tags, segments and clips.
         columns: Column of each tag in the model's scores; None means the same order.

@@ -179,7 +179,8 @@ class NoisyStudentTask(trainer.SupervisedTask):
                 )
             ]
         # The tags of unlabelled music may be others.
-        unknown = np.full((len(unlabelled), labelled.labels.shape[1]), UNLABELLED)
+        shape = len(unlabelled), labelled.labels.shape[1]
+        unknown = np.full(shape, UNLABELLED, np.int8)
         share = self.options.labelled_share
         return _Marked(
             [labelled, unlabelled.labelled(unknown)],

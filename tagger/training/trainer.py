@@ -252,7 +252,8 @@ class _Runner:
             )
         for stage in stages:
             fine_tuning.frozen_layers(self._scoring_model.model, stage.freeze)
-        for split in ("train", "val", *shards.manifest.splits):
+        splits = [split for split in shards.manifest.splits if split != "student"]
+        for split in ("train", "val", *splits):
             shards.paths(split)  # reports missing shards before hours of work
         self._devices.check_batch(self._recipe.batch_size)
         if not self._run.checkpoint_minutes >= 0:

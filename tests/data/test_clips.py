@@ -9,7 +9,7 @@ import pytest
 from conftest import build_corpus
 
 from tagger import models, storage
-from tagger.data import clips, records
+from tagger.data import building, clips, records
 from tagger.data.clips import open_shards, outputs_of
 from tagger.data.manifest import Manifest
 from tagger.datasets import magnatagatune
@@ -136,6 +136,19 @@ def test_the_index_is_kept_and_made_again_for_shards_that_changed(corpus, monkey
     np.testing.assert_array_equal(held.content(25), train.content(23))
 
 
+def test_a_new_build_in_the_same_folder_has_an_index_of_its_own(corpus):
+    build_corpus(corpus)
+    assert open_shards(corpus).clips("train").labels.shape == (24, 10)
+    for path in (corpus / "tfrecord").glob("*.json"):
+        path.unlink()
+    annotations = magnatagatune.load_annotations(corpus, num_tags=7)
+    building.build(annotations, corpus / "tfrecord", num_workers=1)
+    train = open_shards(corpus).clips("train")
+    both = open_shards(corpus).clips("test", "train")
+    assert train.labels.shape[1] == both.labels.shape[1] == 7
+    assert both.ids[-len(train) :].tolist() == train.ids.tolist()
+
+
 def test_an_index_needs_no_place_to_be_kept(built, monkeypatch):
     def full(*_, **__):
         raise OSError("read-only")
@@ -205,6 +218,10 @@ def test_shards_behind_a_url_are_copied_and_read(built, tmp_path, monkeypatch):
     one, other = near.clips("train"), far.clips("train")
     np.testing.assert_array_equal(one.content(5), other.content(5))
     np.testing.assert_array_equal(one.labels, other.labels)
+    damaged = far.paths("train")[0]
+    damaged.write_bytes(bytes(damaged.stat().st_size))  # the copy, not the original
+    open_shards(f"file://{built}", verify=True)
+    np.testing.assert_array_equal(far.clips("train").content(0), one.content(0))
     copies = {path: path.stat().st_mtime_ns for path in far.paths("train")}
     open_shards(f"file://{built}").clips("train")
     assert copies == {path: path.stat().st_mtime_ns for path in copies}

@@ -232,6 +232,13 @@ def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
+def test_a_url_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file:///|Failed|directory"):
+        with storage.replacing(storage.location(f"file://{tmp_path}/file/x")) as path:
+            path.write_text("x")
+
+
 def test_a_search_in_a_library_needs_no_lock(song, trained, tmp_path, run_script):
     model = ("--model", trained / "model.keras")
     library = ("--library", tmp_path / "a.npy")
