@@ -82,10 +82,8 @@ class Batches:
         self._counts = clips.num_segments(self._segmentation)
         if options.crops_per_clip:
             self._counts[:] = options.crops_per_clip
-        self._drawn, self._drawing = (
-            functools.lru_cache(2)(self._draw),
-            threading.Lock(),
-        )
+        self._drawn = functools.lru_cache(maxsize=2)(self._draw)
+        self._drawing = threading.Lock()
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
