@@ -5,26 +5,13 @@ the clips among the teacher's highest tenth. Both depend only on the order of th
 so that scores on another scale agree if the order does.
 """
 
-import dataclasses
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.stats import spearmanr
-
-if TYPE_CHECKING:
-    from tagger.evaluation.metrics import Evaluation
 
 TOP_SHARE = 0.1  # of the clips, by the teacher's score, count as having a tag
 
 
 METRICS = ("rho", "roc_auc", "pr_auc")
-
-
-def with_teacher(scored: "Evaluation") -> "Evaluation":
-    """Returns the agreement from an evaluation on a teacher's scores as labels."""
-    teacher_scores = np.asarray(scored.labels)
-    labels = top_clips(teacher_scores).astype(np.uint8)
-    return dataclasses.replace(scored, labels=labels, teacher_scores=teacher_scores)
 
 
 def top_clips(scores: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:

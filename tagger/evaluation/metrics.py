@@ -196,6 +196,13 @@ class Evaluation:
         return "\n".join(lines)
 
 
+def with_teacher(scored: Evaluation) -> Evaluation:
+    """Returns the agreement from an evaluation on a teacher's scores as labels."""
+    teacher_scores = np.asarray(scored.labels)
+    labels = agreement.top_clips(teacher_scores).astype(np.uint8)
+    return dataclasses.replace(scored, labels=labels, teacher_scores=teacher_scores)
+
+
 def best_thresholds(scored: Evaluation) -> list[float]:
     """Returns the decision threshold of each tag that maximises its F1.
 

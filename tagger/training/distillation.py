@@ -125,7 +125,7 @@ class DistillationTask(trainer.SupervisedTask):
         means = np.stack([rows[:, :num_tags].mean(axis=0) for rows in scores])
         clips = clips.labelled(means)
         scored = scoring.evaluate(predict, shards, info, split, clips=clips)
-        return agreement.with_teacher(scored)
+        return metrics.with_teacher(scored)
 
     def describe(self) -> dict:
         """Returns the task's part of run.json, which must be the same to resume."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from tagger.evaluation import agreement, bootstrap
+from tagger.evaluation import agreement, bootstrap, metrics
 from tagger.evaluation.metrics import Evaluation
 
 
@@ -25,7 +25,7 @@ def evaluation(teacher, student):
 def test_a_student_on_another_scale_agrees_and_a_reversed_one_does_not():
     teacher = np.random.default_rng(0).random((40, 2)).astype(np.float32)
     student = np.stack([teacher[:, 0] ** 3 / 10, 1 - teacher[:, 1]], axis=1)
-    found = agreement.with_teacher(evaluation(teacher, student))
+    found = metrics.with_teacher(evaluation(teacher, student))
     table = found.per_tag()
     np.testing.assert_allclose(table["rho"], [1, -1])
     np.testing.assert_allclose(table["roc_auc"], [1, 0])
@@ -54,7 +54,7 @@ def test_the_highest_share_holds_at_least_one_clip():
 def test_the_aucs_of_an_agreement_have_intervals():
     teacher = np.random.default_rng(0).random((40, 2)).astype(np.float32)
     student = teacher + np.random.default_rng(1).random((40, 2)).astype(np.float32) / 2
-    found = agreement.with_teacher(evaluation(teacher, student))
+    found = metrics.with_teacher(evaluation(teacher, student))
     intervals = bootstrap.bootstrap(found, 50)
     assert set(intervals) == {"roc_auc", "pr_auc"}
     assert intervals["roc_auc"].low <= found.macro()["roc_auc"]
