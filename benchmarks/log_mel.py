@@ -40,7 +40,7 @@ def run(args, folder: Path) -> None:
     from tagger.data import building
     from tagger.data.clips import open_shards
     from tagger.datasets import magnatagatune
-    from tagger.evaluation import scoring
+    from tagger.evaluation import metrics, scoring
 
     model = models.load_model(args.model)
     info = models.model_info(model)
@@ -88,7 +88,7 @@ def run(args, folder: Path) -> None:
         difference = np.abs(scored.scores - reference)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            macro = scored.macro()
+            macro = metrics.macro(scored)
         num_bytes = sum(shard.num_bytes for shard in manifest.shards.values())
         rows[kind] = {
             "mb_per_clip": num_bytes / len(scored.labels) / 1e6,

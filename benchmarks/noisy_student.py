@@ -35,7 +35,7 @@ from tagger import models, storage
 from tagger.data import building
 from tagger.data.clips import open_shards
 from tagger.datasets import csv_manifest, magnatagatune
-from tagger.evaluation import scoring
+from tagger.evaluation import metrics, scoring
 from tagger.training import distillation, teacher_scores
 
 ROOT = Path(__file__).parent.parent
@@ -172,7 +172,7 @@ def judge(
     known = set((work / "tags.txt").read_text(encoding="utf-8").splitlines())
     result = scoring.evaluate(scoring.predictor(model, shards), shards, info)
     counted = known - set(args.left_out.split(","))
-    per_tag = result.per_tag()
+    per_tag = metrics.per_tag(result)
     per_tag = per_tag[per_tag.index.isin(counted)]
     found = {"ROC-AUC": per_tag["roc_auc"].mean(), "PR-AUC": per_tag["pr_auc"].mean()}
     if method.taught:
@@ -183,7 +183,7 @@ def judge(
         tagged = distillation.with_tags(music, info.tags)
         task = distillation.DistillationTask(tagged, music, args.teacher, scores)
         predict = scoring.predictor(model, tagged)
-        agreement = task.evaluate(predict, tagged, info, "test").macro()
+        agreement = metrics.macro(task.evaluate(predict, tagged, info, "test"))
         found |= {"rho": agreement["rho"], "highest tenth": agreement["roc_auc"]}
     return {"tags": list(per_tag.index)} | {
         key: round(float(value), 4) for key, value in found.items()

@@ -36,7 +36,7 @@ import transfer as transfer_benchmark
 
 from tagger import audio, models, storage
 from tagger.data.clips import open_shards
-from tagger.evaluation import bootstrap, scoring
+from tagger.evaluation import bootstrap, metrics, scoring
 from tagger.evaluation.agreement import rank_correlations
 from tagger.evaluation.metrics import Evaluation
 from tagger.inference import export
@@ -115,7 +115,7 @@ def agreement(args: argparse.Namespace, work: Path) -> dict:
     artist_of = {row["path"]: row["artist"] for row in read_music()}
     artists = [artist_of[clip_id] for clip_id in result.clip_ids]
     ends = agreement_intervals(result, artists)
-    per_tag = result.per_tag()
+    per_tag = metrics.per_tag(result)
     print(f"\n| agreement, {len(artists)} songs of {len(set(artists))} artists | |")
     print("|---|---|")
     for name, column in ((RHO, "rho"), (ROC_AUC, "roc_auc")):
@@ -125,7 +125,7 @@ def agreement(args: argparse.Namespace, work: Path) -> dict:
     print("Highest:", ", ".join(f"{t} {v:.2f}" for t, v in lowest[:-9:-1].items()))
     return {
         "num_songs": len(artists),
-        "macro": result.macro(),
+        "macro": metrics.macro(result),
         "intervals": ends,
         "per_tag": per_tag[["rho", "roc_auc"]].to_dict("index"),
     }

@@ -23,7 +23,7 @@ import numpy as np
 
 from tagger import models, storage
 from tagger.data.clips import open_shards
-from tagger.evaluation import bootstrap, scoring
+from tagger.evaluation import bootstrap, metrics, scoring
 from tagger.evaluation.metrics import Evaluation
 from tagger.inference.embedding_cache import EmbeddingCache
 from tagger.training import heads, labelled_clips, transfer
@@ -215,7 +215,7 @@ def chosen(clips, size: int | None, seed: int):
 
 def summary(results: list[Evaluation], seconds: list[float]) -> dict:
     """Returns means over the seeds and the interval over the clips of the first."""
-    macros = [result.macro() for result in results]
+    macros = [metrics.macro(result) for result in results]
     ends = bootstrap.bootstrap(results[0], 1000)
     return {
         name: {

@@ -7,12 +7,12 @@ from cross-validation over artists: every song is scored by a last layer that ha
 neither the song nor anything else by its artist.
 """
 
-from tagger.evaluation import bootstrap, figures
+from tagger.evaluation import bootstrap, figures, metrics
 from tagger.training import transfer
 
 options = transfer.FitOptions(has_baselines=False)
 fitted = transfer.fit(["student"], "music/music.csv", options)
-scores = fitted.scored.per_tag()
+scores = metrics.per_tag(fitted.scored)
 figure = figures.plot_scores(
     scores.join(bootstrap.intervals_per_tag(fitted.scored, 1000)),
     "Five tags from 40 excerpts, fitted on student",

@@ -156,16 +156,22 @@ def evaluate(args: argparse.Namespace) -> None:
 
     num_resamples = args.bootstrap or 1000
     data_title = f"{args.model} on {scored.dataset} ({scored.split_rule})"
-    lines = [scored.report(), f"shards  {shards.directory}", f"model   {args.model}"]
+    lines = [
+        evaluation.metrics.report(scored),
+        f"shards  {shards.directory}",
+        f"model   {args.model}",
+    ]
     if args.csv:
         with storage.replacing(args.csv) as unfinished:
-            scored.per_tag().rename(index=table_cell).to_csv(unfinished)
+            evaluation.metrics.per_tag(scored).rename(index=table_cell).to_csv(
+                unfinished
+            )
         lines.append(f"csv     {args.csv}")
     if args.plot:
-        per_tag = scored.per_tag().join(
+        per_tag = evaluation.metrics.per_tag(scored).join(
             evaluation.bootstrap.intervals_per_tag(scored, num_resamples)
         )
-        title = f"{data_title}\n{scored.macro_line()}"
+        title = f"{data_title}\n{evaluation.metrics.macro_line(scored)}"
         plotting.save(evaluation.figures.plot_scores(per_tag, title), args.plot)
         lines.append(f"plot    {args.plot}")
     if args.tune_thresholds:
@@ -173,7 +179,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.compare:
         lines.append(evaluation.published.compare(scored, info.name))
     if info.thresholds:
-        f1 = scored.at_thresholds(info.thresholds)
+        f1 = evaluation.metrics.macro_f1(scored, info.thresholds)
         lines.append(f"macro F1 {f1:.4f} at the thresholds in the model")
     if args.bootstrap:
         lines += evaluation.bootstrap.describe(
@@ -185,7 +191,8 @@ def evaluate(args: argparse.Namespace) -> None:
             other_info,
             args.split,
         )
-        lines.append(f"{args.compare_with}: {other_scored.macro_line()}; difference:")
+        line = evaluation.metrics.macro_line(other_scored)
+        lines.append(f"{args.compare_with}: {line}; difference:")
         pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other_scored)
         lines += evaluation.bootstrap.describe(pair)
     if args.robustness:
@@ -201,12 +208,17 @@ def evaluate(args: argparse.Namespace) -> None:
         lines += [table[columns].to_string(index=False, float_format="{:.4f}".format)]
         lines.append(f"plot    {args.robustness}")
     if args.json == "-":
-        print(scored.as_json())
+        print(evaluation.metrics.as_json(scored))
     elif args.json:
         with storage.replacing(args.json) as unfinished:
-            unfinished.write_text(scored.as_json() + "\n", encoding="utf-8")
+            unfinished.write_text(
+                evaluation.metrics.as_json(scored) + "\n", encoding="utf-8"
+            )
         lines.append(f"json    {args.json}")
-    lines += [f"split   {scored.dataset}, {scored.split_rule}", scored.macro_line()]
+    lines += [
+        f"split   {scored.dataset}, {scored.split_rule}",
+        evaluation.metrics.macro_line(scored),
+    ]
     text = printable("\n".join(lines), keep="\n")
     print(text, file=sys.stderr if args.json == "-" else sys.stdout)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from tagger.evaluation import metrics
 from tagger.evaluation.metrics import Evaluation
 
 RESAMPLES_AT_ONCE = 100  # bounds the memory
@@ -97,7 +98,7 @@ def bootstrap(
 
 
 def _aucs(scored: Evaluation) -> np.ndarray:
-    macro = scored.macro()
+    macro = metrics.macro(scored)
     return np.array([macro[name] for name in AUCS])
 
 
@@ -120,7 +121,7 @@ def intervals_per_tag(
         return pd.DataFrame(columns=names, dtype=float)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a tag without an AUC
-        values = scored.per_tag()[list(AUCS)].to_numpy()
+        values = metrics.per_tag(scored)[list(AUCS)].to_numpy()
         drawn = _without_bias(_drawn(scored, num_resamples, seed), values)
         ends = np.clip(np.nanpercentile(drawn, [2.5, 97.5], axis=0), 0, 1)
     columns = ends.transpose(1, 2, 0).reshape(len(scored.tags), -1)
@@ -130,7 +131,7 @@ def intervals_per_tag(
 def _drawn(scored: Evaluation, num_resamples: int, seed: int) -> np.ndarray:
     """Returns ROC-AUC and PR-AUC [num_resamples, num_tags, 2] of resampled clips."""
     rng = np.random.default_rng(seed)
-    num_clips, done, folds = len(scored.labels), [], scored.clips_of_folds()
+    num_clips, done, folds = len(scored.labels), [], metrics.clips_of_folds(scored)
     starts = range(0, num_resamples, RESAMPLES_AT_ONCE)
     for start in tqdm(starts, "Resampling", delay=2, disable=None):
         number = min(RESAMPLES_AT_ONCE, num_resamples - start)

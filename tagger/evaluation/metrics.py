@@ -23,7 +23,7 @@ METRICS = ("roc_auc", "pr_auc")
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Scores of a split's clips, with methods that compute the metrics.
+    """Scores of a split's clips.
 
     Attributes:
         dataset: Key of `datasets.DATASETS`.
@@ -72,128 +72,137 @@ class Evaluation:
             f" {self.split} split"
         )
 
-    def per_tag(self) -> pd.DataFrame:
-        """Returns positives, negatives, roc_auc and pr_auc of each tag, and rho.
 
-        A tag without a positive or without a negative clip has no AUC: it gets NaN, and
-        the macro means exclude it. Rho, the rank correlation with a teacher, is NaN if
-        the teacher gives all clips the same score.
-        """
-        rows = []
-        for tag, labels, scores in zip(
-            self.tags, self.labels.T, self.scores.T, strict=True
-        ):
-            positives = int(labels.sum())
-            roc_auc, pr_auc = self._aucs(labels, scores)
-            rows.append(
-                {
-                    "tag": tag,
-                    "positives": positives,
-                    "negatives": len(labels) - positives,
-                    "roc_auc": roc_auc,
-                    "pr_auc": pr_auc,
-                }
-            )
-        names = ["tag", "positives", "negatives", "roc_auc", "pr_auc"]
-        table = pd.DataFrame(rows, columns=names).set_index("tag")
-        if self.teacher_scores is None:
-            return table
-        rho = agreement.rank_correlations(self.teacher_scores, self.scores)
-        return table.assign(rho=rho)
+def per_tag(scored: Evaluation) -> pd.DataFrame:
+    """Returns positives, negatives, roc_auc and pr_auc of each tag, and rho.
 
-    def _aucs(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Returns ROC-AUC and PR-AUC of one tag [2], the mean over the folds."""
-        aucs, weights = [], []
-        for clips in self.clips_of_folds():
-            given = labels[clips]
-            if given.any() and not given.all():
-                pair = (roc_auc_score, average_precision_score)
-                aucs.append([metric(given, scores[clips]) for metric in pair])
-                weights.append(given.sum())
-        return np.average(aucs, 0, weights) if aucs else np.full(2, np.nan)
+    A tag without a positive or without a negative clip has no AUC: it gets NaN, and
+    the macro means exclude it. Rho, the rank correlation with a teacher, is NaN if
+    the teacher gives all clips the same score.
+    """
+    rows = []
+    for tag, labels, scores in zip(
+        scored.tags, scored.labels.T, scored.scores.T, strict=True
+    ):
+        positives = int(labels.sum())
+        roc_auc, pr_auc = _aucs(scored, labels, scores)
+        rows.append(
+            {
+                "tag": tag,
+                "positives": positives,
+                "negatives": len(labels) - positives,
+                "roc_auc": roc_auc,
+                "pr_auc": pr_auc,
+            }
+        )
+    names = ["tag", "positives", "negatives", "roc_auc", "pr_auc"]
+    table = pd.DataFrame(rows, columns=names).set_index("tag")
+    if scored.teacher_scores is None:
+        return table
+    rho = agreement.rank_correlations(scored.teacher_scores, scored.scores)
+    return table.assign(rho=rho)
 
-    def clips_of_folds(self) -> list[np.ndarray]:
-        """Returns the numbers of the clips of each fold; all clips without folds."""
-        if self.folds is None:
-            return [np.arange(len(self.labels))]
-        return [np.flatnonzero(self.folds == fold) for fold in np.unique(self.folds)]
 
-    def macro(self) -> dict[str, float]:
-        """Returns the mean of each metric over the tags that have it, or else NaN."""
-        means = self.per_tag()[list(self.metrics)].mean()
-        return {name: float(means[name]) for name in self.metrics}
+def _aucs(scored: Evaluation, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Returns ROC-AUC and PR-AUC of one tag [2], the mean over the folds."""
+    aucs, weights = [], []
+    for clips in clips_of_folds(scored):
+        given = labels[clips]
+        if given.any() and not given.all():
+            pair = (roc_auc_score, average_precision_score)
+            aucs.append([metric(given, scores[clips]) for metric in pair])
+            weights.append(given.sum())
+    return np.average(aucs, 0, weights) if aucs else np.full(2, np.nan)
 
-    def macro_line(self) -> str:
-        """Returns a line such as `test macro: ROC-AUC 0.9077, PR-AUC 0.4293`."""
-        macro = self.macro()
-        if self.teacher_scores is not None:
-            return (
-                f"{self.split}, agreement with the teacher: rho {macro['rho']:.4f},"
-                f" ROC-AUC {macro['roc_auc']:.4f}"
-            )
+
+def clips_of_folds(scored: Evaluation) -> list[np.ndarray]:
+    """Returns the numbers of the clips of each fold; all clips without folds."""
+    if scored.folds is None:
+        return [np.arange(len(scored.labels))]
+    return [np.flatnonzero(scored.folds == fold) for fold in np.unique(scored.folds)]
+
+
+def macro(scored: Evaluation) -> dict[str, float]:
+    """Returns the mean of each metric over the tags that have it, or else NaN."""
+    means = per_tag(scored)[list(scored.metrics)].mean()
+    return {name: float(means[name]) for name in scored.metrics}
+
+
+def macro_line(scored: Evaluation) -> str:
+    """Returns a line such as `test macro: ROC-AUC 0.9077, PR-AUC 0.4293`."""
+    means = macro(scored)
+    if scored.teacher_scores is not None:
         return (
-            f"{self.split} macro: ROC-AUC {macro['roc_auc']:.4f},"
-            f" PR-AUC {macro['pr_auc']:.4f}"
+            f"{scored.split}, agreement with the teacher: rho {means['rho']:.4f},"
+            f" ROC-AUC {means['roc_auc']:.4f}"
         )
+    return (
+        f"{scored.split} macro: ROC-AUC {means['roc_auc']:.4f},"
+        f" PR-AUC {means['pr_auc']:.4f}"
+    )
 
-    def at_thresholds(self, thresholds: Sequence[float]) -> float:
-        """Returns the macro F1 over tags with a positive clip.
 
-        Args:
-            thresholds: Decision threshold of each score of the model.
-        """
-        columns = slice(None) if self.columns is None else list(self.columns)
-        called = self.scores >= np.asarray(thresholds, np.float32)[columns]
-        given = self.labels.any(axis=0)
-        return float(
-            f1_score(
-                self.labels[:, given],
-                called[:, given],
-                average="macro",
-                zero_division=0.0,
-            )  # fmt: skip
+def macro_f1(scored: Evaluation, thresholds: Sequence[float]) -> float:
+    """Returns the macro F1 over tags with a positive clip.
+
+    Args:
+        scored: Scores and labels.
+        thresholds: Decision threshold of each score of the model.
+    """
+    columns = slice(None) if scored.columns is None else list(scored.columns)
+    called = scored.scores >= np.asarray(thresholds, np.float32)[columns]
+    given = scored.labels.any(axis=0)
+    return float(
+        f1_score(
+            scored.labels[:, given],
+            called[:, given],
+            average="macro",
+            zero_division=0.0,
+        )  # fmt: skip
+    )
+
+
+def as_json(scored: Evaluation) -> str:
+    """Returns everything except the clips' scores as one line of JSON.
+
+    Undefined AUCs are null.
+    """
+    table = per_tag(scored)
+    content = {
+        "dataset": scored.dataset,
+        "split": scored.split,
+        "split_rule": scored.split_rule,
+        "num_clips": len(scored.labels),
+        "loss": scored.loss,
+        **macro(scored),
+        "left_out": list(table.index[table["roc_auc"].isna()]),
+        "tags": table.to_dict("index"),
+    }
+    return json.dumps(_null_for_nan(content), allow_nan=False)
+
+
+def report(scored: Evaluation) -> str:
+    """Returns the table of tags and, below it, the tags left out of the means."""
+    table = per_tag(scored)
+    text = table[["positives", "roc_auc", "pr_auc"]].to_string(
+        header=["clips", "ROC-AUC", "PR-AUC"],
+        float_format="{:.4f}".format,
+        na_rep="–",
+        index_names=False,
+    )
+    lines = [
+        f"{scored.dataset}, {scored.split} split ({scored.split_rule}):"
+        f" {len(scored.labels)} clips",
+        *([scored.note] if scored.note else []),
+        text,
+    ]
+    left_out = list(table.index[table["roc_auc"].isna()])
+    if left_out:
+        lines.append(
+            "Left out of the means because they have no positive or no negative"
+            f" clip: {', '.join(left_out)}"
         )
-
-    def as_json(self) -> str:
-        """Returns everything except the clips' scores as one line of JSON.
-
-        Undefined AUCs are null.
-        """
-        per_tag = self.per_tag()
-        content = {
-            "dataset": self.dataset,
-            "split": self.split,
-            "split_rule": self.split_rule,
-            "num_clips": len(self.labels),
-            "loss": self.loss,
-            **self.macro(),
-            "left_out": list(per_tag.index[per_tag["roc_auc"].isna()]),
-            "tags": per_tag.to_dict("index"),
-        }
-        return json.dumps(_null_for_nan(content), allow_nan=False)
-
-    def report(self) -> str:
-        """Returns the table of tags and, below it, the tags left out of the means."""
-        per_tag = self.per_tag()
-        table = per_tag[["positives", "roc_auc", "pr_auc"]].to_string(
-            header=["clips", "ROC-AUC", "PR-AUC"],
-            float_format="{:.4f}".format,
-            na_rep="–",
-            index_names=False,
-        )
-        lines = [
-            f"{self.dataset}, {self.split} split ({self.split_rule}):"
-            f" {len(self.labels)} clips",
-            *([self.note] if self.note else []),
-            table,
-        ]
-        left_out = list(per_tag.index[per_tag["roc_auc"].isna()])
-        if left_out:
-            lines.append(
-                "Left out of the means because they have no positive or no negative"
-                f" clip: {', '.join(left_out)}"
-            )
-        return "\n".join(lines)
+    return "\n".join(lines)
 
 
 def with_teacher(scored: Evaluation) -> Evaluation:

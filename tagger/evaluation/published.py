@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from tagger.evaluation import metrics
 from tagger.evaluation.metrics import Evaluation
 from tagger.models.registry import MODELS
 
@@ -32,7 +33,7 @@ def scores_on(dataset: str) -> list[tuple]:
 def compare(scored: Evaluation, name: str) -> str:
     """Returns a table of the published scores and this model's, best first."""
     rows = sorted(scores_on(scored.dataset), key=lambda row: -row[2])
-    macro = scored.macro()
+    macro = metrics.macro(scored)
     ours = f"this model, {scored.split} split"
     rows.append((name, "", macro["roc_auc"], macro["pr_auc"], ours))
     is_comparable = len(scored.tags) == NUM_TAGS

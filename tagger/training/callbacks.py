@@ -118,7 +118,9 @@ class Validate(keras.callbacks.Callback):
         found = {"val_loss": scored.loss}
         found |= {f"val_{name}": np.nan for name in scored.metrics}
         if np.isfinite(scored.loss):  # otherwise the model has diverged
-            found |= {f"val_{name}": value for name, value in scored.macro().items()}
+            found |= {
+                f"val_{name}": value for name, value in metrics.macro(scored).items()
+            }
             self._check(found, scored.reason_undefined)
             self._write_per_tag(scored, epoch)
         values = [np.float32(value) for value in found.values()]
@@ -135,7 +137,7 @@ class Validate(keras.callbacks.Callback):
         if self._per_tag is None:
             return
         with self._per_tag.as_default():
-            for tag, value in scored.per_tag()["roc_auc"].dropna().items():
+            for tag, value in metrics.per_tag(scored)["roc_auc"].dropna().items():
                 tf.summary.scalar(f"roc_auc/{tag}", value, step=epoch)
         self._per_tag.flush()
 

@@ -385,8 +385,8 @@ class _Runner:
         for split in ("val", "test"):
             if self._scoring_model.can_score(split):
                 scored = self._scoring_model.score(split)
-                result[split] = json.loads(scored.as_json())  # null for NaN
-                lines.append(scored.macro_line())
+                result[split] = json.loads(metrics.as_json(scored))  # null for NaN
+                lines.append(metrics.macro_line(scored))
         folder.stage(number).write_result(result)
         return "; ".join(lines)
 

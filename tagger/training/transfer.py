@@ -18,7 +18,7 @@ from keras import ops
 
 import tagger
 from tagger import models, storage
-from tagger.evaluation import bootstrap, rates
+from tagger.evaluation import bootstrap, metrics, rates
 from tagger.evaluation.metrics import Evaluation
 from tagger.inference.embedding_cache import Backbone, EmbeddingCache, key_of
 from tagger.models.derivation import kept_tags
@@ -84,11 +84,11 @@ class Fitted:
     def table(self) -> pd.DataFrame:
         """Returns clips, AUCs, their 95 % intervals and the baselines' AUCs by tag."""
         table = pd.DataFrame({"clips": pd.Series(self.num_positives, dtype=int)})
-        own = self.scored.per_tag()[["roc_auc", "pr_auc"]]
+        own = metrics.per_tag(self.scored)[["roc_auc", "pr_auc"]]
         ends = bootstrap.intervals_per_tag(self.scored, NUM_RESAMPLES)
         table = table.join(own).join(ends)
         for name, scored in self.baselines.items():
-            aucs = scored.per_tag()[["roc_auc", "pr_auc"]]
+            aucs = metrics.per_tag(scored)[["roc_auc", "pr_auc"]]
             table = table.join(aucs.add_suffix(f", {name}"))
         table.index.name = "tag"
         return table
@@ -107,7 +107,7 @@ class Fitted:
             pair = bootstrap.bootstrap(self.scored, NUM_RESAMPLES, scored)
             difference = pair["roc_auc"]
             verdict = "better than" if difference.low > 0 else "NOT better than"
-            macro = scored.macro()
+            macro = metrics.macro(scored)
             lines.append(
                 f"{verdict} {name} ({macro['roc_auc']:.4f} / {macro['pr_auc']:.4f}):"
                 f" ROC-AUC {difference.value:+.4f}, 95 % interval"
@@ -415,7 +415,7 @@ def _provenance(scored: Evaluation) -> dict[str, str]:
         "data": scored.split_rule,
     }
     if scored.tags:
-        macro = scored.macro()
+        macro = metrics.macro(scored)
         about["out-of-fold macro"] = (
             f"ROC-AUC {macro['roc_auc']:.4f}, PR-AUC {macro['pr_auc']:.4f}"
             f" ({len(scored.tags)} tags)"

@@ -13,6 +13,7 @@ from narrow import narrow_model, scores_of
 from tagger import audio, models
 from tagger.data.clips import Clips
 from tagger.datasets import csv_manifest
+from tagger.evaluation import metrics
 from tagger.inference import embedding_cache
 from tagger.inference.tagger import Tagger
 from tagger.training import heads, labelled_clips, transfer
@@ -110,7 +111,7 @@ def test_the_model_scores_what_its_head_scores(music, bases, cache):
         rows = cache.load(backbone, embedding_cache.key_of_file(path))
         scores = heads.Head((tuple(head.get_weights()),)).scores(rows).mean(axis=0)
         np.testing.assert_allclose(tagger.scores(path), scores, atol=1e-6)
-    assert found.scored.macro()["roc_auc"] == 1
+    assert metrics.macro(found.scored)["roc_auc"] == 1
     reached = found.scored.scores >= np.array(found.model.layers[-1].thresholds)
     assert reached.sum(axis=0).tolist() == [8, 8]
 
@@ -127,7 +128,7 @@ def test_appended_tags_keep_their_scores(num_bases, hidden_units, music, bases, 
     scores = scores_of(found.model, x)
     np.testing.assert_allclose(scores[:, :3], scores_of(base, x), atol=1e-6)
     assert len(models.model_info(found.model).thresholds) == 5
-    assert found.scored.macro()["roc_auc"] > 0.9
+    assert metrics.macro(found.scored)["roc_auc"] > 0.9
 
 
 def test_a_new_tag_takes_the_place_of_an_old_one(music, bases, cache):
