@@ -2,6 +2,9 @@
 
 `location(text)` returns a `pathlib.Path`, or a `Remote` with the methods of it that
 builds and manifests need. Callers treat both alike. Only URLs load TensorFlow.
+
+`epath` opens no `file://`, so that nothing would test it here, and `fsspec` needs a
+package per cloud; `tf.io.gfile` opens gs:// and file:// with what training has anyway.
 """
 
 import contextlib
