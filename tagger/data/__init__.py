@@ -1,4 +1,4 @@
-"""Builds, verifies and reads shards of clips: records, manifest, clips, batches."""
+"""Builds, verifies and reads shards of clips: records, index, batches."""
 
 import lazy_loader
 

@@ -270,13 +270,13 @@ def _dataset(batch: Callable, first: int, num_threads: int) -> Iterator:
     """Yields the batches as a `tf.data.Dataset`, which tf.distribute takes, too."""
     tf = storage.tensorflow()
     like = batch(first)
-    arrays, failures, calls = keras.tree.flatten(like), [], []
+    arrays, failures, late = keras.tree.flatten(like), [], []
     running, is_over = threading.Semaphore(num_threads), threading.Event()
 
     def read(number: np.int64) -> list[np.ndarray]:
         with running:
-            calls.append(number)
             if is_over.is_set():
+                late.append(number)
                 raise StopIteration  # ends the dataset
             try:
                 return keras.tree.flatten(batch(int(number)))
@@ -303,9 +303,9 @@ def _dataset(batch: Callable, first: int, num_threads: int) -> Iterator:
         # TensorFlow's threads prefetch on. One that calls Python while the interpreter
         # shuts down would never return, and TensorFlow would wait for it.
         is_over.set()
-        num_calls = -1
-        while len(calls) != num_calls:
-            num_calls = len(calls)
+        num_late = -1
+        while len(late) != num_late:
+            num_late = len(late)
             with contextlib.ExitStack() as stack:
                 for _ in range(num_threads):  # wait for running reads
                     stack.enter_context(running)

@@ -38,9 +38,9 @@ MAX_OPEN_FILES = 64  # some systems allow 256
 UNLABELLED = -1  # in labels: it is unknown whether the tag applies
 # Waveform float32 [num_samples] at ±1 -> waveform, perhaps of another length.
 Modify = Callable[[np.ndarray], np.ndarray]
-# One row of the index: position of the shard's name in the folder, position of the
-# record in the shard, start and end of its data in the file, length of the clip, and
-# start, length and distance in bytes of the parts that hold its values.
+# One row of the index: shard (position in `Clips.paths`), position of the record in the
+# shard, start and end of its data in the file, length of the clip, and start, length
+# and distance in bytes of the parts that hold its values.
 _ROW = np.dtype(
     [
         *((name, "i4") for name in ("shard", "number")),

@@ -92,13 +92,12 @@ class Stored:
             for path, held in zip(clips.paths, of_shard, strict=True)
             if not _is_whole(folder / path.name, held.num_segments(rule))
         ]
-        if not missing and (folder / ABOUT_NAME).exists():
+        if not missing:
             return
         teacher = conversion.load_model(self.teacher)
         if self.has_embeddings:
             teacher = models.with_embedding(teacher)
-        sizes = [output.shape[-1] for output in teacher.outputs]
-        text = json.dumps({"teacher": str(self.teacher), "num_outputs": sum(sizes)})
+        text = json.dumps({"teacher": str(self.teacher)})  # for people
         storage.write_text_atomically(folder / ABOUT_NAME, f"{text}\n")
         predict = scoring.predictor(teacher, shards)
 
