@@ -69,7 +69,6 @@ METHODS = {
     "losses": {
         "temperature 1": Method(("--temperature", "1")),
         "temperature 3": Method(),
-        "temperature 1, balanced tags": Method(("--balance-tags",)),
         "temperature 3, embeddings": Method(
             ("--temperature", "3", "--embedding-weight", "1")
         ),

@@ -276,12 +276,6 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
         help="noisy student: labelled share of every batch (default: 0.5)",
     )
     options.add(
-        "--cache-scores",
-        action="store_true",
-        help="noisy student: let the teacher score every segment only once and store"
-        " the scores, as distillation always does",
-    )
-    options.add(
         "--rounds",
         type=at_least_one,
         help="noisy student: number of students, each of which teaches the next"
@@ -299,12 +293,6 @@ def _add_student(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="distillation: weight of the loss that makes the student's embeddings as"
         " similar to each other as the teacher's (default: 0)",
-    )
-    options.add(
-        "--balance-tags",
-        action="store_true",
-        dest="balances_tags",
-        help="distillation: let rare tags teach as much as common ones",
     )
     options.add(
         "--scores-dir",

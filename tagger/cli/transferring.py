@@ -55,13 +55,6 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
     add("--csv", type=output_file, metavar="FILE", help="write the table per tag")
     add_tag_list(add)
     add(
-        "--hidden-units",
-        type=not_below_zero,
-        default=0,
-        metavar="N",
-        help="units of a hidden layer; 0: a logistic regression per tag (default: 0)",
-    )
-    add(
         "--append",
         dest="appends",
         action="store_true",

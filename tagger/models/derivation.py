@@ -6,7 +6,6 @@ model ─┬─▶ feature_network       log-mel spectrograms -> scores
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import keras
@@ -250,7 +249,8 @@ def _audio_input(network: keras.Model) -> AudioInput:
 
 def with_scores(
     network: keras.Model,
-    layers: Sequence[tuple[np.ndarray, np.ndarray]],
+    kernel: np.ndarray,
+    bias: np.ndarray,
     tags: Sequence[str] | None,
     thresholds: Sequence[float] | None = None,
     provenance: dict[str, str] | None = None,
@@ -261,9 +261,9 @@ def with_scores(
 
     Args:
         network: Network from `embedding_network` or `join`.
-        layers: Kernel [inputs, outputs] and bias [outputs] of each dense layer; ReLU
-            between them, sigmoid at the end.
-        tags: Names of the new tags, in the order of the last kernel; None if they are
+        kernel: Weights of the embedding's channels [channels, num_tags].
+        bias: Biases [num_tags].
+        tags: Names of the new tags, in the order of the kernel; None if they are
             unknown.
         thresholds: Decision threshold of each tag, those of `kept_tags` first.
         provenance: See `ModelInfo.provenance`.
@@ -274,30 +274,14 @@ def with_scores(
     Returns:
         Model from waveforms [batch, num_samples] to scores [batch, num_tags].
     """
-    *hidden, (kernel, bias) = layers
-    embedding = features = network.output
-    names = {layer.name for layer in network.layers}
-    # A base model that was made in the same way has such layers already.
-    free = (n for n in itertools.count(1) if f"head_hidden{n}" not in names)
-    for number, (inner, offset) in zip(free, hidden, strict=False):
-        dense = keras.layers.Dense(
-            len(offset), activation="relu", name=f"head_hidden{number}"
-        )
-        features = dense(features)
-        dense.set_weights([inner, offset])
     kept = kept_tags(appended, tags or ())
-    old_kernel, old_bias = _scores_of(appended, kept)
     names = None if tags is None else (*kept, *tags)
-    if len(old_bias) and hidden:
-        join_name = f"head_input{number}"
-        features = keras.layers.Concatenate(name=join_name)([embedding, features])
-        kernel = np.pad(kernel, ((len(old_kernel), 0), (0, 0)))
-        old_kernel = np.pad(old_kernel, ((0, len(kernel) - len(old_kernel)), (0, 0)))
-    if len(old_bias):
+    if kept:
+        old_kernel, old_bias = _scores_of(appended, kept)
         kernel = np.concatenate([old_kernel, kernel], axis=1)
         bias = np.concatenate([old_bias, bias])
     scores = TagScores(len(bias), names, thresholds, provenance, name="head_scores")
-    output = scores(features)
+    output = scores(network.output)
     scores.set_weights([kernel, bias])
     return keras.Model(network.input, output, name=name)
 
@@ -388,6 +372,4 @@ def _scores_of(
         kernel, bias = scores.get_weights()
         kernels.append(np.pad(kernel[:, columns], ((above, below), (0, 0))))
         biases.append(bias[columns])
-    if not models:
-        return np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
     return np.concatenate(kernels, axis=1), np.concatenate(biases)

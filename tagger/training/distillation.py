@@ -10,7 +10,6 @@ shards ─▶ teacher_scores ─▶ StoredScores ─▶ trainer.train
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -37,8 +36,6 @@ class DistillationOptions:
         temperature: Factor by which the logits of both are divided in the loss. Above
             1, differences between low scores count more.
         embedding_weight: Weight of `similarity_loss` beside the loss of the scores.
-        balances_tags: Whether tags count by `tag_weights`; otherwise those whose scores
-            vary most teach most.
         scores_dir: Folder for the teacher's scores, which several runs can share; None:
             the folder of the run.
 
@@ -48,7 +45,6 @@ class DistillationOptions:
 
     temperature: float = 1.0
     embedding_weight: float = 0.0
-    balances_tags: bool = False
     scores_dir: str | os.PathLike | None = None
 
     def __post_init__(self):
@@ -70,7 +66,6 @@ class DistillationTask(trainer.SupervisedTask):
         teacher: Path of the teacher.
         scores_dir: Folder of the teacher's stored scores; None: not stored yet.
         options: What the student learns.
-        weights: Weight of each tag in the loss; None: all count alike.
     """
 
     METRICS = agreement.METRICS
@@ -79,7 +74,6 @@ class DistillationTask(trainer.SupervisedTask):
     teacher: str | os.PathLike
     scores_dir: Path | None = None
     options: DistillationOptions = DistillationOptions()
-    weights: tuple[float, ...] | None = None
 
     def batches(self, plan: trainer.BatchPlan) -> Batches:
         """Returns the batches, (segments, the teacher's outputs)."""
@@ -105,7 +99,7 @@ class DistillationTask(trainer.SupervisedTask):
         """Returns the loss of each example, [batch]."""
         num_tags = len(self.shards.manifest.tags)
         scores = labels[:, :num_tags], outputs[:, :num_tags]
-        loss = soft_loss(*scores, self.options.temperature, self.weights)
+        loss = soft_loss(*scores, self.options.temperature)
         if self.options.embedding_weight:
             embeddings = labels[:, num_tags:], outputs[:, num_tags:]
             loss = loss + self.options.embedding_weight * similarity_loss(*embeddings)
@@ -133,8 +127,6 @@ class DistillationTask(trainer.SupervisedTask):
             "temperature": self.options.temperature,
             "embedding_weight": self.options.embedding_weight,
         }
-        if self.options.balances_tags:  # runs of earlier versions do not name it
-            distillation["balances_tags"] = True
         return {
             "data": self.music.manifest.identity(),
             "teacher": storage.sha256(Path(self.teacher)),
@@ -142,7 +134,7 @@ class DistillationTask(trainer.SupervisedTask):
         }
 
 
-def soft_loss(targets, scores, temperature: float = 1.0, weights=None):
+def soft_loss(targets, scores, temperature: float = 1.0):
     """Returns the cross-entropy of softened scores, [batch].
 
     Both logits are divided by the temperature; the loss is multiplied by its square, so
@@ -152,12 +144,9 @@ def soft_loss(targets, scores, temperature: float = 1.0, weights=None):
         targets: Teacher's scores [batch, num_tags].
         scores: Student's scores [batch, num_tags].
         temperature: The temperature.
-        weights: Weight of each tag [num_tags]; None: all count alike.
     """
     target, score = softened(targets, temperature), softened(scores, temperature)
     entropy = target * ops.log(score) + (1 - target) * ops.log(1 - score)
-    if weights is not None:
-        entropy = entropy * ops.convert_to_tensor(weights, entropy.dtype)
     return -(temperature**2) * ops.mean(entropy, axis=-1)
 
 
@@ -167,33 +156,6 @@ def softened(scores, temperature: float):
     if temperature == 1:
         return scores
     return ops.sigmoid((ops.log(scores) - ops.log(1 - scores)) / temperature)
-
-
-def tag_weights(scores: Iterable[np.ndarray], temperature: float) -> tuple[float, ...]:
-    """Returns weights with which every tag teaches as much as any other.
-
-    The gradient of `soft_loss` for a tag grows with the spread of the teacher's
-    softened scores. With the teacher of docs/student.md, the standard deviation differs
-    between tags by a factor of up to 194, and of 9 at a temperature of 3. Weights are
-    the inverse of this standard deviation over the segments of the train split, and
-    their mean is 1. A deviation below a hundredth of the largest counts as that.
-
-    Args:
-        scores: The teacher's scores of each clip [num_segments, num_tags].
-        temperature: Temperature of the loss.
-
-    Returns:
-        One weight per tag.
-    """
-    num_segments, total, squares = 0, 0.0, 0.0
-    for of_clip in scores:
-        soft = ops.convert_to_numpy(softened(of_clip, temperature)).astype(np.float64)
-        num_segments += len(soft)
-        total, squares = total + soft.sum(axis=0), squares + (soft**2).sum(axis=0)
-    variances = squares / num_segments - (total / num_segments) ** 2
-    deviations = np.sqrt(np.maximum(variances, 0))
-    weights = 1 / np.maximum(deviations, max(deviations.max() / 100, EPSILON))
-    return tuple(map(float, weights / weights.mean()))
 
 
 def similarity_loss(targets, embeddings):
@@ -287,12 +249,7 @@ def train(
         splits.append("test")
     for split in splits:
         stored.store(shards, split, parent)
-    folder, weights = stored.folder(parent, shards), None
-    if distillation.balances_tags:
-        scores = StoredScores(folder, shards.clips("train"), stored.segmentation)
-        scores = (rows[:, : len(tags)] for rows in scores.of_clips())
-        weights = tag_weights(scores, distillation.temperature)
-    task = dataclasses.replace(task, scores_dir=folder, weights=weights)
+    task = dataclasses.replace(task, scores_dir=stored.folder(parent, shards))
     return trainer.train(name, options, recipe, task, train_dir, run)
 
 

@@ -69,7 +69,8 @@ class Base:
             new_kernel[:, column], new_bias[column] = kernel[:, held], bias[held]
         return models.with_scores(
             network,
-            [(new_kernel, new_bias)],
+            new_kernel,
+            new_bias,
             tags,
             provenance={"made by": f"train.py {tagger.__version__}"}
             | pretrained.provenance_of([self.source], [model]),

@@ -3,9 +3,9 @@
 embeddings [num_segments, channels] of each clip, labels, folds -> `Head`, and scores of
 every clip by a head that was fitted without the clip's group.
 
-A head is one logistic regression per tag, or one network with a hidden layer. It is
-fitted to the mean embedding of each clip. A clip's score is the mean of its segments'
-scores, as in `inference.tagger`, so thresholds found here hold there.
+A head is one logistic regression per tag, fitted to the mean embedding of each clip. A
+clip's score is the mean of its segments' scores, as in `inference.tagger`, so
+thresholds found here hold there.
 """
 
 import dataclasses
@@ -15,37 +15,34 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 # Penalties to choose from, the strongest first: scikit-learn's C, the inverse of the L2
-# penalty, for standardised embeddings, and its alpha. Below the first C, every score is
-# close to the share of the clips that have the tag.
-LINEAR_PENALTIES = tuple(float(c) for c in 10.0 ** np.arange(-3.5, 0.6, 0.5))
-HIDDEN_PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.1)
+# penalty, for standardised embeddings. Below the first C, every score is close to the
+# share of the clips that have the tag.
+PENALTIES = tuple(float(c) for c in 10.0 ** np.arange(-3.5, 0.6, 0.5))
 USUAL = 1  # number of the penalty if no tag can be judged
 MAX_ITERATIONS = 2000
-HIDDEN_ITERATIONS = 100
 EPSILON = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """Dense layers with ReLU between them and a sigmoid at the end.
+    """A dense layer with a sigmoid.
 
     Attributes:
-        layers: Kernel [inputs, outputs] and bias [outputs] of each layer.
+        kernel: float32 [channels, num_tags].
+        bias: float32 [num_tags].
     """
 
-    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    kernel: np.ndarray
+    bias: np.ndarray
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """Returns scores [num_rows, num_tags] of embeddings [num_rows, channels]."""
-        *hidden, (kernel, bias) = self.layers
-        for inner, offset in hidden:
-            rows = np.maximum(rows @ inner + offset, 0)
-        return 1 / (1 + np.exp(-np.clip(rows @ kernel + bias, -60, 60)))
+        logits = rows @ self.kernel + self.bias
+        return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +87,7 @@ class CrossValidation:
     Attributes:
         scores: float32 [num_clips, num_tags]; NaN for clips that are in no fold, and
             for tags that cannot be judged.
-        penalties: Best penalty of each tag: values of LINEAR_PENALTIES, or of
-            HIDDEN_PENALTIES (then the same for all tags).
+        penalties: Best penalty of each tag: values of PENALTIES.
     """
 
     scores: np.ndarray
@@ -103,14 +99,7 @@ class CrossValidation:
         return ~np.isnan(self.scores).all(axis=0)
 
 
-def penalties_of(hidden_units: int) -> tuple[float, ...]:
-    """Returns the penalties to choose from: those of a linear head, or of a network."""
-    return HIDDEN_PENALTIES if hidden_units else LINEAR_PENALTIES
-
-
-def cross_validate(
-    examples: Examples, folds: np.ndarray, hidden_units: int = 0, seed: int = 0
-) -> CrossValidation:
+def cross_validate(examples: Examples, folds: np.ndarray) -> CrossValidation:
     """Scores every clip by a head that was fitted without its fold.
 
     The clips of the other folds choose the penalty for the clips of a fold, so that no
@@ -119,15 +108,12 @@ def cross_validate(
     Args:
         examples: Embeddings and labels.
         folds: Fold of each clip [num_clips], from 0; clips with -1 are always fitted.
-        hidden_units: Units of the hidden layer; 0: logistic regressions.
-        seed: Random seed of the hidden layer.
     """
-    choices = penalties_of(hidden_units)
     num_clips, num_tags = examples.labels.shape
-    candidates = np.full((len(choices), num_clips, num_tags), np.nan, np.float32)
+    candidates = np.full((len(PENALTIES), num_clips, num_tags), np.nan, np.float32)
     numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
     bar = tqdm(
-        total=len(numbers) * len(choices),
+        total=len(numbers) * len(PENALTIES),
         desc="Cross-validating",
         unit="fit",
         disable=None,
@@ -138,9 +124,7 @@ def cross_validate(
             held_out = folds == fold
             fitted, scored = examples.chosen(~held_out), examples.chosen(held_out)
             is_learnable = _has_both(fitted.labels)
-            for number, head in enumerate(
-                _path(fitted, choices, hidden_units, seed, is_learnable)
-            ):
+            for number, head in enumerate(_path(fitted, is_learnable)):
                 values = scored.scores(head)
                 candidates[number, held_out] = np.where(is_learnable, values, np.nan)
                 bar.update()
@@ -153,64 +137,40 @@ def cross_validate(
     for fold in numbers:
         others = np.where(folds == fold, -1, folds)
         # The only fold, a validation set, has to choose for itself.
-        best = _best(losses, others if (others >= 0).any() else folds, hidden_units)
+        best = _best(losses, others if (others >= 0).any() else folds)
         for tag in np.flatnonzero(is_judged):
             scores[folds == fold, tag] = candidates[best[tag], folds == fold, tag]
-    best = _best(losses, folds, hidden_units)
-    return CrossValidation(scores, tuple(choices[number] for number in best))
+    best = _best(losses, folds)
+    return CrossValidation(scores, tuple(PENALTIES[number] for number in best))
 
 
-def fit(
-    examples: Examples,
-    penalties: Sequence[float],
-    hidden_units: int = 0,
-    seed: int = 0,
-) -> Head:
+def fit(examples: Examples, penalties: Sequence[float]) -> Head:
     """Fits a head to all clips.
 
     Args:
         examples: Embeddings and labels; every tag has a clip with and one without it.
         penalties: Penalty of each tag, from `cross_validate`.
-        hidden_units: Units of the hidden layer; 0: logistic regressions.
-        seed: Random seed of the hidden layer.
     """
-    if hidden_units:
-        (head,) = _path(examples, penalties[:1], hidden_units, seed)
-        return head
     scaler = StandardScaler().fit(examples.means())
     standard = scaler.transform(examples.means())
     columns = [
         _logistic(standard, labels, [penalty])[0]
         for labels, penalty in zip(examples.labels.T, penalties, strict=True)
     ]
-    return _unscaled(scaler, [_stacked(columns)])
+    return _unscaled(scaler, columns)
 
 
-def _path(
-    examples: Examples,
-    penalties: Sequence[float],
-    hidden_units: int,
-    seed: int,
-    is_learnable: np.ndarray | None = None,
-) -> Iterator[Head]:
-    """Yields the head of each penalty; tags that are not learnable score .5."""
+def _path(examples: Examples, is_learnable: np.ndarray) -> Iterator[Head]:
+    """Yields the head of each of PENALTIES; tags that are not learnable score .5."""
     scaler = StandardScaler().fit(examples.means())
     standard = scaler.transform(examples.means())
-    if hidden_units:
-        for penalty in penalties:
-            network = _network(standard, examples.labels, hidden_units, penalty, seed)
-            yield _unscaled(scaler, network)
-        return
-    num_channels, num_tags = standard.shape[1], examples.labels.shape[1]
-    nothing = [(np.zeros(num_channels), 0.0)] * len(penalties)
+    nothing = [(np.zeros(standard.shape[1]), 0.0)] * len(PENALTIES)
     columns = [
-        _logistic(standard, labels, penalties)
-        if is_learnable is None or is_learnable[tag]
-        else nothing
-        for tag, labels in zip(range(num_tags), examples.labels.T, strict=True)
+        _logistic(standard, labels, PENALTIES) if learnable else nothing
+        for learnable, labels in zip(is_learnable, examples.labels.T, strict=True)
     ]
-    for number in range(len(penalties)):
-        yield _unscaled(scaler, [_stacked([column[number] for column in columns])])
+    for of_penalty in zip(*columns, strict=True):
+        yield _unscaled(scaler, of_penalty)
 
 
 def _logistic(
@@ -229,46 +189,14 @@ def _logistic(
     return found
 
 
-def _network(
-    standard: np.ndarray,
-    labels: np.ndarray,
-    hidden_units: int,
-    penalty: float,
-    seed: int,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    model = MLPClassifier(
-        (hidden_units,),
-        alpha=penalty,
-        solver="lbfgs",
-        max_iter=HIDDEN_ITERATIONS,
-        random_state=seed,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(standard, labels[:, 0] if labels.shape[1] == 1 else labels)
-    return list(zip(model.coefs_, model.intercepts_, strict=True))
-
-
-def _stacked(
-    columns: Sequence[tuple[np.ndarray, float]],
-) -> tuple[np.ndarray, np.ndarray]:
-    kernels, biases = zip(*columns, strict=True)
-    return np.stack(kernels, axis=1), np.array(biases)
-
-
 def _unscaled(
-    scaler: StandardScaler, layers: Sequence[tuple[np.ndarray, np.ndarray]]
+    scaler: StandardScaler, columns: Sequence[tuple[np.ndarray, float]]
 ) -> Head:
-    """Folds the standardisation of the embeddings into the first layer."""
-    (kernel, bias), *others = layers
-    kernel = kernel / scaler.scale_[:, None]
-    first = (kernel, bias - scaler.mean_ @ kernel)
-    return Head(
-        tuple(
-            (kernel.astype(np.float32), bias.astype(np.float32))
-            for kernel, bias in (first, *others)
-        )
-    )
+    """Returns the head of all tags for embeddings that are not standardised."""
+    kernels, biases = zip(*columns, strict=True)
+    kernel = np.stack(kernels, axis=1) / scaler.scale_[:, None]
+    bias = np.array(biases) - scaler.mean_ @ kernel
+    return Head(kernel.astype(np.float32), bias.astype(np.float32))
 
 
 def _has_both(labels: np.ndarray) -> np.ndarray:
@@ -282,19 +210,17 @@ def _losses(candidates: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return -np.where(labels == 1, np.log(bounded), np.log1p(-bounded))
 
 
-def _best(losses: np.ndarray, folds: np.ndarray, hidden_units: int) -> np.ndarray:
+def _best(losses: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Chooses the penalty of each tag by the rule of one standard error.
 
     That is the strongest penalty whose loss is within one standard error, over the
     folds, of the lowest loss (Hastie, Tibshirani and Friedman, The Elements of
     Statistical Learning, section 7.10). Tags that cannot be judged take the penalty
-    that is best for the mean of all others. So does every tag of a network, whose
-    hidden layer is shared.
+    that is best for the mean of all others.
 
     Args:
         losses: Log losses [num_penalties, num_clips, num_tags].
         folds: Fold of each clip; clips with -1 do not count.
-        hidden_units: Units of the hidden layer.
 
     Returns:
         int [num_tags], numbers of penalties.
@@ -309,9 +235,8 @@ def _best(losses: np.ndarray, folds: np.ndarray, hidden_units: int) -> np.ndarra
     if is_judged.any():
         shared = _strongest(units[:, :, is_judged].mean(axis=2))
     best = np.full(losses.shape[2], shared)
-    if not hidden_units:
-        for tag in np.flatnonzero(is_judged):
-            best[tag] = _strongest(units[:, :, tag])
+    for tag in np.flatnonzero(is_judged):
+        best[tag] = _strongest(units[:, :, tag])
     return best
 
 

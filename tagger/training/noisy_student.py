@@ -15,13 +15,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from tagger import models, storage
+from tagger import storage
 from tagger.data.batches import Mixture
 from tagger.data.clips import UNLABELLED, Shards
 from tagger.segmentation import INT16_SCALE
 from tagger.training import teacher_scores, trainer
 from tagger.training.recipes import TrainingRecipe
-from tagger.training.teacher_scores import StoredScores
 from tagger.weights import conversion
 
 STUDENTS = ("expansion", "distillation")
@@ -97,9 +96,6 @@ class StudentOptions:
         labelled_loss: One of LABELLED_LOSSES, see the function `labelled_loss`.
         labelled_share: Share of every batch that is labelled.
         rounds: Number of students; each is the teacher of the next.
-        cache_scores: Whether each teacher scores every whole segment only once and
-            stores the scores in the folder of the run, instead of scoring every batch.
-            Does not work with random crops.
 
     Raises:
         ValueError: a choice is unknown, or the share is not between 0 and 1.
@@ -109,7 +105,6 @@ class StudentOptions:
     labelled_loss: str = "bce"
     labelled_share: float = 0.5
     rounds: int = 1
-    cache_scores: bool = False
 
     def __post_init__(self):
         for kind, value, choices in (
@@ -145,8 +140,6 @@ class NoisyStudentTask(trainer.SupervisedTask):
         unlabelled: Data with a student split.
         teacher_path: Path of the teacher.
         options: Options of the student.
-        scores_dirs: Folders of the teacher's stored scores of the labelled and of the
-            unlabelled music; None: the teacher scores every batch.
 
     Raises:
         ValueError: there are no unlabelled clips.
@@ -155,7 +148,6 @@ class NoisyStudentTask(trainer.SupervisedTask):
     unlabelled: Shards
     teacher_path: str | os.PathLike
     options: StudentOptions = StudentOptions()
-    scores_dirs: tuple[Path, Path] | None = None
 
     def __post_init__(self):
         self.unlabelled.paths("student")
@@ -170,14 +162,6 @@ class NoisyStudentTask(trainer.SupervisedTask):
         labelled, unlabelled = (
             self.shards.clips("train"), self.unlabelled.clips("student")
         )  # fmt: skip
-        scores = None
-        if self.scores_dirs:
-            scores = [
-                StoredScores(folder, clips, plan.segmentation)
-                for folder, clips in zip(
-                    self.scores_dirs, (labelled, unlabelled), strict=True
-                )
-            ]
         # The tags of unlabelled music may be others.
         shape = len(unlabelled), labelled.labels.shape[1]
         unknown = np.full(shape, UNLABELLED, np.int8)
@@ -188,14 +172,12 @@ class NoisyStudentTask(trainer.SupervisedTask):
             plan.segmentation,
             plan.batch_size,
             plan.options,
-            scores,
         )
 
     def training_model(self, model: keras.Model, recipe: TrainingRecipe) -> keras.Model:
         """Returns a model that takes (segments, unlabelled) and returns scores.
 
-        The output is the student's scores. Unless the teacher's scores are stored, they
-        are appended.
+        The output is the student's scores, followed by the teacher's.
 
         Raises:
             ValueError: the data holds spectrograms, or the teacher does not match the
@@ -222,10 +204,8 @@ class NoisyStudentTask(trainer.SupervisedTask):
             is_noised = ops.expand_dims(unlabelled, -1)
             heard = is_noised * noised + (1 - is_noised) * clean
         scores = model(heard)
-        if not self.scores_dirs:
-            both = [scores, _Teacher(teacher, name="teacher")(clean)]
-            scores = ops.concatenate(both, axis=-1)
-        return keras.Model([segments, unlabelled], scores)
+        both = [scores, _Teacher(teacher, name="teacher")(clean)]
+        return keras.Model([segments, unlabelled], ops.concatenate(both, axis=-1))
 
     def loss(self, labels, scores):
         """Returns the loss of each example, [batch].
@@ -233,11 +213,8 @@ class NoisyStudentTask(trainer.SupervisedTask):
         It is `labelled_loss` for labelled examples, and the cross-entropy with the
         teacher's scores for unlabelled ones.
         """
-        if self.scores_dirs:
-            labels, teacher_scores = ops.split(labels, 2, axis=-1)
-        else:
-            scores, teacher_scores = ops.split(scores, 2, axis=-1)
-            teacher_scores = ops.stop_gradient(teacher_scores)
+        scores, teacher_scores = ops.split(scores, 2, axis=-1)
+        teacher_scores = ops.stop_gradient(teacher_scores)
         unlabelled = ops.cast(labels[:, 0] == UNLABELLED, scores.dtype)
         given = ops.maximum(labels, 0.0)
         kind = self.options.labelled_loss
@@ -296,31 +273,5 @@ def train(
         rounds = Path(train_dir)
         folder = rounds / f"round{number}" if student.rounds > 1 else rounds
         task = NoisyStudentTask(data.labelled, data.unlabelled, teacher, student)
-        if student.cache_scores:
-            model = models.build_model(
-                name, num_tags=len(data.labelled.manifest.tags), **options
-            )
-            task = _with_stored_scores(task, model, recipe, folder)
         teacher = trainer.train(name, options, recipe, task, folder, run)
     return teacher
-
-
-def _with_stored_scores(
-    task: NoisyStudentTask,
-    student: keras.Model,
-    recipe: TrainingRecipe,
-    folder: Path,
-) -> NoisyStudentTask:
-    """Checks the arguments, then lets the teacher score all data once."""
-    teacher_scores.check_whole_segments(recipe, ", or remove --cache-scores")
-    task.training_model(student, recipe)
-    segmentation = models.model_info(student).segmentation
-    stored = teacher_scores.Stored(task.teacher_path, segmentation)
-    folders = tuple(
-        stored.store(shards, split, folder)
-        for shards, split in (
-            (task.shards, "train"),
-            (task.unlabelled, "student"),
-        )
-    )
-    return dataclasses.replace(task, scores_dirs=folders)

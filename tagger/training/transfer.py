@@ -41,18 +41,16 @@ class FitOptions:
 
     Attributes:
         layer: Layer whose output is the embedding, see `models.embedding_network`.
-        hidden_units: Units of a hidden layer; 0: a logistic regression per tag.
         appends: Whether to keep the base models' own tags beside the new ones.
         min_clips: Fewest positive clips of a tag; tags with fewer are left out.
         num_folds: Number of folds, if the data names none.
         left_out_fold: Fold whose clips are not used at all; None uses all clips.
         max_skipped: Largest share of the files that may be impossible to decode.
         has_baselines: Whether to measure the baselines.
-        seed: Random seed of the folds, of a hidden layer and of the random weights.
+        seed: Random seed of the folds and of the random weights.
     """
 
     layer: str = PENULTIMATE
-    hidden_units: int = 0
     appends: bool = False
     min_clips: int = 1
     num_folds: int = 5
@@ -169,9 +167,8 @@ def fit(
     clips, more = labelled_clips.with_folds(clips, options.num_folds, options.seed)
     notes += more
 
-    hidden = options.hidden_units, options.seed
     validated = {
-        name: heads.cross_validate(clips.examples(cache, several), clips.folds, *hidden)
+        name: heads.cross_validate(clips.examples(cache, several), clips.folds)
         for name, several in representations.items()
     }
     judged, more = _judged(clips, validated.values())
@@ -181,14 +178,15 @@ def fit(
     }
     scored = evaluations.pop("")
     examples = clips.examples(cache, backbones)
-    head = heads.fit(examples, validated[""].penalties, *hidden)
+    head = heads.fit(examples, validated[""].penalties)
     appended = base_models if options.appends else []
     thresholds = _kept_thresholds(appended, clips.tags, examples)
     thresholds += _thresholds(examples, head, scored)
     networks = [backbone.network for backbone in backbones]
     model = models.with_scores(
         networks[0] if len(networks) == 1 else models.join(networks),
-        head.layers,
+        head.kernel,
+        head.bias,
         clips.tags,
         thresholds,
         pretrained.provenance_of(bases, base_models) | _provenance(scored),
@@ -402,7 +400,7 @@ def _kept_thresholds(
         rows = examples.rows[:, start : start + len(kernel)]
         start += len(kernel)
         own = dataclasses.replace(examples, rows=rows)
-        scores = own.scores(heads.Head(((kernel, bias),)))
+        scores = own.scores(heads.Head(kernel, bias))
         usual = np.quantile(scores, 1 - KEPT_RATE, axis=0)
         for tag, threshold in zip(info.tags, info.thresholds or usual, strict=True):
             found.setdefault(tag, float(threshold))

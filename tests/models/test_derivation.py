@@ -52,9 +52,7 @@ def test_an_average_needs_tag_names_and_members_that_are_none(members):
         models.average([members[0], average])
     network = derivation.embedding_network(average, "embedding")
     with pytest.raises(ValueError, match="average is an average of models, whose tags"):
-        models.with_scores(
-            network, [(np.zeros((2, 1)), [0])], ["x"], appended=[average]
-        )
+        models.with_scores(network, np.zeros((2, 1)), [0], ["x"], appended=[average])
 
 
 def test_the_command_average_says_what_it_was_made_of(members, tmp_path, run_script):

@@ -76,7 +76,7 @@ def test_a_run_describes_teacher_and_loss_and_its_model_has_the_teachers_tags(
     assert run["distillation"] == options
     assert run["teacher"] == storage.sha256(teacher)
     with pytest.raises(ValueError, match="holds a run with another distillation"):
-        train(shards, teacher, tmp_path / "run", temperature=2.0, balances_tags=True)
+        train(shards, teacher, tmp_path / "run", temperature=2.0)
     # Scores with embeddings serve runs that need no embeddings.
     assert len(list((tmp_path / "run").glob("scores-*"))) == 1
 
@@ -179,37 +179,6 @@ def test_losses_by_hand():
     soft = -np.mean(targets * np.log(scores) + (1 - targets) * np.log(1 - scores))
     found = distillation.soft_loss(np.array([[0.9, 0.2]]), np.array([[0.6, 0.1]]), 3.0)
     assert float(found[0]) == pytest.approx(9 * soft, abs=1e-5)
-
-
-def test_weights_give_the_gradients_of_all_tags_the_same_size(
-    shards, teacher, tmp_path
-):
-    model = models.build_model("sample_cnn", num_tags=3, **narrow_options("sample_cnn"))
-    segmentation = models.model_info(model).segmentation
-    stored = teacher_scores.Stored(teacher, segmentation, has_embeddings=True)
-    folder = stored.store(shards, "train", tmp_path)
-    clips = shards.clips("train")
-    scores = teacher_scores.StoredScores(folder, clips, segmentation).of_clips()
-    scores = [rows[:, :3] for rows in scores]
-    targets = np.concatenate(scores)
-    assert targets.std(axis=0).min() > 0
-    weights = distillation.tag_weights(scores, 2.0)
-    assert np.mean(weights) == pytest.approx(1)
-    # d/dz of the loss at the mean, by hand: weight * T * (sigmoid(z / T) - target) / 3
-    soft = 1 / (1 + ((1 - targets) / targets) ** (1 / 2))
-    gradients = np.array(weights) * 2 * (soft.mean(axis=0) - soft) / 3
-    sizes = np.sqrt(np.mean(gradients**2, axis=0))
-    np.testing.assert_allclose(sizes, sizes.mean(), rtol=1e-3)
-    scores = np.full((len(targets), 3), 0.4, "f4")
-    each = [
-        distillation.soft_loss(targets[:, n : n + 1], scores[:, n : n + 1], 2.0)
-        for n in range(3)
-    ]
-    expected = np.mean(
-        [w * np.asarray(one) for w, one in zip(weights, each, strict=True)], axis=0
-    )
-    found = distillation.soft_loss(targets, scores, 2.0, weights)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_similarity_does_not_depend_on_scale_or_number_of_channels():

@@ -44,7 +44,7 @@ def test_a_linear_head_is_the_logistic_regression_of_scikit_learn(clips):
 
 def test_a_clip_scores_the_mean_of_its_segments():
     examples = examples_of(np.zeros((2, 3)), np.eye(2), num_segments=4, spread=2.0)
-    head = heads.Head(((np.ones((3, 2), np.float32), np.zeros(2, np.float32)),))
+    head = heads.Head(np.ones((3, 2), np.float32), np.zeros(2, np.float32))
     segments = 1 / (1 + np.exp(-examples.rows.sum(axis=1)))
     expected = segments.reshape(2, 4).mean(axis=1)
     np.testing.assert_allclose(examples.scores(head)[:, 0], expected, rtol=1e-6)
@@ -80,7 +80,7 @@ def test_a_tag_of_one_fold_is_not_judged_and_takes_the_penalty_of_the_others(cli
     found = heads.cross_validate(examples, folds)
     assert found.is_judged.tolist() == [True, True, False]
     assert np.isnan(found.scores[:, 2]).all()
-    assert set(found.penalties) <= set(heads.LINEAR_PENALTIES)
+    assert set(found.penalties) <= set(heads.PENALTIES)
 
 
 def test_a_fold_of_minus_one_is_never_held_out(clips):
@@ -102,18 +102,3 @@ def test_the_strongest_penalty_within_a_standard_error_is_chosen():
     assert heads._strongest(2 + excess) == 1
     assert heads._strongest(2 + excess * [[1], [2], [0]]) == 1
     assert heads._strongest(2 + excess + [[0], [error], [0]]) == 2
-
-
-def test_a_hidden_layer_learns_what_a_line_cannot():
-    random = np.random.default_rng(0)
-    means = random.uniform(-1, 1, (200, 2))
-    labels = (means[:, :1] * means[:, 1:] > 0).astype(np.uint8)
-    examples, folds = examples_of(means, labels), np.arange(200) % 4
-    accuracy = {}
-    for hidden_units in (0, 16):
-        scores = heads.cross_validate(examples, folds, hidden_units).scores
-        accuracy[hidden_units] = ((scores > 0.5) == labels).mean()
-        penalties = heads.cross_validate(examples, folds, hidden_units).penalties
-        head = heads.fit(examples, penalties, hidden_units)
-        assert len(head.layers) == 1 + bool(hidden_units)
-    assert accuracy[0] < 0.7 < 0.9 < accuracy[16]

@@ -12,7 +12,7 @@ from tagger.data import building
 from tagger.data.batches import ReadOptions
 from tagger.data.clips import UNLABELLED, open_shards
 from tagger.datasets import magnatagatune
-from tagger.training import noisy_student, recipes, teacher_scores, trainer
+from tagger.training import noisy_student, recipes, trainer
 
 
 @pytest.fixture(scope="module")
@@ -110,38 +110,6 @@ def test_the_teacher_hears_clean_music_and_the_student_noised(half_labelled, tea
     assert len(fed.trainable_variables) == len(model.trainable_variables)
     noised = np.array(fed.get_layer("noise")(waveforms, training=True))
     assert np.abs(noised - waveforms).max() > 0.01
-
-
-def test_stored_scores_are_those_of_a_live_teacher(half_labelled, teacher, tmp_path):
-    segmentation = models.model_info(models.load_model(teacher)).segmentation
-    stored = teacher_scores.Stored(teacher, segmentation)
-    for split in ("train", "student"):
-        folder = stored.store(half_labelled, split, tmp_path)
-    live = task_of(half_labelled, teacher, labelled_loss="skeptical")
-    stored = dataclasses.replace(live, scores_dirs=(folder, folder))
-    plan = plan_of(teacher, 8)
-    (segments, _), labels, _ = live.batches(plan).batch(0)
-    (same, flags), both, _ = stored.batches(plan).batch(0)
-    np.testing.assert_array_equal(segments, same)
-    np.testing.assert_array_equal(flags, [0] * 4 + [1] * 4)
-    given, scores = np.split(np.array(both), 2, axis=1)
-    np.testing.assert_array_equal(given, labels)
-    waveforms = np.array(segments, np.float32) / 32768
-    alone = models.load_model(teacher).predict_on_batch(waveforms)
-    np.testing.assert_allclose(scores, alone, atol=1e-6)
-    of_student = np.random.default_rng(0).random(given.shape).astype(np.float32)
-    np.testing.assert_allclose(
-        stored.loss(np.array(both), of_student),
-        live.loss(given, np.concatenate([of_student, alone], axis=1)),
-        rtol=1e-5,
-    )
-
-
-def test_scores_of_random_crops_are_not_stored():
-    with pytest.raises(ValueError, match="random crops. .* or remove --cache-scores"):
-        teacher_scores.check_whole_segments(
-            recipes.won2020(), ", or remove --cache-scores"
-        )
 
 
 def test_an_epoch_holds_each_labelled_segment_once(half_labelled, teacher):
