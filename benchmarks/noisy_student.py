@@ -36,7 +36,7 @@ from tagger.data import building
 from tagger.data.clips import open_shards
 from tagger.datasets import csv_manifest, magnatagatune
 from tagger.evaluation import metrics, scoring
-from tagger.training import distillation, teacher_scores
+from tagger.training import tasks, teacher_scores
 
 ROOT = Path(__file__).parent.parent
 NETWORK = "--model short_chunk_cnn --num-filters 8 --batch-size 16"
@@ -177,12 +177,11 @@ def judge(
     if method.taught:
         music = open_shards(work / "music")
         stored = teacher_scores.Stored(args.teacher, info.segmentation)
-        stored = stored.with_what_is_there(work / "scores", music)
+        stored = stored.matching_stored(work / "scores", music)
         scores = stored.store(music, "test", work / "scores")
-        tagged = distillation.with_tags(music, info.tags)
-        task = distillation.DistillationTask(tagged, music, args.teacher, scores)
-        predict = scoring.predictor(model, tagged)
-        agreement = metrics.macro(task.evaluate(predict, tagged, info, "test"))
+        task = tasks.Distillation(music, args.teacher, scores=scores)
+        predict = scoring.predictor(model, task.shards)
+        agreement = metrics.macro(task.evaluate(predict, info, "test"))
         found |= {"rho": agreement["rho"], "highest tenth": agreement["roc_auc"]}
     return {"tags": list(per_tag.index)} | {
         key: round(float(value), 4) for key, value in found.items()

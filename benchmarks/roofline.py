@@ -108,9 +108,9 @@ def pass_of(name: str, kind: str, args: argparse.Namespace):
     import keras
 
     from tagger import models
-    from tagger.training import distribution
+    from tagger.training import optimizers
 
-    with distribution.precision(args.precision):
+    with optimizers.precision(args.precision):
         model = models.build_model(name, num_tags=50)
     random = np.random.default_rng(0)
     waveforms = random.uniform(-0.3, 0.3, (args.batch_size, model.input_shape[1]))

@@ -44,7 +44,7 @@ from tagger.inference.embeddings import Embedder
 from tagger.inference.engines import OnnxEngine
 from tagger.inference.tagger import Tagger
 from tagger.library.similarity import SAME_COSINE
-from tagger.training import distillation, teacher_scores
+from tagger.training import tasks, teacher_scores
 from tagger.weights import pretrained
 
 HERE = Path(__file__).parent
@@ -108,10 +108,10 @@ def agreement(args: argparse.Namespace, work: Path) -> dict:
     info = models.model_info(student)
     parent = Path(args.scores_dir or work)
     stored = teacher_scores.Stored(args.teacher, info.segmentation)
-    found = stored.with_what_is_there(parent, shards).store(shards, "test", parent)
-    tagged = distillation.with_tags(shards, info.tags)
-    task = distillation.DistillationTask(tagged, shards, args.teacher, found)
-    result = task.evaluate(scoring.predictor(student, tagged), tagged, info, "test")
+    found = stored.matching_stored(parent, shards).store(shards, "test", parent)
+    task = tasks.Distillation(shards, args.teacher, scores=found)
+    predict = scoring.predictor(student, task.shards)
+    result = task.evaluate(predict, info, "test")
     artist_of = {row["path"]: row["artist"] for row in read_music()}
     artists = [artist_of[clip_id] for clip_id in result.clip_ids]
     ends = agreement_intervals(result, artists)

@@ -57,10 +57,10 @@ def train(args, name: str, options: dict, batches: Iterator) -> dict:
     import keras
 
     from tagger import models
-    from tagger.training import distribution
+    from tagger.training import optimizers
 
     segments, labels = next(batches)
-    with distribution.precision(args.precision):
+    with optimizers.precision(args.precision):
         model = models.build_model(name, num_tags=labels.shape[1], **options)
         fed = models.with_record_inputs(model, str(np.asarray(segments).dtype))
         fed.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")

@@ -6,10 +6,12 @@ metadata of models, manifests, the state of training runs, and NumPy's arrays.
 
 import json
 import lzma
+import math
 import os
+import typing
 import zipfile
 import zlib
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -83,6 +85,45 @@ def parse(
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} does not hold valid JSON. {then}") from error
     return convert(value, kind, path, then)
+
+
+_BOUNDS = {
+    "ge": ("at least", lambda value, bound: value >= bound),
+    "gt": ("above", lambda value, bound: value > bound),
+    "le": ("at most", lambda value, bound: value <= bound),
+    "lt": ("below", lambda value, bound: value < bound),
+}
+
+
+def check_fields(values: object) -> None:
+    """Checks the fields of a dataclass against the ranges and choices of their types.
+
+    Raises:
+        ValueError: a field is out of range or no choice; the message says what may be.
+    """
+    kinds = typing.get_type_hints(type(values), include_extras=True)
+    for name, kind in kinds.items():
+        value = getattr(values, name)
+        if value is None:
+            continue
+        if type(None) in typing.get_args(kind):
+            kind = typing.get_args(kind)[0]
+        if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
+            raise ValueError(
+                f"Unknown {name} {value!r}. Choose one of:"
+                f" {', '.join(typing.get_args(kind))}."
+            )
+        for meta in getattr(kind, "__metadata__", ()):
+            bounds = {key: getattr(meta, key) for key in _BOUNDS}
+            bounds = {key: bound for key, bound in bounds.items() if bound is not None}
+            if meta.min_length and len(value) < meta.min_length:
+                raise ValueError(f"{name} must not be empty.")
+            if bounds and not (
+                math.isfinite(value)
+                and all(_BOUNDS[key][1](value, bound) for key, bound in bounds.items())
+            ):
+                said = [f"{_BOUNDS[key][0]} {bound:g}" for key, bound in bounds.items()]
+                raise ValueError(f"{name} must be {' and '.join(said)}, not {value}.")
 
 
 def check_regular(path: str | os.PathLike) -> None:

@@ -233,21 +233,19 @@ def write_or_run(example):
 @pytest.fixture
 def small(monkeypatch):
     """Makes networks narrow and trainings short: two batches in each of two stages."""
-    train, wide = trainer.train, models.default_options
-    narrow = {name: wide(name) | narrow_options(name) for name in models.MODELS}
-    length = Batches.__len__
+    train, length = trainer.train, Batches.__len__
 
-    def short(name, options, recipe, *others):
+    def short(task, model, recipe, *others):
         stages = [
             dataclasses.replace(stage, max_epochs=1) for stage in recipe.stages[:2]
         ]
         recipe = dataclasses.replace(recipe, stages=tuple(stages))
-        return train(name, options, recipe, *others)
+        if getattr(model, "name", None) in models.MODELS:
+            options = narrow_options(model.name) | model.options
+            model = dataclasses.replace(model, options=options)
+        return train(task, model, recipe, *others)
 
     monkeypatch.setattr(trainer, "train", short)
-    monkeypatch.setattr(
-        models, "default_options", lambda name: narrow.get(name) or wide(name)
-    )
     monkeypatch.setattr(Batches, "__len__", lambda batches: min(2, length(batches)))
 
 

@@ -2,9 +2,10 @@
 
 import argparse
 import dataclasses
-import inspect
+import typing
+from pathlib import Path
 
-from tagger import data, models, weights
+from tagger import data, models
 from tagger import training as work
 from tagger.cli.arguments import (
     OptionGroup,
@@ -17,16 +18,10 @@ from tagger.cli.arguments import (
 from tagger.cli.process import supervise
 from tagger.models import registry
 from tagger.storage import load_tensorflow
-from tagger.training import recipes
-from tagger.training.recipes import (
-    MONITORS,
-    PRECISIONS,
-    RECIPES,
-    STRATEGIES,
-    TrainingRecipe,
-)
+from tagger.training import recipes, runs
+from tagger.training.recipes import RECIPES, TrainingRecipe
 
-DEFAULT = "sample_cnn"
+DEFAULT, DATA_DIR = "sample_cnn", "./dataset"
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +40,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add(
         "--data-dir",
         metavar="PATH",
-        default="./dataset",
-        help="folder with the shards, or its parent (default: %(default)s)",
+        help=f"folder with the shards, or its parent (default: {DATA_DIR})",
     )
     add(
         "--train-dir",
@@ -160,9 +154,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "--seed",
         metavar="N",
         type=int,
-        default=0,
         help="random seed of the initial weights, dropout, augmentation and the order"
-        " of the examples (default: %(default)s)",
+        " of the examples (default: 0)",
     )
     add(
         "--checkpoint-minutes",
@@ -173,6 +166,13 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         " training time than this (default: %(default)g)",
     )
     add("--verify", action="store_true", default=False, help="check all shards first")
+    add(
+        "--config",
+        metavar="FILE",
+        default=None,
+        help="run.json of a run to repeat, in another --train-dir; other options change"
+        " it",
+    )
     _add_transfer(parser)
     _add_student(parser)
     _add_devices(parser)
@@ -193,8 +193,7 @@ def _help(args: argparse.Namespace) -> None:
     """Prints the help with the defaults of the model and the recipe at hand."""
     name, options, recipe = _architecture(args)
     known = {} if hasattr(args, "base") else models.default_options(name) | options
-    make = inspect.signature(RECIPES[getattr(args, "recipe", recipe)])
-    defaults = {n: parameter.default for n, parameter in make.parameters.items()}
+    defaults = recipes.settings(RECIPES[getattr(args, "recipe", recipe)])
     for group, held in ((args.model_options, known), (args.recipe_options, defaults)):
         group.state_defaults(
             {n: _UNSET.get(n) if value is None else value for n, value in held.items()}
@@ -203,7 +202,7 @@ def _help(args: argparse.Namespace) -> None:
 
 
 def _architecture(args: argparse.Namespace) -> tuple[str, dict, str]:
-    """Returns the model to train, the options that its name implies, and its recipe."""
+    """Returns the architecture, the options that its name implies, and its recipe."""
     name, options = getattr(args, "model", DEFAULT), {}
     if name in registry.ARCHITECTURES:
         (name, options), recipe = registry.ARCHITECTURES[name], "won2019"
@@ -307,7 +306,7 @@ def _add_devices(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("devices").add_argument
     add(
         "--strategy",
-        choices=STRATEGIES,
+        choices=typing.get_args(recipes.Strategy),
         help="how to use several devices (default: none, only the first device)",
     )
     add(
@@ -383,7 +382,7 @@ def _add_common(options: OptionGroup) -> None:
     add, count = options.add, at_least_one
     add(
         "--monitor",
-        choices=MONITORS,
+        choices=typing.get_args(recipes.Monitor),
         help="value that decides which epoch is the best (default: as published)",
     )
     add("--augment", action="store_true", help="augment the segments")
@@ -396,7 +395,7 @@ def _add_common(options: OptionGroup) -> None:
     )
     add(
         "--precision",
-        choices=PRECISIONS,
+        choices=typing.get_args(recipes.Precision),
         help="precision of the arithmetic (default: float32)",
     )
     add("--xla", action="store_true", help="compile with XLA; JAX always does")
@@ -413,19 +412,18 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
-def recipe_of(args: argparse.Namespace, name: str) -> TrainingRecipe:
-    """Returns a recipe with the options that were given.
+def recipe_of(args: argparse.Namespace, recipe: TrainingRecipe) -> TrainingRecipe:
+    """Returns a recipe with the options that were given."""
+    known = [name for name in recipes.settings(recipe) if name not in FINE_TUNING]
+    changes = args.recipe_options.values(known, args, "this recipe")
+    changes |= args.common_options.values(known, args, "this recipe")
+    changes |= {
+        name: getattr(args, name) for name in FINE_TUNING if hasattr(args, name)
+    }
+    return recipes.override(recipe, **changes)
 
-    Args:
-        args: Parsed arguments.
-        name: Key of RECIPES.
-    """
-    make = RECIPES[name]
-    known = list(inspect.signature(make).parameters)
-    recipe = make(**args.recipe_options.values(known, args, f"recipe {name}"))
-    known = [field.name for field in dataclasses.fields(TrainingRecipe)]
-    common = args.common_options.values(known, args, "training")
-    return dataclasses.replace(recipe, **common)
+
+FINE_TUNING = {"freeze": "freeze", "backbone_rate": "backbone-learning-rate"}  # flags
 
 
 def _check_base(args: argparse.Namespace) -> None:
@@ -437,12 +435,49 @@ def _check_base(args: argparse.Namespace) -> None:
         return
     if getattr(args, "recipe", None) == "transfer":
         raise ValueError("--recipe transfer needs --from with the model to start from.")
-    for name, flag in (
-        ("freeze", "freeze"),
-        ("backbone_rate", "backbone-learning-rate"),
-    ):
+    for name, flag in FINE_TUNING.items():
         if hasattr(args, name):
             raise ValueError(f"--{flag} needs --from with the model to start from.")
+
+
+def _take_config(args: argparse.Namespace) -> dict:
+    """Returns the run to repeat, and lets it give the arguments that are missing."""
+    if not args.config:
+        return {}
+    held = runs.read_description(Path(args.config))
+    given = held.get("arguments") or {"model": held["model"]["name"]}
+    replaced = {"model", "base"} if {"model", "base"} & vars(args).keys() else set()
+    for name, value in given.items():
+        if name not in replaced and not hasattr(args, name):
+            setattr(args, name, value)
+    options = held.get("distillation", {}) | held.get("noisy_student", {})
+    for name, value in (options | {"seed": held["seed"]}).items():
+        if not hasattr(args, name):
+            setattr(args, name, value)
+    if not hasattr(args, "model") and not hasattr(args, "base"):
+        raise ValueError(f"{args.config} does not name its model. Give --model.")
+    return {} if replaced else held
+
+
+def _model_of(args: argparse.Namespace, held: dict):
+    """Returns what to train, and its recipe."""
+    name, options, usual = _architecture(args)
+    recipe = RECIPES[getattr(args, "recipe", usual)]
+    if held and not hasattr(args, "recipe"):
+        stages = tuple(recipes.Stage(**stage) for stage in held["recipe"]["stages"])
+        recipe = TrainingRecipe(**held["recipe"] | {"stages": stages})
+    if hasattr(args, "base"):
+        args.model_options.values([], args, "training with --from", dict(args.settings))
+        return work.fine_tuning.Base(args.base), recipe
+    defaults, settings = models.default_options(name), dict(args.settings)
+    check_types(settings, defaults)
+    options |= {k: v for k, v in held.get("model", {}).items() if k in defaults}
+    options |= args.model_options.values(
+        list(defaults), args, f"model {name}", settings
+    )
+    if getattr(args, "student", None) == "distillation":
+        options = registry.smaller(name, options)
+    return registry.Architecture(name, options), recipe
 
 
 def train(args: argparse.Namespace) -> None:
@@ -450,6 +485,7 @@ def train(args: argparse.Namespace) -> None:
     if hasattr(args, "parser"):
         _help(args)
         return
+    held = _take_config(args)
     if getattr(args, "recipe", None) == "distillation" and not hasattr(args, "teacher"):
         raise ValueError("--recipe distillation needs --teacher.")
     if hasattr(args, "unlabelled") and not hasattr(args, "teacher"):
@@ -460,62 +496,47 @@ def train(args: argparse.Namespace) -> None:
     if getattr(args, "strategy", "none") == "multiworker":
         supervise()
     load_tensorflow()
-    name, options, usual = _architecture(args)
-    base = None
-    if hasattr(args, "base"):
-        args.model_options.values([], args, "training with --from", dict(args.settings))
-        base = work.fine_tuning.Base(args.base)
-    else:
-        defaults, settings = models.default_options(name), dict(args.settings)
-        check_types(settings, defaults)
-        options = options | args.model_options.values(
-            list(defaults), args, f"model {name}", settings
-        )
-    recipe = recipe_of(args, getattr(args, "recipe", usual))
-    if base:
-        freeze = getattr(args, "freeze", None)
-        rate = getattr(args, "backbone_rate", None)
-        recipe = recipes.fine_tuned(recipe, freeze, rate)
+    data_dir = getattr(args, "data_dir", DATA_DIR)
+    model, recipe = _model_of(args, held)
+    recipe = recipe_of(args, recipe)
     choices = ("strategy", "hosts", "process_id")
     given = {name: getattr(args, name) for name in choices if hasattr(args, name)}
+    noted = ("model", "base", "teacher", "unlabelled", "student", "recipe")
     run = work.trainer.RunOptions(
-        args.seed,
-        args.initial_stage,
-        args.num_read_threads,
-        args.checkpoint_minutes,
-        work.distribution.choose(**given),
-        base,
+        seed=getattr(args, "seed", 0),
+        initial_stage=args.initial_stage,
+        num_read_threads=args.num_read_threads,
+        checkpoint_minutes=args.checkpoint_minutes,
+        devices=work.devices.choose(**given),
+        arguments={name: getattr(args, name) for name in noted if hasattr(args, name)}
+        | {"data_dir": data_dir},
     )
-    shards = data.clips.open_shards(args.data_dir, args.verify)
+    shards = data.clips.open_shards(data_dir, args.verify)
     if shards.manifest.features and not hasattr(args, "crops_per_clip"):
         # A spectrogram cannot be cut anew.
         recipe = dataclasses.replace(recipe, crops_per_clip=0)
     _check_counts(args, shards.manifest)
-    arguments = name, options, recipe
+    num_rounds, owner = 1, "distillation (without --unlabelled)"
     if not hasattr(args, "teacher"):
-        task = work.trainer.SupervisedTask(shards)
-        best = work.trainer.train(*arguments, task, args.train_dir, run)
+        task = work.tasks.Labels(shards)
     elif hasattr(args, "unlabelled"):
+        num_rounds, owner = getattr(args, "rounds", 1), "the noisy student"
         unlabelled = data.clips.open_shards(args.unlabelled, args.verify)
-        teacher = weights.pretrained.path_of(args.teacher)
-        kind = work.noisy_student.StudentOptions
-        best = work.noisy_student.train(
-            *arguments,
-            work.noisy_student.StudentData(shards, unlabelled, teacher),
-            args.train_dir,
-            kind(**_student_options(args, kind, "the noisy student")),
-            run,
-        )
+        known = ("labelled_loss", "labelled_share", "student", "rounds")
+        options = args.student_options.values(known, args, owner)
+        for name in ("student", "rounds"):
+            options.pop(name, None)
+        task = work.tasks.NoisyStudent(shards, unlabelled, args.teacher, **options)
     else:
-        kind = work.distillation.DistillationOptions
-        best = work.distillation.train(
-            *arguments,
-            shards,
-            weights.pretrained.path_of(args.teacher),
-            args.train_dir,
-            kind(**_student_options(args, kind, "distillation (without --unlabelled)")),
-            run,
-        )
+        known = ("temperature", "embedding_weight", "scores_dir")
+        options = args.student_options.values(known, args, owner)
+        task = work.tasks.Distillation(shards, args.teacher, **options)
+    for number in range(1, num_rounds + 1):
+        folder = Path(args.train_dir, f"round{number}" * (num_rounds > 1))
+        best = work.trainer.train(task, model, recipe, folder, run)
+        if number < num_rounds:  # each student teaches the next
+            task = dataclasses.replace(task, teacher=best)
+            run = dataclasses.replace(run, initial_stage=0)
     print(f"Best model: {best}")
 
 
@@ -540,9 +561,3 @@ def _check_counts(args: argparse.Namespace, manifest) -> None:
                 f"{option} {given} does not agree with {args.data_dir}, built with"
                 f" {built:g}. Leave it out, or build again."
             )
-
-
-def _student_options(args: argparse.Namespace, kind: type, name: str) -> dict:
-    """Returns the options of a kind of student that were given."""
-    known = [field.name for field in dataclasses.fields(kind)]
-    return args.student_options.values(known, args, name)

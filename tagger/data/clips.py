@@ -79,6 +79,11 @@ class Shards:
         """Whether the original resemul wrote the shards."""
         return not self.manifest.num_audios_per_shard
 
+    def with_tags(self, tags: tuple[str, ...]) -> "Shards":
+        """Returns the same clips with other tags, whose labels they lack."""
+        manifest = dataclasses.replace(self.manifest, tags=tags)
+        return dataclasses.replace(self, manifest=manifest, names_tags=True)
+
     def paths(self, split: str) -> list[Path]:
         """Returns the shard files of a split, copied from a URL if need be.
 

@@ -1,6 +1,7 @@
 """Derives models from models; both share their layers, and so their weights.
 
 model ─┬─▶ feature_network       log-mel spectrograms -> scores
+       ├─▶ with_logits           waveforms -> what the last activation takes
        ├─▶ with_record_inputs    segments as the records store them -> scores
        └─▶ embedding_network ─▶ join ─▶ with_scores    new tags on known music
 """
@@ -59,6 +60,44 @@ def with_length(model: keras.Model, num_samples: int | None) -> keras.Model:
     return copy
 
 
+def check_no_average(model: keras.Model) -> None:
+    """Checks that the scores of a model are sigmoids of its embedding.
+
+    Raises:
+        ValueError: they are means of several models' scores.
+    """
+    if model.layers[-1].activation is not keras.activations.sigmoid:
+        raise ValueError(
+            f"Model {model.name} is an average of models, which cannot be trained or"
+            " extended. Give one of its members."
+        )
+
+
+class _Logits(keras.layers.Layer):
+    """Computes the input of a `TagScores` layer's activation."""
+
+    def __init__(self, scores: TagScores):
+        super().__init__(dtype="float32", name="logits")
+        self.scores = scores
+
+    def call(self, features):
+        return keras.ops.matmul(features, self.scores.kernel) + self.scores.bias
+
+
+def with_logits(model: keras.Model) -> keras.Model:
+    """Returns a model from waveforms [batch, num_samples] to logits [batch, num_tags].
+
+    Training takes it: a loss on logits has exact gradients where scores are 0 or 1.
+    Both models share their layers; save the original one.
+
+    Raises:
+        ValueError: see `check_no_average`.
+    """
+    check_no_average(model)
+    scores = model.layers[-1]
+    return keras.Model(model.input, _Logits(scores)(scores.input), name=model.name)
+
+
 def with_record_inputs(
     model: keras.Model,
     dtype: str,
@@ -68,7 +107,7 @@ def with_record_inputs(
     """Returns a model that takes segments as the records store them.
 
     Int16 segments are thus transferred to the accelerator as int16, which takes half
-    the bytes of float32. Both models share their layers; save the original one.
+    the bytes of float32. Both models share their layers.
 
     Args:
         model: Model that takes float32 waveforms at ±1.
@@ -312,10 +351,10 @@ def average(models: Sequence[keras.Model], name: str = "average") -> keras.Model
     kernels, biases, shares = [], [], []
     for model in models:
         scores = model.layers[-1]
-        if scores.tags is None or scores.activation is not keras.activations.sigmoid:
-            what = "names no tags" if scores.tags is None else "is an average itself"
+        check_no_average(model)
+        if scores.tags is None:
             raise ValueError(
-                f"Model {model.name} {what}. Give trained models with tag names."
+                f"Model {model.name} names no tags. Give trained models with tag names."
             )
         kernel, bias = scores.get_weights()
         kernels.append(kernel)
@@ -356,12 +395,8 @@ def _scores_of(
     kernels, biases, done = [], [], set()
     widths = [model.layers[-1].kernel.shape[0] for model in models]
     for number, model in enumerate(models):
+        check_no_average(model)
         scores = model.layers[-1]
-        if scores.activation is not keras.activations.sigmoid:
-            raise ValueError(
-                f"Model {model.name} is an average of models, whose tags cannot be kept"
-                " beside new ones. Give one of its members."
-            )
         columns = [
             column
             for column, tag in enumerate(scores.tags or ())

@@ -18,7 +18,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,6 +181,32 @@ ARCHITECTURES = {
 }
 
 
+# Options of a quarter of the teacher's width, as in Won, Choi and Serra 2021.
+_SMALLER = {
+    "music_tagging_transformer": {"size": "student"},
+    "short_chunk_resnet": {"num_filters": 32},
+    "short_chunk_cnn": {"num_filters": 32},
+}
+
+
+def smaller(name: str, options: dict) -> dict:
+    """Returns the options of a student that is narrower than its teacher.
+
+    Args:
+        name: Key of MODELS.
+        options: Options that were chosen; they are kept.
+
+    Raises:
+        ValueError: the model has no smaller size, and no option was chosen.
+    """
+    if name not in _SMALLER and not options:
+        raise ValueError(
+            f"{name} has no predefined smaller size. Set its options (python -m tagger"
+            f" models {name}), or choose one of: {', '.join(_SMALLER)}."
+        )
+    return _SMALLER.get(name, {}) | options
+
+
 def entry(name: str) -> ModelEntry:
     """Returns the entry of a model.
 
@@ -243,13 +269,10 @@ def build_model(name: str, **options) -> "keras.Model":
         **options: Arguments of the factory.
 
     Raises:
-        ValueError: the name or the value of an option is unknown, a number is so large
-            that the model would not fit into memory, or a factory from outside returns
-            another kind of model.
+        ValueError: the name or the value of an option is unknown, or a factory from
+            outside returns another kind of model.
     """
     factory = entry(name).factory
-    for option, value in options.items():
-        _check_size(option, value)
     model = factory(**options)
     if name not in MODELS:
         from tagger.models import serialization
@@ -258,21 +281,25 @@ def build_model(name: str, **options) -> "keras.Model":
     return model
 
 
-# Largest numbers of options; the published models have up to 8192 channels in a layer.
-_LARGEST = {"num_samples": 1 << 24, "num_tags": 100_000, "sample_rate": 400_000}
-_LARGEST_WIDTH, _LARGEST_FACTOR = 8192, 100.0
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A model with random weights, to be built for the tags of some data.
 
+    Attributes:
+        name: See `entry`.
+        options: Options of the factory that differ from its defaults.
+    """
 
-def _check_size(option: str, value: object) -> None:
-    if isinstance(value, (tuple, list)) and option != "tags":
-        for one in value:
-            _check_size(option, one)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return
-    is_whole = isinstance(value, int)
-    largest = _LARGEST.get(option, _LARGEST_WIDTH if is_whole else _LARGEST_FACTOR)
-    if not 0 <= value <= largest:
-        raise ValueError(f"{option} must be from 0 to {largest:,}, not {value:,}.")
+    name: str
+    options: dict = dataclasses.field(default_factory=dict)
+
+    def build(self, tags: Sequence[str] | None, num_tags: int) -> "keras.Model":
+        """Returns the model; the names of its tags may be unknown."""
+        return build_model(self.name, num_tags=num_tags, tags=tags, **self.options)
+
+    def describe(self) -> dict:
+        """Returns the part of run.json that must be the same to resume."""
+        return {"model": default_options(self.name) | self.options}
 
 
 def default_options(name: str) -> dict:

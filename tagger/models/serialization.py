@@ -3,10 +3,11 @@
 `.keras` file -> keras.Model -> `ModelInfo`.
 """
 
+import contextlib
 import os
 import textwrap
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 
@@ -38,9 +39,21 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             f"{str(path)!r} is not a .keras model file. The copy may be damaged."
         )
     info = read_info(path)
-    try:
+    with _explained(path):
         model = keras.saving.load_model(path, compile=False)
-    # Keras raises many kinds of errors, some of them from h5py or json.
+    if model_info(model) != info or not _maps_segments_to_scores(model, info):
+        raise ValueError(
+            f"{str(path)!r} does not map waveforms [batch, num_samples] to scores"
+            f" [batch, {info.num_tags}], as it says. Use a model made by train.py."
+        )
+    return _of_any_length(model)
+
+
+@contextlib.contextmanager
+def _explained(path: str | os.PathLike) -> Iterator[None]:
+    """Turns Keras' errors on a file, many of them h5py's or json's, into a sentence."""
+    try:
+        yield
     except Exception as error:
         if "safe_mode" in str(error):  # advice that must not be followed
             raise ValueError(
@@ -53,12 +66,16 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             f"{str(path)!r} is not a model that Keras can read:"
             f" {textwrap.shorten(first, 200)}"
         ) from error
-    if model_info(model) != info or not _maps_segments_to_scores(model, info):
-        raise ValueError(
-            f"{str(path)!r} does not map waveforms [batch, num_samples] to scores"
-            f" [batch, {info.num_tags}], as it says. Use a model made by train.py."
-        )
-    return _of_any_length(model)
+
+
+def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
+    """Loads the weights of a `.keras` file into a model of the same kind.
+
+    Raises:
+        ValueError: the file is damaged, or holds another kind of model.
+    """
+    with _explained(path):
+        model.load_weights(path)
 
 
 def check_kind(model: keras.Model, name: str) -> None:

@@ -1,8 +1,10 @@
 """Callbacks that validate each epoch, keep the best one and make training resumable.
 
-`fit` calls them in this order, and each may read logs that an earlier one added.
+`fit` calls them in the order Validate, KeepBest, Resume, Console, and each may read
+logs that an earlier one added.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +12,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from tagger import models
-from tagger.data.clips import Shards
 from tagger.evaluation import metrics, scoring
-from tagger.training.distribution import Devices
+from tagger.training.devices import Devices, locally
 from tagger.training.recipes import Stage
 from tagger.training.runs import StageFolder, StageState, badness
+from tagger.training.tasks import Task
 
 
 class ScoringModel:
@@ -24,62 +27,41 @@ class ScoringModel:
 
     Args:
         build: Function that builds the model.
-        shards: Data that the model is scored on.
+        task: Task that it is scored on.
         devices: Devices that train.
-        evaluate: Function of predict, shards, metadata of the model and split.
 
     Attributes:
         model: The copy.
+        task: The task; it may have been prepared since.
     """
 
-    def __init__(
-        self,
-        build: Callable[[], keras.Model],
-        shards: Shards,
-        devices: Devices,
-        evaluate: Callable[..., metrics.Evaluation],
-    ):
-        self._shards, self._evaluate, self._devices = shards, evaluate, devices
+    def __init__(self, build: Callable[[], keras.Model], task: Task, devices: Devices):
+        self.task, self._devices, self._predict = task, devices, None
         with devices.one_local_device():
             self.model = build()
-        self._predict = None
 
+    @locally
     def load(self, path: Path) -> list[np.ndarray]:
         """Loads the weights of a checkpoint and returns them."""
-        with self._devices.one_local_device():
-            self.model.load_weights(path)
-            return self.model.get_weights()
+        models.load_weights(self.model, path)
+        return self.model.get_weights()
 
+    @locally
     def set_weights(self, weights: list[np.ndarray]) -> None:
         """Sets the weights, in the order of `keras.Model.get_weights`."""
-        with self._devices.one_local_device():
-            self.model.set_weights(weights)
+        self.model.set_weights(weights)
 
-    def can_score(self, split: str) -> bool:
-        """Returns whether a split has clips."""
-        return self._shards.manifest.num_clips(split) > 0
-
+    @locally
     def score(self, split: str) -> metrics.Evaluation:
         """Scores the clips of a split."""
-        with self._devices.one_local_device():
-            if self._predict is None:
-                self._predict = scoring.predictor(self.model, self._shards)
-            info = models.model_info(self.model)
-            return self._evaluate(self._predict, self._shards, info, split)
+        if self._predict is None:
+            self._predict = scoring.predictor(self.model, self.task.shards)
+        return self.task.evaluate(self._predict, models.model_info(self.model), split)
 
+    @locally
     def save(self, path: Path) -> None:
         """Writes a .keras file."""
-        with self._devices.one_local_device():
-            models.save_model(self.model, path)
-
-
-def synchronized_model(callback: keras.callbacks.Callback) -> keras.Model:
-    """Returns the model that `fit` trains, with up-to-date variables.
-
-    On JAX, `fit` trains copies of the variables; the property `Callback.model` writes
-    them back.
-    """
-    return callback.model
+        models.save_model(self.model, path)
 
 
 class Validate(keras.callbacks.Callback):
@@ -89,9 +71,9 @@ class Validate(keras.callbacks.Callback):
         trained: Model in training, which shares its layers with the one in `fit`.
         scoring_model: Model that scores its weights.
         monitor: Name of the monitored value, which must be defined.
+        share: Function that returns the first process's result, `Devices.share`.
         stage_dir: Folder of the stage; its subfolder `validation` receives ROC-AUC per
             tag for TensorBoard.
-        devices: Devices that train.
     """
 
     def __init__(
@@ -99,20 +81,18 @@ class Validate(keras.callbacks.Callback):
         trained: keras.Model,
         scoring_model: ScoringModel,
         monitor: str,
+        share: Callable,
         stage_dir: Path,
-        devices: Devices,
     ):
         super().__init__()
         self._trained, self._scoring_model = trained, scoring_model
-        self._monitor, self._devices = monitor, devices
-        self._per_tag = None
-        if devices.is_chief:
-            folder = str(stage_dir / "validation")
-            self._per_tag = tf.summary.create_file_writer(folder)
+        self._monitor, self._share = monitor, share
+        folder = str(stage_dir / "validation")
+        self._per_tag = tf.summary.create_file_writer(folder)
 
     def on_epoch_end(self, epoch, logs=None):
         """Scores the val split and adds the results to `logs`."""
-        synchronized_model(self)
+        self.model  # noqa: B018, on JAX, this writes back the variables `fit` trains
         self._scoring_model.set_weights(self._trained.get_weights())
         scored = self._scoring_model.score("val")
         found = {"val_loss": scored.loss}
@@ -123,9 +103,8 @@ class Validate(keras.callbacks.Callback):
             }
             self._check(found, scored.reason_undefined)
             self._write_per_tag(scored, epoch)
-        values = [np.float32(value) for value in found.values()]
-        values = self._devices.broadcast(lambda: values, values)
-        logs |= dict(zip(found, map(float, values), strict=True))
+        shared = self._share(lambda: found)
+        logs |= {name: float(np.float32(value)) for name, value in shared.items()}
 
     def _check(self, found: dict[str, float], reason: str) -> None:
         if np.isnan(found[self._monitor]):
@@ -134,8 +113,6 @@ class Validate(keras.callbacks.Callback):
             )
 
     def _write_per_tag(self, scored: metrics.Evaluation, epoch: int) -> None:
-        if self._per_tag is None:
-            return
         with self._per_tag.as_default():
             for tag, value in metrics.per_tag(scored)["roc_auc"].dropna().items():
                 tf.summary.scalar(f"roc_auc/{tag}", value, step=epoch)
@@ -150,7 +127,6 @@ class KeepBest(keras.callbacks.Callback):
         monitor: Name of the value that is compared.
         folder: Folder of the stage.
         state: Progress of the stage, whose epochs_without_gain is updated.
-        devices: Devices that train.
     """
 
     def __init__(
@@ -159,33 +135,26 @@ class KeepBest(keras.callbacks.Callback):
         monitor: str,
         folder: StageFolder,
         state: StageState,
-        devices: Devices,
     ):
         super().__init__()
         self._scoring_model, self._monitor = scoring_model, monitor
-        self._folder, self._state, self._devices = folder, state, devices
+        self._folder, self._state = folder, state
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves a checkpoint if the epoch is the best so far."""
-        is_best = self._devices.is_chief and self._save_if_best(epoch, logs)
-        is_best = self._devices.broadcast_flag(is_best)
         self._state.epochs_without_gain += 1
-        if is_best:
-            self._state.epochs_without_gain = 0
-
-    def _save_if_best(self, epoch: int, logs: dict[str, float]) -> bool:
         value = logs[self._monitor]
         if not np.isfinite([logs["val_loss"], value]).all():
-            return False
+            return
         path = self._folder.checkpoint_path(epoch, self._monitor, value)
         best = min(self._folder.checkpoints(), key=badness, default=None)
         # An epoch that is repeated after a kill finds its own checkpoint.
         if best not in (None, path) and badness(path) >= badness(best):
-            return False
+            return
         self._folder.check_space(4 * self._scoring_model.model.count_params())
         self._scoring_model.save(path)
         self._folder.keep_only(path)
-        return True
+        self._state.epochs_without_gain = 0
 
 
 class Resume(keras.callbacks.Callback):
@@ -195,7 +164,6 @@ class Resume(keras.callbacks.Callback):
         stage: Stage, which sets the patience and the maximum number of epochs.
         folder: Folder of the stage.
         state: Progress of the stage; `restore` replaces its content.
-        devices: Devices that train.
         checkpoint_minutes: Minutes between two saves within an epoch.
     """
 
@@ -204,12 +172,10 @@ class Resume(keras.callbacks.Callback):
         stage: Stage,
         folder: StageFolder,
         state: StageState,
-        devices: Devices,
         checkpoint_minutes: float,
     ):
         super().__init__()
         self._stage, self._folder, self._state = stage, folder, state
-        self._devices = devices
         self._checkpoint_seconds = 60 * checkpoint_minutes
         self._saved_at = time.monotonic()
         self._metrics = {}
@@ -223,31 +189,15 @@ class Resume(keras.callbacks.Callback):
 
     def restore(self, model: keras.Model) -> None:
         """Restores the state of an interrupted stage into a compiled model."""
-        if not self._devices.broadcast_flag(self._folder.state_path.exists()):
+        if not self._folder.state_path.exists():
             return
         variables = _variables_of(model)
-        names, like = list(variables), [np.array(v) for v in variables.values()]
-        numbers = ("epoch", "step", "epochs_without_gain")
-        like += [np.zeros(len(numbers), np.float32)]
-
-        def load():
-            state, arrays = StageState.load(
-                self._folder.state_path, dict(zip(names, like, strict=False))
-            )
-            self._state.history[:] = state.history
-            counts = [getattr(state, number) for number in numbers]
-            return [*arrays.values(), np.array(counts, np.float32)]
-
-        *arrays, counts = self._devices.broadcast(load, like)
-        for number, count in zip(numbers, counts, strict=True):
-            setattr(self._state, number, int(count))
-        for variable, array in zip(variables.values(), arrays, strict=True):
-            variable.assign(array)
-        self._metrics = {
-            name: array
-            for name, array in zip(names, arrays, strict=True)
-            if name.startswith("metric")
-        }
+        like = {name: np.array(value) for name, value in variables.items()}
+        state, arrays = StageState.load(self._folder.state_path, like)
+        vars(self._state).update(vars(state))
+        for name, array in arrays.items():
+            variables[name].assign(array)
+        self._metrics = {n: a for n, a in arrays.items() if n.startswith("metric")}
 
     def on_epoch_begin(self, epoch, logs=None):
         """Restores the metrics of a resumed epoch."""
@@ -273,20 +223,84 @@ class Resume(keras.callbacks.Callback):
         """Saves the state and the history, and stops a stage that is over."""
         self._state.history.append({"epoch": epoch} | logs)
         self._state.epoch, self._state.step = epoch + 1, 0
-        if self._devices.is_chief:
-            self._folder.write_history(self._state.history)
+        self._folder.write_history(self._state.history)
         self._save()
         if self.is_over():
             self.model.stop_training = True
 
     def _save(self) -> None:
-        if not self._devices.is_chief:
-            return
-        variables = _variables_of(synchronized_model(self))
+        # On JAX, `self.model` writes back the variables that `fit` trains.
+        variables = _variables_of(self.model)
         arrays = {name: np.array(value) for name, value in variables.items()}
         self._folder.check_space(sum(array.nbytes for array in arrays.values()))
         self._state.save(self._folder.state_path, arrays)
         self._saved_at = time.monotonic()
+
+
+class Console(keras.callbacks.Callback):
+    """Shows a bar over the steps of an epoch, and then its losses and scores in a line.
+
+        epoch  3/5  loss .461  val .523  ROC .811  PR .802  16 s  best
+
+    Args:
+        state: Progress of the stage after `KeepBest`.
+        max_epochs: Maximum number of epochs of the stage.
+    """
+
+    NAMES = {"loss": "loss", "val_loss": "val", "val_rho": "rho",
+             "val_roc_auc": "ROC", "val_pr_auc": "PR"}  # fmt: skip
+
+    def __init__(self, state: StageState, max_epochs: int):
+        super().__init__()
+        self._state, self._max_epochs = state, max_epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the bar."""
+        self._started = time.monotonic()
+        self._epoch = f"epoch {epoch + 1:>{len(str(self._max_epochs))}}"
+        self._bar = tqdm(
+            desc=f"{self._epoch}/{self._max_epochs}",
+            initial=self._state.step,
+            total=self._state.step + self.params["steps"],
+            unit="step",
+            leave=False,
+            disable=None,
+            ncols=80 if sys.stderr.isatty() else None,
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Advances the bar."""
+        self._bar.update()
+
+    def on_train_end(self, logs=None):
+        """Ends the bar of an epoch that was interrupted."""
+        self._bar.close()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Prints the line of the epoch."""
+        self._bar.close()
+        shown = [
+            f"{short} {_short(logs[name])}"
+            for name, short in self.NAMES.items()
+            if name in logs
+        ]
+        seconds = time.monotonic() - self._started
+        best = "" if self._state.epochs_without_gain else "best"
+        parts = [f"{self._epoch}/{self._max_epochs}", *shown, _duration(seconds), best]
+        print("  ".join(filter(None, parts)), flush=True)
+
+
+def _short(value: float) -> str:
+    """Returns three decimals without a leading zero: .461, 1.250."""
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    """Returns a duration: 16 s, 5 min, 2 h 10."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02}"
 
 
 def _variables_of(model: keras.Model) -> dict[str, keras.Variable]:

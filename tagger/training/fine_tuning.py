@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import keras
 
 import tagger
-from tagger import models, storage
+from tagger import models
 from tagger.models.metadata import suggest_names
 from tagger.weights import pretrained
 
@@ -25,17 +25,11 @@ FREEZES = ("none", "frontend", "backbone")  # or the name of a layer
 class Base:
     """The model that training starts from.
 
-    Args:
+    Attributes:
         source: Model file, or name of a pretrained model.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError, ImportError: see `pretrained.path_of`.
     """
 
     source: str | os.PathLike
-
-    def __post_init__(self):
-        object.__setattr__(self, "_path", pretrained.path_of(self.source))
 
     def build(self, tags: Sequence[str] | None, num_tags: int) -> keras.Model:
         """Returns the base network with a head for other tags.
@@ -52,9 +46,10 @@ class Base:
             Keras is set to.
 
         Raises:
-            ValueError: see `conversion.load_model`.
+            FileNotFoundError, ValueError, OSError, ImportError: see `pretrained.load`.
         """
-        model = pretrained.load(self._path)
+        model = pretrained.load(self.source)
+        models.check_no_average(model)
         segmentation = models.model_info(model).segmentation
         model = models.with_length(model, segmentation.num_samples)
         network = models.embedding_network(model)
@@ -86,7 +81,7 @@ class Base:
     def describe(self) -> dict:
         """Returns the part of run.json that must be the same to resume."""
         name = os.path.basename(self.source)
-        return {"name": name, "sha256": storage.sha256(self._path)}
+        return {"from": {"name": name, "digest": pretrained.digest(self.source)}}
 
 
 def frozen_layers(model: keras.Model, freeze: str) -> list[keras.Layer]:

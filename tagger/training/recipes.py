@@ -1,19 +1,26 @@
-"""The training recipes of the papers.
+"""The training recipes of the papers, as data.
 
-`RECIPES[name](**options)` returns a `TrainingRecipe`: a sequence of stages, each with
-its optimiser, learning rate and maximum number of epochs. `trainer.train` runs it.
+`RECIPES[name]` is a `TrainingRecipe`: a sequence of stages, each with its optimiser,
+learning rate and maximum number of epochs. `override` changes it, `trainer.train` runs
+it. Our own recipes are `transfer` and `distillation`.
 """
 
 import dataclasses
-import math
+from typing import Annotated, Literal
 
-MAXIMIZED = ("val_roc_auc", "val_pr_auc", "val_rho")
-MONITORS = ("val_loss", *MAXIMIZED)
-STRATEGIES = ("none", "mirrored", "tpu", "multiworker")  # see `distribution.choose`
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+from msgspec import Meta
+
+from tagger.validation import check_fields
+
+Monitor = Literal["val_loss", "val_roc_auc", "val_pr_auc", "val_rho"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+Strategy = Literal["none", "mirrored", "tpu", "multiworker"]  # see `devices.choose`
+Whole = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
     """A part of training with one optimiser.
 
@@ -36,33 +43,23 @@ class Stage:
     """
 
     optimizer: str
-    options: dict
-    learning_rate: float
-    step_decay: float
-    max_epochs: int
-    patience: int
-    weight_decay: float = 0.0
+    options: dict = dataclasses.field(default_factory=dict)
+    learning_rate: Positive
+    step_decay: NotNegative = 0.0
+    max_epochs: Whole
+    patience: Whole
+    weight_decay: NotNegative = 0.0
     freeze: str = "none"
-    backbone_rate: float = 1.0
+    backbone_rate: NotNegative = 1.0
 
     def __post_init__(self):
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"The learning rate must be above 0, not {self.learning_rate}."
-            )
-        for name, value in (
-            ("learning rate's decay", self.step_decay),
-            ("weight decay", self.weight_decay),
-            ("backbone's factor of the learning rate", self.backbone_rate),
-        ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"The {name} must be at least 0, not {value}.")
+        check_fields(self)
         momentum = self.options.get("momentum", 0.0)
         if not 0 <= momentum < 1:
-            raise ValueError(f"The momentum must be from 0 to below 1, not {momentum}.")
+            raise ValueError(f"momentum must be from 0 to below 1, not {momentum}.")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """How a model is trained; saved to `run.json`.
 
@@ -71,11 +68,12 @@ class TrainingRecipe:
         stages: Stages in order; each starts from the best checkpoint before it.
         crops_per_clip: Random crops of a clip per epoch, see
             `batches.Batches`; 0: every whole segment.
-        monitor: Value that decides which epoch is the best: one of MONITORS.
+        monitor: Value that decides which epoch is the best.
+        loss: Key of `losses.LOSSES`.
         augment: Whether `augmentations.Augmentation` augments the segments.
         transforms: Transforms to use, keys of `augmentations.TRANSFORMS`; None: all.
-        precision: Precision of the layers' arithmetic: one of PRECISIONS. Weights,
-            scores and saved models are always float32.
+        precision: Precision of the layers' arithmetic. Weights, scores and saved models
+            are always float32.
         xla: Whether to compile TensorFlow's graph with XLA; JAX always does.
         clip_norm: Maximum norm of the gradient of all weights; None: no limit.
         accumulation_steps: Number of batches whose gradients are accumulated for one
@@ -85,338 +83,221 @@ class TrainingRecipe:
         ValueError: a number is out of range.
     """
 
-    batch_size: int
-    stages: tuple[Stage, ...]
-    crops_per_clip: int = 0
-    monitor: str = "val_loss"
+    batch_size: Whole
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=1)]
+    crops_per_clip: Annotated[int, Meta(ge=0)] = 0
+    monitor: Monitor = "val_loss"
+    loss: str = "bce"
     augment: bool = False
-    precision: str = "float32"
+    precision: Precision = "float32"
     xla: bool = False
-    clip_norm: float | None = None
-    accumulation_steps: int | None = None
+    clip_norm: Positive | None = None
+    accumulation_steps: Whole | None = None
     transforms: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        for kind, value, choices in (
-            ("monitor", self.monitor, MONITORS),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            if value not in choices:
-                raise ValueError(
-                    f"Unknown {kind} {value!r}. Choose one of: {', '.join(choices)}."
-                )
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"--clip-norm must be above 0, not {self.clip_norm}.")
-        counts = [
-            ("batch size", self.batch_size),
-            ("number of stages", len(self.stages)),
-            ("number of accumulation steps", self.accumulation_steps or 1),
-            *(("patience", stage.patience) for stage in self.stages),
-            *(("maximum number of epochs", stage.max_epochs) for stage in self.stages),
-        ]
-        for name, count in counts:
-            if count < 1:
-                raise ValueError(f"The {name} must be at least 1, not {count}.")
-        if self.crops_per_clip < 0:
-            raise ValueError(
-                "--crops-per-clip must be at least 0 (every whole segment), not"
-                f" {self.crops_per_clip}."
-            )
-
-    def describe(self) -> dict:
-        """Returns the recipe for run.json.
-
-        Fields that came later appear only if they are used, so that runs from before
-        are recognised.
-        """
-        described = dataclasses.asdict(self)
-        if self.transforms is None:
-            del described["transforms"]
-        for stage in described["stages"]:
-            for name, usual in (("freeze", "none"), ("backbone_rate", 1.0)):
-                if stage[name] == usual:
-                    del stage[name]
-        return described
+        check_fields(self)
 
 
-def resemul(
-    learning_rate: float = 0.01,
-    lr_decay: float = 0.2,
-    num_stages: int = 5,
-    patience: int = 2,
-    batch_size: int = 23,
-    momentum: float = 0.9,
-    max_epochs: int = 100,
-    crops_per_clip: int = 0,
-) -> TrainingRecipe:
-    """The recipe of Kim, Lee and Nam (ICASSP 2018, section 3.2, and their code).
+_NESTEROV = {"momentum": 0.9, "nesterov": True}
+# Adam, then SGD with a falling rate. Every stage starts from the best checkpoint before
+# it, as the paper says (the code of 2019 does not).
+_ADAM_2019 = Stage(optimizer="Adam", learning_rate=1e-4, max_epochs=60, patience=60)
+_ADAM_2020 = Stage(
+    optimizer="Adam",
+    learning_rate=1e-4,
+    max_epochs=80,
+    patience=80,
+    weight_decay=1e-4,
+)
+_SGD = Stage(
+    optimizer="SGD",
+    options=_NESTEROV,
+    learning_rate=1e-3,
+    max_epochs=20,
+    patience=20,
+    weight_decay=1e-4,
+)
+_SLOWER_SGD = dataclasses.replace(_SGD, learning_rate=1e-4)
+_HEAD = Stage(
+    optimizer="Adam",
+    learning_rate=1e-3,
+    max_epochs=20,
+    patience=5,
+    freeze="backbone",
+)
 
-    Command: `python train.py --block se` (or rese). The model has 24.7 M parameters. A
-    step of 23 segments takes about 9 s on 2 CPU cores, so MTT's 152,500 segments need a
-    GPU. Published test ROC-AUC on MTT: .9111 (se), .9113 (rese).
-
-    Args:
-        learning_rate: Learning rate of the first stage.
-        lr_decay: Factor of the learning rate from one stage to the next.
-        num_stages: Number of stages.
-        patience: Early-stopping patience in epochs, per stage.
-        batch_size: Number of segments per batch.
-        momentum: Nesterov momentum of SGD.
-        max_epochs: Maximum number of epochs per stage.
-        crops_per_clip: Random crops of a clip per epoch; 0: every whole segment, as
-            published.
-    """
-    stages = [
-        Stage(
-            optimizer="SGD",
-            options={"momentum": momentum, "nesterov": True},
-            learning_rate=learning_rate * lr_decay**stage,
-            step_decay=1e-6,
-            max_epochs=max_epochs,
-            patience=patience,
-        )
-        for stage in range(num_stages)
-    ]
-    return TrainingRecipe(batch_size, tuple(stages), crops_per_clip)
-
-
-def won2019(
-    learning_rate: float = 1e-4,
-    batch_size: int = 16,
-    max_epochs: int = 60,
-    patience: int | None = None,
-    crops_per_clip: int = 1,
-) -> TrainingRecipe:
-    """The recipe of Won, Chun and Serra 2019: Adam, then SGD with a falling rate.
-
-    Every stage starts from the best checkpoint before it, as the paper says (its code
-    does not). The best epoch has the highest validation ROC-AUC. Command: `python
-    train.py --model self_attention`.
-
-    Args:
-        learning_rate: Learning rate of Adam.
-        batch_size: Number of segments per batch.
-        max_epochs: Maximum number of epochs of Adam; the stages of SGD last at most 20,
-            20 and 60.
-        patience: Early-stopping patience in epochs, per stage; None disables it.
-        crops_per_clip: Random crops of a clip per epoch, as published; 0: every whole
-            segment.
-    """
-    return _adam_then_sgd(
-        learning_rate, batch_size, max_epochs, patience, 60, 0.0, crops_per_clip
-    )
-
-
-def won2020(
-    learning_rate: float = 1e-4,
-    batch_size: int = 16,
-    max_epochs: int = 80,
-    patience: int | None = None,
-    crops_per_clip: int = 1,
-) -> TrainingRecipe:
-    """The recipe of Won et al. (SMC 2020): Adam, then SGD with a falling rate.
-
-    It takes 200 epochs; the best one has the highest validation ROC-AUC. Command:
-    `python train.py --model short_chunk_resnet`. `models.MODELS` holds the published
-    test scores on MTT.
-
-    Args:
-        learning_rate: Learning rate of Adam.
-        batch_size: Number of segments per batch.
-        max_epochs: Maximum number of epochs of Adam; the stages of SGD last at most 20,
-            20 and 80.
-        patience: Early-stopping patience in epochs, per stage; None disables it.
-        crops_per_clip: Random crops of a clip per epoch, as published; 0: every whole
-            segment.
-    """
-    return _adam_then_sgd(
-        learning_rate, batch_size, max_epochs, patience, 80, 1e-4, crops_per_clip
-    )
-
-
-def _adam_then_sgd(
-    learning_rate, batch_size, max_epochs, patience, last_epochs, adam_decay, crops
-):
-    stages = [("Adam", {}, learning_rate, max_epochs, adam_decay)]
-    sgd = {"momentum": 0.9, "nesterov": True}
-    for rate, epochs in ((1e-3, 20), (1e-4, 20), (1e-5, last_epochs)):
-        stages.append(("SGD", sgd, rate, min(max_epochs, epochs), 1e-4))
-    return TrainingRecipe(
-        batch_size,
-        tuple(
+RECIPES = {
+    # Kim, Lee and Nam, ICASSP 2018, section 3.2, and their code: train.py --block se.
+    # A step of 23 segments of the 24.7 M weights takes about 9 s on 2 CPU cores.
+    "resemul": TrainingRecipe(
+        batch_size=23,
+        stages=tuple(
             Stage(
-                optimizer=optimizer,
-                options=options,
-                learning_rate=rate,
-                step_decay=0.0,
-                max_epochs=epochs,
-                patience=patience or epochs,
-                weight_decay=weight_decay,
+                optimizer="SGD",
+                options=_NESTEROV,
+                learning_rate=0.01 * 0.2**stage,
+                step_decay=1e-6,
+                max_epochs=100,
+                patience=2,
             )
-            for optimizer, options, rate, epochs, weight_decay in stages
+            for stage in range(5)
         ),
-        crops,
+    ),
+    # Won, Chun and Serra 2019: train.py --model self_attention.
+    "won2019": TrainingRecipe(
+        batch_size=16,
+        stages=(
+            _ADAM_2019,
+            _SGD,
+            _SLOWER_SGD,
+            dataclasses.replace(_SGD, learning_rate=1e-5, max_epochs=60, patience=60),
+        ),
+        crops_per_clip=1,
         monitor="val_roc_auc",
-    )
+    ),
+    # Won et al., SMC 2020: train.py --model short_chunk_resnet.
+    "won2020": TrainingRecipe(
+        batch_size=16,
+        stages=(
+            _ADAM_2020,
+            _SGD,
+            _SLOWER_SGD,
+            dataclasses.replace(_SGD, learning_rate=1e-5, max_epochs=80, patience=80),
+        ),
+        crops_per_clip=1,
+        monitor="val_roc_auc",
+    ),
+    # Dabral and Deshmukh: train.py --model multi_scale_cnn.
+    "multi_scale": TrainingRecipe(
+        batch_size=20,
+        stages=(dataclasses.replace(_ADAM_2020, max_epochs=100, patience=100),),
+        monitor="val_roc_auc",
+    ),
+    # Won, Choi and Serra, ISMIR 2021, without its noisy student: train.py --model
+    # music_tagging_transformer.
+    "transformer": TrainingRecipe(
+        batch_size=32,
+        stages=(dataclasses.replace(_ADAM_2019, max_epochs=200, patience=40),),
+        crops_per_clip=1,
+    ),
+    # Ours, of fine-tuning: train.py --from musicnn_mtt. A random head would send random
+    # gradients into the backbone; so it is trained alone first, on a frozen backbone
+    # (Kumar et al., ICLR 2022, https://arxiv.org/abs/2202.10054).
+    "transfer": TrainingRecipe(
+        batch_size=16,
+        stages=(
+            _HEAD,
+            dataclasses.replace(
+                _HEAD, learning_rate=1e-4, freeze="none", backbone_rate=0.1
+            ),
+        ),
+        crops_per_clip=1,
+        monitor="val_roc_auc",
+    ),
+    # Ours, for a student that learns only a teacher's scores: train.py --teacher
+    # teacher.keras. Its loss depends mostly on the few tags with high scores: in our
+    # first run it was lowest while the correlation with the teacher still rose. The
+    # student of this package took 7 + 7 + 1 epochs of 33.5 hours of music.
+    "distillation": TrainingRecipe(
+        batch_size=64,
+        stages=tuple(
+            Stage(
+                optimizer="Adam",
+                learning_rate=1e-3 * 0.3**stage,
+                max_epochs=20,
+                patience=3,
+            )
+            for stage in range(4)
+        ),
+        monitor="val_rho",
+    ),
+}
 
 
-def multi_scale(
-    learning_rate: float = 1e-4,
-    batch_size: int = 20,
-    max_epochs: int = 100,
-    patience: int | None = None,
-    crops_per_clip: int = 0,
-) -> TrainingRecipe:
-    """The recipe of Dabral and Deshmukh: 100 epochs of Adam with weight decay.
+def settings(recipe: TrainingRecipe) -> dict:
+    """Returns what `override` can change in a recipe, with the values it has.
 
-    The best epoch has the highest validation ROC-AUC. Command: `python train.py --model
-    multi_scale_cnn`. Published test ROC-AUC on a random split of MTT: .9094.
-
-    Args:
-        learning_rate: Learning rate of Adam.
-        batch_size: Number of segments per batch.
-        max_epochs: Maximum number of epochs.
-        patience: Early-stopping patience in epochs; None disables it.
-        crops_per_clip: Random crops of a clip per epoch; 0: every whole segment, as
-            published.
+    Those of stages are the first stage's. `lr_decay` and `num_stages` are those of
+    recipes whose stages differ only in the learning rate, `momentum` that of SGD.
     """
-    patience = patience or max_epochs
-    stage = Stage("Adam", {}, learning_rate, 0.0, max_epochs, patience, 1e-4)
-    return TrainingRecipe(batch_size, (stage,), crops_per_clip, monitor="val_roc_auc")
+    first, *others = recipe.stages
+    found = {
+        field.name: getattr(recipe, field.name)
+        for field in dataclasses.fields(recipe)
+        if field.name != "stages"
+    }
+    found |= {
+        "learning_rate": first.learning_rate,
+        "max_epochs": first.max_epochs,
+        "patience": None if first.patience == first.max_epochs else first.patience,
+        "freeze": first.freeze,
+        "backbone_rate": first.backbone_rate,
+    }
+    momenta = [s.options["momentum"] for s in recipe.stages if "momentum" in s.options]
+    if momenta:
+        found["momentum"] = momenta[0]
+    if others and all(
+        dataclasses.replace(one, learning_rate=first.learning_rate) == first
+        for one in others
+    ):
+        decay = others[0].learning_rate / first.learning_rate
+        found |= {"num_stages": len(recipe.stages), "lr_decay": float(f"{decay:.6g}")}
+    return found
 
 
-def transformer(
-    learning_rate: float = 1e-4,
-    batch_size: int = 32,
-    max_epochs: int = 200,
-    patience: int = 40,
-    crops_per_clip: int = 1,
-) -> TrainingRecipe:
-    """The recipe of Won, Choi and Serra (ISMIR 2021) without its noisy student.
-
-    Command: `python train.py --model music_tagging_transformer`.
-
-    Args:
-        learning_rate: Learning rate of Adam.
-        batch_size: Number of segments per batch.
-        max_epochs: Maximum number of epochs.
-        patience: Early-stopping patience in epochs.
-        crops_per_clip: Random crops of a clip per epoch, as published; 0: every whole
-            segment.
-    """
-    stage = Stage("Adam", {}, learning_rate, 0.0, max_epochs, patience)
-    return TrainingRecipe(batch_size, (stage,), crops_per_clip)
-
-
-def transfer(
-    learning_rate: float = 1e-3,
-    batch_size: int = 16,
-    max_epochs: int = 20,
-    patience: int = 5,
-    crops_per_clip: int = 1,
-) -> TrainingRecipe:
-    """Fine-tuning of a trained model: first a new head, then everything, slowly.
-
-    Command: `python train.py --from musicnn_mtt`. A random head would send random
-    gradients into the backbone; so it is trained alone first, on a frozen backbone
-    (Kumar et al., ICLR 2022, https://arxiv.org/abs/2202.10054). The best epoch has the
-    highest validation ROC-AUC.
-
-    Args:
-        learning_rate: Learning rate of Adam for the head alone; a tenth of it
-            afterwards.
-        batch_size: Number of segments per batch.
-        max_epochs: Maximum number of epochs per stage.
-        patience: Early-stopping patience in epochs, per stage.
-        crops_per_clip: Random crops of a clip per epoch; 0: every whole segment.
-    """
-    head = Stage(
-        optimizer="Adam",
-        options={},
-        learning_rate=learning_rate,
-        step_decay=0.0,
-        max_epochs=max_epochs,
-        patience=patience,
-        freeze="backbone",
-    )
-    everything = dataclasses.replace(
-        head, learning_rate=learning_rate / 10, freeze="none", backbone_rate=0.1
-    )
-    return TrainingRecipe(
-        batch_size, (head, everything), crops_per_clip, monitor="val_roc_auc"
-    )
-
-
-def distillation(
-    learning_rate: float = 1e-3,
-    lr_decay: float = 0.3,
-    num_stages: int = 4,
-    batch_size: int = 64,
-    max_epochs: int = 20,
-    patience: int = 3,
-) -> TrainingRecipe:
-    """Our recipe for a student that learns only a teacher's scores: Adam in stages.
-
-    Command: `python train.py --teacher teacher.keras --recipe distillation`. The best
-    epoch has the highest rank correlation with the teacher on the val split. (Its loss
-    depends mostly on the few tags with high scores: in our first run it was lowest
-    while the correlation still rose.) The student of this package took 7 + 7 + 1
-    epochs of 33.5 hours of music, five minutes each on 2 CPU cores; docs/student.md has
-    its results.
-
-    Args:
-        learning_rate: Learning rate of the first stage.
-        lr_decay: Factor of the learning rate from one stage to the next.
-        num_stages: Number of stages.
-        batch_size: Number of segments per batch.
-        max_epochs: Maximum number of epochs per stage.
-        patience: Early-stopping patience in epochs, per stage.
-    """
-    stages = [
-        Stage(
-            optimizer="Adam",
-            options={},
-            learning_rate=learning_rate * lr_decay**number,
-            step_decay=0.0,
-            max_epochs=max_epochs,
-            patience=patience,
-        )
-        for number in range(num_stages)
-    ]
-    return TrainingRecipe(batch_size, tuple(stages), monitor="val_rho")
-
-
-def fine_tuned(
-    recipe: TrainingRecipe, freeze: str | None, backbone_rate: float | None
-) -> TrainingRecipe:
-    """Returns a recipe for training that starts from another model.
+def override(recipe: TrainingRecipe, **changes) -> TrainingRecipe:
+    """Returns a recipe with other settings.
 
     Args:
         recipe: Recipe to change.
-        freeze: What keeps its weights in every stage; None: as the recipe says. Stages
-            that train only the head are kept; with "backbone", the others are dropped
-            unless there are no such stages.
-        backbone_rate: See `Stage`; None: as the recipe says.
+        **changes: Values for keys of `settings`. The learning rate and the maximum
+            number of epochs are those of the first stage; those of the others keep
+            their proportion to it. With `freeze`, stages that train only the head are
+            kept; with "backbone" they are all that is kept.
+
+    Raises:
+        ValueError: the recipe has no such setting, or a value is out of range.
     """
-    stages = []
-    for stage in recipe.stages:
-        if backbone_rate is not None:
-            stage = dataclasses.replace(stage, backbone_rate=backbone_rate)
-        if freeze is not None and stage.freeze != "backbone":
-            stage = dataclasses.replace(stage, freeze=freeze)
-        stages.append(stage)
-    head_stages = [s for s in recipe.stages if s.freeze == "backbone"]
-    if freeze == "backbone" and head_stages:
-        stages = head_stages
-    return dataclasses.replace(recipe, stages=tuple(stages))
+    known = settings(recipe)
+    for name in changes:
+        if name not in known:
+            raise ValueError(f"This recipe has no {name}. It has: {', '.join(known)}.")
+    fields = {field.name for field in dataclasses.fields(recipe)}
+    whole = {name: value for name, value in changes.items() if name in fields}
+    stages, first = recipe.stages, recipe.stages[0]
+    if "lr_decay" in known:
+        row = known | {key: changes[key] for key in known.keys() & changes.keys()}
+        rates = [
+            row["learning_rate"] * row["lr_decay"] ** number
+            for number in range(row["num_stages"])
+        ]
+        stages = tuple(dataclasses.replace(first, learning_rate=rate) for rate in rates)
+        first = dataclasses.replace(first, learning_rate=row["learning_rate"])
+    heads = tuple(stage for stage in stages if stage.freeze == "backbone")
+    if changes.get("freeze") == "backbone" and heads:
+        stages = heads
+    stages = tuple(_changed(stage, first, changes) for stage in stages)
+    return dataclasses.replace(recipe, stages=stages, **whole)
 
 
-RECIPES = {
-    "resemul": resemul,
-    "won2019": won2019,
-    "won2020": won2020,
-    "multi_scale": multi_scale,
-    "transformer": transformer,
-    "transfer": transfer,
-    "distillation": distillation,
-}
+def _changed(stage: Stage, first: Stage, changes: dict) -> Stage:
+    """Returns a stage with other settings, see `override`."""
+    fields = {}
+    if "learning_rate" in changes:
+        rate = stage.learning_rate / first.learning_rate * changes["learning_rate"]
+        fields["learning_rate"] = rate
+    if "max_epochs" in changes:
+        share = stage.max_epochs / first.max_epochs
+        fields["max_epochs"] = max(1, round(share * changes["max_epochs"]))
+        if stage.patience == stage.max_epochs:  # no early stopping
+            fields["patience"] = fields["max_epochs"]
+    if changes.get("patience") is not None:
+        fields["patience"] = changes["patience"]
+    if "momentum" in changes and "momentum" in stage.options:
+        fields["options"] = stage.options | {"momentum": changes["momentum"]}
+    if "backbone_rate" in changes:
+        fields["backbone_rate"] = changes["backbone_rate"]
+    if "freeze" in changes and stage.freeze != "backbone":
+        fields["freeze"] = changes["freeze"]
+    return dataclasses.replace(stage, **fields)

@@ -29,7 +29,7 @@ import numpy as np
 
 from tagger import validation
 from tagger.storage import replacing, write_text_atomically
-from tagger.training.recipes import MAXIMIZED
+from tagger.training.recipes import Stage, TrainingRecipe
 from tagger.validation import Count
 
 _CHECKPOINT_NAME = re.compile(
@@ -70,25 +70,20 @@ class RunFolder:
         path = self.description_path
         if not path.exists():
             self._refuse_resemul()
-            text = json.dumps(description, indent=1) + "\n"
-            write_text_atomically(path, text)
+            write_text_atomically(path, json.dumps(description, indent=1) + "\n")
             return
+        held = read_description(path)
         asked = json.loads(json.dumps(description))  # tuples become lists
-        try:
-            validation.check_regular(path)
-            held = json.loads(path.read_text(encoding="utf-8"))
-            parts = [part for part in asked if part not in ("versions", "git", "from")]
-            differing = [part for part in parts if held[part] != asked[part]]
-            if held.get("from") != asked.get("from"):  # not every run has a base
-                differing.insert(0, "base model")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(
-                f"{path} does not describe a run of this project ({error!r}). Choose"
-                " another --train-dir."
-            ) from error
+        differing = [
+            name
+            for name in dict.fromkeys((*asked, *held))
+            if name not in _MAY_DIFFER
+            and _comparable(held.get(name)) != _comparable(asked.get(name))
+        ]
         if differing:
+            name = _TITLES.get(differing[0], differing[0].replace("_", " "))
             raise ValueError(
-                f"{self.path} holds a run with another {differing[0]} (see {path})."
+                f"{self.path} holds a run with another {name} (see {path})."
                 " Choose another --train-dir, or delete that folder."
             )
 
@@ -107,6 +102,50 @@ class RunFolder:
                 f" {shlex.quote(str(losses[min(losses)]))} --recipe resemul --train-dir"
                 " DIR."
             )
+
+
+_MAY_DIFFER = ("arguments", "versions", "git")
+_TITLES = {"from": "base model", "unlabelled": "unlabelled music"}
+
+
+def read_description(path: Path) -> dict:
+    """Reads a run.json; what later versions added has its default.
+
+    Raises:
+        ValueError: this project did not write the file.
+    """
+    try:
+        validation.check_regular(path)
+        held = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"model", "recipe", "data", "seed"} - held.keys()
+        if missing:
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        recipe = _with_defaults(TrainingRecipe, held["recipe"])
+        recipe["stages"] = [_with_defaults(Stage, one) for one in recipe["stages"]]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} does not describe a run of this project ({error}). Choose another"
+            " --train-dir."
+        ) from error
+    return held | {"recipe": recipe}
+
+
+def _with_defaults(kind: type, values: dict) -> dict:
+    """Returns the fields of a dataclass; those that are missing have defaults."""
+    fields = dataclasses.fields(kind)
+    usual = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    return usual | values
+
+
+def _comparable(value: object) -> object:
+    """Returns a part of run.json without what says nothing of the run.
+
+    Until 2026-11-25 models were known by the SHA-256 of their file, which holds a date.
+    """
+    if isinstance(value, dict):
+        kept = value.keys() - {"sha256", "digest"} if "sha256" in value else value
+        return {name: _comparable(value[name]) for name in kept}
+    return value
 
 
 class StageFolder:
@@ -175,7 +214,7 @@ class StageFolder:
 def badness(checkpoint: Path) -> float:
     """Returns the monitored value in a checkpoint's name, negated if maximised."""
     monitor, value = _CHECKPOINT_NAME.fullmatch(checkpoint.name).groups()
-    return -float(value) if monitor in MAXIMIZED else float(value)
+    return float(value) if monitor == "val_loss" else -float(value)
 
 
 _REMEDY = "Delete it: the stage then starts again from its first epoch."

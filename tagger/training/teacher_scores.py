@@ -10,17 +10,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import keras
 import numpy as np
 from tqdm import tqdm
 
 from tagger import models, storage
 from tagger.data.clips import Clips, Shards, outputs_of
 from tagger.data.records import CorruptShardError, ShardWriter, read_shard, spans
-from tagger.evaluation import alignment, scoring
+from tagger.evaluation import scoring
 from tagger.segmentation import Segmentation
-from tagger.training.recipes import TrainingRecipe
-from tagger.weights import conversion
+from tagger.weights import pretrained
 
 ABOUT_NAME = "about.json"
 
@@ -30,7 +28,7 @@ class Stored:
     """What a teacher says about each segment.
 
     Attributes:
-        teacher: Path of the teacher, a `.keras` file or resemul's `.hdf5`.
+        teacher: Model file, or name of a pretrained model.
         segmentation: How the student cuts clips into segments.
         has_embeddings: Whether the teacher's embedding follows its scores.
     """
@@ -42,7 +40,7 @@ class Stored:
     def folder(self, parent: Path, shards: Shards) -> Path:
         """Returns the folder of the scores of some data, whether or not it exists."""
         about = [
-            storage.sha256(Path(self.teacher)),
+            pretrained.digest(self.teacher),
             shards.manifest.identity(),
             dataclasses.asdict(self.segmentation.dropping()),
             self.has_embeddings,
@@ -50,8 +48,10 @@ class Stored:
         text = json.dumps(about, sort_keys=True)
         return parent / f"scores-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def with_what_is_there(self, parent: Path, shards: Shards) -> "Stored":
-        """Returns this one, or the one with embeddings too if only that is stored.
+    def matching_stored(self, parent: Path, shards: Shards) -> "Stored":
+        """Returns the variant whose scores are stored; prefers the one as it is.
+
+        Scores with embeddings serve runs without them.
 
         Args:
             parent: Folder of the folders of scores.
@@ -65,7 +65,7 @@ class Stored:
         """Stores the teacher's outputs for every complete segment of a split.
 
         There is one record per clip: float32 little-endian bytes [num_segments,
-        num_tags + embedding size]. Existing files are kept, but for damaged ones.
+        num_tags + embedding size]. Intact files are kept, damaged ones rewritten.
 
         Args:
             shards: Data to score.
@@ -78,8 +78,10 @@ class Stored:
         folder = self.folder(parent, shards)
         with storage.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with storage.file_lock(folder / ABOUT_NAME, "--scores-dir", waits=True):
-            self._store_missing(shards, split, folder)
+            with storage.file_lock(folder / ABOUT_NAME, "--scores-dir", waits=True):
+                for left in folder.glob(".*.tmp"):  # of a killed run
+                    left.unlink()
+                self._store_missing(shards, split, folder)
         return folder
 
     def _store_missing(self, shards: Shards, split: str, folder: Path) -> None:
@@ -94,7 +96,7 @@ class Stored:
         ]
         if not missing:
             return
-        teacher = conversion.load_model(self.teacher)
+        teacher = pretrained.load(self.teacher)
         if self.has_embeddings:
             teacher = models.with_embedding(teacher)
         text = json.dumps({"teacher": str(self.teacher)})  # for people
@@ -109,6 +111,11 @@ class Stored:
             with ShardWriter(folder / path.name) as writer:
                 for scored in outputs_of(of_segments, held, rule, scoring.BATCH_SIZE):
                     rows = np.concatenate(scored, axis=1).astype("<f4")
+                    if not np.isfinite(rows).all():
+                        raise ValueError(
+                            f"The teacher {self.teacher} returns NaN or infinity for a"
+                            f" clip of {path}. Choose another teacher."
+                        )
                     writer.write(rows.tobytes())
 
 
@@ -127,36 +134,6 @@ def _is_whole(path: Path, num_segments: np.ndarray) -> bool:
         return False
     per_segment = num_bytes / num_segments
     return bool((per_segment == per_segment[0]).all() and per_segment[0])
-
-
-def check_teacher(teacher: keras.Model, student: keras.Model, shards: Shards) -> None:
-    """Checks that a teacher can score the student's segments of the data.
-
-    Raises:
-        ValueError: it takes another sample rate or length, or has other tags.
-    """
-    info = models.model_info(teacher)
-    alignment.check_match(info, shards)
-    length = models.model_info(student).segmentation.num_samples
-    if teacher.input_shape[1] not in (None, length):
-        raise ValueError(
-            f"The teacher {info.name} takes {teacher.input_shape[1]} samples, but the"
-            f" student {student.name} takes {length}. Choose a student of the same"
-            " length, or a teacher that takes any length."
-        )
-
-
-def check_whole_segments(recipe: TrainingRecipe, option: str) -> None:
-    """Checks that a recipe takes the segments whose scores are stored.
-
-    Raises:
-        ValueError: it takes random crops.
-    """
-    if recipe.crops_per_clip:
-        raise ValueError(
-            "A teacher's scores are stored for whole segments, not for random crops."
-            f" Add --crops-per-clip 0{option}."
-        )
 
 
 class StoredScores:

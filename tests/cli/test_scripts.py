@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import time
+import typing
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from tagger import audio, cli, models
 from tagger.cli import process, training
 from tagger.cli.arguments import check_types
 from tagger.inference import embeddings
-from tagger.training import distillation, noisy_student, recipes, trainer
+from tagger.training import recipes, tasks, trainer
 
 SCRIPTS = (
     "build_mtt.py", "build_msd.py", "train.py", "eval.py", "extract_excitations.py"
@@ -83,13 +84,13 @@ def test_train_knows_the_architectures_of_won_2019(
     run_script("build_mtt.py", "--data-dir", corpus, "--sample-rate", "16000")
     asked = []
     monkeypatch.setattr(
-        trainer, "train", lambda name, options, recipe, *_: asked.append(
-            (models.build_model(name, num_tags=10, **options), options, recipe)
+        trainer, "train", lambda task, model, recipe, *_: asked.append(
+            (model.build(None, 10), model.options, recipe)
         )
     )  # fmt: skip
     run_script("train.py", "--data-dir", corpus, "--architecture", architecture)
     ((built, options, recipe),) = asked
-    assert built.name == model and recipe == recipes.won2019()
+    assert built.name == model and recipe == recipes.RECIPES["won2019"]
     assert options.get("front_end", "pons") == (front_end or "pons")
     assert options.get("back_end", "attention") == (back_end or "attention")
     if model == "sample_cnn_lee":  # solver.py of the original: 64 … 512 channels
@@ -100,7 +101,7 @@ def test_train_knows_the_architectures_of_won_2019(
 def test_help_states_the_defaults_of_the_model_at_hand(name, run_script):
     text = " ".join(run_script("train.py", "--model", name, "-h").stdout.split())
     entry = models.entry(name)
-    batch_size = recipes.RECIPES[entry.recipe]().batch_size
+    batch_size = recipes.RECIPES[entry.recipe].batch_size
     assert f"segments per batch (default: {batch_size})" in text
     rate = inspect.signature(entry.factory).parameters["dropout_rate"].default
     assert f"dropout rate (default: {rate})" in text
@@ -145,24 +146,19 @@ def parsed(*arguments):
 def test_options_of_train_belong_to_a_model_or_a_recipe():
     """The parser lists them again, because --help must not import Keras."""
 
-    def parameters(functions):
-        return {p for f in functions for p in inspect.signature(f).parameters}
-
     args = parsed()
-    factories = [entry.factory for entry in models.MODELS.values()]
-    for group, functions in (
-        (args.model_options, factories),
-        (args.recipe_options, recipes.RECIPES.values()),
-    ):
-        assert set(group.flags) <= parameters(functions)
-    fields = {field.name for field in dataclasses.fields(recipes.TrainingRecipe)}
-    assert set(args.common_options.flags) <= fields
-    kinds = noisy_student.StudentOptions, distillation.DistillationOptions
-    noisy, alone = ({f.name for f in dataclasses.fields(kind)} for kind in kinds)
-    assert set(args.student_options.flags) == noisy | alone
-    given = ("--student", "expansion", "--labelled-loss", "skeptical")
-    values = parsed(*given).student_options.values(noisy, parsed(*given), "it")
-    noisy_student.StudentOptions(**values)
+    of_models = {
+        name
+        for entry in models.MODELS.values()
+        for name in inspect.signature(entry.factory).parameters
+    }
+    assert set(args.model_options.flags) <= of_models
+    known = {n for one in recipes.RECIPES.values() for n in recipes.settings(one)}
+    for group in (args.recipe_options, args.common_options):
+        assert set(group.flags) <= known
+    kinds = tasks.NoisyStudent, tasks.Distillation
+    fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
+    assert set(args.student_options.flags) <= fields | {"student", "rounds"}
 
 
 def test_an_option_that_the_model_lacks_is_named_with_those_it_has():
@@ -209,8 +205,8 @@ def test_settings_are_python_values_or_text(capsys):
 
 def test_choices_typed_in_the_commands_are_those_of_the_work():
     flags = {a.dest: a.choices for a in parser_of("train")._actions if a.choices}
-    assert tuple(flags["student"]) == noisy_student.STUDENTS
-    assert tuple(flags["labelled_loss"]) == noisy_student.LABELLED_LOSSES
+    kind = typing.get_type_hints(tasks.NoisyStudent)["labelled_loss"]
+    assert tuple(flags["labelled_loss"]) == typing.get_args(kind)
     assert parser_of("embed").get_default("layer") == embeddings.PENULTIMATE
 
 

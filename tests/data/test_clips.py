@@ -15,7 +15,7 @@ from tagger.data.manifest import Manifest
 from tagger.datasets import magnatagatune
 from tagger.evaluation import scoring
 from tagger.segmentation import Segmentation, cut
-from tagger.training import recipes, trainer
+from tagger.training import recipes, tasks, trainer
 
 tf = pytest.importorskip("tensorflow")
 
@@ -186,11 +186,11 @@ def test_a_model_scores_log_mel_records_as_it_scores_waveforms(log_mel, built_at
 
 @pytest.mark.slow
 def test_log_mel_records_train_the_network_behind_the_frontend(log_mel, tmp_path):
-    stage = recipes.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
-    recipe = recipes.TrainingRecipe(4, (stage,))
-    best = trainer.train(
-        "musicnn", {}, recipe, trainer.SupervisedTask(log_mel), tmp_path / "log"
+    recipe = recipes.override(
+        recipes.RECIPES["multi_scale"], max_epochs=1, batch_size=4
     )
+    musicnn = models.Architecture("musicnn")
+    best = trainer.train(tasks.Labels(log_mel), musicnn, recipe, tmp_path / "log")
     model = models.load_model(best)
     assert model.predict_on_batch(np.zeros((1, 48000), np.float32)).shape == (1, 10)
     result = json.loads((tmp_path / "log/0/result.json").read_text())
@@ -198,7 +198,8 @@ def test_log_mel_records_train_the_network_behind_the_frontend(log_mel, tmp_path
 
 
 def test_log_mel_records_that_do_not_fit_name_the_build(log_mel, tmp_path):
-    recipe, task = recipes.won2020(batch_size=4), trainer.SupervisedTask(log_mel)
+    recipe = recipes.override(recipes.RECIPES["won2020"], batch_size=4)
+    task = tasks.Labels(log_mel)
     for name, words in (
         (
             "fcn",
@@ -208,7 +209,8 @@ def test_log_mel_records_that_do_not_fit_name_the_build(log_mel, tmp_path):
         ("musicnn", "so random crops are not possible"),
     ):
         with pytest.raises(ValueError, match=words):
-            trainer.train(name, {}, recipe, task, tmp_path / name)
+            model = models.Architecture(name)
+            trainer.train(task, model, recipe, tmp_path / name)
 
 
 def test_shards_behind_a_url_are_copied_and_read(built, tmp_path, monkeypatch):

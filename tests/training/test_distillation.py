@@ -8,19 +8,14 @@ import numpy as np
 import pytest
 from narrow import narrow_options
 
-from tagger import models, storage
+from tagger import models
 from tagger.data import records
 from tagger.data.batches import ReadOptions
 from tagger.data.clips import open_shards
 from tagger.evaluation import metrics
 from tagger.segmentation import INT16_SCALE
-from tagger.training import (
-    callbacks,
-    distillation,
-    recipes,
-    teacher_scores,
-    trainer,
-)
+from tagger.training import callbacks, recipes, tasks, teacher_scores, trainer
+from tagger.weights import pretrained
 
 TAGS = ("calm", "loud", "strange")
 
@@ -45,21 +40,17 @@ def teacher(tmp_path_factory):
 
 
 def recipe_of(**options):
-    return recipes.distillation(
-        **{"batch_size": 8, "num_stages": 1, "max_epochs": 2} | options
-    )
+    shortened = {"batch_size": 8, "num_stages": 1, "max_epochs": 2} | options
+    return recipes.override(recipes.RECIPES["distillation"], **shortened)
 
 
-def train(shards, teacher, folder, recipe=None, **options):
-    return distillation.train(
-        "sample_cnn",
-        narrow_options("sample_cnn"),
-        recipe or recipe_of(),
-        shards,
-        teacher,
-        folder,
-        distillation.DistillationOptions(**options),
-    )
+NARROW = models.Architecture("sample_cnn", narrow_options("sample_cnn"))
+
+
+def train(shards, teacher, folder, recipe=None, model=NARROW, run=None, **options):
+    task = tasks.Distillation(shards, teacher, **options)
+    run = run or trainer.RunOptions()
+    return trainer.train(task, model, recipe or recipe_of(), folder, run)
 
 
 def test_a_run_describes_teacher_and_loss_and_its_model_has_the_teachers_tags(
@@ -74,7 +65,7 @@ def test_a_run_describes_teacher_and_loss_and_its_model_has_the_teachers_tags(
     assert set(result["val"]["tags"]) == set(TAGS) and "rho" in result["val"]
     run = json.loads((tmp_path / "run/run.json").read_text())
     assert run["distillation"] == options
-    assert run["teacher"] == storage.sha256(teacher)
+    assert run["teacher"] == pretrained.digest(teacher)
     with pytest.raises(ValueError, match="holds a run with another distillation"):
         train(shards, teacher, tmp_path / "run", temperature=2.0)
     # Scores with embeddings serve runs that need no embeddings.
@@ -110,8 +101,7 @@ def stop_after(num_epochs):
 
 
 def task_of(shards, teacher, folder):
-    tagged = distillation.with_tags(shards, TAGS)
-    return distillation.DistillationTask(tagged, shards, teacher, folder)
+    return tasks.Distillation(shards, teacher, scores=folder)
 
 
 def test_labels_of_a_segment_are_the_teachers_outputs(shards, teacher, tmp_path):
@@ -119,11 +109,11 @@ def test_labels_of_a_segment_are_the_teachers_outputs(shards, teacher, tmp_path)
     segmentation = models.model_info(model).segmentation
     stored = teacher_scores.Stored(teacher, segmentation, has_embeddings=True)
     without = dataclasses.replace(stored, has_embeddings=False)
-    assert without.with_what_is_there(tmp_path, shards) == without
+    assert without.matching_stored(tmp_path, shards) == without
     folder = stored.store(shards, "train", tmp_path)
-    assert without.with_what_is_there(tmp_path, shards) == stored
+    assert without.matching_stored(tmp_path, shards) == stored
     task = task_of(shards, teacher, folder)
-    plan = trainer.BatchPlan(segmentation, 6, ReadOptions())
+    plan = tasks.BatchPlan(segmentation, 6, ReadOptions())
     segments, labels = task.batches(plan).batch(0)
     loaded = models.load_model(teacher)
     waveforms = np.array(segments, np.float32) / INT16_SCALE
@@ -157,7 +147,7 @@ def test_the_teacher_agrees_with_itself(shards, teacher, tmp_path):
     folder = stored.store(shards, "val", tmp_path)
     task = task_of(shards, teacher, folder)
     predict = models.with_record_inputs(loaded, "int16").predict_on_batch
-    found = task.evaluate(predict, task.shards, info, "val")
+    found = task.evaluate(predict, info, "val")
     assert found.metrics == ("rho", "roc_auc", "pr_auc")
     assert metrics.macro(found)["rho"] > 0.999 and metrics.macro(found)["roc_auc"] == 1
     np.testing.assert_allclose(found.teacher_scores, found.scores, atol=1e-6)
@@ -166,68 +156,32 @@ def test_the_teacher_agrees_with_itself(shards, teacher, tmp_path):
     assert found.loss == pytest.approx(entropy, abs=1e-3)
 
 
-def test_losses_by_hand():
-    targets, scores = np.array([[0.9, 0.2]]), np.array([[0.6, 0.1]])
-    plain = -np.mean(targets * np.log(scores) + (1 - targets) * np.log(1 - scores))
-    found = float(distillation.soft_loss(targets, scores)[0])
-    assert found == pytest.approx(plain, abs=1e-6)
-
-    def softened(values):
-        return 1 / (1 + ((1 - values) / values) ** (1 / 3))
-
-    targets, scores = softened(targets), softened(scores)
-    soft = -np.mean(targets * np.log(scores) + (1 - targets) * np.log(1 - scores))
-    found = distillation.soft_loss(np.array([[0.9, 0.2]]), np.array([[0.6, 0.1]]), 3.0)
-    assert float(found[0]) == pytest.approx(9 * soft, abs=1e-5)
-
-
-def test_similarity_does_not_depend_on_scale_or_number_of_channels():
-    rng = np.random.default_rng(0)
-    embeddings = rng.normal(size=(16, 4)).astype("f4")
-    loss = distillation.similarity_loss
-    scaled = np.concatenate([embeddings * 3 + 1, embeddings * 7], axis=1)
-    np.testing.assert_allclose(loss(embeddings, scaled), 0, atol=1e-5)
-    other = rng.normal(size=(16, 4)).astype("f4")
-    assert float(np.mean(loss(embeddings, other))) > 0.1
-
-
 def test_what_does_not_fit_is_said(shards, teacher, tmp_path):
     with pytest.raises(ValueError, match="temperature must be above 0, not 0"):
-        distillation.DistillationOptions(temperature=0)
-    with pytest.raises(ValueError, match="embedding-weight must be at least 0, not -1"):
-        distillation.DistillationOptions(embedding_weight=-1)
+        tasks.Distillation(shards, teacher, temperature=0)
+    with pytest.raises(ValueError, match="embedding_weight must be at least 0, not -1"):
+        tasks.Distillation(shards, teacher, embedding_weight=-1)
     with pytest.raises(ValueError, match="not for random crops. Add --crops-per-clip"):
-        train(shards, teacher, tmp_path, recipes.won2020())
+        train(shards, teacher, tmp_path, recipes.RECIPES["won2020"])
     other = models.build_model("fcn", **narrow_options("fcn"), num_tags=2, tags="ab")
     models.save_model(other, tmp_path / "other.keras")
     with pytest.raises(ValueError, match="expects 16000 Hz but"):
         train(shards, tmp_path / "other.keras", tmp_path)
     with pytest.raises(ValueError, match="student fcn takes 464000"):
-        distillation.train(
-            "fcn", narrow_options("fcn"), recipe_of(), shards, teacher, tmp_path
-        )
-    augmented = dataclasses.replace(recipe_of(), transforms=("gain",))
+        fcn = models.Architecture("fcn", narrow_options("fcn"))
+        train(shards, teacher, tmp_path, model=fcn)
     with pytest.raises(ValueError, match="Add --augment"):
-        train(shards, teacher, tmp_path, augmented)
+        train(shards, teacher, tmp_path, recipe_of(transforms=("gain",)))
     with pytest.raises(ValueError, match="initial-stage must be 0 to 0, not 9"):
-        distillation.train(
-            "sample_cnn",
-            narrow_options("sample_cnn"),
-            recipe_of(),
-            shards,
-            teacher,
-            tmp_path,
-            run=trainer.RunOptions(initial_stage=9),
-        )
+        run = trainer.RunOptions(initial_stage=9)
+        train(shards, teacher, tmp_path, run=run)
     assert not list(tmp_path.glob("scores-*"))
 
 
 def test_agreement_is_no_monitor_of_labels(built, tmp_path):
-    task = trainer.SupervisedTask(open_shards(built))
+    task = tasks.Labels(open_shards(built))
     with pytest.raises(ValueError, match="val_rho is not measured in this"):
-        trainer.train(
-            "sample_cnn", narrow_options("sample_cnn"), recipe_of(), task, tmp_path
-        )
+        trainer.train(task, NARROW, recipe_of(), tmp_path)
 
 
 @pytest.mark.slow

@@ -12,41 +12,40 @@ import pytest
 from conftest import REPOSITORY, XLA_IN_HASTE
 from test_trainer import weights_of
 
-from tagger.training import distribution
+from tagger.training import devices
 
 
 def test_bad_choices_are_named():
     with pytest.raises(ValueError, match="Unknown strategy 'all'. Choose one of: none"):
-        distribution.choose("all")
+        devices.choose("all")
     with pytest.raises(
         ValueError, match="On TensorFlow, Keras 3 trains on one machine"
     ):
-        distribution.choose("multiworker", "a:1,b:1", 0)
+        devices.choose("multiworker", "a:1,b:1", 0)
     with pytest.raises(ValueError, match="--hosts and --process-id need --strategy"):
-        distribution.choose("mirrored", "a:1,b:1")
+        devices.choose("mirrored", "a:1,b:1")
 
 
 def test_hosts_are_checked_before_anything_waits_for_them():
     for hosts in (None, "a:1", "a,b"):
         with pytest.raises(ValueError, match="needs --hosts with the address:port of"):
-            distribution._join_processes("jax", hosts, 0)
+            devices._join_processes("jax", hosts, 0)
     for process_id in (None, 2, -1):
         with pytest.raises(ValueError, match="--process-id must be the position of "):
-            distribution._join_processes("jax", "a:1,b:1", process_id)
+            devices._join_processes("jax", "a:1,b:1", process_id)
 
 
 def test_a_batch_must_divide_among_the_devices():
-    distribution.Devices(("cpu:0",) * 4, 4).check_batch(24)
+    devices.Devices(("cpu:0",) * 4, 4).check_batch(24)
     with pytest.raises(ValueError, match="batch of 23 .* 4 devices. .* 20 or 24"):
-        distribution.Devices(("cpu:0",) * 4, 4).check_batch(23)
+        devices.Devices(("cpu:0",) * 4, 4).check_batch(23)
     with pytest.raises(ValueError, match="Give --batch-size 4."):
-        distribution.Devices(("cpu:0",) * 4, 4).check_batch(3)
+        devices.Devices(("cpu:0",) * 4, 4).check_batch(3)
 
 
-def test_one_process_broadcasts_to_itself():
-    one = distribution.choose()
-    assert one.broadcast_flag(True) and not one.broadcast_flag(False)
-    assert one.broadcast(lambda: [1, 2], [0, 0]) == [1, 2]
+def test_one_process_shares_with_itself():
+    one = devices.choose()
+    assert one.share(lambda: {"a": 1}) == {"a": 1}
 
 
 def difference(one, other):
@@ -88,8 +87,10 @@ def test_mirrored_over_two_cpus_equals_one(backend, tmp_path):
         )
         with np.load(path) as arrays:
             results.append(dict(arrays))
-    # Rounding, through ReLUs and poolings. Statistics of half a batch give over .5.
-    assert difference(*results) < 0.02
+    np.testing.assert_allclose(*(found["loss"] for found in results), rtol=1e-4)
+    # Rounding, through ReLUs and poolings. Statistics of half a batch give over .5, and
+    # cosines of half a batch over 1.
+    assert difference(*results) < 0.1
 
 
 def free_ports(number):
@@ -197,7 +198,7 @@ def test_when_a_process_is_lost_the_other_stops_and_the_same_command_goes_on(
 @pytest.mark.slow
 def test_a_run_computes_one_operation_at_a_time_on_cpus():
     """Needs a new process: TensorFlow takes this setting only before it computes."""
-    code = "from tagger.training import distribution; distribution.choose()"
+    code = "from tagger.training import devices; devices.choose()"
     code += "; import tensorflow as tf"
     code += "; assert tf.config.threading.get_inter_op_parallelism_threads() == 1"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

@@ -11,17 +11,26 @@ Each device computes an equal share of every batch. Gradients and the statistics
 batch normalisation are those of the whole batch, so the weights equal those of training
 on one device except for rounding. (TensorFlow's devices all draw the same dropout and
 augmentation, each for its own share.)
+
+Several processes run the same code side by side: each has a folder of the run, the
+first one the real one and the others a copy, and the first one's validation scores are
+everybody's. Nothing else needs to know how many there are.
 """
 
 import contextlib
 import dataclasses
+import functools
+import pickle
+import tempfile
+import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tagger.training.recipes import STRATEGIES
+from tagger.training.recipes import Strategy
 
 
 class ProcessLostError(OSError):
@@ -85,33 +94,111 @@ class Devices:
                 f" {' or '.join(str(n) for n in near if n)}."
             )
 
-    def share_statistics(self, model: keras.Model) -> None:
-        """Makes batch normalisation use the whole batch, as it always does on JAX."""
+    def sharing(self, model: keras.Model) -> keras.Model:
+        """Lets batch normalisation use the whole batch, as it always does on JAX."""
         if self.strategy and keras.backend.backend() == "tensorflow":
             for layer in model.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.synchronized = True
+        return model
 
-    def broadcast_flag(self, flag: bool) -> bool:
-        """Returns the first process's flag on every process."""
-        flags = [np.float32(flag)]
-        return bool(self.broadcast(lambda: flags, flags)[0])
+    def gather(self, rows):
+        """Returns the rows of all devices, of those of this device [batch, …]."""
+        if keras.backend.backend() != "tensorflow" or not self.strategy:
+            return rows  # JAX computes on the whole batch
+        replica = tf.distribute.get_replica_context()  # None while Keras builds
+        return replica.all_gather(rows, axis=0) if replica else rows
 
-    def broadcast(self, make: Callable[[], list], like: list) -> list[np.ndarray]:
-        """Returns arrays that the first process computes, on every process.
+    def fitting(self) -> contextlib.AbstractContextManager:
+        """Returns a context for `fit`: JAX's distribution holds while it is set."""
+        is_jax = keras.backend.backend() == "jax"
+        return self.scope() if is_jax else contextlib.nullcontext()
+
+    def share(self, make: Callable[[], object]) -> object:
+        """Returns what the first process makes, on every process.
 
         Args:
-            make: Function that returns the arrays; called on the first process only.
-            like: Arrays of the same shapes and dtypes, which the other processes need.
+            make: Function that returns what `pickle` stores; only the first process
+                calls it.
         """
         if self.num_processes == 1:
             return make()
         from jax.experimental import multihost_utils
 
-        arrays = make() if self.is_chief else like
+        content = pickle.dumps(make()) if self.is_chief else b""
         with self.one_local_device():
-            arrays = multihost_utils.broadcast_one_to_all(list(map(np.asarray, arrays)))
-        return [np.asarray(array) for array in arrays]
+            broadcast = multihost_utils.broadcast_one_to_all
+            num_bytes = int(broadcast(np.int32(len(content))))
+            held = np.frombuffer(content.ljust(num_bytes, b"\0"), np.uint8)
+            return pickle.loads(np.asarray(broadcast(held)).tobytes())
+
+    @contextlib.contextmanager
+    def folder(self, path: Path) -> Iterator[Path]:
+        """Yields the folder of a run in which this process works.
+
+        Args:
+            path: The first process's folder; the others get a temporary copy of what a
+                run resumes from.
+
+        Raises:
+            ProcessLostError: another process was lost.
+        """
+        if self.num_processes == 1:
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as copy, _naming_lost_processes():
+            held = self.share(lambda: _read_files(path))
+            if not self.is_chief:
+                path = Path(copy)
+                _write_files(path, held)
+            yield path
+            self.share(lambda: None)  # JAX kills a process whose partners exited
+
+
+# What a run resumes from, see `runs`.
+_KEPT = ("run.json", "model.keras", "*/ckpt-*.keras", "*/result.json", "*/resume.npz")
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    paths = [path for pattern in _KEPT for path in folder.glob(pattern)]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def _write_files(folder: Path, held: dict[str, bytes]) -> None:
+    for name, content in held.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _naming_lost_processes() -> Iterator[None]:
+    """Replaces the errors of operations across processes by ProcessLostError."""
+    try:
+        yield
+    except Exception as error:
+        # JAX raises Gloo's errors as JaxRuntimeError or as ValueError.
+        is_shared = type(error).__name__ == "JaxRuntimeError" or "Gloo" in str(error)
+        if not is_shared or "RESOURCE_EXHAUSTED" in str(error):  # such as memory
+            raise
+        raise ProcessLostError(
+            "Another process was lost. Start the same command again on every host; it"
+            " resumes from the last checkpoint."
+        ) from error
+
+
+def locally(method: Callable) -> Callable:
+    """Lets a method of an object run on one device of this process: `_devices`' first.
+
+    Otherwise, what `fit` calls would run on all devices.
+    """
+
+    @functools.wraps(method)
+    def run(self, *args):
+        with self._devices.one_local_device():
+            return method(self, *args)
+
+    return run
 
 
 def choose(
@@ -122,7 +209,7 @@ def choose(
     """Returns the devices to train on. Call it before anything uses a device.
 
     Args:
-        strategy: One of STRATEGIES.
+        strategy: How to use several devices, see above.
         hosts: For "multiworker": address:port of every process, comma-separated, the
             same list on each. The port of the first one must be free.
         process_id: For "multiworker": position of this process in `hosts`, from 0.
@@ -133,9 +220,10 @@ def choose(
         OSError: the device does not exist, or the other processes do not answer.
     """
     backend = keras.backend.backend()
-    if strategy not in STRATEGIES:
+    strategies = typing.get_args(Strategy)
+    if strategy not in strategies:
         raise ValueError(
-            f"Unknown strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}."
+            f"Unknown strategy {strategy!r}. Choose one of: {', '.join(strategies)}."
         )
     if strategy != "multiworker" and (hosts is not None or process_id is not None):
         raise ValueError("--hosts and --process-id need --strategy multiworker.")
@@ -240,17 +328,3 @@ def _join_processes(backend: str, hosts: str | None, process_id: int | None) -> 
             " the same command on each within 5 minutes, the first with --process-id 0."
         ) from error
     return _shared_by_jax(tuple(keras.distribution.list_devices()))
-
-
-@contextlib.contextmanager
-def precision(policy: str) -> Iterator[None]:
-    """Returns a context in which new layers compute in a dtype policy.
-
-    Weights stay float32.
-    """
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
