@@ -174,6 +174,9 @@ COMMANDS = {
         training.train,
         _same_command,
     ),
+    "runs": Command(
+        "list runs of train: scores, and what differs", training.add_runs, training.runs
+    ),
     "eval": Command(
         "evaluate a model on a split: ROC-AUC and PR-AUC, macro and per tag",
         evaluating.add_eval,

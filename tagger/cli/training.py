@@ -18,10 +18,29 @@ from tagger.cli.arguments import (
 from tagger.cli.process import supervise
 from tagger.models import registry
 from tagger.storage import load_tensorflow
-from tagger.training import recipes, runs
+from tagger.text import printable
+from tagger.training import recipes, run_table
 from tagger.training.recipes import RECIPES, TrainingRecipe
+from tagger.training.runs import read_description
 
 DEFAULT, DATA_DIR = "sample_cnn", "./dataset"
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of runs."""
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="folder of a run (--train-dir); others are skipped",
+    )
+
+
+def runs(args: argparse.Namespace) -> None:
+    """Prints a table of runs."""
+    folders = [folder for folder in args.folders if (folder / "run.json").exists()]
+    print(printable(run_table.table(folders or args.folders), keep="\n"))
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -444,8 +463,9 @@ def _take_config(args: argparse.Namespace) -> dict:
     """Returns the run to repeat, and lets it give the arguments that are missing."""
     if not args.config:
         return {}
-    held = runs.read_description(Path(args.config))
+    held = read_description(Path(args.config))
     given = held.get("arguments") or {"model": held["model"]["name"]}
+    given.pop("recipe", None)  # a name; the recipe itself is in the file
     replaced = {"model", "base"} if {"model", "base"} & vars(args).keys() else set()
     for name, value in given.items():
         if name not in replaced and not hasattr(args, name):
@@ -460,7 +480,7 @@ def _take_config(args: argparse.Namespace) -> dict:
 
 
 def _model_of(args: argparse.Namespace, held: dict):
-    """Returns what to train, and its recipe."""
+    """Returns what to train, its recipe, and the usual name of that."""
     name, options, usual = _architecture(args)
     recipe = RECIPES[getattr(args, "recipe", usual)]
     if held and not hasattr(args, "recipe"):
@@ -468,7 +488,7 @@ def _model_of(args: argparse.Namespace, held: dict):
         recipe = TrainingRecipe(**held["recipe"] | {"stages": stages})
     if hasattr(args, "base"):
         args.model_options.values([], args, "training with --from", dict(args.settings))
-        return work.fine_tuning.Base(args.base), recipe
+        return work.fine_tuning.Base(args.base), recipe, usual
     defaults, settings = models.default_options(name), dict(args.settings)
     check_types(settings, defaults)
     options |= {k: v for k, v in held.get("model", {}).items() if k in defaults}
@@ -477,7 +497,7 @@ def _model_of(args: argparse.Namespace, held: dict):
     )
     if getattr(args, "student", None) == "distillation":
         options = registry.smaller(name, options)
-    return registry.Architecture(name, options), recipe
+    return registry.Architecture(name, options), recipe, usual
 
 
 def train(args: argparse.Namespace) -> None:
@@ -497,11 +517,14 @@ def train(args: argparse.Namespace) -> None:
         supervise()
     load_tensorflow()
     data_dir = getattr(args, "data_dir", DATA_DIR)
-    model, recipe = _model_of(args, held)
+    model, recipe, usual = _model_of(args, held)
     recipe = recipe_of(args, recipe)
     choices = ("strategy", "hosts", "process_id")
     given = {name: getattr(args, name) for name in choices if hasattr(args, name)}
     noted = ("model", "base", "teacher", "unlabelled", "student", "recipe")
+    args.recipe = getattr(args, "recipe", usual)
+    if not hasattr(args, "base"):
+        args.model = getattr(args, "model", DEFAULT)
     run = work.trainer.RunOptions(
         seed=getattr(args, "seed", 0),
         initial_stage=args.initial_stage,

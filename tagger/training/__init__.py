@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "losses",
         "optimizers",
         "recipes",
+        "run_table",
         "runs",
         "tasks",
         "teacher_scores",
