@@ -13,6 +13,7 @@ again, it reuses embeddings and finished training runs.
 
 import argparse
 import csv
+import functools
 import json
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from tagger import models, storage
 from tagger.data.clips import open_shards
 from tagger.evaluation import bootstrap, metrics, scoring
 from tagger.evaluation.metrics import Evaluation
+from tagger.fitting import fit as fitting
+from tagger.fitting import heads, labelled_clips
 from tagger.inference.embedding_cache import EmbeddingCache
-from tagger.training import heads, labelled_clips, transfer
 from tagger.weights import pretrained
 
 ROOT = Path(__file__).parent.parent
@@ -101,14 +103,15 @@ class Music:
         """Returns name -> backbones, embedded: "" and the baselines."""
         if tuple(bases) not in self._held:
             loaded = [pretrained.load(base) for base in bases]
-            backbones = transfer.backbones_of(bases, loaded)
+            backbones = fitting.backbones_of(bases, loaded)
             info = models.model_info(loaded[0])
             found = {"": backbones}
             if has_baselines:
-                found |= transfer.baselines_of(backbones, info, 0)
+                found |= fitting.baselines_of(backbones, info, 0)
             every = [one for several in found.values() for one in several]
-            self.train, _ = labelled_clips.embed(self.train, self.cache, every, info, 0)
-            self.test, _ = labelled_clips.embed(self.test, self.cache, every, info, 0)
+            embed = functools.partial(labelled_clips.embed, report=[])
+            self.train = embed(self.train, self.cache, every, info, 0)
+            self.test = embed(self.test, self.cache, every, info, 0)
             self._held[tuple(bases)] = found
         return self._held[tuple(bases)]
 
@@ -119,8 +122,8 @@ class Music:
         for seed in range(self.num_seeds):
             start = time.perf_counter()
             clips = chosen(self.train, size, seed)
-            clips, _ = labelled_clips.learnable(clips, 1)
-            clips, _ = labelled_clips.with_folds(clips, 5, seed)
+            clips = labelled_clips.learnable(clips, 1, [])
+            clips = labelled_clips.with_folds(clips, 5, seed, [])
             examples = clips.examples(self.cache, backbones)
             found = heads.cross_validate(examples, clips.folds)
             head = heads.fit(examples, found.penalties)

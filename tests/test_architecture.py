@@ -13,7 +13,7 @@ RANKS = [
     {"datasets", "models"},
     {"data", "weights"},
     {"evaluation", "inference"},
-    {"training", "hear"},
+    {"training", "fitting", "hear"},
     {"interpretation"},
     {"library"},
     {"web"},
@@ -197,6 +197,7 @@ def test_rooms_have_empty_or_lazy_init_files():
         "evaluation",
         "inference",
         "training",
+        "fitting",
         "weights",
         "web",
     ):

@@ -8,10 +8,10 @@ neither the song nor anything else by its artist.
 """
 
 from tagger.evaluation import bootstrap, figures, metrics
-from tagger.training import transfer
+from tagger.fitting import fit as fitting
 
-options = transfer.FitOptions(has_baselines=False)
-fitted = transfer.fit(["student"], "music/music.csv", options)
+options = fitting.FitOptions(has_baselines=False)
+fitted = fitting.fit(["student"], "music/music.csv", options)
 scores = metrics.per_tag(fitted.scored)
 figure = figures.plot_scores(
     scores.join(bootstrap.intervals_per_tag(fitted.scored, 1000)),

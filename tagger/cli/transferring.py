@@ -114,13 +114,13 @@ def fit(args: argparse.Namespace) -> None:
     tags = read_tags(args.tags) if args.tags else None
     with storage.file_lock(args.output, "--output"):
         load_tensorflow()
-        from tagger.training import transfer
+        from tagger.fitting import fit as fitting
 
-        fields = dataclasses.fields(transfer.FitOptions)
-        options = transfer.FitOptions(
+        fields = dataclasses.fields(fitting.FitOptions)
+        options = fitting.FitOptions(
             **{field.name: getattr(args, field.name) for field in fields}
         )
-        found = transfer.fit(args.bases, args.source, options, tags, args.tag_separator)
+        found = fitting.fit(args.bases, args.source, options, tags, args.tag_separator)
         models.save_model(found.model, args.output)
     table = found.table()
     if args.csv:
@@ -204,7 +204,7 @@ def thresholds(args: argparse.Namespace) -> int:
     paths = listing.list_audio(args.files)
     with storage.file_lock(args.output, "--output"):
         load_tensorflow()
-        from tagger.training import calibration
+        from tagger.fitting import calibration
 
         model = weights.pretrained.load(args.model)
         models.add_provenance(

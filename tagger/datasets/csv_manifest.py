@@ -20,6 +20,7 @@ import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import numpy as np
 
@@ -184,6 +185,12 @@ def _read_rows(path: Path, tag_separator: str) -> "pd.DataFrame":
     if "artist" in table:
         table["artist"] = table["artist"].str.strip()
     if "clip_id" not in table:
+        twice = table["path"][table["path"].duplicated()]
+        if len(twice):
+            raise ValueError(
+                f"{path} names the file {twice.iloc[0]!r} twice. Keep one row, with all"
+                " its tags."
+            )
         table["clip_id"] = table["path"]
     if "tags" in table:
         cells = table["tags"].str.split(tag_separator, regex=False)
@@ -257,6 +264,9 @@ def _walk(folder: Path) -> "pd.DataFrame":
 def _labels(
     tags_of_rows: "pd.Series", wanted: tuple[str, ...] | None, source: Path
 ) -> tuple[list[str], np.ndarray]:
+    # One spelling of é: composed and decomposed letters look alike.
+    tags_of_rows = tags_of_rows.map(lambda tags: [normalize("NFC", t) for t in tags])
+    wanted = wanted and tuple(normalize("NFC", tag) for tag in wanted)
     found = {tag for tags in tags_of_rows for tag in tags}
     names = list(wanted) if wanted else sorted(found)
     unknown = sorted(found - set(names))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+from scipy.linalg import block_diag
 
 from tagger.models.frontends import preset
 from tagger.models.layers import AudioInput, TagScores
@@ -364,22 +365,12 @@ def average(models: Sequence[keras.Model], name: str = "average") -> keras.Model
     num_scores = sum(map(len, biases))
     members = keras.layers.Dense(num_scores, "sigmoid", name=MEMBER_SCORES)
     member_scores = members(network.output)
-    members.set_weights([_block_diagonal(kernels), np.concatenate(biases)])
+    members.set_weights([block_diag(*kernels), np.concatenate(biases)])
     mean = TagScores(len(held), held, activation="linear", name="head_scores")
     output = mean(member_scores)
     weights = np.concatenate(shares)
     mean.set_weights([weights / weights.sum(axis=0), np.zeros(len(held))])
     return keras.Model(network.input, output, name=name)
-
-
-def _block_diagonal(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    rows, columns = zip(*(block.shape for block in blocks), strict=True)
-    whole = np.zeros((sum(rows), sum(columns)), np.float32)
-    row = column = 0
-    for block in blocks:
-        whole[row : row + len(block), column : column + block.shape[1]] = block
-        row, column = row + len(block), column + block.shape[1]
-    return whole
 
 
 def kept_tags(models: Sequence[keras.Model], new_tags: Sequence[str]) -> list[str]:

@@ -5,12 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        "calibration",
         "callbacks",
         "devices",
         "fine_tuning",
-        "heads",
-        "labelled_clips",
         "losses",
         "optimizers",
         "recipes",
@@ -19,6 +16,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tasks",
         "teacher_scores",
         "trainer",
-        "transfer",
     ],
 )

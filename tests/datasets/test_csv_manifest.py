@@ -127,16 +127,22 @@ def test_folders_are_tags_and_a_circle_of_links_ends(tmp_path):
         ("path,rock,title\na.mp3,1,Song\n", "column 'title' holds 'Song', but"),
         ("path,tags\na.mp3,\n", "No file of .* has a tag.* with --tags"),
         ("path,tags\na.mp3,rock\nb.mp3,rock\n", "2 tagged files; three splits need"),
-        ("path,tags,artist\n" + "a.mp3,rock,A\n" * 5, "has 1 artists; three splits"),
+        (
+            "path,tags,artist\n" + "".join(f"{n}.mp3,rock,A\n" for n in range(5)),
+            "has 1 artists; three splits",
+        ),
         ("path,tags,artist\na.mp3,rock,\n", "row 1 names no artist"),
         ("path,tags,split\na.mp3,rock,holdout\n", "has the unknown split 'holdout'"),
-        ("path,tags,split\n" + "a.mp3,rock,train\n" * 2, "'a.mp3' occurs twice"),
+        (
+            "path,tags,split\n" + "a.mp3,rock,train\n" * 2,
+            "names the file 'a.mp3' twice",
+        ),
         ('path,tags\n"a.mp3,rock\n', "is not comma-separated text"),
         ("path,tags\na.mp3,rock,pop\n", "is not comma-separated text"),
         ("path,tags,split\na.mp3,rock\n", "row 1 has 2 cells, but the first"),
         ("path,rock,rock\na.mp3,1,0\n", "has two columns called 'rock'"),
         ("path,rock, Path\na.mp3,1,0\n", "has two columns called 'path'"),
-        ("path,tags,split\na,x,train\n./a,x,test\n", "'a' occurs twice"),
+        ("path,tags,split\na,x,train\n./a,x,test\n", "the file 'a' twice"),
     ],
 )
 def test_a_bad_csv_ends_in_one_sentence(tmp_path, text, message):
@@ -231,3 +237,12 @@ def test_without_splits_every_tagged_clip_is_train(tmp_path):
     text = "path,tags,split\na.mp3,rock,test\nb.mp3,pop,train\n"
     read = csv_manifest.load_unsplit(write_tracks(tmp_path, text))
     assert read.splits.tolist() == ["test", "train"]
+
+
+def test_two_spellings_of_a_letter_are_one_tag(tmp_path):
+    path = tmp_path / "tracks.csv"
+    rows = ["path,tags", "a.mp3,caf\u00e9", "b.mp3,cafe\u0301", "c.mp3,rock"]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    found = csv_manifest.load_unsplit(path)
+    assert found.tags == ("caf\u00e9", "rock")
+    assert found.labels[:, 0].tolist() == [1, 1, 0]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
+from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
 from tagger import storage
@@ -16,6 +18,7 @@ from tagger.containers import AudioDecodeError, open_audio
 from tagger.data.clips import Clips, Shards, open_shards
 from tagger.datasets import csv_manifest
 from tagger.datasets.splitting import deal_folds
+from tagger.fitting.heads import Examples
 from tagger.inference.embedding_cache import (
     Backbone,
     EmbeddingCache,
@@ -24,7 +27,6 @@ from tagger.inference.embedding_cache import (
     keys_of_clips,
 )
 from tagger.models.metadata import ModelInfo
-from tagger.training.heads import Examples
 
 SAME_AUDIO = 1e-4  # largest difference of mean embeddings, relative to their spread
 
@@ -205,7 +207,8 @@ def embed(
     backbones: Sequence[Backbone],
     info: ModelInfo,
     max_skipped: float,
-) -> tuple[LabelledClips, list[str]]:
+    report: list[str],
+) -> LabelledClips:
     """Fills the cache with the embeddings of clips.
 
     Args:
@@ -214,9 +217,10 @@ def embed(
         backbones: Networks to run.
         info: Sample rate and segmentation that they share.
         max_skipped: Largest share of the files that may be impossible to decode.
+        report: Receives a sentence on each clip that was not embedded.
 
     Returns:
-        The clips that were embedded, and a sentence on each one that was not.
+        The clips that were embedded.
 
     Raises:
         ValueError: too many files cannot be decoded. What was embedded stays in the
@@ -224,7 +228,7 @@ def embed(
     """
     if clips.in_shards is not None:
         embed_clips(cache, backbones, info, clips.in_shards)
-        return clips, []
+        return clips
     key_of_path, errors = embed_files(cache, backbones, info, clips.names.tolist())
     if len(errors) > max_skipped * len(clips):
         raise ValueError(
@@ -235,8 +239,8 @@ def embed(
         )
     clips = clips.chosen(np.array([path not in errors for path in clips.names]))
     keys = np.array([key_of_path[path] for path in clips.names], object)
-    notes = [f"Left out: {error}" for error in errors.values()]
-    return dataclasses.replace(clips, keys=keys), notes
+    report += [f"Left out: {error}" for error in errors.values()]
+    return dataclasses.replace(clips, keys=keys)
 
 
 def _check_waveforms(shards: Shards, info: ModelInfo) -> None:
@@ -256,75 +260,71 @@ def _check_waveforms(shards: Shards, info: ModelInfo) -> None:
 # --- Checks ---------------------------------------------------------------------------
 
 
-def merge_duplicates(
-    clips: LabelledClips, examples: Examples
-) -> tuple[LabelledClips, list[str]]:
+def without_copies(
+    clips: LabelledClips, examples: Examples, report: list[str]
+) -> LabelledClips:
     """Joins clips of the same audio into one, which has the tags of all of them.
 
     The same song in the folders of two tags has both tags. Kept apart, each copy would
-    be a negative example of the other's tag, and one could judge a head that was fitted
-    to the other.
+    be a negative example of the other's tag, and a copy in the held-out fold would be
+    scored by a head fitted to the other.
 
     Args:
         clips: Clips from `embed`.
         examples: Their embeddings.
+        report: Receives a sentence on what was joined.
 
     Returns:
-        The clips without copies, and a sentence on what was joined.
+        The clips without copies.
     """
-    labels, differing, copies = clips.labels.copy(), [], set()
-    for first, copy in map(sorted, _same_audio(examples)):
-        copies.add(copy)
-        if (clips.labels[first] != clips.labels[copy]).any():
-            differing.append((clips.names[first], clips.names[copy]))
-        labels[first] |= labels[copy]
-    kept = np.array([number not in copies for number in range(len(clips))])
-    notes = []
-    if copies:
+    _, firsts, groups = np.unique(
+        _same_audio(examples), return_index=True, return_inverse=True
+    )
+    labels = np.zeros((len(firsts), len(clips.tags)), np.uint8)
+    np.maximum.at(labels, groups, clips.labels)
+    copies = np.setdiff1d(np.arange(len(clips)), firsts)
+    if len(copies):
+        originals = firsts[groups[copies]]
+        differ = (clips.labels[copies] != clips.labels[originals]).any(axis=1)
         text = f"{len(copies)} clips hold the same audio as others and do not count"
-        if differing:
-            first, copy = differing[0]
+        if differ.any():
+            first = np.argmax(differ)
             text += (
-                f" again. {len(differing)} of them have different tags, and the clip"
-                f" gets all of them ({first} and {copy})"
+                f" again. {differ.sum()} of them have different tags, and the clip gets"
+                f" all of them ({clips.names[originals[first]]} and"
+                f" {clips.names[copies[first]]})"
             )
-        notes.append(f"{text}.")
-    return dataclasses.replace(clips, labels=labels).chosen(kept), notes
+        report.append(f"{text}.")
+    order = np.argsort(firsts)
+    kept = dataclasses.replace(clips.chosen(firsts[order]), labels=labels[order])
+    return kept
 
 
-def _same_audio(examples: Examples) -> list[tuple[int, int]]:
-    """Returns pairs of clips whose embeddings are equal but for rounding.
+def _same_audio(examples: Examples) -> np.ndarray:
+    """Returns a number per clip, the same for clips whose embeddings are equal.
 
-    Rounding depends on the other segments of a batch.
+    Rounding, which depends on the other segments of a batch, does not count.
     """
     means = examples.means()
-    means = means / (means.std(axis=0) + 1e-12) / SAME_AUDIO
-    # Copies are neighbours on any line through the space of embeddings.
-    direction = np.random.default_rng(0).standard_normal(means.shape[1])
-    place = means @ (direction / np.linalg.norm(direction))
-    farthest = means.shape[1] ** 0.5
-    pairs, recent = [], []
-    for number in np.argsort(place, kind="stable").tolist():
-        recent = [one for one in recent if place[number] - place[one] <= farthest]
-        for one in recent:
-            is_same_length = examples.num_segments[one] == examples.num_segments[number]
-            if is_same_length and np.abs(means[one] - means[number]).max() <= 1:
-                pairs.append((one, number))
-                break
-        else:
-            recent.append(number)
-    return pairs
+    means = means / (means.std(axis=0) + 1e-12)
+    rows = np.c_[means, examples.num_segments]
+    search = NearestNeighbors(
+        radius=SAME_AUDIO, metric="chebyshev", algorithm="kd_tree"
+    )
+    near = search.fit(rows).radius_neighbors_graph()
+    return connected_components(near, directed=False)[1]
 
 
-def learnable(clips: LabelledClips, min_clips: int) -> tuple[LabelledClips, list[str]]:
+def learnable(clips: LabelledClips, min_clips: int, report: list[str]) -> LabelledClips:
     """Leaves out the tags that no head can learn.
 
     Args:
         clips: Clips with their labels.
         min_clips: Fewest positive clips of a tag.
+        report: Receives a sentence that lists the tags left out.
 
     Returns:
-        The clips with the remaining tags, and a note that lists the tags left out.
+        The clips with the remaining tags.
 
     Raises:
         ValueError: no tag is left.
@@ -346,13 +346,14 @@ def learnable(clips: LabelledClips, min_clips: int) -> tuple[LabelledClips, list
             " tags, such as 'other'."
         )
     tags = tuple(clips.tags[number] for number in kept)
-    found = dataclasses.replace(clips, tags=tags, labels=clips.labels[:, kept])
-    return found, [f"Left out: {', '.join(reasons)}."] if reasons else []
+    if reasons:
+        report.append(f"Left out: {', '.join(reasons)}.")
+    return dataclasses.replace(clips, tags=tags, labels=clips.labels[:, kept])
 
 
 def with_folds(
-    clips: LabelledClips, num_folds: int, seed: int
-) -> tuple[LabelledClips, list[str]]:
+    clips: LabelledClips, num_folds: int, seed: int, report: list[str]
+) -> LabelledClips:
     """Deals the clips to folds by their groups, unless the data names folds.
 
     Args:
@@ -360,9 +361,10 @@ def with_folds(
             read.
         num_folds: Number of folds; fewer if there are fewer groups.
         seed: Seed of the folds.
+        report: Receives a sentence on what makes the scores too high.
 
     Returns:
-        The clips with folds, and a sentence on what makes the scores too high.
+        The clips with folds.
 
     Raises:
         ValueError: all clips are in one group or one fold.
@@ -373,12 +375,12 @@ def with_folds(
                 f"All clips of {clips.source} are in fold {int(clips.folds[0])}. Give"
                 " them at least two folds, or remove the column fold."
             )
-        return clips, _note_shared_artists(clips)
-    notes = []
+        _note_shared_artists(clips, report)
+        return clips
     if clips.group_kind == "clip" and clips.in_shards is None:
-        clips, notes = _with_artists_of_files(clips)
+        clips = _with_artists_of_files(clips, report)
     if clips.group_kind == "clip":
-        notes.append(
+        report.append(
             "No artists are known, so folds may share them, and the scores below may"
             " be too high. A csv with a column artist prevents that."
         )
@@ -391,24 +393,23 @@ def with_folds(
             " others, or remove the column artist to hold out single files."
         )
     folds = deal_folds(clips.groups, clips.labels, num_folds, seed)
-    return dataclasses.replace(clips, folds=folds), notes
+    return dataclasses.replace(clips, folds=folds)
 
 
-def _with_artists_of_files(clips: LabelledClips) -> tuple[LabelledClips, list[str]]:
+def _with_artists_of_files(clips: LabelledClips, report: list[str]) -> LabelledClips:
     """Takes the artists from the files' metadata, if they name at least two."""
     bar = tqdm(clips.names, "Reading artists", unit="file", disable=None, leave=False)
     artists = np.array([_artist_of(path) for path in bar])
     named = artists != ""
     if len(np.unique(artists[named])) < 2:
-        return clips, []
-    notes = []
+        return clips
     if not named.all():
-        notes.append(
+        report.append(
             f"The metadata of {(~named).sum()} of {len(clips)} files name no artist;"
             " each of these files counts as an artist of its own."
         )
     groups = np.where(named, artists, clips.groups)
-    return dataclasses.replace(clips, groups=groups, group_kind="artist"), notes
+    return dataclasses.replace(clips, groups=groups, group_kind="artist")
 
 
 def _artist_of(path: str) -> str:
@@ -420,14 +421,13 @@ def _artist_of(path: str) -> str:
         return ""
 
 
-def _note_shared_artists(clips: LabelledClips) -> list[str]:
+def _note_shared_artists(clips: LabelledClips, report: list[str]) -> None:
     folds_of = {}
     for group, fold in zip(clips.groups.tolist(), clips.folds.tolist(), strict=True):
         folds_of.setdefault(group, set()).add(fold)
     shared = sorted(group for group, folds in folds_of.items() if len(folds) > 1)
-    if not shared or clips.group_kind != "artist":
-        return []
-    return [
-        f"{len(shared)} artists are in several folds, such as {shared[0]!r}; that makes"
-        " the scores below too high."
-    ]
+    if shared and clips.group_kind == "artist":
+        report.append(
+            f"{len(shared)} artists are in several folds, such as {shared[0]!r}; that"
+            " makes the scores below too high."
+        )

@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tagger.datasets import splitting
-from tagger.training import heads
+from tagger.fitting import heads
 
 
 def examples_of(means, labels, num_segments=2, spread=0.0):

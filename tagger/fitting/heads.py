@@ -113,9 +113,9 @@ def cross_validate(examples: Examples, folds: np.ndarray) -> CrossValidation:
     candidates = np.full((len(PENALTIES), num_clips, num_tags), np.nan, np.float32)
     numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
     bar = tqdm(
-        total=len(numbers) * len(PENALTIES),
+        total=len(numbers) * num_tags,
         desc="Cross-validating",
-        unit="fit",
+        unit="tag",
         disable=None,
         leave=False,
     )
@@ -124,10 +124,9 @@ def cross_validate(examples: Examples, folds: np.ndarray) -> CrossValidation:
             held_out = folds == fold
             fitted, scored = examples.chosen(~held_out), examples.chosen(held_out)
             is_learnable = _has_both(fitted.labels)
-            for number, head in enumerate(_path(fitted, is_learnable)):
+            for number, head in enumerate(_path(fitted, is_learnable, bar)):
                 values = scored.scores(head)
                 candidates[number, held_out] = np.where(is_learnable, values, np.nan)
-                bar.update()
     in_folds = folds >= 0
     is_judged = _has_both(examples.labels[in_folds])
     is_judged &= ~np.isnan(candidates[:, in_folds]).any(axis=(0, 1))
@@ -153,22 +152,25 @@ def fit(examples: Examples, penalties: Sequence[float]) -> Head:
     """
     scaler = StandardScaler().fit(examples.means())
     standard = scaler.transform(examples.means())
-    columns = [
-        _logistic(standard, labels, [penalty])[0]
-        for labels, penalty in zip(examples.labels.T, penalties, strict=True)
-    ]
+    pairs = zip(examples.labels.T, penalties, strict=True)
+    bar = tqdm(pairs, "Fitting", len(penalties), unit="tag", disable=None, leave=False)
+    columns = [_logistic(standard, labels, [penalty])[0] for labels, penalty in bar]
     return _unscaled(scaler, columns)
 
 
-def _path(examples: Examples, is_learnable: np.ndarray) -> Iterator[Head]:
-    """Yields the head of each of PENALTIES; tags that are not learnable score .5."""
+def _path(examples: Examples, is_learnable: np.ndarray, bar: tqdm) -> Iterator[Head]:
+    """Yields the head of each of PENALTIES; tags that are not learnable score .5.
+
+    The bar advances by one per tag.
+    """
     scaler = StandardScaler().fit(examples.means())
     standard = scaler.transform(examples.means())
     nothing = [(np.zeros(standard.shape[1]), 0.0)] * len(PENALTIES)
-    columns = [
-        _logistic(standard, labels, PENALTIES) if learnable else nothing
-        for learnable, labels in zip(is_learnable, examples.labels.T, strict=True)
-    ]
+    columns = []
+    for learnable, labels in zip(is_learnable, examples.labels.T, strict=True):
+        fitted = _logistic(standard, labels, PENALTIES) if learnable else nothing
+        columns.append(fitted)
+        bar.update()
     for of_penalty in zip(*columns, strict=True):
         yield _unscaled(scaler, of_penalty)
 

@@ -14,9 +14,11 @@ from tagger import audio, models
 from tagger.data.clips import Clips
 from tagger.datasets import csv_manifest
 from tagger.evaluation import metrics
+from tagger.fitting import fit as fitting
+from tagger.fitting import heads, labelled_clips
 from tagger.inference import embedding_cache
 from tagger.inference.tagger import Tagger
-from tagger.training import heads, labelled_clips, transfer
+from tagger.training import fine_tuning
 
 RATE = 16000
 
@@ -69,9 +71,7 @@ def csv_of(music, cells, name="tracks.csv"):
 
 def fit(bases, source, cache, tags=None, **options):
     options = {"num_folds": 3, "has_baselines": False} | options
-    return transfer.fit(
-        bases, source, transfer.FitOptions(**options), tags, cache=cache
-    )
+    return fitting.fit(bases, source, fitting.FitOptions(**options), tags, cache=cache)
 
 
 def test_a_folder_of_folders_becomes_an_ordinary_model(
@@ -105,7 +105,7 @@ def test_a_folder_of_folders_becomes_an_ordinary_model(
 def test_the_model_scores_what_its_head_scores(music, bases, cache):
     found = fit(bases[:1], music, cache)
     tagger = Tagger(found.model)
-    (backbone,) = transfer.backbones_of(bases[:1], [models.load_model(bases[0])])
+    (backbone,) = fitting.backbones_of(bases[:1], [models.load_model(bases[0])])
     (head,) = (layer for layer in found.model.layers if layer.name == "head_scores")
     for path in sorted(music.rglob("*.wav"))[:3]:
         rows = cache.load(backbone, embedding_cache.key_of_file(path))
@@ -191,9 +191,10 @@ def test_artists_are_never_in_two_folds(music):
             [f"music/{kind}/{n}.wav", kind, "ABC"[n % 3]] for kind in ("tone", "noise")
         ]
     clips = labelled_clips.read_clips(csv_of(music, rows))
-    clips, notes = labelled_clips.with_folds(clips, 5, 0)
+    report = []
+    clips = labelled_clips.with_folds(clips, 5, 0, report)
     folds = clips.folds
-    assert not notes
+    assert not report
     assert [len(set(folds[clips.groups == artist])) for artist in "ABC"] == [1, 1, 1]
     assert len(set(folds)) == 3
 
@@ -213,9 +214,11 @@ def test_artists_come_from_the_files_if_the_data_names_none(music):
             )
             frame.sample_rate = RATE
             container.mux([*stream.encode(frame), *stream.encode(None)])
-    clips, notes = labelled_clips.with_folds(labelled_clips.read_clips(music), 3, 0)
+    report = []
+    clips = labelled_clips.read_clips(music)
+    clips = labelled_clips.with_folds(clips, 3, 0, report)
     assert clips.group_kind == "artist"
-    assert notes[0].startswith("The metadata of 9 of 16 files name no artist")
+    assert report[0].startswith("The metadata of 9 of 16 files name no artist")
     tones = clips.groups[clips.labels[:, clips.tags.index("tone")] == 1]
     assert tones.tolist() == [*["Artist 0", "Artist 1"] * 3, "Artist 0", "tone/7.flac"]
 
@@ -269,12 +272,26 @@ def test_a_fitted_model_can_be_the_base_of_another(music, bases, cache, tmp_path
         fit(bases[:1], music, cache, layer="audio_input")
 
 
+def test_an_average_is_refused_before_anything_is_embedded(
+    music, bases, cache, tmp_path
+):
+    members = [narrow_model("musicnn_pons")] * 2
+    path = tmp_path / "both.keras"
+    models.save_model(models.average(members), path)
+    with pytest.raises(ValueError, match="is an average of models, which cannot"):
+        fit([path], music, cache, appends=True)
+    assert not cache.folder.exists()
+    with pytest.raises(ValueError, match="is an average of models, which cannot"):
+        fine_tuning.Base(path).build(("a",), 1)
+    assert fit([path], music, cache).model.layers[-1].tags == ("noise", "tone")
+
+
 def test_random_weights_do_not_depend_on_joined_networks(bases):
     loaded = [models.load_model(base) for base in bases]
     info = models.model_info(loaded[0])
-    both = transfer.backbones_of(bases, loaded)
-    alone = transfer.baselines_of(both[1:], info, 0)["random weights"]
-    joined = transfer.baselines_of(both, info, 0)["random weights"]
+    both = fitting.backbones_of(bases, loaded)
+    alone = fitting.baselines_of(both[1:], info, 0)["random weights"]
+    joined = fitting.baselines_of(both, info, 0)["random weights"]
     assert alone[0].key == joined[1].key
     pairs = zip(
         alone[0].network.get_weights(), joined[1].network.get_weights(), strict=True

@@ -17,15 +17,15 @@ import pandas as pd
 from keras import ops
 
 import tagger
-from tagger import models, storage
+from tagger import models
 from tagger.evaluation import bootstrap, metrics, rates
 from tagger.evaluation.metrics import Evaluation
+from tagger.fitting import heads, labelled_clips
+from tagger.fitting.labelled_clips import LabelledClips
 from tagger.inference.embedding_cache import Backbone, EmbeddingCache, key_of
 from tagger.models.derivation import kept_tags
 from tagger.models.frontends import LogMel, LogMelSpectrogram
 from tagger.models.metadata import PENULTIMATE, ModelInfo
-from tagger.training import heads, labelled_clips
-from tagger.training.labelled_clips import LabelledClips
 from tagger.weights import pretrained
 
 NUM_RESAMPLES = 1000
@@ -155,29 +155,32 @@ def fit(
         source, info, tags, tag_separator, options.left_out_fold
     )
     everything = [b for several in representations.values() for b in several]
-    clips, notes = labelled_clips.embed(
-        clips, cache, everything, info, options.max_skipped
+    report = []
+    embedded = labelled_clips.embed(
+        clips, cache, everything, info, options.max_skipped, report
     )
-    clips, more = labelled_clips.merge_duplicates(
-        clips, clips.examples(cache, backbones)
-    )
-    notes += more
-    clips, more = labelled_clips.learnable(clips, options.min_clips)
-    notes += more
-    clips, more = labelled_clips.with_folds(clips, options.num_folds, options.seed)
-    notes += more
-
-    validated = {
-        name: heads.cross_validate(clips.examples(cache, several), clips.folds)
+    loaded = {
+        name: embedded.examples(cache, several)
         for name, several in representations.items()
     }
-    judged, more = _judged(clips, validated.values())
-    notes += more
+    clips = labelled_clips.without_copies(embedded, loaded[""], report)
+    clips = labelled_clips.learnable(clips, options.min_clips, report)
+    clips = labelled_clips.with_folds(clips, options.num_folds, options.seed, report)
+    is_kept = np.isin(embedded.names, clips.names)
+    loaded = {
+        name: dataclasses.replace(examples.chosen(is_kept), labels=clips.labels)
+        for name, examples in loaded.items()
+    }
+    validated = {
+        name: heads.cross_validate(examples, clips.folds)
+        for name, examples in loaded.items()
+    }
+    judged = _judged(clips, validated.values(), report)
     evaluations = {
         name: _evaluation(clips, one.scores, judged) for name, one in validated.items()
     }
     scored = evaluations.pop("")
-    examples = clips.examples(cache, backbones)
+    examples = loaded[""]
     head = heads.fit(examples, validated[""].penalties)
     appended = base_models if options.appends else []
     thresholds = _kept_thresholds(appended, clips.tags, examples)
@@ -195,7 +198,7 @@ def fit(
     )
     counts = map(int, clips.labels.sum(axis=0))
     positives = dict(zip(clips.tags, counts, strict=True))
-    return Fitted(model, scored, evaluations, positives, tuple(notes))
+    return Fitted(model, scored, evaluations, positives, tuple(report))
 
 
 # --- Base models and baselines --------------------------------------------------------
@@ -216,7 +219,7 @@ def backbones_of(
     return [
         Backbone(
             str(base),
-            key_of(storage.sha256(pretrained.path_of(base)), layer),
+            key_of(pretrained.digest(base), layer),
             models.embedding_network(model, layer),
         )
         for base, model in zip(bases, base_models, strict=True)
@@ -230,6 +233,7 @@ def _check_appendable(base_models, bases, options: FitOptions) -> None:
                 f"--append needs the input of the last layer, not {options.layer}:"
                 " leave out --layer."
             )
+        models.check_no_average(model)
         if models.model_info(model).tags is None:
             raise ValueError(
                 f"--append keeps the tags of {base}, but it holds no tag names. Leave"
@@ -299,9 +303,11 @@ def log_mel_statistics(sample_rate: int, num_samples: int) -> keras.Model:
 
 
 def _judged(
-    clips: LabelledClips, validated: Iterable[heads.CrossValidation]
-) -> tuple[np.ndarray, list[str]]:
-    """Returns the numbers of the tags with enough clips, and a note on the others."""
+    clips: LabelledClips,
+    validated: Iterable[heads.CrossValidation],
+    report: list[str],
+) -> np.ndarray:
+    """Returns the numbers of the tags with enough clips, and reports the others."""
     held_out = clips.folds >= 0
     counts = clips.labels[held_out].sum(axis=0)
     is_judged = counts >= MIN_JUDGED_CLIPS
@@ -315,14 +321,13 @@ def _judged(
         if clips.group_kind == "artist":
             found += f" by {num_groups} artist{'s' * (num_groups != 1)}"
         reasons.append(f"{clips.tags[tag]} ({found})")
-    notes = []
     if reasons:
         by = " by different artists" if clips.group_kind == "artist" else ""
-        notes.append(
+        report.append(
             f"Learnt, but not judged: {', '.join(reasons)}. Judging a tag takes"
             f" {MIN_JUDGED_CLIPS} clips{by} in at least 2 folds."
         )
-    return np.flatnonzero(is_judged), notes
+    return np.flatnonzero(is_judged)
 
 
 def _evaluation(
