@@ -220,7 +220,7 @@ def convert(name: str, args: argparse.Namespace, folder: Path) -> str:
     from tagger import models
     from tagger.datasets.magnatagatune import TOP_50_TAGS
     from tagger.inference import export
-    from tagger.weights import conversion
+    from tagger.weights import conversion, readers
 
     original = Path(args.original).resolve()
     weights = original / "sota_music_taggers/models/mtat"
@@ -228,7 +228,7 @@ def convert(name: str, args: argparse.Namespace, folder: Path) -> str:
     if name == "short_chunk_resnet" and not weights.exists():
         command = [args.original_python, "-c", RANDOM_WEIGHTS, str(weights)]
         run(command, str(original))
-    model = conversion.convert(conversion.read_weights(weights), name, tags=TOP_50_TAGS)
+    model = conversion.convert(readers.read_weights(weights), name, tags=TOP_50_TAGS)
     path = (folder / name).resolve()
     models.save_model(model, path.with_suffix(".keras"))
     export.export(model, path.with_suffix(".onnx"), "onnx", force=True)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from tagger import Tagger, interpretation
 from tagger.interpretation import figures
-from tagger.weights import conversion
+from tagger.weights import pretrained
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -26,7 +26,7 @@ SONG = DOCS / "gallery" / "music" / "orchestral" / "openclonk_urbanbolero.opus"
 def main() -> None:
     """Writes all of them."""
     draw_excitations(interpretation.load_excitations(DEMO / "excitations.pkl"))
-    draw_attention(Tagger(conversion.load_model(DEMO / "attention" / "model.keras")))
+    draw_attention(Tagger(pretrained.load(DEMO / "attention" / "model.keras")))
     draw_song(Tagger.from_pretrained("musicnn_mtt", engine="keras"))
 
 

@@ -201,7 +201,7 @@ def convert_weights(args: argparse.Namespace) -> None:
         options["tags"] = weights.pretrained.vocabulary(args.tags, args.model)
         options["tags"] = options["tags"] or read_tags(args.tags)
     model = weights.conversion.convert(
-        weights.conversion.read_weights(args.source), args.model, **options
+        weights.readers.read_weights(args.source), args.model, **options
     )
     models.save_model(model, args.output)
     info = models.model_info(model)

@@ -120,7 +120,7 @@ class KerasEngine(Engine):
 
     Args:
         model: Model from `models.load_model`, `pretrained.load` or
-            `conversion.load_model`.
+            `weights.load`.
         layer: Layer whose output is the embedding, see `models.embedding_network`.
 
     Attributes:

@@ -45,7 +45,7 @@ def export(
 
     Args:
         model: Keras model from `models.load_model`, `pretrained.load` or
-            `conversion.load_model`. Mixed precision becomes float32.
+            `weights.load`. Mixed precision becomes float32.
         path: Path with the ending of the format; a folder for "saved-model".
         to: Key of `metadata.EXPORT_FORMATS`.
         force: Whether to replace an existing file or SavedModel.

@@ -4,7 +4,6 @@ README.md      the model card
 model.keras    for `tagger`, fine-tuning and interpretation
 model.onnx     for ONNX Runtime
 labels.txt     one tag per line, in the order of the scores
-SHA256SUMS     checksums of the files above, except the card
 """
 
 import os
@@ -14,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from tagger import inference, models, storage
+from tagger import inference, models
 from tagger.weights import cards, hub, pretrained
 
 CARD_NAME = "README.md"
@@ -100,6 +99,3 @@ def write_repository(
     inference.export.export(loaded, folder / "model.onnx", "onnx")
     tags = models.model_info(loaded).tags or ()
     (folder / "labels.txt").write_text("".join(f"{tag}\n" for tag in tags), "utf-8")
-    names = (hub.MODEL_NAME, "model.onnx", "labels.txt")
-    sums = [f"{storage.sha256(folder / name)}  {name}\n" for name in names]
-    (folder / hub.SUMS_NAME).write_text("".join(sums), encoding="utf-8")

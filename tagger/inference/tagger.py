@@ -67,7 +67,7 @@ class Tagger:
 
     Args:
         model: An engine from `selection.open_engine`, or a Keras model from
-            `models.load_model` or `conversion.load_model`.
+            `models.load_model` or `weights.load`.
         tags: Tag names in the order of the scores, for a model that holds none.
 
     Attributes:

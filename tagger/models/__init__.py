@@ -1,5 +1,17 @@
 """The taggers: one file per paper, what they share, and what a model file holds.
 
+A factory returns a Keras model from float32 waveforms [batch, num_samples] at ±1 to
+scores [batch, num_tags]. Its own docstring lists its options, except these, which mean
+the same in all of them:
+
+Args:
+    num_tags: Number of scores.
+    tags: Names of the tags, stored in the model.
+    num_samples: Length of the waveform in samples.
+    sample_rate: Rate of the waveform in Hz.
+    log_mel: Key of `frontends.PRESETS`.
+    dropout_rate: Dropout rate before the last layer.
+
 Everything here is loaded at its first use: `registry` and `metadata` need no Keras, the
 rest does.
 """

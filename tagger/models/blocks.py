@@ -6,10 +6,54 @@ PyTorch models, so batch norm uses epsilon 1e-5 and momentum .9 (.1 in PyTorch's
 convention), and the padding is the same on both sides.
 """
 
+import keras
 import numpy as np
 from keras import layers
 
-from tagger.models.layers import SelfAttention, VerticalConv2D, torch_uniform
+from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.layers import (
+    AudioInput,
+    SelfAttention,
+    VerticalConv2D,
+    torch_uniform,
+)
+from tagger.segmentation import Segmentation
+
+
+def waveform_input(
+    sample_rate: int, segmentation: Segmentation, min_samples: int | None = None
+):
+    """Returns the input of a model, and its waveform [batch, num_samples].
+
+    Args:
+        sample_rate: Rate of the waveform in Hz.
+        segmentation: How clips are cut for the model.
+        min_samples: See `AudioInput`.
+    """
+    waveform = keras.Input((segmentation.num_samples,), name="waveform")
+    about = AudioInput(
+        sample_rate, segmentation, min_samples=min_samples, name="audio_input"
+    )
+    return waveform, about(waveform)
+
+
+def log_mel_input(log_mel: str, segmentation: Segmentation, min_frames=None):
+    """Returns the input of a model, and its log-mel [batch, num_frames, n_mels].
+
+    Args:
+        log_mel: Key of `frontends.PRESETS`.
+        segmentation: How clips are cut for the model.
+        min_frames: Fewest frames of a network that takes any number of them; None: it
+            takes only whole segments.
+
+    Raises:
+        ValueError: the preset is unknown.
+    """
+    definition, min_samples = preset(log_mel), None
+    if min_frames:
+        min_samples = max((min_frames - 1) * definition.hop_length, definition.n_fft)
+    waveform, x = waveform_input(definition.sample_rate, segmentation, min_samples)
+    return waveform, LogMelSpectrogram(definition, name="frontend")(x)
 
 
 def torch_norm(x, name: str):

@@ -10,9 +10,14 @@ waveform [batch, 240000] -> log-mel [batch, 938, 128] -> a class token and 118 s
 import keras
 from keras import layers
 
-from tagger.models.blocks import bert_encoder, normed_image, residual_block, torch_dense
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioInput, ClassToken, FirstPosition, TagScores
+from tagger.models.blocks import (
+    bert_encoder,
+    log_mel_input,
+    normed_image,
+    residual_block,
+    torch_dense,
+)
+from tagger.models.layers import ClassToken, FirstPosition, TagScores
 from tagger.segmentation import Segmentation
 
 WIDTHS = (1, 1, 2, 2, 2, 2, 2)  # channels of each block / num_filters
@@ -34,35 +39,21 @@ def cnn_self_attention(
     """Builds seven residual blocks and a Transformer encoder.
 
     Args:
-        num_tags: Number of scores.
         num_filters: Channels of the first block; the encoder has twice as many.
         num_layers: Number of encoder layers.
         num_heads: Number of attention heads.
         attention_dropout_rate: Dropout rate of the attention probabilities.
         hidden_dropout_rate: Dropout rate before each sum of the encoder.
-        dropout_rate: Dropout rate before the last layer.
-        num_samples: Length of the waveform in samples.
         log_mel: Key of a preset with 128 bands in `frontends.PRESETS`.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `block1_1_conv` … `block7_add`, `class_token`,
-        `encoder1_attention` …, `pooler`, `head_scores`.
+    Layers: `frontend`, `block1_1_conv` … `block7_add`, `class_token`,
+    `encoder1_attention` …, `pooler`, `head_scores`.
 
     Raises:
         ValueError: the preset is unknown, or the channels cannot be divided evenly
             among the heads.
     """
-    definition = preset(log_mel)
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        definition.sample_rate,
-        Segmentation(num_samples, "pad"),
-        min_samples=definition.n_fft,
-        name="audio_input",
-    )(waveform)
-    x = LogMelSpectrogram(definition, name="frontend")(x)
+    waveform, x = log_mel_input(log_mel, Segmentation(num_samples, "pad"), min_frames=1)
     x = normed_image(x)
     for i, (width, strides) in enumerate(zip(WIDTHS, STRIDES, strict=True), 1):
         x = residual_block(x, width * num_filters, f"block{i}", strides)

@@ -12,9 +12,8 @@ import math
 import keras
 from keras import layers
 
-from tagger.models.blocks import convolution_block, normed_image
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioInput, TagScores
+from tagger.models.blocks import convolution_block, log_mel_input, normed_image
+from tagger.models.layers import TagScores
 from tagger.segmentation import Segmentation
 
 POOL_SIZES = ((2, 2), (3, 3), (4, 4), (4, 4))  # (time, mel); 96 bands to one
@@ -32,32 +31,17 @@ def crnn(
     """Builds the network: four convolutions and two recurrent layers.
 
     Args:
-        num_tags: Number of scores.
         filters: Channels of the convolutions.
         gru_units: Units of each recurrent layer; the last state of the second is used.
-        dropout_rate: Dropout rate before the last layer.
-        num_samples: Length of the waveform in samples.
         log_mel: Key of a preset with 96 bands in `frontends.PRESETS`.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `block1_conv` … `block4_pool`, `gru1`, `gru2`,
-        `head_scores`.
+    Layers: `frontend`, `block1_conv` … `block4_pool`, `gru1`, `gru2`, `head_scores`.
 
     Raises:
         ValueError: the preset is unknown.
     """
-    definition = preset(log_mel)
     min_frames = math.prod(num_frames for num_frames, _ in POOL_SIZES)
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        definition.sample_rate,
-        Segmentation(num_samples, "pad"),
-        min_samples=(min_frames - 1) * definition.hop_length,
-        name="audio_input",
-    )(waveform)
-    x = LogMelSpectrogram(definition, name="frontend")(x)
+    waveform, x = log_mel_input(log_mel, Segmentation(num_samples, "pad"), min_frames)
     x = normed_image(x)
     for i, (width, pool_size) in enumerate(zip(filters, POOL_SIZES, strict=True), 1):
         x = convolution_block(x, width, (3, 3), f"block{i}", pool_size)

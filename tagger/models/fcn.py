@@ -10,9 +10,8 @@ poolings reduce the spectrogram to one cell.
 import keras
 from keras import layers
 
-from tagger.models.blocks import convolution_block, normed_image
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioInput, TagScores
+from tagger.models.blocks import convolution_block, log_mel_input, normed_image
+from tagger.models.layers import TagScores
 from tagger.segmentation import Segmentation
 
 POOL_SIZES = ((4, 2), (4, 2), (4, 2), (5, 3), (4, 4))  # (time, mel)
@@ -29,26 +28,16 @@ def fcn(
     """Builds the fully convolutional network.
 
     Args:
-        num_tags: Number of scores.
         filters: Channels of the five convolutions.
-        dropout_rate: Dropout rate before the last layer.
         num_samples: Length of the waveform in samples; 29 s are reduced to one cell.
         log_mel: Key of a preset with 96 bands in `frontends.PRESETS`.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `block1_conv` … `block5_pool`, `head_scores`.
+    Layers: `frontend`, `block1_conv` … `block5_pool`, `head_scores`.
 
     Raises:
         ValueError: the preset is unknown.
     """
-    definition = preset(log_mel)
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        definition.sample_rate, Segmentation(num_samples, "pad"), name="audio_input"
-    )(waveform)
-    x = LogMelSpectrogram(definition, name="frontend")(x)
+    waveform, x = log_mel_input(log_mel, Segmentation(num_samples, "pad"))
     x = normed_image(x)
     for i, (width, pool_size) in enumerate(zip(filters, POOL_SIZES, strict=True), 1):
         x = convolution_block(x, width, (3, 3), f"block{i}", pool_size)

@@ -14,9 +14,10 @@ from tagger.models.blocks import (
     dense_head,
     residual_block,
     torch_norm,
+    waveform_input,
 )
 from tagger.models.frontends import HarmonicSpectrogram
-from tagger.models.layers import AudioInput, TagScores
+from tagger.models.layers import TagScores
 from tagger.segmentation import Segmentation
 
 # The shortest waveform that the seven poolings reduce to one step.
@@ -36,27 +37,15 @@ def harmonic_cnn(
     """Builds seven blocks on a spectrogram whose channels are the harmonics of a pitch.
 
     Args:
-        num_tags: Number of scores.
         num_filters: Channels of the first four blocks; the others have twice as many.
         num_harmonics: Number of harmonics per pitch, including the pitch itself.
         bands_per_semitone: Pitch resolution in bands per semitone.
-        dropout_rate: Dropout rate before the last layer.
-        num_samples: Length of the waveform in samples.
-        sample_rate: Rate of the waveform in Hz.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `block1_conv`, `block2_1_conv` … `block7_pool`,
-        `head_dense`, `head_scores`.
+    Layers: `frontend`, `block1_conv`, `block2_1_conv` … `block7_pool`, `head_dense`,
+    `head_scores`.
     """
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        sample_rate,
-        Segmentation(num_samples, "pad"),
-        min_samples=MIN_SAMPLES,
-        name="audio_input",
-    )(waveform)
+    segmentation = Segmentation(num_samples, "pad")
+    waveform, x = waveform_input(sample_rate, segmentation, MIN_SAMPLES)
     x = HarmonicSpectrogram(
         sample_rate, num_harmonics, bands_per_semitone, name="frontend"
     )(x)

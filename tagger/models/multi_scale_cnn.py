@@ -10,8 +10,8 @@ that average max-pooled over 4 frames and 2 bands.
 import keras
 from keras import layers
 
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioInput, TagScores
+from tagger.models.blocks import log_mel_input
+from tagger.models.layers import TagScores
 from tagger.segmentation import Segmentation
 
 
@@ -27,24 +27,18 @@ def multi_scale_cnn(
     """Builds the three-scale network.
 
     Args:
-        num_tags: Number of scores.
         filters: Channels of the first, the second and every later convolution.
         dense_units: Units of the dense layer before the last.
         dropout_rate: Dropout rate before the dense layers.
         num_samples: Length of the waveform in samples; the default is one MTT clip (628
             frames).
-        log_mel: Key of `frontends.PRESETS`.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `scale1_1_conv` … `scale3_1_pool`,
-        `merged1_conv`, `merged2_pool`, `head_norm`, `head_dense`, `head_scores`.
+    Layers: `frontend`, `scale1_1_conv` … `scale3_1_pool`, `merged1_conv`,
+    `merged2_pool`, `head_norm`, `head_dense`, `head_scores`.
 
     Raises:
         ValueError: the preset is unknown.
     """
-    definition = preset(log_mel)
     first, second, later = filters
 
     def block(x, width, num_frames, pool_size, name):
@@ -60,12 +54,8 @@ def multi_scale_cnn(
             return x
         return layers.MaxPooling2D(pool_size, name=f"{name}_pool")(x)
 
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        definition.sample_rate, Segmentation(num_samples), name="audio_input"
-    )(waveform)
-    x = LogMelSpectrogram(definition, name="frontend")(x)
-    x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
+    waveform, x = log_mel_input(log_mel, Segmentation(num_samples))
+    x = layers.Reshape((-1, x.shape[2], 1), name="input_channel")(x)
 
     half = layers.AveragePooling2D((4, 2), name="scale2_mean")(x)  # [batch, 157, 64, 1]
     quarter = layers.MaxPooling2D((4, 2), name="scale3_max")(half)  # [batch, 39, 32, 1]

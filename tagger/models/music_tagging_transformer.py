@@ -10,10 +10,13 @@ scores [batch, 50]. The teacher's encoder has 256 channels, that of the student
 import keras
 from keras import layers
 
-from tagger.models.blocks import normed_image, residual_block, torch_dense
-from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.blocks import (
+    log_mel_input,
+    normed_image,
+    residual_block,
+    torch_dense,
+)
 from tagger.models.layers import (
-    AudioInput,
     ClassToken,
     FirstPosition,
     LearnedPositions,
@@ -42,7 +45,6 @@ def music_tagging_transformer(
     """Builds the network: three residual blocks and a Transformer encoder.
 
     Args:
-        num_tags: Number of scores.
         size: "teacher" or "student".
         num_filters: Channels of the convolutions.
         channels: Channels of the encoder; None: those of `size`.
@@ -50,15 +52,9 @@ def music_tagging_transformer(
         num_heads: Number of attention heads.
         max_length: Longest sequence in steps of 4 frames (93 ms); the default is 47 s.
         dropout_rate: Dropout rate in the encoder.
-        num_samples: Length of the waveform in samples.
-        log_mel: Key of `frontends.PRESETS`.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `block1_1_conv` … `block3_pool`, `embedding`,
-        `class_token`, `positions`, `encoder1_attention` … `encoder4_add`, `head_norm`,
-        `head_scores`.
+    Layers: `frontend`, `block1_1_conv` … `block3_pool`, `embedding`, `class_token`,
+    `positions`, `encoder1_attention` … `encoder4_add`, `head_norm`, `head_scores`.
 
     Raises:
         ValueError: the size or preset is unknown, or the waveform is longer than
@@ -68,17 +64,8 @@ def music_tagging_transformer(
         raise ValueError(
             f"Unknown size {size!r}. Choose one of: {', '.join(CHANNELS)}."
         )
-    definition = preset(log_mel)
     channels = channels or CHANNELS[size]
-
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        definition.sample_rate,
-        Segmentation(num_samples),
-        min_samples=3 * definition.hop_length,
-        name="audio_input",
-    )(waveform)
-    x = LogMelSpectrogram(definition, name="frontend")(x)
+    waveform, x = log_mel_input(log_mel, Segmentation(num_samples), min_frames=4)
     x = normed_image(x)
     for i, pool_size in enumerate(POOL_SIZES, 1):
         x = residual_block(x, num_filters, f"block{i}", pool_size=pool_size)

@@ -14,12 +14,12 @@ from tagger.models.blocks import (
     convolution_block,
     dense_head,
     horizontal_convolution,
+    log_mel_input,
     max_and_mean,
     normed_image,
     vertical_convolution,
 )
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioInput, TagScores
+from tagger.models.layers import TagScores
 from tagger.segmentation import Segmentation
 
 VERTICAL_SHARES = (0.7, 0.4)  # shares of the mel bands that the filters span
@@ -41,40 +41,25 @@ def musicnn(
     """Builds the network with vertical (timbre) and horizontal (rhythm) filters.
 
     Args:
-        num_tags: Number of scores.
         vertical_filters: Channels of each of the two vertical convolutions.
         horizontal_filters: Channels of each of the three horizontal convolutions.
         num_filters: Channels of the three convolutions over time; 512 for MSD.
         dense_units: Units of the dense layer before the last; 500 for MSD.
-        dropout_rate: Dropout rate before the last layer.
-        num_samples: Length of the waveform in samples.
-        log_mel: Key of `frontends.PRESETS`.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `vertical1_conv` …, `horizontal3_conv`,
-        `middle1_conv` … `middle3_add`, `head_dense`, `head_scores`.
+    Layers: `frontend`, `vertical1_conv` …, `horizontal3_conv`, `middle1_conv` …
+    `middle3_add`, `head_dense`, `head_scores`.
 
     Raises:
         ValueError: the preset is unknown.
     """
-    definition = preset(log_mel)
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        definition.sample_rate,
-        Segmentation(num_samples, "pad"),
-        min_samples=definition.n_fft,
-        name="audio_input",
-    )(waveform)
-    x = LogMelSpectrogram(definition, name="frontend")(x)
+    waveform, x = log_mel_input(log_mel, Segmentation(num_samples, "pad"), min_frames=1)
     x = normed_image(x)
 
     features = [
         vertical_convolution(
             x,
             vertical_filters,
-            (NUM_VERTICAL_FRAMES, int(share * definition.n_mels)),
+            (NUM_VERTICAL_FRAMES, int(share * x.shape[2])),
             f"vertical{i}",
         )
         for i, share in enumerate(VERTICAL_SHARES, 1)

@@ -12,9 +12,9 @@ frames are the same. Batch norm comes after ReLU.
 import keras
 from keras import layers
 
-from tagger.models.blocks import max_and_mean
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioInput, TagScores, VerticalConv2D
+from tagger.models.blocks import log_mel_input, max_and_mean
+from tagger.models.frontends import preset
+from tagger.models.layers import TagScores, VerticalConv2D
 from tagger.segmentation import Segmentation
 
 VERTICAL_SHARES = (0.4, 0.7)  # shares of the mel bands that the filters span
@@ -38,7 +38,6 @@ def musicnn_pons(
     """Builds the musically motivated network.
 
     Args:
-        num_tags: Number of scores.
         vertical_filters: Channels of each of the two vertical (timbre) convolutions.
         horizontal_filters: Channels of each of the three horizontal (rhythm)
             convolutions.
@@ -48,12 +47,9 @@ def musicnn_pons(
         dropout_rate: Dropout rate before each of the two dense layers.
         num_frames: Number of frames of a segment.
         log_mel: Key of a preset without padding in `frontends.PRESETS`.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `vertical1_conv` … `horizontal3_max`,
-        `middle1_conv` … `middle3_add`, `pooled`, `head_dense`, `head_scores`.
+    Layers: `frontend`, `vertical1_conv` … `horizontal3_max`, `middle1_conv` …
+    `middle3_add`, `pooled`, `head_dense`, `head_scores`.
 
     Raises:
         ValueError: the preset is unknown.
@@ -112,17 +108,12 @@ def vgg_pons(
     """Builds the VGG: five convolutions, each with max-pooling.
 
     Args:
-        num_tags: Number of scores.
         num_filters: Channels of every convolution.
         pool_dropout_rate: Dropout rate before the second to fifth convolution.
-        dropout_rate: Dropout rate before the last layer.
         num_frames: Number of frames of a segment.
         log_mel: Key of a preset without padding in `frontends.PRESETS`.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `block1_conv` … `block5_pool`, `head_scores`.
+    Layers: `frontend`, `block1_conv` … `block5_pool`, `head_scores`.
 
     Raises:
         ValueError: the preset is unknown.
@@ -156,15 +147,10 @@ def _patch(log_mel, num_frames, is_any_length=False):
     definition = preset(log_mel)
     hop_samples = num_frames * definition.hop_length
     num_samples = hop_samples - definition.hop_length + definition.n_fft
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        definition.sample_rate,
-        Segmentation(
-            num_samples, hop_samples=hop_samples, edge_samples=definition.n_fft // 2
-        ),
-        min_samples=definition.n_fft if is_any_length else None,
-        name="audio_input",
-    )(waveform)
-    x = LogMelSpectrogram(definition, name="frontend")(x)
+    segmentation = Segmentation(
+        num_samples, hop_samples=hop_samples, edge_samples=definition.n_fft // 2
+    )
+    min_frames = 1 if is_any_length else None
+    waveform, x = log_mel_input(log_mel, segmentation, min_frames)
     x = layers.Reshape((-1, definition.n_mels, 1), name="input_channel")(x)
     return waveform, layers.BatchNormalization(name="input_norm")(x)

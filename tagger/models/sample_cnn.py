@@ -7,7 +7,8 @@ nine poolings by 3 leave one frame.
 import keras
 from keras import layers
 
-from tagger.models.layers import AudioInput, SqueezeExcitation, TagScores
+from tagger.models.blocks import waveform_input
+from tagger.models.layers import SqueezeExcitation, TagScores
 from tagger.segmentation import Segmentation
 
 BLOCKS = ("se", "rese", "res", "basic")
@@ -29,7 +30,6 @@ def sample_cnn(
     """Builds a sample-level CNN with basic, SE, Res-2 or ReSE-2 blocks (section 2).
 
     Args:
-        num_tags: Number of scores.
         block: "se", "rese", "res" or "basic".
         multi: Whether to concatenate the global maxima of the last three blocks
             (multi-level feature aggregation) instead of using only the last block's.
@@ -39,14 +39,9 @@ def sample_cnn(
         weight_decay: L2 penalty on the kernels of the convolutions.
         num_filters: Channels of the stem; doubled at block 3 and again at block 9.
         num_samples: Length of the waveform in samples, at least 3**10.
-        sample_rate: Rate of the waveform in Hz.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags].
-        Layers: `stem_conv`, `block1_conv` … `block9_excitation` (output [batch, 1,
-        channels]; se and rese), `head_dense`, `head_scores`.
+    Layers: `stem_conv`, `block1_conv` … `block9_excitation` (output [batch, 1,
+    channels]; se and rese), `head_dense`, `head_scores`.
 
     Raises:
         ValueError: `block` is unknown or `num_samples` is too short.
@@ -63,8 +58,7 @@ def sample_cnn(
     apply_block = _residual_block if block in ("res", "rese") else _plain_block
     alpha = alpha if block in ("se", "rese") else None
 
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(sample_rate, Segmentation(num_samples), name="audio_input")(waveform)
+    waveform, x = waveform_input(sample_rate, Segmentation(num_samples))
     x = layers.Reshape((num_samples, 1), name="stem_reshape")(x)
     # Valid padding; a stride of 3 reads every sample once: [batch, 19683, 128].
     x = _convolution(

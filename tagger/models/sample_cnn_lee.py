@@ -10,8 +10,8 @@ the SampleCNN of Won et al. 2020 (https://arxiv.org/abs/2006.00751; the default)
 import keras
 from keras import layers
 
-from tagger.models.blocks import convolution_block
-from tagger.models.layers import AudioInput, TagScores
+from tagger.models.blocks import convolution_block, waveform_input
+from tagger.models.layers import TagScores
 from tagger.segmentation import Segmentation
 
 
@@ -26,24 +26,14 @@ def sample_cnn_lee(
     """Builds a stem, nine convolutions with pooling by 3, and one with kernel size 1.
 
     Args:
-        num_tags: Number of scores.
         filters: Channels of the eleven convolutions. Won et al. 2019 use 64, 64, six
             times 128, 256, 256 and 512.
-        dropout_rate: Dropout rate before the last layer.
         num_samples: Length of the waveform in samples; 3**10 leave one step.
-        sample_rate: Rate of the waveform in Hz.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `stem_conv`, `block1_conv` … `block9_pool`, `block10_conv`,
-        `head_scores`.
+    Layers: `stem_conv`, `block1_conv` … `block9_pool`, `block10_conv`, `head_scores`.
     """
     stem, *widths = filters
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(sample_rate, Segmentation(num_samples, "pad"), name="audio_input")(
-        waveform
-    )
+    waveform, x = waveform_input(sample_rate, Segmentation(num_samples, "pad"))
     x = layers.Reshape((-1, 1), name="stem_reshape")(x)
     x = convolution_block(x, stem, (3,), "stem", strides=3)  # [batch, 19683, 128]
     for i, width in enumerate(widths[:-1], 1):

@@ -8,8 +8,13 @@ waveform [batch, 59049] -> scores [batch, 50].
 import keras
 from keras import layers
 
-from tagger.models.blocks import convolution, convolution_block, dense_head
-from tagger.models.layers import AudioInput, SqueezeExcitation, TagScores
+from tagger.models.blocks import (
+    convolution,
+    convolution_block,
+    dense_head,
+    waveform_input,
+)
+from tagger.models.layers import SqueezeExcitation, TagScores
 from tagger.segmentation import Segmentation
 
 
@@ -26,22 +31,13 @@ def sample_cnn_se_won2020(
     The first has stride 3, the next nine pool by 3, and the last has kernel size 1.
 
     Args:
-        num_tags: Number of scores.
         filters: Channels of the blocks.
-        dropout_rate: Dropout rate before the last layer.
         num_samples: Length of the waveform in samples; 3**10 leave one step.
-        sample_rate: Rate of the waveform in Hz.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `block1_1_conv` … `block11_excitation` (output [batch, 1,
-        channels]), `head_dense`, `head_scores`.
+    Layers: `block1_1_conv` … `block11_excitation` (output [batch, 1, channels]),
+    `head_dense`, `head_scores`.
     """
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(sample_rate, Segmentation(num_samples, "pad"), name="audio_input")(
-        waveform
-    )
+    waveform, x = waveform_input(sample_rate, Segmentation(num_samples, "pad"))
     x = layers.Reshape((-1, 1), name="stem_reshape")(x)
     x = _block(x, filters[0], 3, "block1", strides=3)  # [batch, 19683, 128]
     for i, width in enumerate(filters[1:-1], 2):

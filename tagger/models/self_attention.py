@@ -15,14 +15,15 @@ from tagger.models.blocks import (
     bert_encoder,
     convolution_block,
     horizontal_convolution,
+    log_mel_input,
     max_and_mean,
     torch_dense,
     torch_norm,
     vertical_convolution,
+    waveform_input,
 )
-from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.frontends import preset
 from tagger.models.layers import (
-    AudioInput,
     ClassToken,
     FirstPosition,
     LearnedPositions,
@@ -62,7 +63,6 @@ def self_attention(
     """Builds one of the paper's combinations; the default is its `pons_won`.
 
     Args:
-        num_tags: Number of scores.
         front_end: "pons" (spectrogram) or "lee" (waveform).
         back_end: "attention", or "cnn" (only with "pons").
         num_filters: Width of the front end; None means 16 for "pons", 64 for "lee".
@@ -70,21 +70,16 @@ def self_attention(
         num_layers: Number of encoder layers.
         num_heads: Number of attention heads.
         attention_dropout_rate: Dropout rate in the encoder.
-        dropout_rate: Dropout rate before the last layer.
         positions: "sinusoid", or "learned" with a layer norm (the network of the
             authors' figures).
         max_length: Number of learned positions; None creates as many as needed.
         num_samples: Length of the waveform in samples; None means 65280 for "pons" (256
             frames), 65610 for "lee".
         log_mel: Key of `frontends.PRESETS`, used with "pons".
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `vertical1_conv` … `horizontal4_conv` or
-        `stem_conv` … `block4_pool`; `front_conv`, `class_token`, `positions`,
-        `encoder1_attention` …, `pooler` or `middle1_conv` …, `head_dense`;
-        `head_scores`.
+    Layers: `frontend`, `vertical1_conv` … `horizontal4_conv` or `stem_conv` …
+    `block4_pool`; `front_conv`, `class_token`, `positions`, `encoder1_attention` …,
+    `pooler` or `middle1_conv` …, `head_dense`; `head_scores`.
 
     Raises:
         ValueError: a choice is unknown, or front_end is "lee" and back_end "cnn".
@@ -103,20 +98,17 @@ def self_attention(
             "front_end 'lee' works only with back_end 'attention', not 'cnn'. Lee et"
             " al.'s convolutional network is the model sample_cnn_lee."
         )
-    definition = preset(log_mel)
     num_samples = num_samples or NUM_SAMPLES[front_end]
     num_filters = num_filters or NUM_FILTERS[front_end]
 
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        definition.sample_rate, Segmentation(num_samples), name="audio_input"
-    )(waveform)
+    segmentation = Segmentation(num_samples)
     if front_end == "pons":
-        x = LogMelSpectrogram(definition, name="frontend")(x)
+        waveform, x = log_mel_input(log_mel, segmentation)
         x = _pons_front_end(x, num_filters)
         if back_end == "attention":
             x = convolution_block(x, channels, (1,), "front")
     else:
+        waveform, x = waveform_input(preset(log_mel).sample_rate, segmentation)
         x = _lee_front_end(x, num_filters)
         x = convolution_block(x, channels, (7,), "front")
 

@@ -12,11 +12,11 @@ from keras import layers
 from tagger.models.blocks import (
     convolution_block,
     dense_head,
+    log_mel_input,
     normed_image,
     residual_block,
 )
-from tagger.models.frontends import LogMelSpectrogram, preset
-from tagger.models.layers import AudioInput, TagScores
+from tagger.models.layers import TagScores
 from tagger.segmentation import Segmentation
 
 WIDTHS = (1, 1, 2, 2, 2, 2, 4)  # channels of each block / num_filters
@@ -34,39 +34,17 @@ def short_chunk_cnn(
     """Builds the plain network: seven convolutions, each with max-pooling by 2.
 
     Args:
-        num_tags: Number of scores.
         num_filters: Channels of a block of width 1.
-        dropout_rate: Dropout rate before the last layer.
-        num_samples: Length of the waveform in samples.
         log_mel: Key of a preset with 128 bands in `frontends.PRESETS`.
         widths: Width of each of the seven blocks, as a multiple of num_filters. The
             first blocks take most of the time, the last most of the weights.
-        tags: Names of the tags, stored in the model.
 
-    Returns:
-        Model from float32 waveform [batch, num_samples] at ±1 to scores [batch,
-        num_tags]. Layers: `frontend`, `block1_conv` … `block7_pool`, `head_dense`,
-        `head_scores`.
+    Layers: `frontend`, `block1_conv` … `block7_pool`, `head_dense`, `head_scores`.
 
     Raises:
         ValueError: the preset is unknown, or there are not seven widths.
     """
-
-    def block(x, filters, name):
-        return convolution_block(x, filters, (3, 3), name, pool_size=2)
-
-    return _short_chunk(
-        "short_chunk_cnn",
-        block,
-        2 ** len(WIDTHS),  # every pooling halves the frames
-        num_tags=num_tags,
-        num_filters=num_filters,
-        dropout_rate=dropout_rate,
-        num_samples=num_samples,
-        log_mel=log_mel,
-        widths=widths,
-        tags=tags,
-    )
+    return _short_chunk("short_chunk_cnn", **locals())
 
 
 def short_chunk_resnet(
@@ -83,54 +61,34 @@ def short_chunk_resnet(
     The arguments are those of `short_chunk_cnn`. Layers: `frontend`, `block1_1_conv`,
     `block1_shortcut_conv` … `block7_add`, `head_dense`, `head_scores`.
     """
+    return _short_chunk("short_chunk_resnet", **locals())
 
-    def block(x, filters, name):
-        return residual_block(x, filters, name, strides=2)
 
-    return _short_chunk(
-        "short_chunk_resnet",
-        block,
-        1,  # strided convolutions round up
-        num_tags=num_tags,
-        num_filters=num_filters,
-        dropout_rate=dropout_rate,
-        num_samples=num_samples,
-        log_mel=log_mel,
-        widths=widths,
-        tags=tags,
-    )
+# Block, its options, and the fewest frames: every pooling halves them, strided
+# convolutions round up.
+BLOCKS = {
+    "short_chunk_cnn": (
+        convolution_block,
+        {"kernel_size": (3, 3), "pool_size": 2},
+        2 ** len(WIDTHS),
+    ),
+    "short_chunk_resnet": (residual_block, {"strides": 2}, 1),
+}
 
 
 def _short_chunk(
-    name,
-    block,
-    min_frames,
-    *,
-    num_tags,
-    num_filters,
-    dropout_rate,
-    num_samples,
-    log_mel,
-    widths,
-    tags,
+    name, num_tags, num_filters, dropout_rate, num_samples, log_mel, widths, tags
 ):
+    block, options, min_frames = BLOCKS[name]
     if len(widths) != len(WIDTHS):
         raise ValueError(
             f"The network has {len(WIDTHS)} blocks, but widths are given for"
             f" {len(widths)}: {tuple(widths)}. Give one width per block."
         )
-    definition = preset(log_mel)
-    waveform = keras.Input((num_samples,), name="waveform")
-    x = AudioInput(
-        definition.sample_rate,
-        Segmentation(num_samples, "pad"),
-        min_samples=max((min_frames - 1) * definition.hop_length, definition.n_fft),
-        name="audio_input",
-    )(waveform)
-    x = LogMelSpectrogram(definition, name="frontend")(x)
+    waveform, x = log_mel_input(log_mel, Segmentation(num_samples, "pad"), min_frames)
     x = normed_image(x)
     for i, width in enumerate(widths, 1):
-        x = block(x, width * num_filters, f"block{i}")
+        x = block(x, width * num_filters, name=f"block{i}", **options)
     x = layers.GlobalMaxPooling2D(name="pooled")(x)
     x = dense_head(x, x.shape[-1], dropout_rate)
     scores = TagScores(num_tags, tags, name="head_scores")(x)

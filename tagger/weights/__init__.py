@@ -13,4 +13,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "readers",
         "tables",
     ],
+    submod_attrs={"pretrained": ["digest", "load", "path_of"]},
 )

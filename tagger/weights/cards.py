@@ -1,6 +1,6 @@
 """Model cards: what a model file says of itself, as Markdown for people and hubs.
 
-name of a pretrained model, or model file ─▶ facts ─▶ card.md.jinja ─▶ text
+name of a pretrained model, or model file ─▶ facts ─▶ text
 
 The front matter is that of Hugging Face's hub
 (https://huggingface.co/docs/hub/model-cards). Nothing here loads Keras, and pretrained
@@ -9,11 +9,10 @@ models need not be downloaded.
 
 import csv
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import jinja2
 
 from tagger import validation
 from tagger.models import registry
@@ -44,6 +43,12 @@ VOCABULARIES = {
     "open music": "instruments, voices, genres, decades and moods",
 }
 MEASURED_PATH = Path(__file__).parent / "measured.csv"
+LIMITS = """\
+## Limits
+
+The model knows only these tags, from the kind of music that it was trained on; accuracy
+on other music can be far lower. Scores of different tags have different scales: compare
+songs, not tags."""
 _LICENCE_IDS = {"ISC": "isc", "MIT": "mit"}  # of Hugging Face's hub
 _MAX_BYTES = 1 << 24
 
@@ -99,18 +104,23 @@ def card(
         title = hub.Repository.of(named).repo_id.rpartition("/")[2]
         facts = dataclasses.replace(facts, name=title, reference=named, origin="")
     facts = dataclasses.replace(facts, scores=(*facts.scores, *measured))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=False
-    )
-    environment.filters["cell"] = _cell
-    template = environment.get_template("card.md.jinja")
-    text = template.render(vars(facts), licence_id=facts.licence_id)
-    return text.rstrip() + "\n"
+    parts = [
+        _front_matter(facts),
+        f"# {_cell(facts.name)}",
+        facts.summary,
+        _table(facts),
+        facts.when and f"## Take it when\n\n{facts.when}",
+        _usage(facts),
+        facts.scores and f"## Scores\n\n{_score_table(facts.scores)}",
+        f"## Tags, in the order of the scores\n\n{_tag_table(facts)}",
+        LIMITS,
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Facts:
-    """What `card.md.jinja` says of a model; what is empty or None is left out."""
+    """What a card says of a model; what is empty or None is left out."""
 
     name: str
     reference: str
@@ -130,11 +140,6 @@ class _Facts:
     origin: str = ""
     when: str = ""
     scores: tuple[Score, ...] = ()
-
-    @property
-    def licence_id(self) -> str:
-        """Identifier of the licence on Hugging Face's hub."""
-        return _LICENCE_IDS.get(self.licence, "other")
 
 
 def _facts_of_pretrained(found: Pretrained) -> _Facts:
@@ -244,6 +249,98 @@ def _read_evaluation(path: str | os.PathLike) -> Score:
     return Score(
         found.dataset, split, found.roc_auc, found.pr_auc, "measured with eval.py"
     )
+
+
+# --- Text -----------------------------------------------------------------------------
+
+
+def _front_matter(facts: _Facts) -> str:
+    """Returns the YAML for the hub. JSON is YAML, so texts cannot break out."""
+    licence = _LICENCE_IDS.get(facts.licence, "other")
+    held = {"license": licence}
+    if licence == "other":
+        held["license_name"] = facts.licence or "unknown"
+    held |= {
+        "library_name": "keras",
+        "pipeline_tag": "audio-classification",
+        "tags": ["music", "music-tagging", "audio-classification"],
+    }
+    if facts.scores:
+        results = list(map(_result, facts.scores))
+        held["model-index"] = [{"name": facts.name, "results": results}]
+    lines = [f"{key}: {json.dumps(value)}" for key, value in held.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _result(score: Score) -> dict:
+    metrics = [
+        {"type": "roc_auc", "name": "macro ROC-AUC", "value": score.roc_auc},
+        {"type": "average_precision", "name": "macro PR-AUC", "value": score.pr_auc},
+    ]
+    return {
+        "task": {"type": "audio-classification", "name": "music auto-tagging"},
+        "dataset": {
+            "type": score.dataset,
+            "name": score.dataset_title,
+            "split": score.split,
+        },
+        "metrics": [metric for metric in metrics if metric["value"]],
+        "source": {"name": score.source},
+    }
+
+
+def _table(facts: _Facts) -> str:
+    seconds = facts.num_samples / facts.sample_rate
+    hop = ""
+    if facts.hop_samples not in (None, facts.num_samples):
+        hop = f" every {facts.hop_samples}"
+    trained_on = facts.dataset_title or facts.provenance.get("data")
+    rows = {
+        "network": ", ".join(filter(None, (facts.network, facts.paper))),
+        "input": f"waveform, {facts.sample_rate} Hz, segments of {facts.num_samples}"
+        f" samples ({seconds:.2f} s){hop}",
+        "output": f"{len(facts.tags) or facts.num_tags} scores, not probabilities; a"
+        " song's score is the mean over its segments",
+        "trained on": trained_on or "the file does not say",
+        "licence of the weights": facts.licence or "not stated",
+        **facts.provenance,
+        "published": facts.origin,
+    }
+    lines = [f"| {_cell(key)} | {_cell(row)} |" for key, row in rows.items() if row]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _usage(facts: _Facts) -> str:
+    by_hand = "Download the file yourself; we have not tried its address.\n\n"
+    commands = [*facts.commands, f"tagger tag song.mp3 --model {facts.reference}"]
+    shell = "\n".join(["```", *commands, "```"])
+    python = (
+        "```python\nfrom tagger import Tagger\n\n"
+        f"Tagger.from_pretrained({json.dumps(facts.reference)})"
+        '.tag("song.mp3")\n```'
+    )
+    intro = by_hand if facts.commands else ""
+    return f"## Use it\n\n{intro}{shell}\n\n{python}"
+
+
+def _score_table(scores: Sequence[Score]) -> str:
+    lines = ["| dataset | split | ROC-AUC | PR-AUC | source |", "|---|---|---|---|---|"]
+    for score in scores:
+        pr_auc = f"{score.pr_auc:.4f}" if score.pr_auc else "–"
+        cells = (score.dataset_title, score.split, f"{score.roc_auc:.4f}", pr_auc)
+        lines.append(f"| {' | '.join(map(_cell, (*cells, score.source)))} |")
+    return "\n".join(lines)
+
+
+def _tag_table(facts: _Facts) -> str:
+    if not facts.tags:
+        return "The file does not name them."
+    heading = "| | tag | threshold |" if facts.thresholds else "| | tag |"
+    lines = [heading, "|---" * (heading.count("|") - 1) + "|"]
+    for number, tag in enumerate(facts.tags):
+        limit = f" {facts.thresholds[number]:.4f} |" if facts.thresholds else ""
+        lines.append(f"| {number} | {_cell(tag)} |{limit}")
+    return "\n".join(lines)
 
 
 def _cell(value: object) -> str:

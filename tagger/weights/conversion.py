@@ -6,7 +6,6 @@ to our weights and infers the model's options from their shapes.
 """
 
 import functools
-import os
 import re
 from collections.abc import Callable
 
@@ -14,29 +13,8 @@ import keras
 import numpy as np
 
 from tagger import models
-from tagger.weights.readers import Weights, read_weights
+from tagger.weights.readers import Weights
 from tagger.weights.tables import COMPUTED, FIXED, IGNORED, TABLES
-
-LEGACY_ENDINGS = (".hdf5", ".h5")
-
-
-def load_model(path: str | os.PathLike) -> keras.Model:
-    """Reads a model file: `.keras`, or a legacy `.hdf5` of the original project.
-
-    A legacy model has no tag names; its sample rate and segmentation are the paper's.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file does not contain a model of this or the original project.
-    """
-    if str(path).endswith(LEGACY_ENDINGS):
-        return convert(read_weights(path), "sample_cnn")
-    if str(path).endswith(".onnx") and os.path.isfile(path):
-        raise ValueError(
-            f"{str(path)!r} is an ONNX file, which Keras cannot run. Give the .keras"
-            " file instead, or use `tag` or `embed` with another --engine."
-        )
-    return models.load_model(path)
 
 
 def convert(weights: Weights, name: str, **options) -> keras.Model:

@@ -10,16 +10,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from tagger import storage
-
-BLOCK_BYTES = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,75 +121,45 @@ def unpack(wheel: Path, source: Wheel, folder: Path) -> None:
 
 
 def fetch(source: GitFile, path: Path, url: str | None = None) -> None:
-    """Downloads a file; an interrupted download resumes.
+    """Downloads a file, unless it is there.
 
     Args:
         source: The file.
-        path: Where to store the file once its blob id (and SHA-256, if known) has been
-            verified.
+        path: Where to store the file.
         url: URL to download the file from; None means GitHub.
 
     Raises:
-        ConnectionError: the connection failed or broke; the received part is kept.
+        ConnectionError: the connection failed or broke.
         ValueError: the download is not the published file; it is deleted.
     """
+    import pooch  # here, because it takes .2 s that most commands do not need
+
     if path.exists():
         return
-    part = path.with_name(f"{path.name}.part")
-    _download(url or source.url, part)
-    found = blob_id(part)
-    right = found == source.blob_id
-    if right and source.sha256:
-        right = storage.sha256(part) == source.sha256
-    if not right:
-        size = part.stat().st_size
-        part.unlink()
+    part, url = f"{path.name}.part", url or source.url
+    bar = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
+    try:
+        # GitHub's names for contents are git's, which pooch does not know.
+        held = Path(pooch.retrieve(url, None, part, path.parent, downloader=bar))
+    except OSError as error:
+        raise ConnectionError(
+            f"{url} cannot be downloaded: {error}. Connect to the network and try"
+            " again."
+        ) from error
+    found = blob_id(held)
+    is_other = source.sha256 and storage.sha256(held) != source.sha256
+    if found != source.blob_id or is_other:
+        size = held.stat().st_size
+        held.unlink()
         raise ValueError(
-            f"{url or source.url} is not the published file: {size:,} bytes with git's"
-            f" blob id {found}, not {source.blob_id}. It was deleted."
+            f"{url} is not the published file: {size:,} bytes with git's blob id"
+            f" {found}, not {source.blob_id}. It was deleted."
         )
-    os.replace(part, path)
+    os.replace(held, path)
 
 
 def blob_id(path: Path) -> str:
     """Returns Git's id of a file's content."""
-    digest = hashlib.sha1(
-        f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False
-    )
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _download(url: str, part: Path) -> None:
-    start = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={start}-"} if start else {}
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            if start and answer.status != 206:  # the server sends the whole file again
-                start = 0
-            length = answer.headers.get("Content-Length")
-            total = start + int(length) if length else None
-            bar = tqdm(desc=part.stem, initial=start, total=total, unit="B",
-                       unit_scale=True, disable=None)  # fmt: skip
-            with bar, open(part, "ab" if start else "wb") as file:
-                while block := answer.read(BLOCK_BYTES):
-                    file.write(block)
-                    bar.update(len(block))
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # the file is already complete
-            return
-        raise ConnectionError(f"{url} cannot be downloaded: {error}.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise ConnectionError(
-            f"{url} cannot be downloaded: {reason}. Connect to the network and try"
-            " again; the download resumes."
-        ) from error
-    if total is not None and part.stat().st_size < total:
-        raise ConnectionError(
-            f"The connection broke after {part.stat().st_size:,} of {total:,} bytes of"
-            f" {url}. Run the same command again to resume."
-        )
+    content = path.read_bytes()
+    head = f"blob {len(content)}\0".encode()
+    return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()

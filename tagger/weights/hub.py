@@ -1,6 +1,6 @@
 """Models on Hugging Face's hub: `hf://user/name` in the place of a model file.
 
-hf://user/name[@revision] ─▶ SHA256SUMS, model.keras ─▶ a folder of the cache
+hf://user/name[@revision] ─▶ model.keras ─▶ a folder of the cache
 
 `inference.sharing` writes such a repository. The extra `hub` installs huggingface_hub,
 whose settings apply: HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tagger import storage
 
 PREFIX = "hf://"
 MODEL_NAME = "model.keras"
-SUMS_NAME = "SHA256SUMS"
+LARGEST = 1 << 30  # bytes; our largest model has 100 MB
 _NAME = re.compile(
     r"hf://([A-Za-z0-9][\w.-]{0,95})/([A-Za-z0-9][\w.-]{0,95})(?:@([\w.-]{1,100}))?",
     re.ASCII,
@@ -71,8 +72,8 @@ def download(name: str, folder: Path) -> Path:
         Path of the `.keras` file.
 
     Raises:
-        ValueError: the name is wrong, the repository holds no model of ours, or the
-            model differs from its checksum.
+        ValueError: the name is wrong, or the repository holds no model of ours or a
+            very large one.
         OSError: there is no such repository, or no network.
         ImportError: huggingface_hub is not installed.
     """
@@ -81,28 +82,24 @@ def download(name: str, folder: Path) -> Path:
     place = folder / repository.repo_id.replace("/", "--")
     if repository.revision:
         place = place.with_name(f"{place.name}@{repository.revision}")
-    place.mkdir(parents=True, exist_ok=True)
+    with storage.explained(place):
+        place.mkdir(parents=True, exist_ok=True)
+    asked = {
+        "repo_id": repository.repo_id,
+        "filename": MODEL_NAME,
+        "revision": repository.revision,
+    }
     with storage.file_lock(place, "$TAGGER_CACHE", waits=True), explained(repository):
-        paths = [
-            Path(
-                hub.hf_hub_download(
-                    repository.repo_id,
-                    file,
-                    revision=repository.revision,
-                    local_dir=place,
-                    library_name="tagger",
-                )
+        num_bytes = 0
+        with contextlib.suppress(Exception):  # the download says what is wrong
+            num_bytes = hub.get_hf_file_metadata(hub.hf_hub_url(**asked)).size or 0
+        if num_bytes > LARGEST:
+            raise ValueError(
+                f"{MODEL_NAME} of {repository} has {num_bytes / 1e9:.1f} GB, more than"
+                " any tagger: it is not downloaded."
             )
-            for file in (SUMS_NAME, MODEL_NAME)
-        ]
-    sums, path = paths
-    digest = storage.sha256(path)
-    if [digest, MODEL_NAME] not in map(str.split, sums.read_text().splitlines()):
-        raise ValueError(
-            f"{repository}: the SHA-256 of {MODEL_NAME} is {digest}, which {SUMS_NAME}"
-            f" does not list. Delete {place} and try again, or tell its author."
-        )
-    return path
+        path = hub.hf_hub_download(**asked, local_dir=place, library_name="tagger")
+    return Path(path)
 
 
 def library():
@@ -121,75 +118,30 @@ def library():
 
 @contextlib.contextmanager
 def explained(repository: Repository) -> Iterator[None]:
-    """Turns errors of the hub into one sentence.
+    """Puts the name of a repository before what huggingface_hub says of a failure.
 
     Raises:
-        ValueError: the repository lacks a file.
-        OSError: there is no such repository, no permission, or no connection.
+        ValueError: the repository holds no model.
+        ConnectionError: the hub refused, or did not answer.
     """
     errors = importlib.import_module("huggingface_hub.errors")
+    # Those of the HTTP library: httpx, or requests in versions before 1.0.
+    of_library = errors.HfHubHTTPError.__bases__
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise PermissionError(
-            f"{repository} asks its users to accept its terms. Accept them on its page,"
-            " and log in with hf auth login."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no model {repository}, or you may not read it. Check the name;"
-            " for a private one, log in with hf auth login."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(
-            f"{repository} has no revision {repository.revision!r}."
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise _offline(repository) from error
-    except errors.LocalEntryNotFoundError as error:
-        if isinstance(error.__cause__, errors.OfflineModeIsEnabled):
-            raise _offline(repository) from error
-        if isinstance(error.__cause__, errors.HfHubHTTPError):
-            raise _refusal(repository, error.__cause__) from error
-        raise ConnectionError(
-            f"The hub did not answer for {repository}, and the model is not in the"
-            " cache. Check the network and try again."
-        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise _failure(repository, error.__cause__ or error) from error
     except errors.EntryNotFoundError as error:
         raise ValueError(
-            f"{repository} holds no {MODEL_NAME} with {SUMS_NAME}: tagger share did not"
-            " write it. Download its file by hand, and convert it with tagger convert."
+            f"{repository} holds no {MODEL_NAME}: tagger share did not write it."
+            " Download its file by hand, and convert it with tagger convert."
         ) from error
-    except errors.HfHubHTTPError as error:
-        raise _refusal(repository, error) from error
-    # Those of the HTTP library: httpx, or requests in versions before 1.0.
-    except (*errors.HfHubHTTPError.__bases__, OSError) as error:
+    except (errors.HfHubHTTPError, *of_library, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # of the disk
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(
-            f"The hub did not answer for {repository} ({reason}). Check the network,"
-            " and try again."
-        ) from error
+        raise _failure(repository, error) from error
 
 
-def _offline(repository: Repository) -> ConnectionError:
-    return ConnectionError(
-        f"HF_HUB_OFFLINE forbids asking the hub for {repository}, and the model is not"
-        " in the cache. Unset it and try again."
-    )
-
-
-def _refusal(repository: Repository, error: Exception) -> OSError:
-    reason = " ".join(str(error).split())
-    response = getattr(error, "response", None)
-    status = response.status_code if response is not None else 0
-    if status == 429 or status >= 500:
-        return ConnectionError(
-            f"The hub cannot answer for {repository} at the moment ({reason}). Try"
-            " again later."
-        )
-    return PermissionError(
-        f"The hub refused {repository} ({reason}). Check your login and the model's"
-        " card."
-    )
+def _failure(repository: Repository, error: BaseException) -> ConnectionError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ConnectionError(f"{repository}: {textwrap.shorten(reason, 400)}")

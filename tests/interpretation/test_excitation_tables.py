@@ -10,7 +10,7 @@ from tagger.data import records
 from tagger.data.clips import open_shards
 from tagger.interpretation import figures
 from tagger.models.layers import SqueezeExcitation
-from tagger.weights import conversion
+from tagger.weights import pretrained
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_model_without_gates_says_which_have_them(shards, block):
 
 def test_excitations_need_no_tags_of_the_model(built):
     """The labels are those of the data, whatever the model scores."""
-    legacy = conversion.load_model(REFERENCES / "rese_multi.hdf5")
+    legacy = pretrained.load(REFERENCES / "rese_multi.hdf5")
     shards = open_shards(built)
     table = interpretation.excitations(legacy, shards, "val")
     assert tuple(table.columns[2:]) == shards.manifest.tags

@@ -31,7 +31,7 @@ def npz(tmp_path, transformer):
 
 
 def scores_of(path, transformer):
-    weights = conversion.read_weights(path)
+    weights = readers.read_weights(path)
     model = conversion.convert(
         weights, "music_tagging_transformer", num_samples=transformer[1].shape[1]
     )
@@ -42,7 +42,7 @@ def scores_of(path, transformer):
 
 
 def test_legacy_hdf5_of_a_class_named_tfrecordmodel_scores_as_it_did():
-    model = conversion.load_model(LEGACY)
+    model = pretrained.load(LEGACY)
     _, waveform, scores, _ = narrow_reference("rese", True)
     np.testing.assert_allclose(model.predict(waveform, verbose=0), scores, atol=1e-5)
     info = models.model_info(model)
@@ -67,7 +67,7 @@ def test_layers_counted_from_later_in_a_session_are_counted_from_one():
 
 
 def test_fifty_scores_of_resemul_have_names():
-    weights = conversion.read_weights(LEGACY)
+    weights = readers.read_weights(LEGACY)
     kernel, bias = (f"dense_20/{name}:0" for name in ("kernel", "bias"))
     assert weights[kernel].shape[1] == len(weights[bias]) < 50
     weights[bias] = np.zeros(50, np.float32)
@@ -190,7 +190,7 @@ def test_torch_files_score_as_the_original(wrapped, tmp_path, transformer):
 def test_half_precision_torch_files_are_read_as_float32(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "a.pth")
-    assert conversion.read_weights(tmp_path / "a.pth")["a"].dtype == np.float32
+    assert readers.read_weights(tmp_path / "a.pth")["a"].dtype == np.float32
 
 
 class Malicious:
@@ -214,10 +214,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_never_run(tmp_path):
         "b.pth": "is not a PyTorch file of tensors",
     }.items():
         with pytest.raises(ValueError, match=message):
-            conversion.read_weights(tmp_path / name)
+            readers.read_weights(tmp_path / name)
     np.savez(tmp_path / "c.npz", a=np.array([Malicious(written)], dtype=object))
     with pytest.raises(ValueError, match="is refused: it holds a pickle"):
-        conversion.read_weights(tmp_path / "c.npz")
+        readers.read_weights(tmp_path / "c.npz")
     assert not written.exists()
 
 
@@ -225,14 +225,14 @@ def test_a_torch_file_with_more_than_tensors_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"a": torch.zeros(2), "b": "text"}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="is not a state dict: 'b' does not name"):
-        conversion.read_weights(tmp_path / "a.pth")
+        readers.read_weights(tmp_path / "a.pth")
 
 
 def test_without_torch_a_hint_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     (tmp_path / "a.pth").write_bytes(b"")
     with pytest.raises(ImportError, match="pip install torch"):
-        conversion.read_weights(tmp_path / "a.pth")
+        readers.read_weights(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("prefix", ["", "model"])
@@ -247,7 +247,7 @@ def test_tensorflow_1_checkpoints_score_as_the_original(prefix, tmp_path):
         shape_and_slices=[""] * len(held),
         tensors=list(held.values()),
     )
-    model = conversion.convert(conversion.read_weights(tmp_path), "vgg_pons")
+    model = conversion.convert(readers.read_weights(tmp_path), "vgg_pons")
     ours = forward(models.feature_network(model), patches)
     np.testing.assert_allclose(ours, scores, atol=1e-5)
 
@@ -261,23 +261,23 @@ def test_files_that_are_none_of_these_say_so(tmp_path):
     }.items():
         (tmp_path / name).write_text("no weights")
         with pytest.raises(ValueError, match=message):
-            conversion.read_weights(tmp_path / name)
+            readers.read_weights(tmp_path / name)
     np.savez(tmp_path / "empty.npz")
     with pytest.raises(ValueError, match="holds no weights"):
-        conversion.read_weights(tmp_path / "empty.npz")
+        readers.read_weights(tmp_path / "empty.npz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty' holds no .index file"):
-        conversion.read_weights(tmp_path / "empty")
+        readers.read_weights(tmp_path / "empty")
     for name in ("nothing.hdf5", "nothing.pth", "folder"):
         with pytest.raises(FileNotFoundError, match="There is no weight file"):
-            conversion.read_weights(tmp_path / name)
+            readers.read_weights(tmp_path / name)
 
 
 def test_a_damaged_torch_file_says_so(tmp_path):
     pytest.importorskip("torch")
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(ValueError, match="is not a PyTorch file of tensors"):
-        conversion.read_weights(tmp_path / "text.pth")
+        readers.read_weights(tmp_path / "text.pth")
 
 
 # --- The command ----------------------------------------------------------------------

@@ -17,7 +17,7 @@ from narrow import scores_of
 from tagger import interpretation, models
 from tagger.models.layers import SqueezeExcitation
 from tagger.segmentation import stream
-from tagger.weights import conversion
+from tagger.weights import conversion, pretrained
 
 BLOCKS = ("basic", "se", "res", "rese")
 
@@ -150,7 +150,7 @@ def test_full_size_sample_cnns_reproduce_the_originals_on_real_music(
                 for mine, source in zip(gates, meta["excitation_layers"], strict=True):
                     np.testing.assert_allclose(mine, held[source], atol=1e-4)  # float32
         for path in folder.glob("*.hdf5"):
-            legacy = conversion.load_model(path).predict(waveform, verbose=0)
+            legacy = pretrained.load(path).predict(waveform, verbose=0)
             np.testing.assert_array_equal(legacy, ours)
 
 
