@@ -6,27 +6,36 @@ Reference: Turian et al., HEAR: Holistic Evaluation of Audio Representations, PM
 2022; https://hearbenchmark.com/hear-api.html
 """
 
+import importlib
+import importlib.util
 import itertools
 import os
+import sys
 
-import keras
 import numpy as np
 
 from tagger.inference.embeddings import Embedder
 from tagger.models.metadata import DEFAULT_MODEL
 from tagger.segmentation import cut
 
-if keras.backend.backend() == "torch":
-    from torch.nn import Module
-else:
-    from tensorflow import Module
-
 SAMPLE_RATES = (16000, 22050, 32000, 44100, 48000)  # that HEAR provides
 HOP_MS = 50  # of timestamps; HEAR's tolerance for onsets
 BATCH_SIZE = 16  # segments
 
 
-class HearModel(Module):
+def _module() -> type:
+    """Returns the class that HEAR asks of models: TensorFlow's or PyTorch's."""
+    wanted = ("tensorflow", "torch")
+    if os.environ.get("KERAS_BACKEND") == "torch":
+        wanted = wanted[::-1]
+    for name in wanted:
+        if importlib.util.find_spec(name):
+            module = {"tensorflow": "tensorflow", "torch": "torch.nn"}[name]
+            return importlib.import_module(module).Module
+    return object
+
+
+class HearModel(_module()):
     """A model with the attributes that HEAR asks for.
 
     Attributes:
@@ -69,34 +78,35 @@ def get_scene_embeddings(audio, model: HearModel):
     """Returns one embedding per sound: the mean over its segments.
 
     Args:
-        audio: Tensor [num_sounds, num_samples] at ±1 and the model's sample rate.
+        audio: Tensor or array [num_sounds, num_samples] at ±1 and the model's sample
+            rate.
         model: Model from `load_model`.
 
     Returns:
-        float32 tensor [num_sounds, scene_embedding_size].
+        float32 [num_sounds, scene_embedding_size], of the kind of `audio`.
     """
     segmentation = model.embedder.info.segmentation
     rows = []
-    for sound in keras.ops.convert_to_numpy(audio).astype(np.float32):
+    for sound in _array(audio):
         segments = cut(sound, segmentation)
         rows.append(_embed(model, segments, len(segments)).mean(axis=0))
-    return keras.ops.convert_to_tensor(np.stack(rows))
+    return _like(audio, np.stack(rows))
 
 
 def get_timestamp_embeddings(audio, model: HearModel):
     """Returns an embedding every 50 ms, of the segment centred there.
 
     Args:
-        audio: Tensor [num_sounds, num_samples] at ±1 and the model's sample rate.
-            Beyond its ends, segments hold zeros.
+        audio: Tensor or array [num_sounds, num_samples] at ±1 and the model's sample
+            rate. Beyond its ends, segments hold zeros.
         model: Model from `load_model`.
 
     Returns:
-        float32 tensors: embeddings [num_sounds, num_timestamps,
+        float32 of the kind of `audio`: embeddings [num_sounds, num_timestamps,
         timestamp_embedding_size], and the timestamps in milliseconds [num_sounds,
         num_timestamps].
     """
-    sounds = keras.ops.convert_to_numpy(audio).astype(np.float32)
+    sounds = _array(audio)
     length = model.embedder.info.segmentation.num_samples
     stamps = np.arange(0, 1000 * sounds.shape[1] / model.sample_rate, HOP_MS)
     # Each start is rounded by itself: at 22050 Hz, 50 ms are 1102.5 samples.
@@ -106,7 +116,21 @@ def get_timestamp_embeddings(audio, model: HearModel):
         segments = (sound[start : start + length] for start in starts)
         rows.append(_embed(model, segments, len(starts)))
     stamps = np.tile(stamps.astype(np.float32), (len(sounds), 1))
-    return tuple(map(keras.ops.convert_to_tensor, (np.stack(rows), stamps)))
+    return _like(audio, np.stack(rows)), _like(audio, stamps)
+
+
+def _array(audio) -> np.ndarray:
+    return np.asarray(audio.cpu() if hasattr(audio, "cpu") else audio, np.float32)
+
+
+def _like(audio, rows: np.ndarray):
+    """Returns an array as a tensor of the framework that the audio comes from."""
+    framework = type(audio).__module__.partition(".")[0]
+    if framework == "torch":
+        return sys.modules["torch"].from_numpy(rows)
+    if framework == "tensorflow":
+        return sys.modules["tensorflow"].convert_to_tensor(rows)
+    return rows
 
 
 def _embed(model: HearModel, segments, number: int) -> np.ndarray:

@@ -328,7 +328,7 @@ import keras
 from tagger.models.layers import AudioInput, TagScores
 from tagger.segmentation import Segmentation
 
-def tiny(num_tags=50, tags=None, width=4):
+def tiny(num_tags=50, tags=None, width=4, floor_db=-80.0, vocabulary=20000):
     waveform = keras.Input((8000,), name="waveform")
     x = AudioInput(22050, Segmentation(8000), name="audio_input")(waveform)
     x = keras.layers.Reshape((-1, 80), name="frames")(x)
