@@ -4,7 +4,7 @@
 
 Takes a data folder in MTT's layout: directories 0-b are train, c is val, d-f are test;
 clip_info_final.csv names the artists. Compares, on the test clips: log-mel statistics,
-random weights, `tagger fit` with one and with two base models, and after --train also
+`tagger fit` with one and with two base models, and after --train also
 fine-tuning (`train.py --from`) and training from scratch. Then it fits 5, 10, 20, 50
 and all positive clips per tag. Every number is the mean over the seeds, with a 95 %
 interval over the test clips (seed 0). Prints Markdown, and writes transfer.json. Run
@@ -107,7 +107,7 @@ class Music:
             info = models.model_info(loaded[0])
             found = {"": backbones}
             if has_baselines:
-                found |= fitting.baselines_of(backbones, info, 0)
+                found[fitting.BASELINE] = [fitting.baseline_of(info)]
             every = [one for several in found.values() for one in several]
             embed = functools.partial(labelled_clips.embed, report=[])
             self.train = embed(self.train, self.cache, every, info, 0)

@@ -101,8 +101,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
         "--no-baselines",
         dest="has_baselines",
         action="store_false",
-        help="do not measure log-mel statistics and random weights, which takes as long"
-        " as the embeddings",
+        help="do not measure log-mel statistics for comparison",
     )
     add("--seed", type=int, default=0, help="random seed of the folds (default: 0)")
     add_force(parser)

@@ -3,8 +3,7 @@
     audio files or shards ─▶ embeddings ─▶ heads, cross-validated ─▶ one tagger
 
 The embeddings come from a cache (`inference.embedding_cache`), the heads from `heads`.
-The result is measured beside two baselines: statistics of log-mel spectrograms, and the
-same network with random weights, which can come close (Plachouras 2025).
+The result is measured beside a baseline: statistics of log-mel spectrograms.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ from tagger.weights import pretrained
 NUM_RESAMPLES = 1000
 MIN_JUDGED_CLIPS = 5  # fewer positive clips say too little about a tag
 KEPT_RATE = 0.1  # share of the clips that get an appended tag without a threshold
-BASELINES = ("log-mel statistics", "random weights")
+BASELINE = "log-mel statistics"
 NUM_MELS = 48
 
 
@@ -46,8 +45,8 @@ class FitOptions:
         num_folds: Number of folds, if the data names none.
         left_out_fold: Fold whose clips are not used at all; None uses all clips.
         max_skipped: Largest share of the files that may be impossible to decode.
-        has_baselines: Whether to measure the baselines.
-        seed: Random seed of the folds and of the random weights.
+        has_baselines: Whether to measure the baseline.
+        seed: Random seed of the folds.
     """
 
     layer: str = PENULTIMATE
@@ -68,7 +67,7 @@ class Fitted:
         model: Keras model from waveforms to scores, with tags, thresholds and
             provenance.
         scored: Out-of-fold scores of the tags that can be judged.
-        baselines: The same for each of BASELINES.
+        baselines: The same for BASELINE, if it was measured.
         num_positives: Number of positive clips of each new tag.
         notes: Sentences about clips and tags that were left out or not judged.
     """
@@ -150,7 +149,7 @@ def fit(
         _check_appendable(base_models, bases, options)
     representations = {"": backbones}
     if options.has_baselines:
-        representations |= baselines_of(backbones, info, options.seed)
+        representations[BASELINE] = [baseline_of(info)]
     clips = labelled_clips.read_clips(
         source, info, tags, tag_separator, options.left_out_fold
     )
@@ -201,7 +200,7 @@ def fit(
     return Fitted(model, scored, evaluations, positives, tuple(report))
 
 
-# --- Base models and baselines --------------------------------------------------------
+# --- Base models and baseline ---------------------------------------------------------
 
 
 def backbones_of(
@@ -241,40 +240,17 @@ def _check_appendable(base_models, bases, options: FitOptions) -> None:
             )
 
 
-def baselines_of(
-    backbones: Sequence[Backbone], info: ModelInfo, seed: int
-) -> dict[str, list[Backbone]]:
-    """Returns the networks of each of BASELINES.
+def baseline_of(info: ModelInfo) -> Backbone:
+    """Returns the network of BASELINE.
 
     Args:
-        backbones: Networks with trained weights.
-        info: Sample rate and segmentation that they share.
-        seed: Seed of the random weights.
+        info: Sample rate and segmentation of the base models.
     """
-    statistics, random = BASELINES
-
-    def redrawn(backbone: Backbone) -> keras.Model:
-        # The weights depend on the network alone, not on those that are joined with it.
-        keras.utils.set_random_seed(int(key_of(backbone.key, str(seed))[:7], 16))
-        return keras.models.clone_model(backbone.network)
-
-    return {
-        statistics: [
-            Backbone(
-                statistics,
-                key_of(statistics, str(info.sample_rate), repr(info.segmentation)),
-                log_mel_statistics(info.sample_rate, info.segmentation.num_samples),
-            )
-        ],
-        random: [
-            Backbone(
-                f"{backbone.name}, {random}",
-                key_of(backbone.key, random, str(seed)),
-                redrawn(backbone),
-            )
-            for backbone in backbones
-        ],
-    }
+    return Backbone(
+        BASELINE,
+        key_of(BASELINE, str(info.sample_rate), repr(info.segmentation)),
+        log_mel_statistics(info.sample_rate, info.segmentation.num_samples),
+    )
 
 
 def log_mel_statistics(sample_rate: int, num_samples: int) -> keras.Model:

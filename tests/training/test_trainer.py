@@ -148,7 +148,9 @@ def test_every_model_trains_for_200_finite_steps_in_mixed_precision(
         lambda *of: optimizers.append(make(*of)) or optimizers[-1],
     )
     shards = open_shards(built_at(models.MODELS[name].facts.sample_rate))
-    stage = recipes.Stage("Adam", {}, 1e-3, 0.0, max_epochs=1, patience=1)
+    stage = recipes.Stage(
+        optimizer="Adam", learning_rate=1e-3, max_epochs=1, patience=1
+    )
     crops_per_clip = -(-200 // shards.manifest.num_clips("train"))
     # With batches of one, 200 steps take half the time.
     recipe = recipes.TrainingRecipe(
