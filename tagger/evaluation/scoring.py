@@ -134,7 +134,8 @@ def clip_means(
         records.CorruptShardError: a record is damaged; the message names it.
     """
     outputs = outputs_of(function, clips, segmentation, batch_size, modify)
-    for arrays in tqdm(outputs, description, len(clips), unit="clip", disable=None):
+    bar = tqdm(outputs, description, len(clips), unit="clip", disable=None, leave=False)
+    for arrays in bar:
         yield [np.mean(values, axis=0, dtype=np.float64) for values in arrays]
 
 

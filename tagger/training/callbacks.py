@@ -269,8 +269,10 @@ class Console(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch, logs=None):
-        """Advances the bar."""
+        """Advances the bar, which ends before the validation's begins."""
         self._bar.update()
+        if batch + 1 == self.params["steps"]:
+            self._bar.close()
 
     def on_train_end(self, logs=None):
         """Ends the bar of an epoch that was interrupted."""
@@ -278,7 +280,6 @@ class Console(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Prints the line of the epoch."""
-        self._bar.close()
         shown = [
             f"{short} {_short(logs[name])}"
             for name, short in self.NAMES.items()
