@@ -83,7 +83,8 @@ def get_scene_embeddings(audio, model: HearModel):
         model: Model from `load_model`.
 
     Returns:
-        float32 [num_sounds, scene_embedding_size], of the kind of `audio`.
+        float32 [num_sounds, scene_embedding_size]: a tensor of PyTorch or TensorFlow if
+        `audio` is one, else an array.
     """
     segmentation = model.embedder.info.segmentation
     rows = []
@@ -102,7 +103,7 @@ def get_timestamp_embeddings(audio, model: HearModel):
         model: Model from `load_model`.
 
     Returns:
-        float32 of the kind of `audio`: embeddings [num_sounds, num_timestamps,
+        float32, as `get_scene_embeddings`: embeddings [num_sounds, num_timestamps,
         timestamp_embedding_size], and the timestamps in milliseconds [num_sounds,
         num_timestamps].
     """

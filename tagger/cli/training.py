@@ -39,7 +39,12 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 def runs(args: argparse.Namespace) -> None:
     """Prints a table of runs."""
-    folders = [folder for folder in args.folders if (folder / "run.json").exists()]
+    folders = [
+        run
+        for folder in args.folders
+        for run in (folder, *sorted(folder.glob("round*")))
+        if (run / "run.json").exists()
+    ]
     print(printable(run_table.table(folders or args.folders), keep="\n"))
 
 
@@ -210,12 +215,22 @@ _UNSET = {"patience": "no early stopping", "num_filters": "16; front end lee: 64
 
 def _help(args: argparse.Namespace) -> None:
     """Prints the help with the defaults of the model and the recipe at hand."""
-    name, options, recipe = _architecture(args)
+    held = _take_config(args)
+    name, options, recipe = _chosen(args, held)
     known = {} if hasattr(args, "base") else models.default_options(name) | options
-    defaults = recipes.settings(RECIPES[getattr(args, "recipe", recipe)])
-    for group, held in ((args.model_options, known), (args.recipe_options, defaults)):
+    for group, values in (
+        (args.model_options, known),
+        (args.recipe_options, recipes.settings(recipe)),
+    ):
         group.state_defaults(
-            {n: _UNSET.get(n) if value is None else value for n, value in held.items()}
+            {
+                name: _UNSET.get(name)
+                if value is None
+                else round(value, 6)
+                if isinstance(value, float)
+                else value
+                for name, value in values.items()
+            }
         )
     args.parser.print_help()
 
@@ -393,7 +408,8 @@ def _add_recipe(group: argparse._ArgumentGroup, options: OptionGroup) -> None:
         "--max-epochs",
         metavar="N",
         type=count,
-        help="maximum number of epochs per stage",
+        help="maximum number of epochs of stage 0; those of the others keep their"
+        " proportion to it",
     )
 
 
@@ -460,44 +476,78 @@ def _check_base(args: argparse.Namespace) -> None:
 
 
 def _take_config(args: argparse.Namespace) -> dict:
-    """Returns the run to repeat, and lets it give the arguments that are missing."""
+    """Returns the run to repeat, and lets it give the arguments that are missing.
+
+    Raises:
+        ValueError: the file is no record of a run, or does not name a model that the
+            run needs.
+    """
     if not args.config:
         return {}
-    held = read_description(Path(args.config))
-    given = held.get("arguments") or {"model": held["model"]["name"]}
-    given.pop("recipe", None)  # a name; the recipe itself is in the file
-    replaced = {"model", "base"} if {"model", "base"} & vars(args).keys() else set()
-    for name, value in given.items():
-        if name not in replaced and not hasattr(args, name):
+    held = read_description(Path(args.config), "Give the run.json of a run.")
+    noted = held.get("arguments") or {"model": held["model"]["name"]}
+    given = vars(args)
+    unwanted = {"recipe"}  # a name; the recipe itself is in the file
+    if "base" in given:
+        unwanted |= {"model", "options", "teacher", "unlabelled", "student"}
+    elif given.get("model", noted.get("model")) != noted.get("model"):
+        unwanted |= {"base", "options"}
+    for name, value in noted.items():
+        if name not in unwanted and name not in given:
             setattr(args, name, value)
-    options = held.get("distillation", {}) | held.get("noisy_student", {})
-    for name, value in (options | {"seed": held["seed"]}).items():
+    for part, name in (("from", "base"), ("teacher", ""), ("unlabelled", "")):
+        name = name or part
+        if part in held and name not in unwanted and not hasattr(args, name):
+            flag = "from" if name == "base" else name
+            raise ValueError(f"{args.config} does not name its {part}. Give --{flag}.")
+    taught = {}
+    if hasattr(args, "teacher"):
+        taught = held.get("distillation", {}) | held.get("noisy_student", {})
+    for name, value in (taught | {"seed": held["seed"]}).items():
         if not hasattr(args, name):
             setattr(args, name, value)
-    if not hasattr(args, "model") and not hasattr(args, "base"):
-        raise ValueError(f"{args.config} does not name its model. Give --model.")
-    return {} if replaced else held
+    return held
 
 
-def _model_of(args: argparse.Namespace, held: dict):
-    """Returns what to train, its recipe, and the usual name of that."""
+def _chosen(args: argparse.Namespace, held: dict) -> tuple[str, dict, TrainingRecipe]:
+    """Returns the architecture, its options and the recipe, but for other options."""
     name, options, usual = _architecture(args)
-    recipe = RECIPES[getattr(args, "recipe", usual)]
+    options |= getattr(args, "options", {})
+    if held and "options" not in held.get("arguments", {}):  # a run of before
+        usual_options = {} if hasattr(args, "base") else models.default_options(name)
+        if held["model"]["name"] == name:
+            options |= {
+                key: held["model"][key]
+                for key, value in usual_options.items()
+                if held["model"].get(key, value) != value
+            }
     if held and not hasattr(args, "recipe"):
+        args.recipe = held.get("arguments", {}).get("recipe", usual)
         stages = tuple(recipes.Stage(**stage) for stage in held["recipe"]["stages"])
-        recipe = TrainingRecipe(**held["recipe"] | {"stages": stages})
+        return name, options, TrainingRecipe(**held["recipe"] | {"stages": stages})
+    args.recipe = getattr(args, "recipe", usual)
+    return name, options, RECIPES[args.recipe]
+
+
+def _model_of(args: argparse.Namespace, name: str, options: dict):
+    """Returns what to train; notes the options that were given."""
     if hasattr(args, "base"):
         args.model_options.values([], args, "training with --from", dict(args.settings))
-        return work.fine_tuning.Base(args.base), recipe, usual
+        return work.fine_tuning.Base(args.base)
+    args.model = getattr(args, "model", DEFAULT)
     defaults, settings = models.default_options(name), dict(args.settings)
     check_types(settings, defaults)
-    options |= {k: v for k, v in held.get("model", {}).items() if k in defaults}
     options |= args.model_options.values(
         list(defaults), args, f"model {name}", settings
     )
+    args.options = options
     if getattr(args, "student", None) == "distillation":
         options = registry.smaller(name, options)
-    return registry.Architecture(name, options), recipe, usual
+    return registry.Architecture(name, options)
+
+
+# What run.json notes of the command for people, and for --config.
+NOTED = ("model", "options", "base", "teacher", "unlabelled", "student", "recipe")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -505,36 +555,34 @@ def train(args: argparse.Namespace) -> None:
     if hasattr(args, "parser"):
         _help(args)
         return
+    is_distilled = getattr(args, "recipe", None) == "distillation"
     held = _take_config(args)
-    if getattr(args, "recipe", None) == "distillation" and not hasattr(args, "teacher"):
+    if is_distilled and not hasattr(args, "teacher"):
         raise ValueError("--recipe distillation needs --teacher.")
     if hasattr(args, "unlabelled") and not hasattr(args, "teacher"):
         raise ValueError("--unlabelled needs --teacher with the model that scores it.")
     if not hasattr(args, "teacher"):
         args.student_options.values([], args, "training without --teacher")
     _check_base(args)
+    name, options, recipe = _chosen(args, held)
+    recipe = recipe_of(args, recipe)
     if getattr(args, "strategy", "none") == "multiworker":
         supervise()
     load_tensorflow()
-    data_dir = getattr(args, "data_dir", DATA_DIR)
-    model, recipe, usual = _model_of(args, held)
-    recipe = recipe_of(args, recipe)
+    args.data_dir = getattr(args, "data_dir", DATA_DIR)
+    model = _model_of(args, name, options)
     choices = ("strategy", "hosts", "process_id")
     given = {name: getattr(args, name) for name in choices if hasattr(args, name)}
-    noted = ("model", "base", "teacher", "unlabelled", "student", "recipe")
-    args.recipe = getattr(args, "recipe", usual)
-    if not hasattr(args, "base"):
-        args.model = getattr(args, "model", DEFAULT)
+    noted = {n: getattr(args, n) for n in (*NOTED, "data_dir") if hasattr(args, n)}
     run = work.trainer.RunOptions(
         seed=getattr(args, "seed", 0),
         initial_stage=args.initial_stage,
         num_read_threads=args.num_read_threads,
         checkpoint_minutes=args.checkpoint_minutes,
         devices=work.devices.choose(**given),
-        arguments={name: getattr(args, name) for name in noted if hasattr(args, name)}
-        | {"data_dir": data_dir},
+        arguments=noted,
     )
-    shards = data.clips.open_shards(data_dir, args.verify)
+    shards = data.clips.open_shards(args.data_dir, args.verify)
     if shards.manifest.features and not hasattr(args, "crops_per_clip"):
         # A spectrogram cannot be cut anew.
         recipe = dataclasses.replace(recipe, crops_per_clip=0)
@@ -557,10 +605,13 @@ def train(args: argparse.Namespace) -> None:
     for number in range(1, num_rounds + 1):
         folder = Path(args.train_dir, f"round{number}" * (num_rounds > 1))
         best = work.trainer.train(task, model, recipe, folder, run)
-        if number < num_rounds:  # each student teaches the next
+        # Each student teaches the next.
+        noted = noted | {"teacher": str(best)}
+        run = dataclasses.replace(run, initial_stage=0, arguments=noted)
+        if number < num_rounds:
             task = dataclasses.replace(task, teacher=best)
-            run = dataclasses.replace(run, initial_stage=0)
-    print(f"Best model: {best}")
+    if run.devices.is_chief:
+        print(f"Best model: {best}")
 
 
 def _check_counts(args: argparse.Namespace, manifest) -> None:

@@ -69,8 +69,8 @@ def check_no_average(model: keras.Model) -> None:
     """
     if model.layers[-1].activation is not keras.activations.sigmoid:
         raise ValueError(
-            f"Model {model.name} is an average of models, which cannot be trained or"
-            " extended. Give one of its members."
+            f"Model {model.name} is an average of models, or its last layer is no"
+            " sigmoid: it cannot be trained or extended. Give a single model."
         )
 
 

@@ -182,8 +182,9 @@ class Resume(keras.callbacks.Callback):
 
     def is_over(self) -> bool:
         """Returns whether the stage ends before the next epoch."""
+        patience = self._stage.patience or self._stage.max_epochs
         return (
-            self._state.epochs_without_gain >= self._stage.patience
+            self._state.epochs_without_gain >= patience
             or self._state.epoch >= self._stage.max_epochs
         )
 

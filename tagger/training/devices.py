@@ -13,8 +13,8 @@ on one device except for rounding. (TensorFlow's devices all draw the same dropo
 augmentation, each for its own share.)
 
 Several processes run the same code side by side: each has a folder of the run, the
-first one the real one and the others a copy, and the first one's validation scores are
-everybody's. Nothing else needs to know how many there are.
+first one the real one and the others a temporary copy, and the first one's validation
+scores are everybody's.
 """
 
 import contextlib

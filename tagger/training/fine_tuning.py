@@ -80,8 +80,7 @@ class Base:
 
     def describe(self) -> dict:
         """Returns the part of run.json that must be the same to resume."""
-        name = os.path.basename(self.source)
-        return {"from": {"name": name, "digest": pretrained.digest(self.source)}}
+        return {"from": pretrained.described(self.source)}
 
 
 def frozen_layers(model: keras.Model, freeze: str) -> list[keras.Layer]:

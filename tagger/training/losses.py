@@ -20,6 +20,17 @@ def binary_crossentropy(targets, logits):
 LOSSES = {"bce": binary_crossentropy}
 
 
+def loss_of(name: str):
+    """Returns an entry of LOSSES.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"There is no loss {name!r}, only {', '.join(LOSSES)}.")
+    return LOSSES[name]
+
+
 def softened(scores, temperature: float):
     """Returns scores whose logits are divided by a temperature, of the same shape.
 

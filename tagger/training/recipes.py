@@ -6,6 +6,7 @@ it. Our own recipes are `transfer` and `distillation`.
 """
 
 import dataclasses
+import math
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -32,7 +33,7 @@ class Stage:
             1 / (1 + step_decay · step).
         max_epochs: Maximum number of epochs.
         patience: Early-stopping patience: the stage ends after this many epochs without
-            a better monitored value.
+            a better monitored value. None disables it.
         freeze: What keeps its weights, see `fine_tuning.frozen_layers`.
         backbone_rate: Factor of the learning rate for all weights but the last layer's.
         weight_decay: Factor λ; λ · w is added to the gradient of every weight w, before
@@ -47,7 +48,7 @@ class Stage:
     learning_rate: Positive
     step_decay: NotNegative = 0.0
     max_epochs: Whole
-    patience: Whole
+    patience: Whole | None = None
     weight_decay: NotNegative = 0.0
     freeze: str = "none"
     backbone_rate: NotNegative = 1.0
@@ -102,12 +103,11 @@ class TrainingRecipe:
 _NESTEROV = {"momentum": 0.9, "nesterov": True}
 # Adam, then SGD with a falling rate. Every stage starts from the best checkpoint before
 # it, as the paper says (the code of 2019 does not).
-_ADAM_2019 = Stage(optimizer="Adam", learning_rate=1e-4, max_epochs=60, patience=60)
+_ADAM_2019 = Stage(optimizer="Adam", learning_rate=1e-4, max_epochs=60)
 _ADAM_2020 = Stage(
     optimizer="Adam",
     learning_rate=1e-4,
     max_epochs=80,
-    patience=80,
     weight_decay=1e-4,
 )
 _SGD = Stage(
@@ -115,7 +115,6 @@ _SGD = Stage(
     options=_NESTEROV,
     learning_rate=1e-3,
     max_epochs=20,
-    patience=20,
     weight_decay=1e-4,
 )
 _SLOWER_SGD = dataclasses.replace(_SGD, learning_rate=1e-4)
@@ -151,7 +150,7 @@ RECIPES = {
             _ADAM_2019,
             _SGD,
             _SLOWER_SGD,
-            dataclasses.replace(_SGD, learning_rate=1e-5, max_epochs=60, patience=60),
+            dataclasses.replace(_SGD, learning_rate=1e-5, max_epochs=60),
         ),
         crops_per_clip=1,
         monitor="val_roc_auc",
@@ -163,7 +162,7 @@ RECIPES = {
             _ADAM_2020,
             _SGD,
             _SLOWER_SGD,
-            dataclasses.replace(_SGD, learning_rate=1e-5, max_epochs=80, patience=80),
+            dataclasses.replace(_SGD, learning_rate=1e-5, max_epochs=80),
         ),
         crops_per_clip=1,
         monitor="val_roc_auc",
@@ -171,7 +170,7 @@ RECIPES = {
     # Dabral and Deshmukh: train.py --model multi_scale_cnn.
     "multi_scale": TrainingRecipe(
         batch_size=20,
-        stages=(dataclasses.replace(_ADAM_2020, max_epochs=100, patience=100),),
+        stages=(dataclasses.replace(_ADAM_2020, max_epochs=100),),
         monitor="val_roc_auc",
     ),
     # Won, Choi and Serra, ISMIR 2021, without its noisy student: train.py --model
@@ -227,22 +226,19 @@ def settings(recipe: TrainingRecipe) -> dict:
         for field in dataclasses.fields(recipe)
         if field.name != "stages"
     }
-    found |= {
-        "learning_rate": first.learning_rate,
-        "max_epochs": first.max_epochs,
-        "patience": None if first.patience == first.max_epochs else first.patience,
-        "freeze": first.freeze,
-        "backbone_rate": first.backbone_rate,
-    }
+    names = ("learning_rate", "max_epochs", "patience", "freeze", "backbone_rate")
+    found |= {name: getattr(first, name) for name in names}
     momenta = [s.options["momentum"] for s in recipe.stages if "momentum" in s.options]
     if momenta:
         found["momentum"] = momenta[0]
-    if others and all(
-        dataclasses.replace(one, learning_rate=first.learning_rate) == first
-        for one in others
+    rates = [stage.learning_rate for stage in recipe.stages]
+    decay = rates[1] / rates[0] if others else 1.0
+    if all(
+        dataclasses.replace(stage, learning_rate=rates[0]) == first
+        and math.isclose(stage.learning_rate, rates[0] * decay**number)
+        for number, stage in enumerate(recipe.stages)
     ):
-        decay = others[0].learning_rate / first.learning_rate
-        found |= {"num_stages": len(recipe.stages), "lr_decay": float(f"{decay:.6g}")}
+        found |= {"num_stages": len(rates), "lr_decay": decay}
     return found
 
 
@@ -266,17 +262,18 @@ def override(recipe: TrainingRecipe, **changes) -> TrainingRecipe:
     fields = {field.name for field in dataclasses.fields(recipe)}
     whole = {name: value for name, value in changes.items() if name in fields}
     stages, first = recipe.stages, recipe.stages[0]
-    if "lr_decay" in known:
-        row = known | {key: changes[key] for key in known.keys() & changes.keys()}
+    if not {"num_stages", "lr_decay"}.isdisjoint(changes):
+        row = known | changes
         rates = [
-            row["learning_rate"] * row["lr_decay"] ** number
+            first.learning_rate * row["lr_decay"] ** number
             for number in range(row["num_stages"])
         ]
         stages = tuple(dataclasses.replace(first, learning_rate=rate) for rate in rates)
-        first = dataclasses.replace(first, learning_rate=row["learning_rate"])
     heads = tuple(stage for stage in stages if stage.freeze == "backbone")
     if changes.get("freeze") == "backbone" and heads:
         stages = heads
+    elif "freeze" in changes and len(heads) == len(stages):
+        raise ValueError("Every stage of this recipe trains only the head already.")
     stages = tuple(_changed(stage, first, changes) for stage in stages)
     return dataclasses.replace(recipe, stages=stages, **whole)
 
@@ -290,9 +287,7 @@ def _changed(stage: Stage, first: Stage, changes: dict) -> Stage:
     if "max_epochs" in changes:
         share = stage.max_epochs / first.max_epochs
         fields["max_epochs"] = max(1, round(share * changes["max_epochs"]))
-        if stage.patience == stage.max_epochs:  # no early stopping
-            fields["patience"] = fields["max_epochs"]
-    if changes.get("patience") is not None:
+    if "patience" in changes:
         fields["patience"] = changes["patience"]
     if "momentum" in changes and "momentum" in stage.options:
         fields["options"] = stage.options | {"momentum": changes["momentum"]}

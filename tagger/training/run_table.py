@@ -14,8 +14,7 @@ from tagger.training.recipes import Stage, TrainingRecipe, settings
 from tagger.training.runs import RunFolder, badness, read_description
 
 _NOT_SETTINGS = ("seed", "versions", "git", "arguments")
-_NOT_TOLD = ("data.checksum", "model.num_parameters")
-_TITLES = {"roc_auc": "ROC", "pr_auc": "PR", "rho": "rho"}
+_TITLES = {"rho": "rho", "roc_auc": "ROC", "pr_auc": "PR"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +23,16 @@ class Run:
 
     Attributes:
         folder: Folder of the run.
-        facts: Settings of the run but for the seed, by their place in run.json.
+        record: What run.json says of it, but for the seed, versions and paths.
+        facts: The same, flat and shortened for people.
         scores: Macro scores of the best checkpoint, by split and metric; empty until a
             stage is finished.
         progress: How far an unfinished run is; empty if it is finished.
     """
 
     folder: Path
-    facts: dict[str, object]
+    record: dict
+    facts: dict[str, str]
     scores: dict[tuple[str, str], float]
     progress: str
 
@@ -45,13 +46,15 @@ class Run:
         held, place = RunFolder(folder), folder / "run.json"
         if not place.is_file():
             raise ValueError(f"{folder} holds no run: there is no run.json.")
-        description = read_description(place)
-        num_stages = len(description["recipe"]["stages"])
+        record = read_description(place, "Give folders of runs.")
+        noted = record.get("arguments", {})
+        record = {k: v for k, v in record.items() if k not in _NOT_SETTINGS}
+        num_stages = len(record["recipe"]["stages"])
         stages = [held.stage(number) for number in range(num_stages)]
         done = [stage for stage in stages if stage.is_finished]
-        scores = {}
-        if done:
-            best = min(done, key=lambda stage: min(map(badness, stage.checkpoints())))
+        scores, scored = {}, [stage for stage in done if stage.checkpoints()]
+        if scored:
+            best = min(scored, key=lambda stage: min(map(badness, stage.checkpoints())))
             result = json.loads(best.result_path.read_text(encoding="utf-8"))
             scores = {
                 (split, name): result[split][name]
@@ -62,19 +65,22 @@ class Run:
         progress = ""
         if not held.model_path.exists():
             progress = f"{len(done)} of {num_stages} stages"
-        facts = {k: v for k, v in description.items() if k not in _NOT_SETTINGS}
-        stages = tuple(Stage(**one) for one in facts["recipe"].pop("stages"))
-        recipe = TrainingRecipe(**facts["recipe"], stages=stages)
-        facts = _flat(facts | {"recipe": settings(recipe)})
-        return cls(folder, facts, scores, progress)
+        stages = tuple(Stage(**one) for one in record["recipe"]["stages"])
+        recipe = settings(TrainingRecipe(**record["recipe"] | {"stages": stages}))
+        told = record | {"recipe": {"name": noted.get("recipe", "")} | recipe}
+        return cls(folder, record, _flat(told), scores, progress)
 
 
-def _flat(facts: dict, place: str = "") -> dict[str, object]:
+def _flat(facts: dict, place: str = "") -> dict[str, str]:
     """Returns nested values by their place, such as recipe.batch_size."""
     found = {}
     for name, value in facts.items():
         if isinstance(value, dict):
             found |= _flat(value, f"{place}{name}.")
+        elif name in ("checksum", "digest", "sha256"):
+            found[f"{place}{name}"] = str(value)[:8]
+        elif isinstance(value, float):
+            found[f"{place}{name}"] = f"{value:.4g}"
         else:
             found[f"{place}{name}"] = str(value)
     return found
@@ -90,10 +96,10 @@ def table(folders: Sequence[Path]) -> str:
     Raises:
         ValueError: see `Run.of`.
     """
-    settings = {}
+    same = {}
     for run in map(Run.of, folders):
-        settings.setdefault(json.dumps(run.facts, sort_keys=True), []).append(run)
-    rows = list(settings.values())
+        same.setdefault(json.dumps(run.record, sort_keys=True), []).append(run)
+    rows = list(same.values())
     names = dict.fromkeys(name for row in rows for name in row[0].facts)
     differing = [n for n in names if len({row[0].facts.get(n) for row in rows}) > 1]
     columns = [
@@ -110,19 +116,27 @@ def table(folders: Sequence[Path]) -> str:
     lines.append(f"{heading}runs")
     for row in rows:
         scores = "".join(_spread(row, column).ljust(13) for column in columns)
-        folders = (f"{r.folder} ({r.progress})" if r.progress else str(r.folder)
-                   for r in row)  # fmt: skip
-        lines.append(f"{scores}{' '.join(folders)}")
-        of_row = [
-            f"{name.rpartition('.')[2]}={row[0].facts[name]}"
+        of_row = (
+            f"{run.folder} ({run.progress})" if run.progress else str(run.folder)
+            for run in row
+        )
+        lines.append(f"{scores}{' '.join(of_row)}")
+        facts = [
+            f"{_short(name)}={row[0].facts[name]}"
             for name in differing
-            if name not in _NOT_TOLD and name in row[0].facts
+            if name != "model.num_parameters" and name in row[0].facts
         ]
         indent = "    "
         lines += textwrap.wrap(
-            "  ".join(of_row), 80, initial_indent=indent, subsequent_indent=indent
+            "  ".join(facts), 80, initial_indent=indent, subsequent_indent=indent
         )
     return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    """Returns a place without the room that says nothing: batch_size, data.dataset."""
+    room, _, rest = name.partition(".")
+    return rest if room in ("recipe", "model") and rest != "name" else name
 
 
 def _mean(runs: Sequence[Run], column: tuple[str, str]) -> float:

@@ -19,6 +19,7 @@ import dataclasses
 import errno
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -43,10 +44,12 @@ class RunFolder:
 
     Args:
         path: Path of the folder, which need not exist yet.
+        shown: Path to show to the user, if that is another, see `Devices.folder`.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, shown: Path | None = None):
         self.path = Path(path)
+        self.shown = shown or self.path
         self.model_path = self.path / "model.keras"
         self.description_path = self.path / "run.json"
 
@@ -54,9 +57,9 @@ class RunFolder:
         """Returns the folder of a stage."""
         return StageFolder(self.path / str(number))
 
-    def best_checkpoint(self, end: int, first: int = 0) -> Path | None:
-        """Returns the best checkpoint of stages `first` to `end` - 1, or None."""
-        stages = [self.stage(number) for number in range(first, end)]
+    def best_checkpoint(self, end: int) -> Path | None:
+        """Returns the best checkpoint of the stages before `end`, or None."""
+        stages = [self.stage(number) for number in range(end)]
         found = [path for stage in stages for path in stage.checkpoints()]
         return min(found, key=badness, default=None)
 
@@ -72,18 +75,17 @@ class RunFolder:
             self._refuse_resemul()
             write_text_atomically(path, json.dumps(description, indent=1) + "\n")
             return
-        held = read_description(path)
+        held = read_description(path, "Choose another --train-dir.")
         asked = json.loads(json.dumps(description))  # tuples become lists
         differing = [
             name
             for name in dict.fromkeys((*asked, *held))
-            if name not in _MAY_DIFFER
-            and _comparable(held.get(name)) != _comparable(asked.get(name))
+            if name not in _MAY_DIFFER and not _is_same(held.get(name), asked.get(name))
         ]
         if differing:
             name = _TITLES.get(differing[0], differing[0].replace("_", " "))
             raise ValueError(
-                f"{self.path} holds a run with another {name} (see {path})."
+                f"{self.shown} holds a run with another {name} (see run.json there)."
                 " Choose another --train-dir, or delete that folder."
             )
 
@@ -108,8 +110,12 @@ _MAY_DIFFER = ("arguments", "versions", "git")
 _TITLES = {"from": "base model", "unlabelled": "unlabelled music"}
 
 
-def read_description(path: Path) -> dict:
+def read_description(path: Path, then: str) -> dict:
     """Reads a run.json; what later versions added has its default.
+
+    Args:
+        path: Path of the file.
+        then: What to do if it is no run.json: the last sentence of the error message.
 
     Raises:
         ValueError: this project did not write the file.
@@ -122,30 +128,48 @@ def read_description(path: Path) -> dict:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         recipe = _with_defaults(TrainingRecipe, held["recipe"])
         recipe["stages"] = [_with_defaults(Stage, one) for one in recipe["stages"]]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise ValueError(
-            f"{path} does not describe a run of this project ({error}). Choose another"
-            " --train-dir."
+            f"{path} does not describe a run of this project ({error}). {then}"
         ) from error
     return held | {"recipe": recipe}
 
 
 def _with_defaults(kind: type, values: dict) -> dict:
     """Returns the fields of a dataclass; those that are missing have defaults."""
-    fields = dataclasses.fields(kind)
-    usual = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    unknown = values.keys() - fields
+    if unknown:
+        raise ValueError(f"a newer version wrote {', '.join(sorted(unknown))}")
+    usual = {n: v for n, v in fields.items() if v is not dataclasses.MISSING}
     return usual | values
 
 
-def _comparable(value: object) -> object:
-    """Returns a part of run.json without what says nothing of the run.
+def _is_same(held: object, asked: object) -> bool:
+    """Returns whether two parts of run.json describe the same run.
 
-    Until 2026-11-25 models were known by the SHA-256 of their file, which holds a date.
+    Numbers may differ by rounding. Until 2026-11-25, models were known by the SHA-256
+    of their file, which holds a date: such a model is only known by its name.
     """
-    if isinstance(value, dict):
-        kept = value.keys() - {"sha256", "digest"} if "sha256" in value else value
-        return {name: _comparable(value[name]) for name in kept}
-    return value
+    if isinstance(held, dict) and isinstance(asked, dict):
+        names = held.keys() | asked.keys()
+        if "sha256" in names:
+            names -= {"sha256", "digest"}
+        if "max_epochs" in names:  # more patience than epochs is none
+            held, asked = map(_with_patience, (held, asked))
+        return all(_is_same(held.get(name), asked.get(name)) for name in names)
+    if isinstance(held, list) and isinstance(asked, list):
+        return len(held) == len(asked) and all(map(_is_same, held, asked))
+    if isinstance(held, str) and isinstance(asked, dict):
+        return "digest" in asked  # a teacher of before
+    if isinstance(held, float) and isinstance(asked, float):
+        return math.isclose(held, asked, rel_tol=1e-9)
+    return held == asked
+
+
+def _with_patience(stage: dict) -> dict:
+    patience = stage["patience"] or stage["max_epochs"]
+    return stage | {"patience": min(patience, stage["max_epochs"])}
 
 
 class StageFolder:

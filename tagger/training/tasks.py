@@ -26,8 +26,9 @@ from tagger.augmentations import Augmentation
 from tagger.data.batches import Batches, Mixture, ReadOptions
 from tagger.data.clips import UNLABELLED, Shards
 from tagger.evaluation import agreement, alignment, metrics, scoring
+from tagger.models.metadata import read_info
 from tagger.segmentation import INT16_SCALE, Segmentation
-from tagger.training.losses import LOSSES, similarity, softened
+from tagger.training.losses import loss_of, similarity, softened
 from tagger.training.recipes import NotNegative, Positive, TrainingRecipe
 from tagger.training.teacher_scores import Stored, StoredScores
 from tagger.validation import check_fields
@@ -128,7 +129,7 @@ class Labels:
 
     def loss(self, recipe, gather=_alone):
         """Returns the mean loss over the tags."""
-        of_score = LOSSES[recipe.loss]
+        of_score = loss_of(recipe.loss)
         return lambda labels, logits: ops.mean(of_score(labels, logits), axis=-1)
 
     def evaluate(self, predict, info, split):
@@ -177,16 +178,13 @@ class Distillation:
     @functools.cached_property
     def shards(self) -> Shards:
         """The music, with the tags of the teacher."""
-        tags = models.model_info(self._loaded).tags
+        # Without Keras, whose loading draws random numbers.
+        tags = read_info(pretrained.path_of(self.teacher)).tags
         if tags is None:
             raise ValueError(
                 f"The teacher {self.teacher} names no tags. Convert it with --tags."
             )
         return self.music.with_tags(tags)
-
-    @functools.cached_property
-    def _loaded(self) -> keras.Model:
-        return pretrained.load(self.teacher)
 
     def check(self, model, recipe):
         if recipe.crops_per_clip:
@@ -194,7 +192,7 @@ class Distillation:
                 "A teacher's scores are stored for whole segments, not for random"
                 " crops. Add --crops-per-clip 0."
             )
-        _check_teacher(self._loaded, model, self.shards)
+        _check_teacher(pretrained.load(self.teacher), model, self.shards)
 
     def prepare(self, segmentation, train_dir):
         """Stores the teacher's scores of all splits."""
@@ -227,7 +225,7 @@ class Distillation:
 
     def loss(self, recipe, gather=_alone):
         """Returns the softened loss of the scores, and that of the embeddings."""
-        of_score, num_tags = LOSSES[recipe.loss], len(self.shards.manifest.tags)
+        of_score, num_tags = loss_of(recipe.loss), len(self.shards.manifest.tags)
         heat, weight = self.temperature, self.embedding_weight
 
         def loss(targets, outputs):
@@ -257,7 +255,7 @@ class Distillation:
     def describe(self):
         return {
             "data": self.music.manifest.identity(),
-            "teacher": pretrained.digest(self.teacher),
+            "teacher": pretrained.described(self.teacher),
             "distillation": {
                 "temperature": self.temperature,
                 "embedding_weight": self.embedding_weight,
@@ -351,7 +349,7 @@ class NoisyStudent:
 
     def loss(self, recipe, gather=_alone):
         """Returns the loss of labels, or of a teacher's scores where there are none."""
-        of_score, is_skeptical = LOSSES[recipe.loss], self.labelled_loss == "skeptical"
+        of_score, is_skeptical = loss_of(recipe.loss), self.labelled_loss == "skeptical"
 
         def loss(labels, outputs):
             logits, teacher = ops.split(outputs, 2, axis=-1)
@@ -373,7 +371,7 @@ class NoisyStudent:
         return {
             "data": self.shards.manifest.identity(),
             "unlabelled": self.unlabelled.manifest.identity(),
-            "teacher": pretrained.digest(self.teacher),
+            "teacher": pretrained.described(self.teacher),
             "noisy_student": {
                 "labelled_loss": self.labelled_loss,
                 "labelled_share": self.labelled_share,

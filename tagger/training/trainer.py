@@ -49,6 +49,7 @@ class RunOptions:
             loses no more training time than this. 0: after every step.
         devices: Devices from `devices.choose`; None: the first device.
         callbacks: Further callbacks of `fit`, such as those of an experiment tracker.
+            One that stops training ends the stage.
         arguments: What run.json notes for people and for `train.py --config`, such as
             the folder of the data. It may differ when a run is resumed.
 
@@ -101,7 +102,7 @@ def train(
     # TensorFlow silently trains on the CPU if its CUDA libraries are broken.
     print(f"Training on {', '.join(used.names)}")
     with used.folder(train_dir) as path, writer_lock(path, "--train-dir"):
-        folder = RunFolder(path)
+        folder = RunFolder(path, train_dir)
         folder.describe(runner.describe())
         runner.check_initial_stage(folder)
         runner.prepare(train_dir)
@@ -183,7 +184,7 @@ class _Runner:
         if first and not folder.best_checkpoint(first):
             raise ValueError(
                 f"--initial-stage {first} starts from the best checkpoint of an earlier"
-                f" stage, but {folder.path} holds none. Start with stage 0."
+                f" stage, but {folder.shown} holds none. Start with stage 0."
             )
 
     def prepare(self, train_dir: Path) -> None:
@@ -211,7 +212,7 @@ class _Runner:
             raise ValueError(
                 f"Training diverged: no epoch of stage {number} had a finite validation"
                 " loss. Choose a smaller --lr, and a --train-dir other than"
-                f" {folder.path}."
+                f" {folder.shown}."
             )
         self._score(stage_folder)
 
@@ -268,6 +269,8 @@ class _Runner:
                         verbose=0,
                         callbacks=callbacks,
                     )
+                if fitted.stop_training:  # by `Resume`, or by a callback of the user
+                    break
 
     def _score(self, folder: StageFolder) -> None:
         """Scores the best checkpoint of a stage and marks the stage as finished."""

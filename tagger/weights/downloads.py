@@ -137,6 +137,8 @@ def fetch(source: GitFile, path: Path, url: str | None = None) -> None:
     if path.exists():
         return
     part, url = f"{path.name}.part", url or source.url
+    pooch.get_logger().setLevel("WARNING")  # it advises developers
+    print(f"Downloading {url}", file=sys.stderr)
     bar = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
     try:
         # GitHub's names for contents are git's, which pooch does not know.

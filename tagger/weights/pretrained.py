@@ -285,9 +285,9 @@ def path_of(name_or_path: str | os.PathLike) -> Path:
 def digest(name_or_path: str | os.PathLike) -> str:
     """Returns a SHA-256 that identifies a model, in hexadecimal.
 
-    It is that of the weights and the metadata of a `.keras` file, and not of the date
-    that Keras stores beside them. For a pretrained model it is that of its source,
-    because another version of Keras may write other bytes.
+    It is that of the weights and the network of a `.keras` file, not of its thresholds,
+    its provenance and the date that Keras stores. For a pretrained model it is that of
+    its source, because another version of Keras may write other bytes.
 
     Raises:
         FileNotFoundError, ValueError, OSError, ImportError: see `path_of`.
@@ -299,11 +299,21 @@ def digest(name_or_path: str | os.PathLike) -> str:
     path = path_of(name_or_path)
     if not zipfile.is_zipfile(path):
         return storage.sha256(path)
-    about = json.dumps(read_info(path).as_dict(), sort_keys=True)
-    with zipfile.ZipFile(path) as file, file.open("model.weights.h5") as weights_file:
-        found = hashlib.file_digest(weights_file, "sha256")
-    found.update(about.encode())
+    read_info(path)  # says what is wrong with another file
+    with zipfile.ZipFile(path) as file:
+        network = json.loads(file.read("config.json"))
+        with file.open("model.weights.h5") as held:
+            found = hashlib.file_digest(held, "sha256")
+    for layer in network["config"]["layers"]:
+        for name in ("thresholds", "provenance"):
+            layer["config"].pop(name, None)
+    found.update(json.dumps(network, sort_keys=True).encode())
     return found.hexdigest()
+
+
+def described(name_or_path: str | os.PathLike) -> dict[str, str]:
+    """Returns what run.json says of a model: its name for people, and its digest."""
+    return {"name": os.path.basename(name_or_path), "digest": digest(name_or_path)}
 
 
 def stamp(name: str) -> str:

@@ -27,7 +27,7 @@ def test_won_recipes_are_the_papers():
         assert [stage.optimizer for stage in stages] == ["Adam", "SGD", "SGD", "SGD"]
         assert [stage.learning_rate for stage in stages] == [1e-4, 1e-3, 1e-4, 1e-5]
         assert [stage.max_epochs for stage in stages] == [epochs, 20, 20, epochs]
-        assert all(stage.patience == stage.max_epochs for stage in stages)
+        assert all(stage.patience is None for stage in stages)
         assert stages[1].options == {"momentum": 0.9, "nesterov": True}
         assert [stage.weight_decay for stage in stages[1:]] == 3 * [1e-4]
     # In 2020 the authors gave Adam the same weight decay, in 2019 none.

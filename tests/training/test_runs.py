@@ -47,7 +47,7 @@ def changed(folder, **parts):
 @pytest.mark.parametrize(
     ("part", "value", "named"),
     [
-        ("teacher", "0" * 64, "another teacher"),
+        ("teacher", {"name": "a.keras", "digest": "x"}, "another teacher"),
         ("unlabelled", {"checksum": "x"}, "another unlabelled music"),
         ("noisy_student", {"labelled_share": 0.5}, "another noisy student"),
         ("from", {"name": "base.keras", "digest": "x"}, "another base model"),
@@ -55,7 +55,7 @@ def changed(folder, **parts):
 )
 def test_a_run_that_learned_something_else_is_refused(copy, built, part, value, named):
     """In both directions: a part that only one of them has counts."""
-    held = runs.read_description(copy / "run.json")
+    held = json.loads((copy / "run.json").read_text())
     changed(copy, **{part: value})
     with pytest.raises(ValueError, match=f"holds a run with {named}"):
         train(built, copy)
@@ -77,11 +77,14 @@ def test_a_run_json_of_before_describes_the_same_run(copy, built):
 
 
 def test_the_base_of_a_run_of_before_is_known_by_its_name(copy):
-    held = runs.read_description(copy / "run.json")
+    held = json.loads((copy / "run.json").read_text())
     changed(copy, **{"from": {"name": "base.keras", "sha256": "0" * 64}})
     folder = runs.RunFolder(copy)
     with pytest.raises(ValueError, match="another base model"):
         folder.describe(held | {"from": {"name": "other.keras", "digest": "1"}})
+    folder.describe(held | {"from": {"name": "base.keras", "digest": "1"}})
+    changed(copy, **{"from": None, "teacher": "0" * 64})
+    folder.describe(held | {"teacher": {"name": "a.keras", "digest": "1"}})
 
 
 def test_a_repeated_stage_writes_the_best_model_anew(copy, built):
