@@ -1,9 +1,8 @@
-"""What do smaller numbers cost? Compares a model in float32, float16 and int8.
+"""What do smaller numbers cost? Compares a model in float32 and int8.
 
     python benchmarks/precision.py --model student --audio-dir docs/gallery/music
 
 float32  the export to ONNX
-float16  the export with --weights float16
 int8     the convolutions behind the spectrogram in int8, calibrated on 16 segments
 
 Prints the size of each file, CPU milliseconds of one thread per segment, the
@@ -26,7 +25,6 @@ from tagger.evaluation.agreement import rank_correlations
 from tagger.inference import export
 from tagger.inference.engines import OnnxEngine
 from tagger.inference.tagger import Tagger
-from tagger.models.metadata import EXPORT_WEIGHTS
 from tagger.weights import pretrained
 
 
@@ -39,12 +37,9 @@ def main() -> None:
     storage.load_tensorflow()
     songs = listing.list_audio([args.audio_dir])
     with tempfile.TemporaryDirectory() as folder:
-        paths = {
-            name: Path(folder) / f"{name}.onnx" for name in (*EXPORT_WEIGHTS, "int8")
-        }
-        model, whole = pretrained.load(args.model), paths["float32"]
-        for weights in EXPORT_WEIGHTS:
-            export.export(model, paths[weights], "onnx", weights=weights)
+        paths = {name: Path(folder) / f"{name}.onnx" for name in ("float32", "int8")}
+        whole = paths["float32"]
+        export.export(pretrained.load(args.model), whole, "onnx")
         tagger = Tagger(OnnxEngine(whole))
         every = max(1, len(songs) // 16)
         segments = [tagger.segment(song)[0][None] for song in songs[::every][:16]]

@@ -7,9 +7,9 @@ r"""Compares the time to tag an hour of songs with the original's and with decod
 Makes songs of three minutes (stereo mp3, 44.1 kHz, 192 kbit/s) from the audio of a
 folder, converts the original's MagnaTagATune weights and times whole commands in turn:
 
-keras     `tagger tag --engine keras`
-onnx      `tagger tag --engine onnx`, with the model's export
-openvino  `tagger tag --engine openvino`, the same export
+keras     `tagger tag` with TAGGER_ENGINE=keras
+onnx      the same with onnx, the model's export
+openvino  the same with openvino, the same export
 bfloat16  the same with `--precision bfloat16`; the CPU must have it
 original  its `MusicTagger` on audio loaded by librosa, as in its own example
 decode    only decoding with PyAV in one thread, at the model's rate
@@ -99,9 +99,11 @@ def main() -> None:
                 *(ORIGINAL_NAMES.get(name, name), *songs),
             ],
         }
-        for what, options in ENGINES.items():
+        for what, start in ENGINES.items():
             suffix = ".keras" if what == "keras" else ".onnx"
-            commands[what] = [*tag_command(f"{model}{suffix}", songs), *options]
+            command = tag_command(f"{model}{suffix}", songs)
+            commands[what] = [*start, *command]
+        commands["bfloat16"] += ["--precision", "bfloat16"]
         seconds = {what: [] for what in commands}
         for _ in range(args.repeats):
             for what, command in commands.items():
@@ -131,11 +133,8 @@ def main() -> None:
 
 
 ENGINES = {
-    "keras": ["--engine", "keras"],
-    "onnx": ["--engine", "onnx"],
-    "openvino": ["--engine", "openvino"],
-    "bfloat16": ["--engine", "openvino", "--precision", "bfloat16"],
-}
+    name: ["env", f"TAGGER_ENGINE={name}"] for name in ("keras", "onnx", "openvino")
+} | {"bfloat16": []}
 
 
 def tag_command(model: str, files: list[str]) -> list[str]:
@@ -144,7 +143,7 @@ def tag_command(model: str, files: list[str]) -> list[str]:
 
 def compare_excerpts(what: str, model: str, files: list[str], original: str) -> dict:
     """Prints and returns what excerpts do to scores, the five highest and the time."""
-    command = [*tag_command(model, files), "--engine", "onnx"]
+    command = tag_command(model, files)
     seconds, lines = run(command, original)
     whole = scores_of(lines)
     found = {"whole": {"seconds": seconds}}

@@ -108,7 +108,7 @@ def scan(args: argparse.Namespace) -> int:
     analysis = library.scanning.Analysis(
         model,
         weights.pretrained.digest(model),
-        lambda paths: selection.open_engine(model, args.engine, args.precision, paths),
+        lambda paths: selection.open_engine(model, args.precision, paths),
         reading(args),
         stream_options(args),
     )

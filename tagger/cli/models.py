@@ -18,9 +18,7 @@ from tagger.datasets.annotations import read_tags
 from tagger.models import registry
 from tagger.models.metadata import (
     EXPORT_FORMATS,
-    EXPORT_WEIGHTS,
     check_export_path,
-    check_export_weights,
     read_info,
 )
 from tagger.storage import load_tensorflow
@@ -325,13 +323,6 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help="format of the export",
     )
     add(
-        "--weights",
-        default="float32",
-        choices=EXPORT_WEIGHTS,
-        help="number format of the weights in an ONNX file; float16 makes it smaller"
-        " (default: float32)",
-    )
-    add(
         "--output",
         metavar="PATH",
         help="path to write (default: the model's name with the ending of the format,"
@@ -346,13 +337,10 @@ def export_model(args: argparse.Namespace) -> None:
     if args.output is None:
         args.output = Path(args.model).stem + (ending or "_saved_model")
     check_export_path(args.output, args.to)
-    check_export_weights(args.weights, args.to)
     check_outputs(args, "output")
     load_tensorflow()
     model = weights.pretrained.load(args.model)
-    path = inference.export.export(
-        model, args.output, args.to, args.force, weights=args.weights
-    )
+    path = inference.export.export(model, args.output, args.to, args.force)
     info = models.model_info(model)
     batch = 1 if args.to == "litert" else "batch"
     print(

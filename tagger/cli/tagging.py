@@ -86,21 +86,14 @@ def add_hop(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that choose an engine and how many processes run it."""
+    """Adds the arguments that say how a model runs, and in how many processes."""
     add = parser.add_argument
-    add(
-        "--engine",
-        choices=("auto", *engines.ENGINES),
-        default="auto",
-        help="what runs the model; auto: OpenVINO where it is installed, else ONNX"
-        " Runtime, else Keras (default: auto)",
-    )
     add(
         "--precision",
         choices=engines.PRECISIONS,
         default="float32",
-        help="bfloat16 is faster on CPUs that have it, with OpenVINO; scores change by"
-        " up to 0.003 (default: float32)",
+        help="bfloat16 is faster on CPUs that have it (pip install openvino); scores"
+        " change by up to 0.003 (default: float32)",
     )
     add(
         "--excerpts",
@@ -148,7 +141,7 @@ def load_tagger(args: argparse.Namespace) -> Tagger:
 
 
 def _open_tagger(args: argparse.Namespace, paths: list[str]) -> Tagger:
-    engine = selection.open_engine(args.model, args.engine, args.precision, paths)
+    engine = selection.open_engine(args.model, args.precision, paths)
     return Tagger(engine, _tags_of(engine.info, args))
 
 
@@ -432,9 +425,7 @@ def _embed(args: argparse.Namespace, paths: list[str]) -> int:
                 f"{args.library} holds embeddings with {held}, not {given}. Give the"
                 " same --excerpts and --precision, or another --library."
             )
-    engine = selection.open_engine(
-        args.model, args.engine, args.precision, paths, args.layer
-    )
+    engine = selection.open_engine(args.model, args.precision, paths, args.layer)
     embedder = inference.embeddings.Embedder(engine, args.layer)
     song = args.similar_to
     if song:

@@ -209,7 +209,7 @@ def thresholds(args: argparse.Namespace) -> int:
         models.add_provenance(
             model, weights.pretrained.provenance_of([args.model], [model])
         )
-        engine = selection.open_engine(args.model, args.engine, args.precision, paths)
+        engine = selection.open_engine(args.model, args.precision, paths)
         tagger = Tagger(engine)
         with streaming.progress(len(paths), "Scoring") as bar:
             found, errors = calibration.thresholds_at_rate(

@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 from tqdm import tqdm
 
 from tagger.audio import Source
-from tagger.inference.engines import Engine, EngineSpec, KerasEngine
+from tagger.inference.engines import Engine, KerasEngine
 from tagger.inference.selection import open_engine
 from tagger.inference.streaming import StreamOptions, progress, stream_files
 from tagger.models.metadata import DEFAULT_MODEL, PENULTIMATE
@@ -22,22 +21,19 @@ if TYPE_CHECKING:
     import keras
 
 
-class Embedder(TransformerMixin, BaseEstimator):
+class Embedder:
     """Computes embeddings: the output of one layer of a model.
 
-    It is a transformer of scikit-learn that has nothing to fit.
+    It works as a transformer in scikit-learn's pipelines; there is nothing to fit.
 
     Args:
         model: Keras model, engine, model file, or name of a pretrained model.
         layer: Name of the layer; "penultimate" is the input of the last layer. Time and
-            frequency axes of its output are averaged. Other layers need the engine
-            keras.
-        engine: See `selection.open_engine`; a Keras model is run by Keras.
+            frequency axes of its output are averaged. Other layers need Keras.
 
     Attributes:
         model: Model, as given.
         layer: Name of the layer, as given.
-        engine: Name of the engine, as given.
         info: Metadata of the model.
         opened: The engine that runs the model.
 
@@ -60,18 +56,21 @@ class Embedder(TransformerMixin, BaseEstimator):
         self,
         model: "keras.Model | Engine | str | os.PathLike",
         layer: str = PENULTIMATE,
-        engine: str = "auto",
     ):
         self.model = model
         self.layer = layer
-        self.engine = engine
         self._open()
 
     def _open(self) -> None:
         if isinstance(self.model, Engine):
+            if self.layer != PENULTIMATE:
+                raise ValueError(
+                    f"An engine gives the layer that it was opened with, not"
+                    f" {self.layer!r}. Give the model or its name instead."
+                )
             self.opened = self.model
         elif isinstance(self.model, (str, os.PathLike)):
-            self.opened = open_engine(self.model, self.engine, layer=self.layer)
+            self.opened = open_engine(self.model, layer=self.layer)
         else:
             self.opened = KerasEngine(self.model, self.layer)
         if not self.opened.embedding_size:
@@ -82,44 +81,42 @@ class Embedder(TransformerMixin, BaseEstimator):
         self.info = self.opened.info
 
     def __getstate__(self) -> dict:
-        """Returns what pickle stores: other processes open the engine themselves."""
-        state = self.__dict__ | {"opened": None}
-        if isinstance(self.model, Engine):
-            state["model"] = self.model.spec or self.model.model
-        return state
+        """Returns what pickle stores: other processes open the model themselves."""
+        return self.__dict__ | {"opened": None}
 
     def __setstate__(self, state: dict) -> None:
-        """Opens the engine again."""
+        """Opens the model again."""
         self.__dict__ |= state
-        if isinstance(self.model, EngineSpec):
-            self.model = self.model.open()
         self._open()
+
+    def get_params(self, deep: bool = True) -> dict:
+        """Returns the model and the layer, as scikit-learn asks of an estimator."""
+        return {"model": self.model, "layer": self.layer}
 
     def set_params(self, **params) -> "Embedder":
         """Sets the model or the layer, as scikit-learn's searches do."""
-        super().set_params(**params)
+        unknown = params.keys() - self.get_params()
+        if unknown:
+            raise ValueError(f"Embedder has no parameter {min(unknown)!r}.")
+        vars(self).update(params)
         if params:
             self._open()
         return self
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str = DEFAULT_MODEL,
-        layer: str = PENULTIMATE,
-        engine: str = "auto",
+        cls, name: str = DEFAULT_MODEL, layer: str = PENULTIMATE
     ) -> "Embedder":
         """Returns an embedder with a trained model, which is downloaded if necessary.
 
         Args:
             name: Name of a pretrained model, file, or `hf://user/name`.
             layer: See `Embedder`.
-            engine: See `Embedder`.
 
         Raises:
             ValueError, OSError, ImportError: see `pretrained.ensure_cached`.
         """
-        return cls(name, layer, engine)
+        return cls(name, layer)
 
     def __sklearn_clone__(self) -> "Embedder":
         """Returns a copy that shares the network, because a model is large."""
@@ -132,6 +129,10 @@ class Embedder(TransformerMixin, BaseEstimator):
     def fit(self, sources: Iterable[Source], labels=None) -> "Embedder":
         """Does nothing, as scikit-learn's pipelines expect of such a transformer."""
         return self
+
+    def fit_transform(self, sources: Iterable[Source], labels=None) -> np.ndarray:
+        """Returns what `transform` returns."""
+        return self.transform(sources)
 
     def transform(self, sources: Iterable[Source]) -> np.ndarray:
         """Returns the embeddings of files or waveforms, float32 [num_files, channels].

@@ -78,7 +78,7 @@ class Engine(abc.ABC):
     """A model that is ready to run.
 
     Attributes:
-        name: Name of the engine, as `--engine` takes it.
+        name: Name of the engine, one of ENGINES.
         info: Metadata of the model.
         embedding_size: Channels of an embedding; None if the model gives only scores.
         spec: What a worker process needs to open the same engine; None if it has to
@@ -148,6 +148,9 @@ class KerasEngine(Engine):
             return len(outputs) * [found[:number]]
         both = self._with_embedding.predict_on_batch(waveforms)
         return [np.asarray(both[OUTPUTS.index(name)])[:number] for name in outputs]
+
+    def __reduce__(self):  # pickle stores the model, not what Keras has compiled
+        return KerasEngine, (self.model, self._layer)
 
     @functools.cached_property
     def _with_embedding(self) -> "keras.Model":
@@ -308,6 +311,9 @@ class OnnxEngine(_Exported):
             return None
         return EngineSpec(self.name, os.fspath(self.path), "float32")
 
+    def __reduce__(self):  # pickle stores where the file is
+        return OnnxEngine, (self.path, self.num_threads)
+
     def _open(self, provider: str):
         import onnxruntime
 
@@ -459,6 +465,9 @@ class OpenVinoEngine(_Exported):
     def spec(self) -> EngineSpec:
         """What a worker process needs to open the same engine."""
         return EngineSpec(self.name, os.fspath(self.path), self.precision)
+
+    def __reduce__(self):  # pickle stores where the file is
+        return OpenVinoEngine, (self.path, self.precision, self.num_threads)
 
     def run(self, waveforms, outputs=("scores",)):
         self._check_outputs(outputs)

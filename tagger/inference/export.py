@@ -12,8 +12,6 @@ model, the JSON of `ModelInfo.as_dict`:
 """
 
 import contextlib
-import functools
-import importlib
 import io
 import json
 import os
@@ -27,10 +25,11 @@ import numpy as np
 
 from tagger import models
 from tagger.inference.engines import OUTPUTS
-from tagger.models.metadata import check_export_path, check_export_weights
+from tagger.models.metadata import check_export_path
 from tagger.storage import explained
 
-MIN_FLOAT16_SIZE = 256  # numbers; float16 saves nothing in smaller kernels
+# Networks that run a fifth to a half faster with their maxima first; others lose by it.
+MAXIMA_FIRST = ("musicnn", "musicnn_pons", "vgg_pons")
 
 
 def export(
@@ -39,7 +38,6 @@ def export(
     to: str,
     force: bool = False,
     notes: dict | None = None,
-    weights: str = "float32",
 ) -> Path:
     """Exports a model to another format; a failed export leaves nothing behind.
 
@@ -50,15 +48,12 @@ def export(
         to: Key of `metadata.EXPORT_FORMATS`.
         force: Whether to replace an existing file or SavedModel.
         notes: Further fields of the metadata, which JSON can hold.
-        weights: One of `metadata.EXPORT_WEIGHTS`. "float16" (ONNX only) rounds the
-            kernels and stores them in half the space; runtimes compute in float32.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: the format is unknown, the path has another ending, or the format
-            stores no float16.
+        ValueError: the format is unknown, or the path has another ending.
         FileExistsError: the path exists, or is a folder that `force` must not replace
             because it holds something else than a SavedModel.
         FileNotFoundError: the folder to write to does not exist.
@@ -66,10 +61,9 @@ def export(
     """
     path = Path(path)
     check_export_path(path, to)
-    check_export_weights(weights, to)
     _check_replaceable(path, force)
-    backend, able = keras.backend.backend(), ("tensorflow", "jax")
-    if backend not in (able if to == "onnx" else able[:1]):
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
         raise ImportError(
             f"Exporting to {to} needs the TensorFlow backend, but Keras runs on"
             f" {backend}. Unset KERAS_BACKEND."
@@ -77,9 +71,6 @@ def export(
     described = models.model_info(model).as_dict() | (notes or {})
     write = {"saved-model": _saved_model, "litert": _litert, "onnx": _onnx}[to]
     copy = _exportable(model)
-    if weights == "float16":
-        _round_kernels(copy)
-        write = functools.partial(write, stores_float16=True)
     with (
         explained(path),
         tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder,
@@ -91,17 +82,6 @@ def export(
             path.rename(Path(folder) / "replaced")
         made.rename(path)
     return path
-
-
-def _round_kernels(model: keras.Model) -> None:
-    """Rounds large kernels behind the frontend to float16, if it can hold them."""
-    for weight in model.weights:
-        array = keras.ops.convert_to_numpy(weight)
-        is_kernel = array.ndim > 1 and not weight.path.startswith("frontend")
-        if not is_kernel or array.size < MIN_FLOAT16_SIZE:
-            continue
-        if np.abs(array).max() <= np.finfo(np.float16).max:
-            weight.assign(array.astype(np.float16).astype(array.dtype))
 
 
 def _check_replaceable(path: Path, force: bool) -> None:
@@ -139,41 +119,26 @@ def _litert(model: keras.Model, path: Path, described: dict) -> None:
             archive.writestr("labels.txt", "\n".join(described["tags"]) + "\n")
 
 
-def _onnx(
-    model: keras.Model, path: Path, described: dict, stores_float16: bool = False
-) -> None:
-    """Writes an ONNX file: with tf2onnx on TensorFlow, with jax2onnx on JAX.
-
-    tf2onnx is the default. Its graphs are smaller and leave images in the layout that
-    runtimes compute in; those of jax2onnx transpose them around every convolution.
-    """
-    exporter = {"tensorflow": "tf2onnx", "jax": "jax2onnx"}[keras.backend.backend()]
+def _onnx(model: keras.Model, path: Path, described: dict) -> None:
     try:
         import onnx
-
-        importlib.import_module(exporter)
+        from tf2onnx.handler import tf_op
     except ImportError as error:
         raise ImportError(
-            f"Exporting to ONNX needs {error.name}: pip install onnx {exporter}."
+            f"Exporting to ONNX needs {error.name}: pip install onnx tf2onnx."
         ) from error
     from tagger.inference import onnx_graph
 
-    if exporter == "tf2onnx":
-        from tf2onnx.handler import tf_op
-
-        tf_op("Erfc")(_Erfc)
+    tf_op("Erfc")(_Erfc)
     signature = _signature(None, described)
     network = models.with_embedding(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # Keras uses np.object
         network.export(path, format="onnx", verbose=False, input_signature=signature)
     made = onnx.load(path)
-    if exporter == "jax2onnx":
-        onnx_graph.pool_in_two_axes(made)
-    onnx_graph.maxima_first(made)
+    if model.name in MAXIMA_FIRST:
+        onnx_graph.maxima_first(made)
     onnx_graph.numbers_before_reshapes(made)
-    if stores_float16:
-        onnx_graph.store_as_float16(made, MIN_FLOAT16_SIZE)
     onnx_graph.rename_outputs(made, OUTPUTS)
     values = {key: json.dumps(value) for key, value in described.items()}
     onnx.helper.set_model_props(made, values)

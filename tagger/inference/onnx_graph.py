@@ -36,44 +36,6 @@ def maxima_first(model: onnx.ModelProto) -> int:
     return num_moved
 
 
-def pool_in_two_axes(model: onnx.ModelProto) -> None:
-    """Rewrites maxima over all four axes of images, which no runtime computes.
-
-    jax2onnx writes images [batch, height, width, channels] as volumes of four axes,
-    [1, 1, batch, height, width, channels].
-
-    Args:
-        model: Model to change.
-    """
-    graph = _Graph(model.graph)
-    for pool in graph.of_type("MaxPool"):
-        given = {one.name: one for one in pool.attribute}
-        if len(given["kernel_shape"].ints) != 4:
-            continue
-        image = pool.input[0]
-        for _ in range(2):  # the two axes that jax2onnx adds
-            image = graph.producer[image].input[0]
-        for name in ("kernel_shape", "strides", "dilations"):
-            if name in given:
-                given[name].ints[:] = given[name].ints[1:3]
-        if "pads" in given:
-            before, after = given["pads"].ints[1:3], given["pads"].ints[5:7]
-            given["pads"].ints[:] = [*before, *after]
-        own = f"{pool.output[0]}_image"
-        made = onnx.helper.make_node
-        first = made("Transpose", [image], [f"{own}_first"], perm=(0, 3, 1, 2))
-        last = made("Transpose", [f"{own}_pooled"], [own], perm=(0, 2, 3, 1))
-        result = pool.output[0]
-        pool.input[0], pool.output[0] = f"{own}_first", f"{own}_pooled"
-        place = list(graph.proto.node).index(pool)
-        graph.proto.node.insert(place + 1, last)
-        graph.proto.node.insert(place, first)
-        for squeeze in graph.users(result):  # removes the two axes
-            for user in graph.users(squeeze.output[0]):
-                _replace(user.input, squeeze.output[0], own)
-    _remove_unused(model.graph)
-
-
 def numbers_before_reshapes(model: onnx.ModelProto) -> int:
     """Moves Mul and Add of a single number before the Reshape that they follow.
 
@@ -111,30 +73,6 @@ def numbers_before_reshapes(model: onnx.ModelProto) -> int:
         num_moved += 1
     _remove_unused(model.graph)
     return num_moved
-
-
-def store_as_float16(model: onnx.ModelProto, min_size: int) -> None:
-    """Stores constants as float16 in the file where that changes no value.
-
-    A runtime converts them to float32 when it loads the model, and computes as before.
-
-    Args:
-        model: Model to change.
-        min_size: Smaller constants stay float32.
-    """
-    for held in model.graph.initializer:
-        array = numpy_helper.to_array(held)
-        if array.dtype != np.float32 or array.size < min_size:
-            continue
-        with np.errstate(over="ignore"):  # what is too large becomes infinite
-            small = array.astype(np.float16)
-        if not np.array_equal(small, array):
-            continue
-        name = held.name
-        held.CopyFrom(numpy_helper.from_array(small, f"{name}_float16"))
-        to = onnx.TensorProto.FLOAT
-        cast = onnx.helper.make_node("Cast", [held.name], [name], to=to)
-        model.graph.node.insert(0, cast)
 
 
 def rename_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Chooses the engine that runs a model, and exports the model where that pays.
+"""Opens models, and exports them to ONNX where that pays.
 
 name or file of a model -> `engines.Engine`
 
@@ -10,7 +10,6 @@ the checksum of the model file, so that it is never out of date.
 import contextlib
 import importlib.util
 import os
-import platform
 import sys
 import time
 import warnings
@@ -34,6 +33,7 @@ from tagger.inference.engines import (
 from tagger.models.metadata import PENULTIMATE
 from tagger.weights import pretrained
 
+ENGINE_VARIABLE = "TAGGER_ENGINE"
 EXPORTER = 3  # version of the exports; older ones are exported again
 MAX_DIFFERENCE = 1e-4  # of an export's scores from those of Keras
 EXPORT_SECONDS = 15  # a typical export; Keras runs shorter jobs itself
@@ -41,22 +41,21 @@ EXPORT_SECONDS = 15  # a typical export; Keras runs shorter jobs itself
 
 def open_engine(
     model: str | os.PathLike,
-    engine: str = "auto",
     precision: str = "float32",
     job: Iterable[Source] = (),
     layer: str = PENULTIMATE,
 ) -> Engine:
-    """Opens a model in the engine that runs it fastest here.
+    """Opens a model in ONNX Runtime, or in bfloat16 in OpenVINO.
+
+    $TAGGER_ENGINE, one of ENGINES, chooses another engine to find faults.
 
     Args:
         model: Name of a pretrained model, or model file (.keras, .hdf5, .onnx).
-        engine: One of ENGINES; "auto": OpenVINO where it is installed and nothing is
-            faster than the CPU, else ONNX Runtime, else Keras.
-        precision: One of PRECISIONS; only OpenVINO computes in bfloat16.
-        job: What the model will hear. Its length decides whether a model file of the
-            user is exported first.
-        layer: Layer whose output is the embedding; only Keras knows others than
-            "penultimate".
+        precision: One of PRECISIONS.
+        job: What the model will hear. If it is short, Keras runs a model file of the
+            user, which is not exported then.
+        layer: Layer whose output is the embedding; others than "penultimate" need
+            Keras.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -64,47 +63,62 @@ def open_engine(
             model.
         ImportError: the engine is not installed.
     """
-    _check(engine, precision, layer)
-    if layer != PENULTIMATE:
-        runtime = "keras"
-    elif engine == "auto":
-        runtime = (
-            "openvino" if precision == "bfloat16" or _prefers_openvino() else "onnx"
-        )
-    else:
-        runtime = engine
-    if runtime == "keras":
+    wanted = _wanted_engine(precision, layer)
+    if wanted == "keras":
         return KerasEngine(_load(model), layer)
+    runtime = wanted or "onnx"
     if str(model).endswith(".onnx"):
         return EngineSpec(runtime, os.fspath(model), precision).open()
     path, source = _export_of(model)
     spec = EngineSpec(runtime, str(path), precision)
-    is_required = engine != "auto" or precision != "float32"
-    had_export, found = path.exists(), _opened(spec, source, not is_required)
+    had_export, found = path.exists(), _opened(spec, source)
     if found:
         return found
     if precision == "bfloat16":
         OpenVinoEngine.check_precision(precision)
     keras_engine = KerasEngine(_load(model))
-    if not is_required:
-        is_wanted = (
+    if not wanted:
+        is_worth_it = (
             model in pretrained.PRETRAINED
             or had_export
             or _is_longer_than_export(keras_engine, job)
         )
-        if not is_wanted or not _has_exporter():
+        if not is_worth_it or not _has_exporter():
             return keras_engine
     try:
         _export(keras_engine, os.path.basename(model), spec, source)
     except Exception as error:  # exporters raise errors of every kind
         name = os.path.basename(model)
-        if is_required:
+        if wanted:
             raise ValueError(f"{name} cannot be exported to ONNX: {error}") from error
         warnings.warn(
             f"{name} cannot be exported to ONNX ({error}); Keras runs it.", stacklevel=2
         )
         return keras_engine
-    return _opened(spec, source, not is_required) or keras_engine
+    return _opened(spec, source) or keras_engine
+
+
+def _wanted_engine(precision: str, layer: str) -> str:
+    """Returns the engine that the arguments need, or "" if any will do."""
+    named = os.environ.get(ENGINE_VARIABLE, "")
+    for what, name, known in (
+        (f"engine ${ENGINE_VARIABLE}", named, ("", *ENGINES)),
+        ("precision", precision, PRECISIONS),
+    ):
+        if name not in known:
+            raise ValueError(
+                f"Unknown {what} {name!r}. Choose one of:"
+                f" {', '.join(filter(None, known))}."
+            )
+    needed = {"openvino": precision == "bfloat16", "keras": layer != PENULTIMATE}
+    needed = [name for name, is_needed in needed.items() if is_needed]
+    if len(needed) > 1 or (needed and named not in ("", *needed)):
+        raise ValueError(
+            f"Only Keras, in float32, gives the layer {layer!r}."
+            if layer != PENULTIMATE
+            else f"bfloat16 needs OpenVINO, but ${ENGINE_VARIABLE} is {named}."
+        )
+    return needed[0] if needed else named
 
 
 def prepare(name: str) -> Path:
@@ -118,41 +132,6 @@ def prepare(name: str) -> Path:
     """
     open_engine(name)
     return pretrained.ensure_cached(name)
-
-
-def _check(engine: str, precision: str, layer: str) -> None:
-    for what, name, known in (
-        ("engine", engine, ("auto", *ENGINES)),
-        ("precision", precision, PRECISIONS),
-    ):
-        if name not in known:
-            raise ValueError(
-                f"Unknown {what} {name!r}. Choose one of: {', '.join(known)}."
-            )
-    if layer != PENULTIMATE and (engine, precision) not in (
-        ("auto", "float32"),
-        ("keras", "float32"),
-    ):
-        raise ValueError(
-            f"Only the engine keras, in float32, gives the layer {layer!r}. Use"
-            " --engine keras."
-        )
-    if precision == "bfloat16" and engine not in ("auto", "openvino"):
-        raise ValueError(
-            f"The engine {engine} computes in float32. For bfloat16, use --engine"
-            " openvino."
-        )
-
-
-def _prefers_openvino() -> bool:
-    """Returns whether OpenVINO is installed, and this machine computes on its CPU."""
-    if not importlib.util.find_spec("openvino"):
-        return False
-    features = getattr(np._core._multiarray_umath, "__cpu_features__", {})
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    if is_x86 and not features.get("AVX2", True):
-        return False  # OpenVINO has no fast code for such processors
-    return OnnxEngine.providers()[0] == "CPUExecutionProvider"
 
 
 def _load(model: str | os.PathLike):
@@ -173,29 +152,23 @@ def _export_of(model: str | os.PathLike) -> tuple[Path, str]:
     return storage.cache_folder() / "exports" / f"{digest}.onnx", digest
 
 
-def _opened(spec: EngineSpec, source: str, falls_back: bool = True) -> Engine | None:
+def _opened(spec: EngineSpec, source: str) -> Engine | None:
     """Opens a stored export; None if there is none, or it has to be made again.
 
     Args:
         spec: The export, and the engine to open it in.
         source: Stamp of the model file that must have been exported.
-        falls_back: Whether ONNX Runtime may take the place of OpenVINO.
 
     Raises:
-        ValueError: OpenVINO cannot run it, but ONNX Runtime can.
+        ValueError: OpenVINO cannot run it.
     """
     if not os.path.exists(spec.path):
         return None
     try:
         engine = spec.open()
-    except ValueError as error:
+    except ValueError:
         if spec.name == "openvino":
-            engine = _opened(EngineSpec("onnx", spec.path, "float32"), source)
-            if engine and not falls_back:
-                raise
-            if engine:
-                warnings.warn(f"{error} ONNX Runtime runs it.", stacklevel=3)
-            return engine
+            raise
         warnings.warn(f"{spec.path} is damaged. Exporting it again.", stacklevel=3)
         with contextlib.suppress(OSError):  # an installation that is read-only
             os.unlink(spec.path)

@@ -112,20 +112,19 @@ class Tagger:
 
     @classmethod
     def from_pretrained(
-        cls, name: str = DEFAULT_MODEL, engine: str = "auto", precision: str = "float32"
+        cls, name: str = DEFAULT_MODEL, precision: str = "float32"
     ) -> "Tagger":
         """Returns a tagger with a trained model; one that is elsewhere is downloaded.
 
         Args:
             name: Name of a pretrained model, file, or `hf://user/name`.
-            engine: See `selection.open_engine`.
             precision: See `selection.open_engine`.
 
         Raises:
             ValueError, OSError, ImportError: see `selection.open_engine` and
                 `pretrained.ensure_cached`.
         """
-        return cls(open_engine(name, engine, precision))
+        return cls(open_engine(name, precision))
 
     @property
     def model(self) -> "keras.Model":
@@ -136,9 +135,9 @@ class Tagger:
         """
         if not isinstance(self.engine, KerasEngine):
             raise ValueError(
-                f"The engine {self.engine.name} runs {self.info.name} without showing"
-                " its layers. Open the model with the engine keras; ONNX files work"
-                " only with `tag` and `embed`."
+                f"{self.info.name} runs in {self.engine.name}, without its layers. Give"
+                " the Keras model instead (`weights.load`); ONNX files work only with"
+                " `tag` and `embed`."
             )
         return self.engine.model
 

