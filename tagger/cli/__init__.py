@@ -58,7 +58,7 @@ COMMANDS = {
         "tag audio files", tagging.add_tag, tagging.tag, tagging.if_tag_interrupted
     ),
     "embed": Command(
-        "compute embeddings of audio files; find similar songs",
+        "compute embeddings of audio files",
         tagging.add_embed,
         tagging.embed,
         _same_command,

@@ -224,7 +224,7 @@ def keras_file(text: str) -> str:
     return _ending(text, ".keras")
 
 
-def library_file(text: str) -> str:
+def embedding_file(text: str) -> str:
     """Argument type: an `output_file` that ends in .parquet or .npy."""
     return _ending(text, ".parquet", ".npy")
 

@@ -29,7 +29,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what shells report for it
     except (ValueError, OSError, ImportError) as error:
-        _say(f"{name}: {error}")
+        _say(f"{name}: {missing(error) or error}")
         if os.environ.get(SUPERVISED):
             os._exit(2)  # on a normal exit, JAX would wait for the others and crash
         sys.exit(2)
@@ -38,6 +38,33 @@ def run(main: Callable[[], None]) -> None:
             sys.exit(0)
         _say(f"\n{name}: interrupted. {error}".rstrip())
         sys.exit(130)
+
+
+EXTRAS = {
+    "train": ("keras", "tensorflow", "h5py", "onnx", "tf2onnx", "scipy", "tensorboard",
+              "pandas", "sklearn", "jinja2", "jax"),
+    "plots": ("matplotlib",),
+    "web": ("gradio", "fastapi", "fastapi_offline", "uvicorn"),
+    "hub": ("huggingface_hub",),
+    "beets": ("beets",),
+    "cluster": ("distributed",),
+    "jams": ("jams",),
+    "parquet": ("pyarrow",),
+    "openvino": ("openvino",),
+    "torch": ("torch",),
+}  # fmt: skip
+
+
+def missing(error: Exception) -> str | None:
+    """Returns what to install if an error is about a package that an extra has."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    for extra, packages in EXTRAS.items():
+        if isinstance(error, ModuleNotFoundError) and package in packages:
+            return (
+                f"This needs {package}, which is not installed. In the folder of"
+                f" tagger: pip install '.[{extra}]'."
+            )
+    return None
 
 
 def _say(text: str) -> None:

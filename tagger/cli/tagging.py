@@ -9,14 +9,14 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from tagger import data, inference, library, listing, models, storage, weights
+from tagger import data, inference, listing, models, storage, weights
 from tagger.cli.arguments import (
     above_zero,
     add_force,
     at_least_one,
     check_outputs,
+    embedding_file,
     figure_file,
-    library_file,
     model_name,
     output_file,
 )
@@ -363,7 +363,7 @@ def _table(row: dict, top: int, thresholds: dict[str, float]) -> str:
 
 def add_embed(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of embed."""
-    add_files(parser, "*")
+    add_files(parser, "+")
     add_model(parser, ".onnx of tagger export, ")
     add_engine(parser)
     add = parser.add_argument
@@ -375,79 +375,38 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
         " the last layer)",
     )
     add(
-        "--library",
-        type=library_file,
+        "--output",
+        type=embedding_file,
+        required=True,
         metavar="FILE",
-        help="store the embeddings in a .parquet file, or in an .npy file with a .json"
-        " next to it; files that it already holds are skipped",
-    )
-    add("--similar-to", metavar="SONG", help="list the files most similar to a song")
-    add(
-        "--top",
-        type=at_least_one,
-        default=10,
-        help="number of similar files to list (default: 10)",
+        help="file to write: .npy, with a .npy.json beside it, or .parquet; the same"
+        " command adds what it does not hold yet",
     )
 
 
 def embed(args: argparse.Namespace) -> int:
-    """Embeds files and lists similar ones; returns exit code 2 if decoding fails."""
-    exists = args.library and os.path.exists(args.library)
-    if not args.files and not exists:
-        raise ValueError("Give audio files, or a --library that exists.")
-    if not args.library and not args.similar_to:
-        raise ValueError(
-            "Give --library FILE to store, or --similar-to SONG to search."
-        )
-    paths = list_files(args.files) if args.files else []
-    if not args.library or not paths:  # a search only reads
-        return _embed(args, paths)
-    with storage.file_lock(args.library, "--library"):
-        return _embed(args, paths)
-
-
-def _embed(args: argparse.Namespace, paths: list[str]) -> int:
-    settings = reading(args)
-    table = library.embedding_table.EmbeddingTable(
-        args.model, args.layer, settings=settings
-    )
-    if args.library and os.path.exists(args.library):
-        table = library.embedding_table.EmbeddingTable.load(args.library)
-        if (table.model, table.layer) != (args.model, args.layer):
-            raise ValueError(
-                f"{args.library} holds embeddings of {table.model}, layer"
-                f" {table.layer}. Give that --model and --layer, or another"
-                " --library."
-            )
-        if table.settings != settings:
-            held, given = table.settings or "defaults", settings or "defaults"
-            raise ValueError(
-                f"{args.library} holds embeddings with {held}, not {given}. Give the"
-                " same --excerpts and --precision, or another --library."
-            )
-    engine = selection.open_engine(args.model, args.precision, paths, args.layer)
-    embedder = inference.embeddings.Embedder(engine, args.layer)
-    song = args.similar_to
-    if song:
-        vector = table.vector_of(song)
-        if vector is None:
-            ((_, vector, error),) = embedder.embed_files(
-                [song], options=streaming.StreamOptions(args.excerpts)
-            )
-            if error:
-                raise error
-    with streaming.progress(len(paths), "Embedding") as bar:
-        errors = library.embedding_table.extend(
-            table, embedder, paths, args.library, bar, stream_options(args)
-        )
-    for path, error in errors.items():
-        print(f"{printable(path)}\n  {printable(str(error))}", file=sys.stderr)
-    if song and table.vectors:
-        nearest = table.nearest(vector, args.top + 1)
-        real = os.path.realpath(song)
-        itself = [path for path in nearest.index if os.path.realpath(path) == real]
-        for path, similarity in nearest.drop(itself)[: args.top].items():
-            print(f"{similarity:.3f}  {printable(path)}")
-    elif table.vectors:
-        print(f"{args.library}: {len(table.vectors):,} embeddings")
-    return 2 if errors else 0
+    """Embeds files; returns exit code 2 if decoding fails."""
+    paths = list_files(args.files)
+    about = {"model": args.model, "layer": args.layer, **reading(args)}
+    with storage.file_lock(args.output, "--output"):
+        held = inference.embedding_files.EmbeddingFile(about)
+        if os.path.exists(args.output):
+            held = inference.embedding_files.EmbeddingFile.load(args.output)
+            if held.about != about:
+                raise ValueError(
+                    f"{args.output} holds embeddings with {held.about}, not {about}."
+                    " Give the same options, or another --output."
+                )
+        engine = selection.open_engine(args.model, args.precision, paths, args.layer)
+        number, embedder = len(held.rows), inference.embeddings.Embedder(engine)
+        failed = False
+        try:
+            for path, error in held.extend(embedder, paths, stream_options(args)):
+                failed = True
+                print(f"{printable(path)}\n  {printable(str(error))}", file=sys.stderr)
+        finally:  # an interruption loses nothing
+            if len(held.rows) > number:
+                held.save(args.output)
+    count = f"{len(held.rows):,} embedding{'s' * (len(held.rows) != 1)}"
+    print(f"{printable(args.output)}: {count}")
+    return 2 if failed else 0

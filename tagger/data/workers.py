@@ -7,6 +7,7 @@ dies, another gets its task; a task that kills its worker again is reported.
 import collections
 import concurrent.futures
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -14,9 +15,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TypeVar
-
-import joblib
 
 from tagger import containers
 
@@ -38,7 +38,24 @@ def num_cores() -> int:
     A container may allow fewer than the machine has (cgroup), and a scheduler may bind
     the process to some of them (affinity).
     """
-    return joblib.cpu_count()
+    allowed = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
+    return max(1, min([allowed, *_quotas(Path("/sys/fs/cgroup"))]))
+
+
+def _quotas(folder: Path) -> list[int]:
+    """Returns the cores that a control group allows, of version 2 or 1, rounded up."""
+    found = []
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            text = " ".join((folder / name).read_text() for name in names)
+            quota, period = map(int, text.split())
+        except (OSError, ValueError):  # no such file, or "max": no limit
+            continue
+        if quota > 0:
+            found.append(math.ceil(quota / period))
+    return found
 
 
 def stream(

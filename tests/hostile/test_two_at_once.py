@@ -16,7 +16,6 @@ import pytest
 from conftest import REPOSITORY, build_corpus
 
 from tagger import audio, plotting, storage
-from tagger.library.embedding_table import EmbeddingTable
 from tagger.weights import pretrained
 
 
@@ -31,8 +30,8 @@ def song(tmp_path):
     [
         (["tag"], "--output", "scores.csv"),
         (["tag"], "--output", "scores.jsonl"),
-        (["embed"], "--library", "library.npy"),
-        (["embed"], "--library", "library.parquet"),
+        (["embed"], "--output", "rows.npy"),
+        (["embed"], "--output", "rows.parquet"),
     ],
 )
 def test_a_second_command_on_the_same_file_is_refused(
@@ -148,7 +147,7 @@ def test_a_full_disk_is_named_with_the_file_and_the_remedy(tmp_path, monkeypatch
     with pytest.raises(OSError, match=message):
         plotting.save(figure, tmp_path / "a.png")
     with pytest.raises(OSError, match=message):
-        library = EmbeddingTable("m", "penultimate", {"a.mp3": np.zeros(3)})
+        library = EmbeddingFile({}, ["a.mp3"], [np.zeros(3)])
         monkeypatch.setattr("pathlib.Path.write_bytes", full)
         library.save(tmp_path / "a.npy")
     assert not list(tmp_path.iterdir())
@@ -174,7 +173,7 @@ def test_ctrl_c_during_the_import_of_tensorflow_is_not_swallowed(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tagger", "embed", "song.wav"),
-            *("--library", "a.npy"),
+            *("--output", "a.npy"),
         ],
         env=os.environ
         | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "TAGGER_ENGINE": "keras"},
@@ -238,13 +237,3 @@ def test_a_url_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(OSError, match="file:///|Failed|directory"):
         with storage.replacing(storage.location(f"file://{tmp_path}/file/x")) as path:
             path.write_text("x")
-
-
-def test_a_search_in_a_library_needs_no_lock(song, trained, tmp_path, run_script):
-    model = ("--model", trained / "model.keras")
-    library = ("--library", tmp_path / "a.npy")
-    embed = ("-m", "tagger", "embed")
-    assert run_script(*embed, song, *model, *library).returncode == 0
-    with storage.file_lock(tmp_path / "a.npy", "--library"):
-        done = run_script(*embed, *model, *library, "--similar-to", song)
-    assert done.returncode == 0, done.stderr

@@ -1,0 +1,84 @@
+"""What `pip install .` brings: tagging without TensorFlow, and nothing more."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from conftest import REPOSITORY
+
+from tagger.cli import process
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def test_requirements_are_the_core_and_what_trains():
+    lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
+    listed = [line.strip() for line in lines if line.strip() and line[0] != "#"]
+    assert sorted(listed) == sorted(PROJECT["dependencies"] + EXTRAS["train"])
+
+
+def test_every_package_that_is_missing_is_named_with_an_extra_that_there_is():
+    assert set(process.EXTRAS) <= set(EXTRAS)
+    for extra, packages in process.EXTRAS.items():
+        for package in packages:
+            error = ModuleNotFoundError(name=f"{package}.part")
+            said = process.missing(error)
+            assert package in said and f"pip install '.[{extra}]'" in said
+    assert process.missing(ModuleNotFoundError(name="mymodels")) is None
+
+
+@pytest.mark.slow
+def test_a_bare_environment_tags_scans_and_searches_without_tensorflow(tmp_path):
+    source = tmp_path / "source"
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, source)
+    shutil.copytree(REPOSITORY / "tagger", source / "tagger")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["TAGGER_CACHE"] = str(tmp_path / "cache")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+
+    def run(*words, cwd=tmp_path):
+        return subprocess.run(
+            list(map(str, words)),
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    done = run(python, "-m", "pip", "install", "--quiet", ".", cwd=source)
+    if "No matching distribution" in done.stderr or "connection" in done.stderr:
+        pytest.skip("pip reaches no package index")
+    assert done.returncode == 0, done.stderr
+    listed = run(python, "-m", "pip", "list", "--format", "freeze").stdout
+    for heavy in ("tensorflow", "keras", "scikit-learn", "pandas", "matplotlib"):
+        assert f"\n{heavy}=" not in f"\n{listed}"
+    tagger = tmp_path / "venv/bin/tagger"
+    music = REPOSITORY / "docs/gallery/music"
+    song = music / "rock/muldjord_guitar.opus"
+    library = ("--library", tmp_path / "library.sqlite")
+    for words, says in (
+        (("tag", song, "--top", 4), "rock   0.411"),
+        (("embed", song, "--output", "song.npy"), "1 embedding"),
+        (("scan", music, *library), "40 analysed"),
+        (("find", "rock > .2", *library), "songs match"),
+        (("similar", song, *library), "."),
+        (("write", music, *library), "nothing was written"),
+        (("models",), "sample_cnn"),
+        (("pretrained",), "musicnn_mtt"),
+    ):
+        done = run(tagger, *words)
+        assert done.returncode == 0 and says in done.stdout, (words, done.stderr)
+    code = "from tagger import Tagger; print(Tagger.from_pretrained().tag(%r))"
+    done = run(python, "-c", code % str(song))
+    assert "'rock'" in done.stdout, done.stderr
+    for words in (("fit", music / "music.csv", "--output", "mine.keras"), ("train",)):
+        done = run(tagger, *words)
+        assert done.returncode == 2 and "pip install '.[train]'" in done.stderr
+        assert "Traceback" not in done.stderr
