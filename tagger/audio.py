@@ -140,9 +140,15 @@ def stream_source(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
         ValueError: a waveform is not such a pair, is empty or holds NaN.
     """
     if not isinstance(source, tuple):
-        yield from stream_audio(source, sample_rate)
+        yield from stream_audio(_checked_path(source), sample_rate)
         return
-    waveform, rate = _checked_waveform(source)
+    waveform, rate = _checked_pair(source)
+    loudest = float(np.abs(waveform).max())  # LOUDEST is infinite in float16
+    if not loudest <= LOUDEST:
+        raise ValueError(
+            f"A waveform holds samples of {loudest:.0e}, but full scale is 1."
+        )
+    waveform = np.ascontiguousarray(waveform, np.float32)
     if rate == sample_rate:
         yield from (
             waveform[start : start + BLOCK_SAMPLES]
@@ -155,13 +161,27 @@ def stream_source(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
 
 
 def name_of(source: Source) -> str:
-    """Returns a name for error messages: the path, or the length of the waveform."""
+    """Returns a name for error messages: the path, or the length of the waveform.
+
+    Raises:
+        ValueError: the source is neither a path nor a waveform with its rate.
+    """
     if isinstance(source, tuple):
-        return f"a waveform of {len(source[0]) / source[1]:.1f} s"
-    return os.fspath(source)
+        waveform, rate = _checked_pair(source)
+        return f"a waveform of {len(waveform) / rate:.1f} s"
+    return os.fspath(_checked_path(source))
 
 
-def _checked_waveform(source: tuple) -> tuple[np.ndarray, int]:
+def _checked_path(source: str | os.PathLike) -> str | os.PathLike:
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            "Audio is a path, or a pair (samples, sample rate in Hz), not"
+            f" {type(source).__name__}."
+        )
+    return source
+
+
+def _checked_pair(source: tuple) -> tuple[np.ndarray, int]:
     if len(source) != 2:
         raise ValueError(
             f"A waveform is a pair (samples, sample rate in Hz), not {len(source)}"
@@ -184,19 +204,22 @@ def _checked_waveform(source: tuple) -> tuple[np.ndarray, int]:
             f"The sample rate of a waveform must be a whole number from {lowest:,} to"
             f" {highest:,} Hz, not {rate!r}."
         )
-    loudest = np.abs(waveform).max()
-    if not loudest <= LOUDEST:
-        raise ValueError(
-            f"A waveform holds samples of {loudest:.0e}, but full scale is 1."
-        )
-    return np.ascontiguousarray(waveform, np.float32), int(rate)
+    return waveform, int(rate)
 
 
 def rough_seconds(path: Source) -> float | None:
-    """Returns the rough duration in seconds from a file's header, or None."""
+    """Returns the rough duration in seconds from a file's header, or None.
+
+    Raises:
+        ValueError: the source is neither a path nor a waveform with its rate.
+    """
     if isinstance(path, tuple):
-        return len(path[0]) / path[1]
-    with contextlib.suppress(AudioDecodeError), open_audio(path) as file:
+        waveform, rate = _checked_pair(path)
+        return len(waveform) / rate
+    with (
+        contextlib.suppress(AudioDecodeError),
+        open_audio(_checked_path(path)) as file,
+    ):
         duration = file.container.duration
         return duration / av.time_base if duration else None
 

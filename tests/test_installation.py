@@ -74,7 +74,8 @@ def test_a_bare_environment_tags_scans_and_searches_without_tensorflow(tmp_path)
         (("pretrained",), "musicnn_mtt"),
     ):
         done = run(tagger, *words)
-        assert done.returncode == 0 and says in done.stdout, (words, done.stderr)
+        assert done.returncode == 0, (words, done.stderr)
+        assert says in done.stdout + done.stderr
     code = "from tagger import Tagger; print(Tagger.from_pretrained().tag(%r))"
     done = run(python, "-c", code % str(song))
     assert "'rock'" in done.stdout, done.stderr

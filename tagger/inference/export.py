@@ -22,8 +22,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 
 from tagger import models
+from tagger.inference import onnx_graph
 from tagger.inference.engines import OUTPUTS
 from tagger.models.metadata import check_export_path
 from tagger.storage import explained
@@ -120,14 +122,7 @@ def _litert(model: keras.Model, path: Path, described: dict) -> None:
 
 
 def _onnx(model: keras.Model, path: Path, described: dict) -> None:
-    try:
-        import onnx
-        from tf2onnx.handler import tf_op
-    except ImportError as error:
-        raise ImportError(
-            f"Exporting to ONNX needs {error.name}: pip install onnx tf2onnx."
-        ) from error
-    from tagger.inference import onnx_graph
+    from tf2onnx.handler import tf_op  # it imports TensorFlow
 
     tf_op("Erfc")(_Erfc)
     signature = _signature(None, described)

@@ -250,6 +250,8 @@ class _File:
     def streamed(self, reading: Reading) -> Streamed:
         """Returns the output for the file."""
         error = self.end.error
+        if not self.rows and not error:
+            error = AudioDecodeError(name_of(self.path), "it is too short")
         if not all(np.isfinite(row).all() for row in self.rows):
             error = error or ScoringError(name_of(self.path))
         if error:

@@ -16,6 +16,7 @@ import pytest
 from conftest import REPOSITORY, build_corpus
 
 from tagger import audio, plotting, storage
+from tagger.inference.embedding_files import EmbeddingFile
 from tagger.weights import pretrained
 
 

@@ -95,6 +95,12 @@ def test_the_embedder_is_a_transformer_of_scikit_learn(trained, tmp_path):
         ((np.full(9, np.nan), 22050), "samples of nan"),
         ((np.zeros(9), 44.1), "whole number from 1,000 .* not 44.1"),
         ((np.zeros(9),), "a pair .samples, sample rate in Hz., not 1 values"),
+        ((np.zeros(9), 0), "whole number from 1,000 .* not 0"),
+        ((np.zeros(9), "22050"), "whole number from 1,000 .* not '22050'"),
+        (("a.mp3", "b.mp3"), "shape .num_samples., .* not .."),
+        (b"song.mp3", "Audio is a path, or a pair .* not bytes"),
+        ((np.full(9, np.inf, np.float16), 22050), "samples of inf"),
+        ((np.full(1, 0.1), 16000), "it is too short|too short"),
     ],
 )
 def test_a_wrong_waveform_is_a_sentence(embedder, source, says):
