@@ -149,7 +149,7 @@ def test_a_full_disk_is_named_with_the_file_and_the_remedy(tmp_path, monkeypatch
         plotting.save(figure, tmp_path / "a.png")
     with pytest.raises(OSError, match=message):
         library = EmbeddingFile({}, ["a.mp3"], [np.zeros(3)])
-        monkeypatch.setattr("pathlib.Path.write_bytes", full)
+        monkeypatch.setattr(np, "save", full)
         library.save(tmp_path / "a.npy")
     assert not list(tmp_path.iterdir())
 
