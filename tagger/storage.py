@@ -16,6 +16,7 @@ import os
 import posixpath
 import shutil
 import signal
+import struct
 import sys
 import threading
 import uuid
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+import google_crc32c
 from tqdm import tqdm
 
 CACHE_VARIABLE = "TAGGER_CACHE"
@@ -146,6 +148,12 @@ def num_bytes(path: Path | Remote) -> int | None:
         return path.num_bytes()
     with contextlib.suppress(OSError):
         return path.stat().st_size if path.is_file() else None
+
+
+def masked_crc(data: bytes) -> bytes:
+    """Returns a CRC-32C as TensorFlow's files store it: 4 bytes."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def sha256(path: Path | Remote) -> str:

@@ -15,7 +15,6 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-import google_crc32c
 import numpy as np
 
 from tagger import storage
@@ -255,7 +254,12 @@ class ShardWriter:
     def write(self, data: bytes) -> None:
         """Writes one record."""
         length = struct.pack("<Q", len(data))
-        for part in (length, _masked_crc(length), data, _masked_crc(data)):
+        for part in (
+            length,
+            storage.masked_crc(length),
+            data,
+            storage.masked_crc(data),
+        ):
             self._file.write(part)
             self._hash.update(part)
             self.num_bytes += len(part)
@@ -288,7 +292,7 @@ def spans(path: str | os.PathLike, file: BinaryIO) -> Iterator[tuple[int, int]]:
     while at < size:
         file.seek(at)
         head = file.read(12)
-        if len(head) < 12 or _masked_crc(head[:8]) != head[8:]:
+        if len(head) < 12 or storage.masked_crc(head[:8]) != head[8:]:
             raise CorruptShardError(path, number)
         length = struct.unpack("<Q", head[:8])[0]
         if at + 16 + length > size:
@@ -309,11 +313,6 @@ def read_record(
     start, end = span
     file.seek(start)
     data = file.read(end - start + 4)
-    if len(data) < end - start + 4 or _masked_crc(data[:-4]) != data[-4:]:
+    if len(data) < end - start + 4 or storage.masked_crc(data[:-4]) != data[-4:]:
         raise CorruptShardError(path, number)
     return data[:-4]
-
-
-def _masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -16,6 +16,7 @@ import numpy as np
 
 from tagger import validation
 from tagger.validation import MAX_ARRAY_BYTES
+from tagger.weights.checkpoints import read_checkpoint
 
 Weights = dict[str, np.ndarray]
 
@@ -168,15 +169,9 @@ def read_npz(path: str) -> Weights:
 
 def read_tensorflow_checkpoint(prefix: str) -> Weights:
     """Reads the variables of a TensorFlow 1 checkpoint, given its files' prefix."""
-    import tensorflow as tf
-
     try:
-        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
-        shapes = reader.get_variable_to_shape_map()
-        if sum(map(math.prod, shapes.values())) > MAX_ARRAY_BYTES // 4:
-            raise ValueError("its variables take more than 1 GB")
-        return {name: np.asarray(reader.get_tensor(name)) for name in shapes}
-    except (tf.errors.OpError, ValueError, RuntimeError, MemoryError) as error:
+        return read_checkpoint(prefix, MAX_ARRAY_BYTES)
+    except (OSError, *validation.DAMAGED) as error:
         raise ValueError(
             f"{prefix!r} is not a TensorFlow checkpoint ({_first_line(error)})."
         ) from error

@@ -12,8 +12,8 @@ import pytest
 from conftest import REFERENCES
 from mutations import as_text, mutations
 
-from tagger import models
-from tagger.data import records, verification
+from tagger import models, storage
+from tagger.data import verification
 from tagger.data.clips import open_shards
 from tagger.data.manifest import Manifest
 from tagger.inference.embedding_files import EmbeddingFile
@@ -292,7 +292,7 @@ def test_a_record_that_claims_to_be_endless_is_a_fault(built, tmp_path):
     content = bytearray((built / name).read_bytes())
     for length in (1 << 62, len(content)):
         content[:8] = struct.pack("<Q", length)
-        content[8:12] = records._masked_crc(bytes(content[:8]))
+        content[8:12] = storage.masked_crc(bytes(content[:8]))
         (tmp_path / name).write_bytes(content)
         faults = dict(verification.verify(tmp_path, manifest))[name]
         assert "record 0 is corrupted" in faults

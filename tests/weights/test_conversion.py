@@ -1,6 +1,8 @@
 """Conversion is strict: all arrays are used and fit, or both sides are listed."""
 
+import contextlib
 import json
+import pathlib
 import pickle
 
 import keras
@@ -13,7 +15,7 @@ from test_originals import narrow_reference, original
 from tagger import models
 from tagger.datasets import magnatagatune
 from tagger.datasets.annotations import read_tags
-from tagger.weights import conversion, pretrained, readers, tables
+from tagger.weights import checkpoints, conversion, pretrained, readers, tables
 
 LEGACY = REFERENCES / "rese_multi.hdf5"
 
@@ -250,6 +252,54 @@ def test_tensorflow_1_checkpoints_score_as_the_original(prefix, tmp_path):
     model = conversion.convert(readers.read_weights(tmp_path), "vgg_pons")
     ours = forward(models.feature_network(model), patches)
     np.testing.assert_allclose(ours, scores, atol=1e-5)
+
+
+def test_checkpoints_are_read_as_tensorflow_reads_them(tmp_path):
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    held = {
+        f"{scope}/{kind}": (10 * random.standard_normal(shape)).astype(kind)
+        for scope, shape in {
+            "a": (3, 5),
+            "a/b": (),
+            "c": (0, 2),
+            "d": (70_000,),
+        }.items()
+        for kind in ("float32", "float64", "int32", "int64", "uint8", "bool")
+    }
+    prefix = f"{tmp_path}/model"
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=list(held),
+        shape_and_slices=[""] * len(held),
+        tensors=list(held.values()),
+    )
+    found = checkpoints.read_checkpoint(prefix, 1 << 30)
+    assert found.keys() == held.keys()
+    for name, array in held.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(ValueError, match="take more than"):
+        checkpoints.read_checkpoint(prefix, 1 << 10)
+    index = pathlib.Path(f"{prefix}.index")
+    whole = index.read_bytes()
+    for place in range(0, len(whole), 7):  # a flipped bit is seen, or does not matter
+        index.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+        )
+        with contextlib.suppress(ValueError):
+            again = readers.read_tensorflow_checkpoint(prefix)
+            assert all((again[name] == held[name]).all() for name in held)
+    for cut in (0, 10, 48, len(whole) - 1):
+        index.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="is not a TensorFlow checkpoint"):
+            readers.read_tensorflow_checkpoint(prefix)
+    index.write_bytes(whole)
+    data = pathlib.Path(f"{prefix}.data-00000-of-00001")
+    data.write_bytes(data.read_bytes()[:-9] + b"?" + data.read_bytes()[-8:])
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        readers.read_tensorflow_checkpoint(prefix)
 
 
 def test_files_that_are_none_of_these_say_so(tmp_path):
