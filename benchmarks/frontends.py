@@ -31,10 +31,10 @@ def main() -> None:
     cli.load_tensorflow()
     import keras
 
-    from tagger.models import frontends
+    from tagger.models import frontends, presets
 
     print(f"{'preset':14}{'convolution':>12}{'fft':>8}{'ratio':>7}{'dB apart':>10}")
-    for name, definition in frontends.PRESETS.items():
+    for name, definition in presets.PRESETS.items():
         x = np.stack(16 * [music(definition.sample_rate, args.audio)])
         seconds, outputs = {"convolution": [], "fft": []}, {}
         layers = {way: frontends.LogMelSpectrogram(name, way) for way in seconds}
@@ -57,12 +57,12 @@ def main() -> None:
         )
 
     print(f"\n{'bits':>4}{'mean dB':>10}{'within 60 dB':>14}{'worst':>8}")
-    definition = frontends.PRESETS["won2020"]
+    definition = presets.PRESETS["won2020"]
     frames = np.lib.stride_tricks.sliding_window_view(
         music(definition.sample_rate, args.audio), definition.n_fft
     )[:: definition.hop_length]
-    waves = frontends.fourier_filters(definition.n_fft)
-    filters = frontends.mel_filters(16000, 512, 96)
+    waves = presets.fourier_filters(definition.n_fft)
+    filters = presets.mel_filters(16000, 512, 96)
     exact = decibels(frames.astype(np.float64), waves.astype(np.float64), filters)
     for bits in (24, 11, 8):
         apart = np.abs(

@@ -159,7 +159,6 @@ def original_ways(name: str, directory: Path, batch_size: int) -> dict[str, Call
     import torch
 
     from tagger import models
-    from tagger.models import frontends
 
     clip_pools()
     (repository, folder, module), class_name, options = ORIGINALS[name]
@@ -168,7 +167,7 @@ def original_ways(name: str, directory: Path, batch_size: int) -> dict[str, Call
     entry = models.MODELS[name]
     shape = (batch_size, entry.facts.num_samples)
     if name in READS_FEATURES:
-        preset = frontends.PRESETS[entry.facts.frontend]
+        preset = models.presets.PRESETS[entry.facts.frontend]
         shape = (batch_size, preset.n_mels, preset.num_frames(entry.facts.num_samples))
     if name == "multi_scale_cnn":
         shape = (batch_size, 1, *shape[1:])

@@ -27,7 +27,7 @@ def main() -> None:
     """Writes all of them."""
     draw_excitations(interpretation.load_excitations(DEMO / "excitations.pkl"))
     draw_attention(Tagger(pretrained.load(DEMO / "attention" / "model.keras")))
-    draw_song(Tagger.from_pretrained("musicnn_mtt", engine="keras"))
+    draw_song(Tagger(pretrained.load("musicnn_mtt")))
 
 
 def save(figure, name: str) -> None:

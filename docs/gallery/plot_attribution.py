@@ -8,10 +8,10 @@ the score, violet lowered it. The cells add up to the difference between the sco
 the music and that of silence.
 """
 
-from tagger import Tagger, interpretation
+from tagger import Tagger, interpretation, weights
 from tagger.interpretation import figures
 
-tagger = Tagger.from_pretrained("musicnn_mtt", engine="keras")
+tagger = Tagger(weights.load("musicnn_mtt"))
 segment, _ = tagger.segment("music/rock/muldjord_song.opus")
 tags = ["drums", "rock"]
 found = interpretation.attribute(tagger.model, segment, tagger.tag_numbers(tags))

@@ -56,7 +56,7 @@ def build(
             `features`, or 59049.
         num_audios_per_shard: Clips per shard, including those that are later skipped;
             the remainder of a split is spread over its shards.
-        features: Key of `frontends.PRESETS` (won2019, won2021 …) or of `models.MODELS`.
+        features: Key of `presets.PRESETS` (won2019, won2021 …) or of `models.MODELS`.
             If given, records hold the log-mel spectrogram of every segment instead of
             its waveform.
         dtype: Data type of log-mel spectrograms.
@@ -203,7 +203,7 @@ def _plan_manifest(
             raise ValueError(
                 f"Unknown dtype {dtype!r}. Choose one of: float16, float32."
             )
-        log_mel = models.frontends.preset(features)
+        log_mel = models.presets.preset(features)
         if sample_rate not in (None, log_mel.sample_rate):
             raise ValueError(
                 f"The features {features} are computed at {log_mel.sample_rate} Hz, not"

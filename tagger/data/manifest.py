@@ -101,7 +101,7 @@ class Manifest:
         sample_rate: Rate of the waveforms in Hz.
         segment_samples: Length of a segment.
         num_audios_per_shard: Clips per shard, including those that were skipped.
-        features: Key of `frontends.PRESETS` if the records hold log-mel spectrograms;
+        features: Key of `presets.PRESETS` if the records hold log-mel spectrograms;
             None if they hold waveforms.
         segment_dtype: "int16", or "float16" or "float32" for log-mel spectrograms.
         segment_shape: [segment_samples], or [num_frames, n_mels].

@@ -23,8 +23,9 @@ from tagger.fitting import heads, labelled_clips
 from tagger.fitting.labelled_clips import LabelledClips
 from tagger.inference.embedding_cache import Backbone, EmbeddingCache, key_of
 from tagger.models.derivation import kept_tags
-from tagger.models.frontends import LogMel, LogMelSpectrogram
+from tagger.models.frontends import LogMelSpectrogram
 from tagger.models.metadata import PENULTIMATE, ModelInfo
+from tagger.models.presets import LogMel
 from tagger.weights import pretrained
 
 NUM_RESAMPLES = 1000

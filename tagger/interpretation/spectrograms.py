@@ -13,7 +13,8 @@ from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from tagger import models
-from tagger.models.frontends import UNITS, LogMelSpectrogram, mel_edges_hz
+from tagger.models.frontends import LogMelSpectrogram
+from tagger.models.presets import UNITS, mel_edges_hz
 
 FRAME_SECONDS = 0.0465  # maximum, for models without a spectrogram of their own
 MAX_BANDS = 96

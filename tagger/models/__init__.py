@@ -9,7 +9,7 @@ Args:
     tags: Names of the tags, stored in the model.
     num_samples: Length of the waveform in samples.
     sample_rate: Rate of the waveform in Hz.
-    log_mel: Key of `frontends.PRESETS`.
+    log_mel: Key of `presets.PRESETS`.
     dropout_rate: Dropout rate before the last layer.
 
 Everything here is loaded at its first use: `registry` and `metadata` need no Keras, the
@@ -20,7 +20,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["blocks", "frontends", "layers", "serialization"],
+    submodules=["blocks", "frontends", "layers", "presets", "serialization"],
     submod_attrs={
         "derivation": [
             "average",

@@ -10,13 +10,14 @@ import keras
 import numpy as np
 from keras import layers
 
-from tagger.models.frontends import LogMelSpectrogram, preset
+from tagger.models.frontends import LogMelSpectrogram
 from tagger.models.layers import (
     AudioInput,
     SelfAttention,
     VerticalConv2D,
     torch_uniform,
 )
+from tagger.models.presets import preset
 from tagger.segmentation import Segmentation
 
 
@@ -41,7 +42,7 @@ def log_mel_input(log_mel: str, segmentation: Segmentation, min_frames=None):
     """Returns the input of a model, and its log-mel [batch, num_frames, n_mels].
 
     Args:
-        log_mel: Key of `frontends.PRESETS`.
+        log_mel: Key of `presets.PRESETS`.
         segmentation: How clips are cut for the model.
         min_frames: Fewest frames of a network that takes any number of them; None: it
             takes only whole segments.

@@ -44,7 +44,7 @@ def cnn_self_attention(
         num_heads: Number of attention heads.
         attention_dropout_rate: Dropout rate of the attention probabilities.
         hidden_dropout_rate: Dropout rate before each sum of the encoder.
-        log_mel: Key of a preset with 128 bands in `frontends.PRESETS`.
+        log_mel: Key of a preset with 128 bands in `presets.PRESETS`.
 
     Layers: `frontend`, `block1_1_conv` … `block7_add`, `class_token`,
     `encoder1_attention` …, `pooler`, `head_scores`.

@@ -33,7 +33,7 @@ def crnn(
     Args:
         filters: Channels of the convolutions.
         gru_units: Units of each recurrent layer; the last state of the second is used.
-        log_mel: Key of a preset with 96 bands in `frontends.PRESETS`.
+        log_mel: Key of a preset with 96 bands in `presets.PRESETS`.
 
     Layers: `frontend`, `block1_conv` … `block4_pool`, `gru1`, `gru2`, `head_scores`.
 

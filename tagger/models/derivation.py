@@ -13,9 +13,9 @@ import keras
 import numpy as np
 from scipy.linalg import block_diag
 
-from tagger.models.frontends import preset
 from tagger.models.layers import AudioInput, TagScores
 from tagger.models.metadata import PENULTIMATE, suggest_names
+from tagger.models.presets import preset
 from tagger.segmentation import INT16_SCALE
 
 MEMBER_SCORES = "member_scores"  # layer of the members' scores in an average
@@ -114,7 +114,7 @@ def with_record_inputs(
         model: Model that takes float32 waveforms at ±1.
         dtype: Type of the segments, such as "int16". For "float32" without features and
             augmentation, the model itself is returned.
-        features: Key of `frontends.PRESETS` if the records contain log-mel spectrograms
+        features: Key of `presets.PRESETS` if the records contain log-mel spectrograms
             (float16 or float32), which skip the frontend; None if they contain
             waveforms.
         augmentation: Layer that augments the waveforms in training.

@@ -30,7 +30,7 @@ def fcn(
     Args:
         filters: Channels of the five convolutions.
         num_samples: Length of the waveform in samples; 29 s are reduced to one cell.
-        log_mel: Key of a preset with 96 bands in `frontends.PRESETS`.
+        log_mel: Key of a preset with 96 bands in `presets.PRESETS`.
 
     Layers: `frontend`, `block1_conv` … `block5_pool`, `head_scores`.
 

@@ -13,8 +13,8 @@ import keras
 from keras import layers
 
 from tagger.models.blocks import log_mel_input, max_and_mean
-from tagger.models.frontends import preset
 from tagger.models.layers import TagScores, VerticalConv2D
+from tagger.models.presets import preset
 from tagger.segmentation import Segmentation
 
 VERTICAL_SHARES = (0.4, 0.7)  # shares of the mel bands that the filters span
@@ -46,7 +46,7 @@ def musicnn_pons(
         dense_units: Units of the dense layer before the last; 500 in MSD_musicnn_big.
         dropout_rate: Dropout rate before each of the two dense layers.
         num_frames: Number of frames of a segment.
-        log_mel: Key of a preset without padding in `frontends.PRESETS`.
+        log_mel: Key of a preset without padding in `presets.PRESETS`.
 
     Layers: `frontend`, `vertical1_conv` … `horizontal3_max`, `middle1_conv` …
     `middle3_add`, `pooled`, `head_dense`, `head_scores`.
@@ -111,7 +111,7 @@ def vgg_pons(
         num_filters: Channels of every convolution.
         pool_dropout_rate: Dropout rate before the second to fifth convolution.
         num_frames: Number of frames of a segment.
-        log_mel: Key of a preset without padding in `frontends.PRESETS`.
+        log_mel: Key of a preset without padding in `presets.PRESETS`.
 
     Layers: `frontend`, `block1_conv` … `block5_pool`, `head_scores`.
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tagger.models.metadata import suggest_names
+from tagger.models.presets import PRESETS
 
 if TYPE_CHECKING:
     import keras
@@ -58,7 +59,7 @@ class Facts:
     Attributes:
         sample_rate: Rate of the waveform in Hz.
         num_samples: Length of a segment in samples.
-        frontend: Key of `frontends.PRESETS`, or "harmonic", or "waveform" for models
+        frontend: Key of `presets.PRESETS`, or "harmonic", or "waveform" for models
             without a frontend.
         num_parameters: Number of trainable weights with 50 tags.
     """
@@ -344,7 +345,7 @@ def features_of(name: str) -> tuple[str, int | None]:
     """Returns the frontend and the segment length that records of log-mel need.
 
     Args:
-        name: Key of MODELS whose records are wanted, or of `frontends.PRESETS`.
+        name: Key of MODELS whose records are wanted, or of `presets.PRESETS`.
 
     Returns:
         Key of PRESETS, and the segment length in samples of the models that have it;
@@ -377,13 +378,13 @@ def features_of(name: str) -> tuple[str, int | None]:
 
 def derive_facts(name: str) -> Facts:
     """Builds the default model of a factory and reads its facts."""
-    from tagger.models import frontends, serialization
+    from tagger.models import serialization
 
     model = build_model(name, num_tags=50, tags=None)
     info = serialization.model_info(model)
     frontend = [layer for layer in model.layers if layer.name == "frontend"]
     preset = "harmonic" if frontend else "waveform"
-    for key, log_mel in frontends.PRESETS.items():
+    for key, log_mel in PRESETS.items():
         if frontend and getattr(frontend[0], "log_mel", None) == log_mel:
             preset = key
     return Facts(

@@ -22,7 +22,6 @@ from tagger.models.blocks import (
     vertical_convolution,
     waveform_input,
 )
-from tagger.models.frontends import preset
 from tagger.models.layers import (
     ClassToken,
     FirstPosition,
@@ -30,6 +29,7 @@ from tagger.models.layers import (
     SinusoidPositions,
     TagScores,
 )
+from tagger.models.presets import preset
 from tagger.segmentation import Segmentation
 
 FRONT_ENDS = ("pons", "lee")
@@ -75,7 +75,7 @@ def self_attention(
         max_length: Number of learned positions; None creates as many as needed.
         num_samples: Length of the waveform in samples; None means 65280 for "pons" (256
             frames), 65610 for "lee".
-        log_mel: Key of `frontends.PRESETS`, used with "pons".
+        log_mel: Key of `presets.PRESETS`, used with "pons".
 
     Layers: `frontend`, `vertical1_conv` … `horizontal4_conv` or `stem_conv` …
     `block4_pool`; `front_conv`, `class_token`, `positions`, `encoder1_attention` …,

@@ -35,7 +35,7 @@ def short_chunk_cnn(
 
     Args:
         num_filters: Channels of a block of width 1.
-        log_mel: Key of a preset with 128 bands in `frontends.PRESETS`.
+        log_mel: Key of a preset with 128 bands in `presets.PRESETS`.
         widths: Width of each of the seven blocks, as a multiple of num_filters. The
             first blocks take most of the time, the last most of the weights.
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tagger.datasets.magnatagatune import RESEMUL_TAGS
-from tagger.models.sample_cnn import NUM_BLOCKS
 
 Shapes = dict[str, tuple[int, ...]]
 Row = tuple[tuple[str, ...], str, Callable[..., np.ndarray]]
@@ -35,6 +34,7 @@ COMPUTED = ("frontend.filters",)
 FIXED = ("class_token.token",)
 
 NUM_SHORT_CHUNK_BLOCKS = 7
+NUM_BLOCKS = 9  # of sample_cnn
 
 
 def same(array: np.ndarray) -> np.ndarray:

@@ -295,10 +295,10 @@ def test_a_url_that_cannot_be_written_is_named(corpus, tmp_path):
 def test_log_mel_records_hold_what_the_models_frontend_makes(
     corpus, tmp_path, name, dtype
 ):
-    from tagger.models import frontends
+    from tagger.models import frontends, presets
 
     frontend = frontends.LogMelSpectrogram(name)
-    rate = frontends.PRESETS[name].sample_rate
+    rate = presets.PRESETS[name].sample_rate
     annotations = magnatagatune.load_annotations(corpus)
     manifest = building.build(
         annotations,
@@ -324,7 +324,7 @@ def test_log_mel_records_hold_what_the_models_frontend_makes(
     ]
     # Within 60 dB of the peak, FFT and convolution differ by 2e-3 dB; half a step of
     # float16 is .03; log10(10000x + 1) and the natural logarithm have smaller values.
-    in_decibels = frontends.PRESETS[name].logarithm.endswith("db")
+    in_decibels = presets.PRESETS[name].logarithm.endswith("db")
     audible = expected > expected.max() - (60 if in_decibels else 3)
     atol = 2e-3 + (0.032 if dtype == "float16" else 0)
     np.testing.assert_allclose(held[audible], expected[audible], atol=atol)
