@@ -45,3 +45,12 @@ def music(model, batch_size=2):
     info = models.model_info(model)
     x = draw_music(info.segmentation.num_samples, info.sample_rate)
     return np.resize(x, (batch_size, x.shape[1]))
+
+
+def drawn_norms(model):
+    """Draws the scales of batch norms, of which half are negative."""
+    random = np.random.RandomState(0)
+    for weight in model.weights:
+        if weight.path.endswith("gamma"):
+            weight.assign(random.uniform(-1, 1, weight.shape))
+    return model

@@ -76,6 +76,9 @@ def test_a_bare_environment_tags_scans_and_searches_without_tensorflow(tmp_path)
         done = run(tagger, *words)
         assert done.returncode == 0, (words, done.stderr)
         assert says in done.stdout + done.stderr
+    done = run(tagger, "tag", song, "--model", "musicnn_mtt", "--top", 3)
+    if "pip could not download" not in done.stderr:
+        assert "rock    0.903" in done.stdout, done.stderr
     code = "from tagger import Tagger; print(Tagger.from_pretrained().tag(%r))"
     done = run(python, "-c", code % str(song))
     assert "'rock'" in done.stdout, done.stderr

@@ -41,7 +41,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 EXTRAS = {
-    "train": ("keras", "tensorflow", "h5py", "onnx", "tf2onnx", "scipy", "tensorboard",
+    "train": ("keras", "tensorflow", "h5py", "tf2onnx", "scipy", "tensorboard",
               "pandas", "sklearn", "jinja2", "jax"),
     "plots": ("matplotlib",),
     "web": ("gradio", "fastapi", "fastapi_offline", "uvicorn"),

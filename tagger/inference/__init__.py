@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "embeddings",
         "engines",
         "export",
+        "filling",
         "selection",
         "sharing",
         "streaming",

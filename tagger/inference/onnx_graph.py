@@ -77,13 +77,19 @@ def numbers_before_reshapes(model: onnx.ModelProto) -> int:
 
 def rename_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
     """Gives the outputs of a model new names, in order."""
-    outputs = model.graph.output
-    renamed = {output.name: name for output, name in zip(outputs, names, strict=True)}
-    for node in model.graph.node:
+    outputs = [output.name for output in model.graph.output]
+    for output, name in zip(outputs, names, strict=True):
+        rename(model.graph, output, name)
+
+
+def rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Gives a tensor a new name."""
+    for node in graph.node:
         for ports in (node.input, node.output):
-            ports[:] = [renamed.get(port, port) for port in ports]
-    for output in outputs:
-        output.name = renamed[output.name]
+            ports[:] = [new if port == old else port for port in ports]
+    for output in graph.output:
+        if output.name == old:
+            output.name = new
 
 
 def _remove_unused(graph: onnx.GraphProto) -> None:

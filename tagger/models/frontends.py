@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tagger.models.presets import LogMel, fourier_filters, mel_filters, preset
+from tagger.models.presets import LogMel, filters_of, fourier_filters, preset
 
 LOGARITHMS = {
     # torchaudio.transforms.AmplitudeToDB, librosa.power_to_db with ref 1
@@ -51,16 +51,7 @@ class LogMelSpectrogram(layers.Layer):
         self.fourier = fourier
 
     def build(self, input_shape):
-        definition = self.log_mel
-        filters = mel_filters(
-            definition.sample_rate,
-            definition.n_fft,
-            definition.n_mels,
-            definition.f_min,
-            definition.f_max,
-            definition.mel_scale,
-            definition.norm,
-        )
+        filters = filters_of(self.log_mel)
         # The filters are a weight so that converted models keep those they were trained
         # with: torchaudio's float32 edges differ between versions.
         self.filters = self.add_weight(

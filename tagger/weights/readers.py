@@ -11,13 +11,14 @@ import re
 import zipfile
 from collections.abc import Callable
 
-import h5py
+import lazy_loader
 import numpy as np
 
 from tagger import validation
 from tagger.validation import MAX_ARRAY_BYTES
 from tagger.weights.checkpoints import read_checkpoint
 
+h5py = lazy_loader.load("h5py")  # of the extra train
 Weights = dict[str, np.ndarray]
 
 # Prefixes that wrappers add to the names: a Lightning attribute, DataParallel.
@@ -138,7 +139,7 @@ def read_keras2_hdf5(path: str) -> Weights:
     return number_from_one(weights)
 
 
-def _member(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
+def _member(group: "h5py.Group", path: str) -> "h5py.Group | h5py.Dataset":
     """Returns a member of an HDF5 file whose content lies in this file.
 
     Raises:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from narrow import music, narrow_model, scores_of
+from narrow import drawn_norms, music, narrow_model, scores_of
 
 from tagger import models, storage
 from tagger.inference import engines, export, selection
@@ -22,15 +22,6 @@ EVERY = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in models.MODELS
 ]
-
-
-def drawn_norms(model):
-    """Draws the scales of batch norms, of which half are negative."""
-    random = np.random.RandomState(0)
-    for weight in model.weights:
-        if weight.path.endswith("gamma"):
-            weight.assign(random.uniform(-1, 1, weight.shape))
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,208 @@
+"""Fills graphs with weights that come from elsewhere, without Keras.
+
+graphs/NAME.onnx + arrays ─▶ fill ─▶ the .onnx file that `export` would write
+
+A graph has an input for each of our weights, `layer.attribute`, which filling turns
+into constants; so is the Fourier matrix, which would take a megabyte. ONNX Runtime then
+computes what depends on constants alone. The graphs are made at release:
+
+    python -m tagger.inference.filling        # rewrites graphs/*.onnx
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from tagger import models
+from tagger.inference import onnx_graph
+from tagger.inference.engines import OUTPUTS
+from tagger.models import presets
+from tagger.models.metadata import ModelInfo
+from tagger.storage import replacing
+from tagger.weights import tables
+
+FOLDER = Path(__file__).parent / "graphs"
+NAMES = ("musicnn_pons", "vgg_pons")
+FOURIER = "fourier"
+
+
+def weights_of(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns an original project's arrays under the names of our weights.
+
+    Args:
+        name: Key of `tables.TABLES`.
+        arrays: Arrays under their original names, see `readers.read_weights`.
+    """
+    _, rows = tables.TABLES[name]({key: array.shape for key, array in arrays.items()})
+    return {
+        target: turn(*(arrays[source] for source in sources))
+        for sources, target, turn in rows
+    }
+
+
+def fill(
+    name: str,
+    weights: Mapping[str, np.ndarray],
+    tags: tuple[str, ...] | None,
+    path: Path,
+    notes: dict | None = None,
+) -> None:
+    """Writes the .onnx file of a model.
+
+    Args:
+        name: One of NAMES.
+        weights: Arrays by `layer.attribute`, see `weights_of`.
+        tags: Names of the tags; None: unknown.
+        path: File to write.
+        notes: Further fields of the metadata, which JSON can hold.
+
+    Raises:
+        ValueError: a weight is missing or has another shape.
+    """
+    made = onnx.load(FOLDER / f"{name}.onnx")
+    held = {one.key: json.loads(one.value) for one in made.metadata_props}
+    definition = presets.preset(held.pop("log_mel"))
+    given = dict(weights)
+    given.setdefault("frontend.filters", presets.filters_of(definition))
+    given[FOURIER] = presets.fourier_filters(definition.n_fft).T[:, None, None]
+    _set_inputs(made.graph, given)
+    _add_head(made.graph, given["head_scores.kernel"], given["head_scores.bias"])
+    fields = held | {"num_tags": len(given["head_scores.bias"]), "tags": tags}
+    described = ModelInfo.from_dict(fields, path).as_dict() | (notes or {})
+    with replacing(path) as unfinished:
+        made = _folded(made)
+        onnx_graph.maxima_first(made)
+        onnx_graph.numbers_before_reshapes(made)
+        texts = {key: json.dumps(value) for key, value in described.items()}
+        helper.set_model_props(made, texts)
+        onnx.save(made, unfinished)
+
+
+def _set_inputs(graph: onnx.GraphProto, given: Mapping[str, np.ndarray]) -> None:
+    """Turns the inputs that are weights into constants."""
+    for one in list(graph.input):
+        if one.name == "waveform":
+            continue
+        shape = tuple(axis.dim_value for axis in one.type.tensor_type.shape.dim)
+        array = given.get(one.name)
+        if array is None or array.shape != shape:
+            found = "none" if array is None else array.shape
+            raise ValueError(f"Weight {one.name} needs the shape {shape}, not {found}.")
+        array = np.ascontiguousarray(array, np.float32)
+        graph.initializer.append(numpy_helper.from_array(array, one.name))
+        graph.input.remove(one)
+
+
+def _add_head(graph: onnx.GraphProto, kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Appends the last layer, so that graphs serve any number of tags."""
+    constants = {"head.kernel": kernel, "head.bias": bias}
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array, np.float32), name)
+        for name, array in constants.items()
+    )
+    scores, embedding = OUTPUTS
+    graph.node.extend(
+        [
+            helper.make_node("Gemm", [embedding, *constants], ["logits"]),
+            helper.make_node("Sigmoid", ["logits"], [scores]),
+        ]
+    )
+    del graph.output[:]
+    for name, width in ((scores, kernel.shape[1]), (embedding, kernel.shape[0])):
+        kind = onnx.TensorProto.FLOAT
+        graph.output.append(helper.make_tensor_value_info(name, kind, [None, width]))
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a graph in which what depends on constants alone is computed."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = os.path.join(folder, "folded.onnx")
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        folded = onnx.load(options.optimized_model_filepath)
+    # ONNX Runtime lists its own domains, of which the graph uses none.
+    del folded.opset_import[:]
+    folded.opset_import.extend(model.opset_import)
+    return folded
+
+
+# --- At release -----------------------------------------------------------------------
+
+
+def make_graph(name: str) -> onnx.ModelProto:
+    """Returns the graph of a model without its weights, made by tf2onnx."""
+    import tensorflow as tf
+    import tf2onnx
+
+    model = models.build_model(name, num_tags=1, tags=None)
+    info, frontend = models.model_info(model), model.get_layer("frontend")
+    network = models.embedding_network(model)
+    weights = [one for one in network.variables if one.dtype == "float32"]
+
+    def run(waveform, *given):
+        held = dict(zip(map(id, weights), given, strict=True))
+
+        def values(variables):
+            return [held.get(id(one), one.value) for one in variables]
+
+        return network.stateless_call(
+            values(network.trainable_variables),
+            values(network.non_trainable_variables),
+            waveform,
+            training=False,
+        )[0]
+
+    shape = (None, info.segmentation.num_samples)
+    signature = [tf.TensorSpec(shape, tf.float32, "waveform")]
+    for one in weights:
+        path = one.path.replace("/", ".")
+        signature.append(tf.TensorSpec(one.shape, tf.float32, path))
+    made, _ = tf2onnx.convert.from_function(
+        tf.function(run, input_signature=signature), signature, opset=17
+    )
+    (output,) = made.graph.output
+    onnx_graph.rename(made.graph, output.name, OUTPUTS[1])
+    _take_out_fourier(made.graph, presets.fourier_filters(frontend.log_mel.n_fft))
+    (log_mel,) = (k for k, v in presets.PRESETS.items() if v == frontend.log_mel)
+    fields = info.as_dict() | {"log_mel": log_mel, "num_tags": 1, "tags": None}
+    helper.set_model_props(made, {key: json.dumps(v) for key, v in fields.items()})
+    return made
+
+
+def _take_out_fourier(graph: onnx.GraphProto, waves: np.ndarray) -> None:
+    """Turns the Fourier matrix, which any machine computes, into an input."""
+    matrix = waves.T[:, None, None]
+    (held,) = (
+        one
+        for one in graph.initializer
+        if np.array_equal(numpy_helper.to_array(one), matrix)
+    )
+    kind = onnx.TensorProto.FLOAT
+    graph.input.append(helper.make_tensor_value_info(FOURIER, kind, matrix.shape))
+    onnx_graph.rename(graph, held.name, FOURIER)
+    graph.initializer.remove(held)
+
+
+def main(write: Callable = print) -> None:
+    """Rewrites the graphs of NAMES."""
+    FOLDER.mkdir(exist_ok=True)
+    for name in NAMES:
+        onnx.save(make_graph(name), FOLDER / f"{name}.onnx")
+        write(FOLDER / f"{name}.onnx")
+
+
+if __name__ == "__main__":
+    main()
