@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import helper, numpy_helper
 
 from tagger import models
@@ -24,7 +25,7 @@ from tagger.inference import onnx_graph
 from tagger.inference.engines import OUTPUTS
 from tagger.models import presets
 from tagger.models.metadata import ModelInfo
-from tagger.storage import replacing
+from tagger.storage import replacing, tensorflow
 from tagger.weights import tables
 
 FOLDER = Path(__file__).parent / "graphs"
@@ -121,8 +122,6 @@ def _add_head(graph: onnx.GraphProto, kernel: np.ndarray, bias: np.ndarray) -> N
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns a graph in which what depends on constants alone is computed."""
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_BASIC
@@ -144,9 +143,9 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def make_graph(name: str) -> onnx.ModelProto:
     """Returns the graph of a model without its weights, made by tf2onnx."""
-    import tensorflow as tf
-    import tf2onnx
+    import tf2onnx  # of the extra train
 
+    tf = tensorflow()
     model = models.build_model(name, num_tags=1, tags=None)
     info, frontend = models.model_info(model), model.get_layer("frontend")
     network = models.embedding_network(model)
