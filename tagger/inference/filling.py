@@ -172,6 +172,7 @@ def make_graph(name: str) -> onnx.ModelProto:
     made, _ = tf2onnx.convert.from_function(
         tf.function(run, input_signature=signature), signature, opset=17
     )
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     (output,) = made.graph.output
     onnx_graph.rename(made.graph, output.name, OUTPUTS[1])
     _take_out_fourier(made.graph, presets.fourier_filters(frontend.log_mel.n_fft))
