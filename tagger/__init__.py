@@ -17,7 +17,8 @@ The modules and packages, each of which imports only from those above it:
     weights/         downloads pretrained models, converts the originals' weights
     evaluation/      clip scores, ROC-AUC, PR-AUC, confidence intervals, robustness
     inference/       tags and embeddings of audio files, exported models
-    training/        recipes, staged training, transfer, noisy student, several devices
+    training/        recipes, tasks, losses, staged training, several devices
+    fitting/         tags of one's own on the embeddings of trained models
     hear             the interface of HEAR, a benchmark of embeddings
     interpretation/  excitations, attention and attributions of a model
     library/         a collection scanned once: search, similar songs, files' metadata

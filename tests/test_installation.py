@@ -68,7 +68,7 @@ def test_a_bare_environment_tags_scans_and_searches_without_tensorflow(tmp_path)
         (("embed", song, "--output", "song.npy"), "1 embedding"),
         (("scan", music, *library), "40 analysed"),
         (("find", "rock > .2", *library), "songs match"),
-        (("similar", song, *library), "."),
+        (("similar", song, *library), "muldjord_song"),
         (("write", music, *library), "nothing was written"),
         (("models",), "sample_cnn"),
         (("pretrained",), "musicnn_mtt"),

@@ -42,7 +42,7 @@ def run(main: Callable[[], None]) -> None:
 
 EXTRAS = {
     "train": ("keras", "tensorflow", "h5py", "tf2onnx", "scipy", "tensorboard",
-              "pandas", "sklearn", "jinja2", "jax"),
+              "pandas", "sklearn", "jinja2"),
     "plots": ("matplotlib",),
     "web": ("gradio", "fastapi", "fastapi_offline", "uvicorn"),
     "hub": ("huggingface_hub",),

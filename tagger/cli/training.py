@@ -495,14 +495,16 @@ def _take_config(args: argparse.Namespace) -> dict:
     for name, value in noted.items():
         if name not in unwanted and name not in given:
             setattr(args, name, value)
-    for part, name in (("from", "base"), ("teacher", ""), ("unlabelled", "")):
-        name = name or part
-        if part in held and name not in unwanted and not hasattr(args, name):
-            flag = "from" if name == "base" else name
-            raise ValueError(f"{args.config} does not name its {part}. Give --{flag}.")
+    for flag, name in {"from": "base", "teacher": "teacher",
+                       "unlabelled": "unlabelled"}.items():  # fmt: skip
+        if flag in held and name not in unwanted and not hasattr(args, name):
+            raise ValueError(f"{args.config} does not say which. Give --{flag}.")
     taught = {}
     if hasattr(args, "teacher"):
         taught = held.get("distillation", {}) | held.get("noisy_student", {})
+    gone = sorted(taught.keys() - args.student_options.flags.keys())
+    if gone:
+        raise ValueError(f"{args.config} uses {gone[0]}, an option that is gone.")
     for name, value in (taught | {"seed": held["seed"]}).items():
         if not hasattr(args, name):
             setattr(args, name, value)

@@ -45,7 +45,7 @@ def num_cores() -> int:
 
 
 def _quotas(folder: Path) -> list[int]:
-    """Returns the cores that a control group allows, of version 2 or 1, rounded up."""
+    """Returns the number of cores that a cgroup (v2 or v1) allows, rounded up."""
     found = []
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:

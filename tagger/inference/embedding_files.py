@@ -66,7 +66,7 @@ class EmbeddingFile:
             ) from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes .npy or .parquet; an existing file stays until that is done.
+        """Writes .npy or .parquet; replaces an existing file once that is complete.
 
         Raises:
             ImportError: it is a .parquet file, and pyarrow is not installed.

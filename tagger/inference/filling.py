@@ -12,7 +12,7 @@ computes what depends on constants alone. The graphs are made at release:
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -196,13 +196,6 @@ def _take_out_fourier(graph: onnx.GraphProto, waves: np.ndarray) -> None:
     graph.initializer.remove(held)
 
 
-def main(write: Callable = print) -> None:
-    """Rewrites the graphs of NAMES."""
-    FOLDER.mkdir(exist_ok=True)
-    for name in NAMES:
-        onnx.save(make_graph(name), FOLDER / f"{name}.onnx")
-        write(FOLDER / f"{name}.onnx")
-
-
 if __name__ == "__main__":
-    main()
+    for each in NAMES:
+        onnx.save(make_graph(each), FOLDER / f"{each}.onnx")

@@ -276,7 +276,7 @@ class Console(keras.callbacks.Callback):
             self._bar.close()
 
     def on_train_end(self, logs=None):
-        """Ends the bar of an epoch that was interrupted."""
+        """Closes the bar of an interrupted epoch."""
         self._bar.close()
 
     def on_epoch_end(self, epoch, logs=None):

@@ -279,7 +279,7 @@ def override(recipe: TrainingRecipe, **changes) -> TrainingRecipe:
 
 
 def _changed(stage: Stage, first: Stage, changes: dict) -> Stage:
-    """Returns a stage with other settings, see `override`."""
+    """Returns a copy of a stage with changed settings, see `override`."""
     fields = {}
     if "learning_rate" in changes:
         rate = stage.learning_rate / first.learning_rate * changes["learning_rate"]

@@ -265,7 +265,7 @@ class Distillation:
 
 @dataclasses.dataclass(frozen=True)
 class NoisyStudent:
-    """Learns labels, and a teacher's scores of music without labels.
+    """Learns labels, and a teacher's scores for unlabelled music.
 
     A part of every batch is labelled, the rest is not. The teacher scores unlabelled
     music unchanged; the student hears it augmented and learns the teacher's scores.

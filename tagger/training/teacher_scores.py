@@ -51,7 +51,7 @@ class Stored:
     def matching_stored(self, parent: Path, shards: Shards) -> "Stored":
         """Returns the variant whose scores are stored; prefers the one as it is.
 
-        Scores with embeddings serve runs without them.
+        Stored scores that include embeddings also serve runs that need none.
 
         Args:
             parent: Folder of the folders of scores.

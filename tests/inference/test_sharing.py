@@ -121,7 +121,7 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(
             (*tag, "hf://ann/none"),
             "Repository Not Found",
         ),
-        ((*tag, "hf://ann/other"), "holds no model.keras: tagger share did not"),
+        ((*tag, "hf://ann/other"), "was not published with tagger share"),
         ((*tag, "hf://ann/gated"), "Access to this model is restricted."),
         ((*tag, "hf://ann/banned"), "hf://ann/banned: "),
         ((*tag, "hf://ann"), "'hf://ann' is not of the form hf://user/name"),
