@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tagger import library, weights
+from tagger import library, storage, weights
 from tagger.cli.arguments import (
     add_force,
     at_least_one,
@@ -114,6 +114,9 @@ def scan(args: argparse.Namespace) -> int:
     )
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(library.database.writer(_path(args)))
+        if model not in weights.pretrained.PRETRAINED:
+            # Scans before 2026-11-25 stored the digest of the whole file.
+            opened.rename_model(storage.sha256(Path(model)), analysis.digest)
         arriving = None
         if args.watch:  # begins before the scan, which may take hours
             folders = [name for name in args.names if os.path.isdir(name)]

@@ -101,7 +101,7 @@ def test_two_first_uses_of_a_pretrained_model_prepare_it_once(tmp_path, monkeypa
     monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path))
     prepared = []
 
-    def prepare(found, path, downloads):
+    def prepare(found, path):
         prepared.append(path)
         time.sleep(0.2)
         with storage.replacing(path) as unfinished:
