@@ -8,7 +8,6 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from tagger import __version__  # noqa: E402
-from tagger.inference import selection  # noqa: E402
 from tagger.weights import cards, pretrained  # noqa: E402
 
 project = "tagger"
@@ -68,7 +67,7 @@ def setup(app) -> None:
     """Converts docstrings, and writes a page per pretrained model, its card."""
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)
     for name in ("musicnn_mtt", "vgg_mtt", "musicnn_msd", "vgg_msd"):
-        selection.prepare(name)  # or a page of the gallery shows the log of it
+        pretrained.path_of(name)  # or a page of the gallery shows the log of it
     folder = Path(__file__).parent / "models" / "cards"
     folder.mkdir(exist_ok=True)
     for name in pretrained.PRETRAINED:

@@ -110,6 +110,13 @@ class Segmentation:
         return whole + bool(is_padded)
 
 
+def to_float(samples: np.ndarray) -> np.ndarray:
+    """Returns int16 samples as a float32 waveform at ±1; a waveform stays as it is."""
+    if samples.dtype != np.int16:
+        return samples
+    return samples.astype(np.float32) / INT16_SCALE
+
+
 def to_int16(waveform: np.ndarray) -> np.ndarray:
     """Rounds a waveform at ±1 to int16 as FFmpeg does; int16 input is unchanged."""
     if waveform.dtype == np.int16:

@@ -219,6 +219,13 @@ def figure_file(text: str) -> str:
     return _ending(text, ".png", ".svg", ".pdf")
 
 
+def model_output(text: str) -> str:
+    """Checks the type of a model to write, .onnx or .keras."""
+    if not text.endswith((".onnx", ".keras")):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .onnx or .keras")
+    return output_file(text)
+
+
 def keras_file(text: str) -> str:
     """Argument type: an `output_file` that ends in .keras."""
     return _ending(text, ".keras")

@@ -4,14 +4,22 @@ import argparse
 import dataclasses
 import sys
 
-from tagger import data, evaluation, interpretation, models, storage, weights
+from tagger import (
+    data,
+    evaluation,
+    inference,
+    interpretation,
+    models,
+    storage,
+    weights,
+)
 from tagger.cli.arguments import (
     add_force,
     at_least_one,
     check_outputs,
     figure_file,
-    keras_file,
     model_name,
+    model_output,
     not_below_zero,
     output_file,
     tag_map,
@@ -91,9 +99,9 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--tune-thresholds",
-        type=keras_file,
+        type=model_output,
         metavar="FILE",
-        help="write a .keras copy with the thresholds that maximise F1 on val",
+        help="write a copy, .onnx or .keras, with thresholds that maximise F1 on val",
     )
     add(
         "--compare",
@@ -101,6 +109,17 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
         help="show the results that others published on this dataset",
     )
     add_force(parser)
+
+
+def _scorer(model: str, shards):
+    """Returns the predict function of a model, and what the model says of itself."""
+    if weights.path_of(model).suffix == ".onnx":
+        opened = inference.selection.open_engine(model)
+        info = opened.info
+    else:
+        opened = weights.load(model)
+        info = models.model_info(opened)
+    return evaluation.scoring.predictor(opened, shards), info
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -118,9 +137,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from tagger import plotting
 
     shards = data.clips.open_shards(args.data_dir, args.verify)
-    model = weights.pretrained.load(args.model)
-    predict = evaluation.scoring.predictor(model, shards)
-    info = models.model_info(model)
+    predict, info = _scorer(args.model, shards)
     batch_size = args.batch_size or evaluation.scoring.BATCH_SIZE
 
     def score(predict, info, split):
@@ -135,8 +152,7 @@ def evaluate(args: argparse.Namespace) -> None:
     # Report mismatches before scoring.
     infos = [info]
     if args.compare_with:
-        other = weights.pretrained.load(args.compare_with)
-        other_info = models.model_info(other)
+        predict_other, other_info = _scorer(args.compare_with, shards)
         infos.append(other_info)
     evaluation.alignment.check_map(args.tag_map, infos, shards)
     if args.compare_with:
@@ -150,9 +166,10 @@ def evaluate(args: argparse.Namespace) -> None:
     scored = score(predict, info, args.split)
     if args.tune_thresholds:
         thresholds = evaluation.metrics.best_thresholds(score(predict, info, "val"))
-        models.set_thresholds(model, thresholds)
-        models.save_model(model, args.tune_thresholds)
-        info = models.model_info(model)
+        models.files.copy_with(
+            weights.path_of(args.model), args.tune_thresholds, thresholds
+        )
+        info = dataclasses.replace(info, thresholds=tuple(thresholds))
 
     num_resamples = args.bootstrap or 1000
     data_title = f"{args.model} on {scored.dataset} ({scored.split_rule})"
@@ -177,7 +194,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.tune_thresholds:
         lines.append(f"tuned   {args.tune_thresholds}")
     if args.compare:
-        lines.append(evaluation.published.compare(scored, info.name))
+        lines.append(evaluation.published.compare(scored, info.architecture))
     if info.thresholds:
         f1 = evaluation.metrics.macro_f1(scored, info.thresholds)
         lines.append(f"macro F1 {f1:.4f} at the thresholds in the model")
@@ -186,11 +203,7 @@ def evaluate(args: argparse.Namespace) -> None:
             evaluation.bootstrap.bootstrap(scored, num_resamples)
         )
     if args.compare_with:
-        other_scored = score(
-            evaluation.scoring.predictor(other, shards),
-            other_info,
-            args.split,
-        )
+        other_scored = score(predict_other, other_info, args.split)
         line = evaluation.metrics.macro_line(other_scored)
         lines.append(f"{args.compare_with}: {line}; difference:")
         pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other_scored)

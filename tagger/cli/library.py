@@ -108,7 +108,7 @@ def scan(args: argparse.Namespace) -> int:
     analysis = library.scanning.Analysis(
         model,
         weights.pretrained.digest(model),
-        lambda paths: selection.open_engine(model, args.precision, paths),
+        lambda: selection.open_engine(model, args.precision),
         reading(args),
         stream_options(args),
     )
@@ -354,9 +354,7 @@ def _embedded(songs, paths: Sequence[str]) -> np.ndarray:
             f"The model {name} has changed since the scan, so {paths[0]!r} cannot be"
             " compared with the library. Scan again."
         )
-    engine = selection.open_engine(
-        name, precision=settings.get("precision", "float32"), job=paths
-    )
+    engine = selection.open_engine(name, settings.get("precision", "float32"))
     return library.similarity.embed(engine, paths, settings.get("excerpts"))
 
 

@@ -12,15 +12,12 @@ from tagger.cli.arguments import (
     keras_file,
     model_name,
     model_names,
+    model_output,
     output_file,
 )
 from tagger.datasets.annotations import read_tags
 from tagger.models import registry
-from tagger.models.metadata import (
-    EXPORT_FORMATS,
-    check_export_path,
-    read_info,
-)
+from tagger.models.metadata import EXPORT_FORMATS, check_export_path
 from tagger.storage import load_tensorflow
 from tagger.text import printable
 
@@ -32,13 +29,13 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         nargs="?",
-        help="model to describe, with its options and results, or a .keras file",
+        help="model to describe, with its options and results, or a model file",
     )
 
 
 def list_models(args: argparse.Namespace) -> None:
     """Lists the models, or describes one."""
-    if args.name and args.name.endswith(".keras"):
+    if args.name and args.name.endswith((".keras", ".onnx")):
         if not Path(args.name).is_file():
             raise FileNotFoundError(f"There is no model file {args.name!r}.")
         print(printable(_columns(_file_description(args.name)), keep="\n"))
@@ -98,7 +95,7 @@ def _description(entry: registry.ModelEntry) -> list[list[str]]:
 
 def _file_description(path: str) -> list[list[str]]:
     """Returns what a model file says of itself, read without Keras."""
-    info = read_info(path)
+    info = models.files.read_info(path)
     segment = info.segmentation
     seconds = segment.num_samples / info.sample_rate
     tags = ", ".join(info.tags) if info.tags else "the file does not name them"
@@ -138,7 +135,7 @@ def get_pretrained(args: argparse.Namespace) -> None:
         print(weights.pretrained.listing())
         return
     weights.pretrained.entry(args.name)
-    print(inference.selection.prepare(args.name))
+    print(weights.path_of(args.name))
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +198,7 @@ def convert_weights(args: argparse.Namespace) -> None:
     model = weights.conversion.convert(
         weights.readers.read_weights(args.source), args.model, **options
     )
-    models.save_model(model, args.output)
+    models.export.save(model, args.output)
     info = models.model_info(model)
     names = f"named by {args.tags}" if args.tags else "in resemul's order"
     names = names if info.tags else "without names"
@@ -221,7 +218,11 @@ def add_average(parser: argparse.ArgumentParser) -> None:
         " score",
     )
     parser.add_argument(
-        "--output", required=True, type=keras_file, metavar="FILE", help="file to write"
+        "--output",
+        required=True,
+        type=model_output,
+        metavar="FILE",
+        help="file to write: .onnx, or .keras, such as a teacher of train",
     )
     add_force(parser)
 
@@ -229,14 +230,9 @@ def add_average(parser: argparse.ArgumentParser) -> None:
 def average(args: argparse.Namespace) -> None:
     """Averages the scores of several models in one."""
     check_outputs(args, "output")
-    load_tensorflow()
-    members = [weights.pretrained.load(name) for name in args.members]
-    model = models.average(members)
-    made_of = weights.pretrained.provenance_of(args.members, members)
-    models.serialization.add_provenance(model, made_of)
-    models.save_model(model, args.output)
-    info = models.model_info(model)
-    print(printable(f"{args.output}: {info.num_tags} tags, {len(members)} models"))
+    info = weights.composition.average(args.members, args.output)
+    number = len(args.members)
+    print(printable(f"{args.output}: {info.num_tags} tags, {number} models"))
 
 
 def add_card(parser: argparse.ArgumentParser) -> None:
@@ -245,7 +241,7 @@ def add_card(parser: argparse.ArgumentParser) -> None:
         "model",
         type=model_name,
         metavar="MODEL",
-        help="pretrained model, or .keras file",
+        help="pretrained model, or model file",
     )
     add = parser.add_argument
     _add_evaluations(add)
@@ -277,7 +273,7 @@ def add_share(parser: argparse.ArgumentParser) -> None:
         "model",
         type=model_name,
         metavar="MODEL",
-        help="pretrained model, or .keras file",
+        help="pretrained model, or model file",
     )
     add("name", metavar="hf://USER/NAME", help="repository on Hugging Face's hub")
     _add_evaluations(add)
@@ -338,12 +334,17 @@ def export_model(args: argparse.Namespace) -> None:
         args.output = Path(args.model).stem + (ending or "_saved_model")
     check_export_path(args.output, args.to)
     check_outputs(args, "output")
-    load_tensorflow()
-    model = weights.pretrained.load(args.model)
-    path = inference.export.export(model, args.output, args.to, args.force)
-    info = models.model_info(model)
+    if args.to == "onnx":
+        graph = weights.composition.graph_of(args.model)
+        models.graphs.save(graph, args.output)
+        info = models.graphs.info_of(graph)
+    else:
+        load_tensorflow()
+        model = weights.load(args.model)
+        models.export.export(model, args.output, args.to, args.force)
+        info = models.model_info(model)
     batch = 1 if args.to == "litert" else "batch"
     print(
-        f"{path}: waveforms [{batch}, {info.segmentation.num_samples}] at"
+        f"{args.output}: waveforms [{batch}, {info.segmentation.num_samples}] at"
         f" {info.sample_rate} Hz -> scores [{batch}, {info.num_tags}]"
     )

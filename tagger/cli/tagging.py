@@ -140,8 +140,8 @@ def load_tagger(args: argparse.Namespace) -> Tagger:
     return Tagger(model, _tags_of(models.model_info(model), args))
 
 
-def _open_tagger(args: argparse.Namespace, paths: list[str]) -> Tagger:
-    engine = selection.open_engine(args.model, args.precision, paths)
+def _open_tagger(args: argparse.Namespace) -> Tagger:
+    engine = selection.open_engine(args.model, args.precision)
     return Tagger(engine, _tags_of(engine.info, args))
 
 
@@ -269,7 +269,7 @@ def tag(args: argparse.Namespace) -> int:
 
 
 def _tag(args: argparse.Namespace, paths: list[str]) -> int:
-    tagger = _open_tagger(args, paths)
+    tagger = _open_tagger(args)
     thresholds = results = None
     if args.threshold is not None:
         is_held = args.threshold == HELD
@@ -397,7 +397,7 @@ def embed(args: argparse.Namespace) -> int:
                     f"{args.output} holds embeddings with {held.about}, not {about}."
                     " Give the same options, or another --output."
                 )
-        engine = selection.open_engine(args.model, args.precision, paths, args.layer)
+        engine = selection.open_engine(args.model, args.precision, args.layer)
         number, embedder = len(held.rows), inference.embeddings.Embedder(engine)
         failed = False
         try:

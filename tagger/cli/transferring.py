@@ -11,19 +11,19 @@ from tagger.cli.arguments import (
     at_least_one,
     at_least_two,
     check_outputs,
-    keras_file,
     model_name,
     model_names,
+    model_output,
     not_below_zero,
     output_file,
     share,
 )
 from tagger.cli.tagging import add_engine, stream_options
 from tagger.datasets.annotations import read_tags
+from tagger.fitting import calibration
 from tagger.inference import selection, streaming
 from tagger.inference.tagger import Tagger
 from tagger.models.metadata import DEFAULT_MODEL
-from tagger.storage import load_tensorflow
 from tagger.text import printable, table_cell
 
 
@@ -47,10 +47,11 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--output",
-        type=keras_file,
+        type=model_output,
         required=True,
         metavar="FILE",
-        help="model to write, .keras",
+        help="model to write: .onnx, or .keras, which explain, serve and train --from"
+        " need",
     )
     add("--csv", type=output_file, metavar="FILE", help="write the table per tag")
     add_tag_list(add)
@@ -111,16 +112,16 @@ def fit(args: argparse.Namespace) -> None:
     """Fits new tags, writes the model and prints how good it is."""
     check_outputs(args, "output", "csv")
     tags = read_tags(args.tags) if args.tags else None
-    with storage.file_lock(args.output, "--output"):
-        load_tensorflow()
-        from tagger.fitting import fit as fitting
+    weights.composition.check_output(args.output, args.bases)
+    from tagger.fitting import fit as fitting
 
-        fields = dataclasses.fields(fitting.FitOptions)
-        options = fitting.FitOptions(
-            **{field.name: getattr(args, field.name) for field in fields}
-        )
+    fields = dataclasses.fields(fitting.FitOptions)
+    options = fitting.FitOptions(
+        **{field.name: getattr(args, field.name) for field in fields}
+    )
+    with storage.file_lock(args.output, "--output"):
         found = fitting.fit(args.bases, args.source, options, tags, args.tag_separator)
-        models.save_model(found.model, args.output)
+        found.save(args.output)
     table = found.table()
     if args.csv:
         with storage.replacing(args.csv) as unfinished:
@@ -169,7 +170,7 @@ def add_thresholds(parser: argparse.ArgumentParser) -> None:
         "model",
         metavar="MODEL",
         type=model_name,
-        help="model file (.keras) or name of a pretrained model",
+        help="model file (.onnx, .keras) or name of a pretrained model",
     )
     add(
         "--from-music",
@@ -188,10 +189,10 @@ def add_thresholds(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--output",
-        type=keras_file,
+        type=model_output,
         required=True,
         metavar="FILE",
-        help="copy of the model with the thresholds, .keras",
+        help="copy of the model with the thresholds, .onnx or .keras",
     )
     add_engine(parser)
     add_force(parser)
@@ -201,16 +202,9 @@ def thresholds(args: argparse.Namespace) -> int:
     """Derives thresholds from unlabelled music; returns 2 if a file failed."""
     check_outputs(args, "output")
     paths = listing.list_audio(args.files)
+    model = weights.path_of(args.model)
     with storage.file_lock(args.output, "--output"):
-        load_tensorflow()
-        from tagger.fitting import calibration
-
-        model = weights.pretrained.load(args.model)
-        models.add_provenance(
-            model, weights.pretrained.provenance_of([args.model], [model])
-        )
-        engine = selection.open_engine(args.model, args.precision, paths)
-        tagger = Tagger(engine)
+        tagger = Tagger(selection.open_engine(args.model, args.precision))
         with streaming.progress(len(paths), "Scoring") as bar:
             found, errors = calibration.thresholds_at_rate(
                 tagger, paths, args.rate, bar, stream_options(args)
@@ -220,8 +214,10 @@ def thresholds(args: argparse.Namespace) -> int:
             f"reached by {100 * args.rate:g} % of {number:,} files of"
             f" {', '.join(args.files)}"
         )
-        models.set_thresholds(model, found, source)
-        models.save_model(model, args.output)
+        about = weights.pretrained.provenance_of([args.model], [tagger.info])
+        models.files.copy_with(
+            model, args.output, found, about | {"thresholds": source}
+        )
     for path, error in errors.items():
         print(f"{printable(path)}\n  {printable(str(error))}", file=sys.stderr)
     width = max(map(len, map(printable, tagger.tags)))

@@ -25,7 +25,7 @@ from tagger.audio import AudioDecodeError, stream_audio
 from tagger.data import records, tfds, workers
 from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard, Sidecar
 from tagger.datasets.annotations import Annotations
-from tagger.segmentation import INT16_SCALE, Segmentation, cut, to_int16
+from tagger.segmentation import Segmentation, cut, to_float, to_int16
 from tagger.validation import HIGHEST_RATE, LONGEST_SEGMENT
 
 # Extensions that are tried for a path without one.
@@ -368,7 +368,7 @@ SEGMENTS_AT_ONCE = 16  # batch size of the frontend; bounds the memory for a lon
 def _log_mel(segments: np.ndarray, preset: str) -> np.ndarray:
     """int16 [segments, num_samples] -> float32 [segments, num_frames, n_mels]."""
     frontend = _frontend(preset)
-    waveforms = segments.astype(np.float32) / INT16_SCALE
+    waveforms = to_float(segments)
     return np.concatenate(
         [
             np.asarray(frontend(waveforms[at : at + SEGMENTS_AT_ONCE]))

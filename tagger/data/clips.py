@@ -25,11 +25,11 @@ from tagger import storage, validation
 from tagger.data import records, resemul, verification, workers
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
 from tagger.segmentation import (
-    INT16_SCALE,
     Segmentation,
     crop,
     cut,
     num_crops,
+    to_float,
     to_int16,
 )
 
@@ -447,7 +447,7 @@ class Clips:
             num_samples = int(self.rows["num_samples"][number])
             return content[: segmentation.num_segments(num_samples)]
         if modify and content.dtype == np.int16:
-            changed = modify(content.astype(np.float32) / INT16_SCALE)
+            changed = modify(to_float(content))
             content = to_int16(changed)
         elif modify:
             content = modify(content)

@@ -12,7 +12,7 @@ from tagger import models
 from tagger.data.clips import Clips, Modify, Shards, outputs_of
 from tagger.evaluation import alignment
 from tagger.evaluation.metrics import Evaluation
-from tagger.segmentation import Segmentation
+from tagger.segmentation import Segmentation, to_float
 
 BATCH_SIZE = 32
 EPSILON = 1e-7  # Keras clips scores to this distance from 0 and 1
@@ -140,6 +140,23 @@ def clip_means(
 
 
 def predictor(model, shards: Shards) -> Predict:
-    """Returns a predict function that takes segments as the shards store them."""
+    """Returns a predict function that takes segments as the shards store them.
+
+    Args:
+        model: Keras model, or engine of a graph (`inference.engines`).
+        shards: Shards that hold the segments.
+
+    Raises:
+        ValueError: the records hold log-mel spectrograms of another kind, or the model
+            is a graph.
+    """
+    if hasattr(model, "predictor"):
+        if shards.manifest.features:
+            raise ValueError(
+                f"{shards.directory} holds log-mel spectrograms, but a graph takes"
+                " waveforms. Give a .keras file, or build without --features."
+            )
+        run = model.predictor("scores")
+        return lambda segments: run(to_float(segments))
     scored = models.with_record_inputs(model, shards.dtype, shards.manifest.features)
     return scored.predict_on_batch

@@ -3,5 +3,5 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules=["calibration", "fit", "heads", "labelled_clips"]
+    __name__, submodules=["baseline", "calibration", "fit", "heads", "labelled_clips"]
 )

@@ -3,36 +3,33 @@
     audio files or shards ─▶ embeddings ─▶ heads, cross-validated ─▶ one tagger
 
 The embeddings come from a cache (`inference.embedding_cache`), the heads from `heads`.
-The result is measured beside a baseline: statistics of log-mel spectrograms.
+The result is measured beside `baseline`.
 """
 
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-import keras
 import numpy as np
+import onnx
 import pandas as pd
-from keras import ops
 
 import tagger
-from tagger import models
 from tagger.evaluation import bootstrap, metrics, rates
 from tagger.evaluation.metrics import Evaluation
-from tagger.fitting import heads, labelled_clips
+from tagger.fitting import baseline, heads, labelled_clips
 from tagger.fitting.labelled_clips import LabelledClips
 from tagger.inference.embedding_cache import Backbone, EmbeddingCache, key_of
-from tagger.models.derivation import kept_tags
-from tagger.models.frontends import LogMelSpectrogram
-from tagger.models.metadata import PENULTIMATE, ModelInfo
-from tagger.models.presets import LogMel
-from tagger.weights import pretrained
+from tagger.inference.selection import open_engine
+from tagger.models import graphs
+from tagger.models.head import Head, appended, kept_tags
+from tagger.models.metadata import PENULTIMATE, ModelInfo, check_alike
+from tagger.weights import composition, pretrained
 
 NUM_RESAMPLES = 1000
 MIN_JUDGED_CLIPS = 5  # fewer positive clips say too little about a tag
 KEPT_RATE = 0.1  # share of the clips that get an appended tag without a threshold
-BASELINE = "log-mel statistics"
-NUM_MELS = 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,19 +62,40 @@ class Fitted:
     """A fitted model and how good it is.
 
     Attributes:
-        model: Keras model from waveforms to scores, with tags, thresholds and
-            provenance.
+        head: Head on the embeddings of the bases.
+        info: What the model says of itself: tags, thresholds and provenance.
+        bases: Base models, as given.
+        networks: Their graphs.
+        layer: Layer whose output is the embedding.
         scored: Out-of-fold scores of the tags that can be judged.
-        baselines: The same for BASELINE, if it was measured.
+        baselines: The same for the baseline, by its name, if it was measured.
         num_positives: Number of positive clips of each new tag.
         notes: Sentences about clips and tags that were left out or not judged.
     """
 
-    model: keras.Model
+    head: Head
+    info: ModelInfo
+    bases: tuple[str | os.PathLike, ...]
+    networks: tuple[onnx.ModelProto, ...]
+    layer: str
     scored: Evaluation
     baselines: dict[str, Evaluation]
     num_positives: dict[str, int]
     notes: tuple[str, ...]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the model, which is named after the file.
+
+        Args:
+            path: `.onnx`; or `.keras`, which holds it for Keras too.
+
+        Raises:
+            ValueError, ImportError: see `composition.check_output`.
+            OSError: the file cannot be written.
+        """
+        composition.check_output(path, self.bases)
+        info = dataclasses.replace(self.info, name=Path(path).stem)
+        composition.write(path, self.bases, self.networks, self.head, info, self.layer)
 
     def table(self) -> pd.DataFrame:
         """Returns clips, AUCs, their 95 % intervals and the baselines' AUCs by tag."""
@@ -142,15 +160,15 @@ def fit(
         OSError: the cache cannot be written.
     """
     cache = cache or EmbeddingCache()
-    base_models = [pretrained.load(base) for base in bases]
-    models.check_alike(base_models, list(map(str, bases)))
-    info = models.model_info(base_models[0])
-    backbones = backbones_of(bases, base_models, options.layer)
-    if options.appends:
-        _check_appendable(base_models, bases, options)
+    networks = [composition.graph_of(base, options.layer) for base in bases]
+    infos = [graphs.info_of(network) for network in networks]
+    check_alike(infos, list(map(str, bases)))
+    info = infos[0]
+    kept = _heads_of(networks, bases, options.layer) if options.appends else []
+    backbones = [backbone_of(base, options.layer) for base in bases]
     representations = {"": backbones}
     if options.has_baselines:
-        representations[BASELINE] = [baseline_of(info)]
+        representations[baseline.NAME] = [baseline.backbone(info)]
     clips = labelled_clips.read_clips(
         source, info, tags, tag_separator, options.left_out_fold
     )
@@ -182,98 +200,77 @@ def fit(
     scored = evaluations.pop("")
     examples = loaded[""]
     head = heads.fit(examples, validated[""].penalties)
-    appended = base_models if options.appends else []
-    thresholds = _kept_thresholds(appended, clips.tags, examples)
-    thresholds += _thresholds(examples, head, scored)
-    networks = [backbone.network for backbone in backbones]
-    model = models.with_scores(
-        networks[0] if len(networks) == 1 else models.join(networks),
-        head.kernel,
-        head.bias,
-        clips.tags,
-        thresholds,
-        pretrained.provenance_of(bases, base_models) | _provenance(scored),
-        appended,
-        name=base_models[0].name if len(networks) == 1 else "joined",
+    thresholds = _thresholds(examples, head, scored)
+    head = dataclasses.replace(head, tags=clips.tags)
+    if kept:
+        thresholds = _kept_thresholds(kept, infos, clips.tags, examples) + thresholds
+        head = appended(kept, head)
+    about = pretrained.provenance_of(bases, infos) | _provenance(scored)
+    described = dataclasses.replace(
+        info,
+        name="fitted",
+        num_tags=len(head.tags),
+        tags=head.tags,
+        thresholds=tuple(thresholds),
+        provenance=about,
     )
     counts = map(int, clips.labels.sum(axis=0))
     positives = dict(zip(clips.tags, counts, strict=True))
-    return Fitted(model, scored, evaluations, positives, tuple(report))
+    return Fitted(
+        head,
+        described,
+        tuple(bases),
+        tuple(networks),
+        options.layer,
+        scored,
+        evaluations,
+        positives,
+        tuple(report),
+    )
 
 
-# --- Base models and baseline ---------------------------------------------------------
+# --- Base models ----------------------------------------------------------------------
 
 
-def backbones_of(
-    bases: Sequence[str | os.PathLike],
-    base_models: Sequence[keras.Model],
-    layer: str = PENULTIMATE,
-) -> list[Backbone]:
-    """Returns the networks whose output are the embeddings.
+def backbone_of(base: str | os.PathLike, layer: str = PENULTIMATE) -> Backbone:
+    """Opens a base model as what computes embeddings.
 
     Args:
-        bases: Model files or names of pretrained models.
-        base_models: The loaded models.
+        base: Model file or name of a pretrained model.
         layer: See `models.embedding_network`.
     """
-    return [
-        Backbone(
-            str(base),
-            key_of(pretrained.digest(base), layer),
-            models.embedding_network(model, layer),
+    engine = open_engine(base, layer=layer)
+    return Backbone(
+        str(base),
+        key_of(pretrained.digest(base), layer),
+        engine.predictor("embedding"),
+        engine.embedding_size,
+    )
+
+
+def _heads_of(
+    networks: Sequence[onnx.ModelProto],
+    bases: Sequence[str | os.PathLike],
+    layer: str,
+) -> list[Head]:
+    """Returns the heads of base models, whose tags are to be kept.
+
+    Raises:
+        ValueError: a head sees another layer, is an average, or has no tag names.
+    """
+    if layer != PENULTIMATE:
+        raise ValueError(
+            f"--append needs the input of the last layer, not {layer}: leave out"
+            " --layer."
         )
-        for base, model in zip(bases, base_models, strict=True)
-    ]
-
-
-def _check_appendable(base_models, bases, options: FitOptions) -> None:
-    for base, model in zip(bases, base_models, strict=True):
-        if options.layer != PENULTIMATE:
-            raise ValueError(
-                f"--append needs the input of the last layer, not {options.layer}:"
-                " leave out --layer."
-            )
-        models.check_no_average(model)
-        if models.model_info(model).tags is None:
+    found = [graphs.head_of(network) for network in networks]
+    for base, head in zip(bases, found, strict=True):
+        if head.tags is None:
             raise ValueError(
                 f"--append keeps the tags of {base}, but it holds no tag names. Leave"
                 " out --append."
             )
-
-
-def baseline_of(info: ModelInfo) -> Backbone:
-    """Returns the network of BASELINE.
-
-    Args:
-        info: Sample rate and segmentation of the base models.
-    """
-    return Backbone(
-        BASELINE,
-        key_of(BASELINE, str(info.sample_rate), repr(info.segmentation)),
-        log_mel_statistics(info.sample_rate, info.segmentation.num_samples),
-    )
-
-
-def log_mel_statistics(sample_rate: int, num_samples: int) -> keras.Model:
-    """Returns a network without trained weights, whose output is a simple baseline.
-
-    waveform [batch, num_samples] -> [batch, 144]: mean, standard deviation and mean
-    absolute difference over time of 48 log-mel bands.
-    """
-    waveform = keras.Input((num_samples,), name="waveform")
-    definition = LogMel(
-        sample_rate, 1024, 512, NUM_MELS, "htk", None, "power_db", 1e-10
-    )
-    decibels = LogMelSpectrogram(definition, name="frontend")(waveform)
-    change = ops.abs(decibels[:, 1:] - decibels[:, :-1])
-    statistics = [
-        ops.mean(decibels, axis=1),
-        ops.std(decibels, axis=1),
-        ops.mean(change, axis=1),
-    ]
-    return keras.Model(
-        waveform, ops.concatenate(statistics, axis=-1), name="log_mel_statistics"
-    )
+    return found
 
 
 # --- Judging --------------------------------------------------------------------------
@@ -366,27 +363,25 @@ def _counts(labels: np.ndarray) -> np.ndarray:
 
 
 def _kept_thresholds(
-    base_models: Sequence[keras.Model],
+    kept: Sequence[Head],
+    infos: Sequence[ModelInfo],
     new_tags: Sequence[str],
     examples: heads.Examples,
 ) -> list[float]:
-    """Returns the thresholds of the appended tags, see `models.with_scores`.
+    """Returns the thresholds of the appended tags, see `head.appended`.
 
     A model without thresholds gets those that a tenth of the clips exceed.
     """
     found, start = {}, 0
-    for model in base_models:
-        info = models.model_info(model)
-        kernel, bias = model.layers[-1].get_weights()
+    for head, info in zip(kept, infos, strict=True):
         # The base model's own head sees only its own embedding.
-        rows = examples.rows[:, start : start + len(kernel)]
-        start += len(kernel)
-        own = dataclasses.replace(examples, rows=rows)
-        scores = own.scores(heads.Head(kernel, bias))
+        rows = examples.rows[:, start : start + len(head.kernel)]
+        start += len(head.kernel)
+        scores = dataclasses.replace(examples, rows=rows).scores(head)
         usual = np.quantile(scores, 1 - KEPT_RATE, axis=0)
-        for tag, threshold in zip(info.tags, info.thresholds or usual, strict=True):
+        for tag, threshold in zip(head.tags, info.thresholds or usual, strict=True):
             found.setdefault(tag, float(threshold))
-    return [found[tag] for tag in kept_tags(base_models, new_tags)]
+    return [found[tag] for tag in kept_tags(kept, new_tags)]
 
 
 def _provenance(scored: Evaluation) -> dict[str, str]:

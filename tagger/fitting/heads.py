@@ -18,6 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from tagger.models.head import Head
+
 # Penalties to choose from, the strongest first: scikit-learn's C, the inverse of the L2
 # penalty, for standardised embeddings. Below the first C, every score is close to the
 # share of the clips that have the tag.
@@ -25,24 +27,6 @@ PENALTIES = tuple(float(c) for c in 10.0 ** np.arange(-3.5, 0.6, 0.5))
 USUAL = 1  # number of the penalty if no tag can be judged
 MAX_ITERATIONS = 2000
 EPSILON = 1e-7
-
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """A dense layer with a sigmoid.
-
-    Attributes:
-        kernel: float32 [channels, num_tags].
-        bias: float32 [num_tags].
-    """
-
-    kernel: np.ndarray
-    bias: np.ndarray
-
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Returns scores [num_rows, num_tags] of embeddings [num_rows, channels]."""
-        logits = rows @ self.kernel + self.bias
-        return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
 
 
 @dataclasses.dataclass(frozen=True)

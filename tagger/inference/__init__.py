@@ -1,4 +1,4 @@
-"""Tags and embeddings of audio files, and export of models."""
+"""Tags and embeddings of audio files."""
 
 import lazy_loader
 
@@ -9,8 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "embedding_files",
         "embeddings",
         "engines",
-        "export",
-        "filling",
         "selection",
         "sharing",
         "streaming",

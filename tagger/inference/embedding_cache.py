@@ -14,19 +14,16 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 import tagger
-from tagger import models, storage, validation
-from tagger.data.clips import Clips, Shards, outputs_of
-from tagger.inference import engines, streaming
+from tagger import storage, validation
+from tagger.data.clips import Clips, outputs_of
+from tagger.inference import streaming
 from tagger.models.metadata import ModelInfo
-
-if TYPE_CHECKING:
-    import keras
+from tagger.segmentation import to_float
 
 SHARD_BATCH_SIZE = 16  # segments
 
@@ -38,13 +35,15 @@ class Backbone:
     Attributes:
         name: Name for people.
         key: Identifies the network and its weights: letters, digits, - and _.
-        network: Keras model from waveforms [batch, num_samples] to embeddings [batch,
-            channels].
+        run: Function of waveforms float32 [batch, num_samples] that returns embeddings
+            [batch, num_channels].
+        num_channels: Channels of an embedding.
     """
 
     name: str
     key: str
-    network: "keras.Model"
+    run: Callable[[np.ndarray], np.ndarray]
+    num_channels: int
 
 
 def key_of(*parts: str | os.PathLike) -> str:
@@ -87,7 +86,7 @@ class EmbeddingCache:
         path = self._path(backbone, clip)
         try:
             rows = validation.load_array(path)
-            shape = (len(rows), *backbone.network.output_shape[1:])
+            shape = (len(rows), backbone.num_channels)
             if not len(rows) or rows.shape != shape or rows.dtype != np.float32:
                 raise ValueError(f"it has the shape {rows.shape}, not {shape}")
         except validation.DAMAGED as error:
@@ -188,9 +187,9 @@ def embed_clips(
         for number, key in enumerate(keys)
         if not all(cache.has(backbone, key) for backbone in lacking)
     ]
-    predict = _all_outputs([_for_records(one, clips.shards) for one in lacking])
+    predict = _all_outputs(lacking)
     embedded = outputs_of(
-        lambda segments: [predict(segments)],
+        lambda segments: [predict(to_float(segments))],
         clips.chosen(missing),
         info.segmentation,
         SHARD_BATCH_SIZE,
@@ -203,26 +202,15 @@ def embed_clips(
             bar.update()
 
 
-def _for_records(backbone: Backbone, shards: Shards) -> Backbone:
-    network = models.with_record_inputs(backbone.network, shards.dtype)
-    return dataclasses.replace(backbone, network=network)
-
-
 def _all_outputs(backbones: Sequence[Backbone]) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function that runs all backbones and joins their channels."""
-
-    def predict(segments: np.ndarray) -> np.ndarray:
-        batch = engines.padded(segments)
-        outputs = [np.asarray(b.network.predict_on_batch(batch)) for b in backbones]
-        return np.concatenate(outputs, axis=1)[: len(segments)]
-
-    return predict
+    return lambda waveforms: np.concatenate([b.run(waveforms) for b in backbones], 1)
 
 
 def _save_all(
     cache: EmbeddingCache, backbones: Sequence[Backbone], clip: str, rows: np.ndarray
 ) -> None:
-    widths = [backbone.network.output_shape[-1] for backbone in backbones]
+    widths = [backbone.num_channels for backbone in backbones]
     parts = np.split(rows, np.cumsum(widths)[:-1], axis=1)
     for backbone, part in zip(backbones, parts, strict=True):
         cache.save(backbone, clip, part)

@@ -11,7 +11,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
-import json
+import io
 import os
 import sys
 import textwrap
@@ -26,14 +26,13 @@ import numpy as np
 import tagger
 from tagger import models
 from tagger.data import workers
-from tagger.models.metadata import PENULTIMATE, ModelInfo
+from tagger.models.metadata import OUTPUTS, PENULTIMATE, ModelInfo, read_graph
 
 if TYPE_CHECKING:
     import keras
 
 ENGINES = ("onnx", "openvino", "keras")
 PRECISIONS = ("float32", "bfloat16")
-OUTPUTS = ("scores", "embedding")
 # ONNX Runtime's providers, the fastest first, with the options that keep float32.
 PROVIDERS = {
     "CUDAExecutionProvider": {"use_tf32": "0"},
@@ -54,7 +53,7 @@ class EngineSpec:
 
     Attributes:
         name: Name of the engine: "onnx" or "openvino".
-        path: Path of the `.onnx` file.
+        path: Path of a file with a graph, `.onnx` or `.keras`.
         precision: See `PRECISIONS`.
     """
 
@@ -167,24 +166,35 @@ def padded(waveforms: np.ndarray) -> np.ndarray:
 
 
 class _Exported(Engine):
-    """A model that `export` wrote as ONNX, run without Keras.
+    """A graph of ONNX, run without Keras.
 
     Args:
-        path: Path of the `.onnx` file.
+        path: Path of the `.onnx` file, or of a `.keras` file with a graph.
         num_threads: Number of CPU threads; None: one per core that this process may
             use.
 
     Attributes:
         path: The same.
         num_threads: Number of CPU threads.
-        metadata: All fields that the file holds about itself.
     """
 
     def __init__(self, path: str | os.PathLike, num_threads: int | None):
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"There is no model file {str(path)!r}.")
         self.path = path
         self.num_threads = num_threads or workers.num_cores()
+
+    def _graph(self) -> bytes:
+        """Reads the graph.
+
+        Raises:
+            FileNotFoundError, ValueError: there is no such file, or it holds none.
+        """
+        found = read_graph(self.path)
+        if found is None:
+            raise ValueError(
+                f"{str(self.path)!r} holds no graph. Run tagger export {self.path} --to"
+                " onnx, and give what it writes."
+            )
+        return found
 
     def _read(
         self,
@@ -199,13 +209,7 @@ class _Exported(Engine):
             inputs: Shapes of the inputs, by name.
             outputs: Shapes of the outputs, by name.
         """
-        fields = {}
-        for key, text in metadata.items():
-            # Other tools may not write JSON.
-            with contextlib.suppress(ValueError, RecursionError):
-                fields[key] = json.loads(text)
-        self.metadata = fields
-        self.info = ModelInfo.from_dict(fields, self.path)
+        self.info = ModelInfo.from_texts(metadata, self.path)
         if list(inputs) != ["waveform"] or "scores" not in outputs:
             raise ValueError(
                 f"{str(self.path)!r} has the inputs {', '.join(inputs)} and the outputs"
@@ -248,7 +252,7 @@ class OnnxEngine(_Exported):
     for the first segment; if that fails later, the CPU takes over.
 
     Args:
-        path: Path of the `.onnx` file.
+        path: Path of the `.onnx` file, or of a `.keras` file with a graph.
         num_threads: Number of CPU threads; None: one per core that this process may
             use.
 
@@ -272,9 +276,9 @@ class OnnxEngine(_Exported):
 
     def __init__(self, path: str | os.PathLike, num_threads: int | None = None):
         super().__init__(path, num_threads)
-        self._providers = self.providers()
+        self._providers, graph = self.providers(), self._graph()
         try:
-            cpu = self._open("CPUExecutionProvider")
+            cpu = self._open("CPUExecutionProvider", graph)
         except Exception as error:  # ONNX Runtime's exception classes are not public
             raise ValueError(
                 f"ONNX Runtime cannot read {str(path)!r}: {_first_line(error)}"
@@ -314,7 +318,7 @@ class OnnxEngine(_Exported):
     def __reduce__(self):  # pickle stores where the file is
         return OnnxEngine, (self.path, self.num_threads)
 
-    def _open(self, provider: str):
+    def _open(self, provider: str, graph: bytes):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -322,7 +326,7 @@ class OnnxEngine(_Exported):
         options.intra_op_num_threads = 1  # batches are split over threads instead
         options.enable_mem_pattern = False
         session = onnxruntime.InferenceSession(
-            os.fspath(self.path),
+            graph,
             options,
             providers=[provider],
             provider_options=[PROVIDERS[provider]],
@@ -365,7 +369,7 @@ class OnnxEngine(_Exported):
         self.provider = self._providers[0]
         while self.provider != "CPUExecutionProvider":
             try:
-                self._session = self._open(self.provider)
+                self._session = self._open(self.provider, self._graph())
                 found = self._session.run(list(outputs), {"waveform": segment})
             except Exception as error:  # of any kind, from the driver too
                 self._leave_provider(_first_line(error))
@@ -392,7 +396,7 @@ class OpenVinoEngine(_Exported):
     """An exported model in OpenVINO, on the CPU.
 
     Args:
-        path: Path of the `.onnx` file.
+        path: Path of the `.onnx` file, or of a `.keras` file with a graph.
         precision: "float32" or "bfloat16".
         num_threads: Number of CPU threads; None: one per core that this process may
             use.
@@ -451,8 +455,9 @@ class OpenVinoEngine(_Exported):
             # Never inherited: by default, OpenVINO takes bfloat16 where the CPU has it.
             "INFERENCE_PRECISION_HINT": precision,
         }
+        graph = self._graph()
         try:
-            model = core.read_model(os.fspath(self.path))
+            model = core.read_model(io.BytesIO(graph))
             return core.compile_model(
                 model, "CPU", options
             ).create_infer_request(), model

@@ -1,8 +1,8 @@
 """Shares a model on Hugging Face's hub, with all that others need to use it.
 
 README.md      the model card
-model.keras    for `tagger`, fine-tuning and interpretation
-model.onnx     for ONNX Runtime
+model.keras    the model, unless it is a graph alone
+model.onnx     its graph
 labels.txt     one tag per line, in the order of the scores
 """
 
@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from tagger import inference, models
-from tagger.weights import cards, hub, pretrained
+from tagger.models import graphs
+from tagger.models.metadata import read_graph
+from tagger.weights import cards, composition, hub, pretrained
 
 CARD_NAME = "README.md"
 
@@ -32,7 +33,7 @@ def share(
     unless told otherwise.
 
     Args:
-        model: Name of a pretrained model, or a `.keras` file.
+        model: Name of a pretrained model, or model file.
         name: Repository, hf://user/name; created if it does not exist.
         evaluations: See `cards.card`.
         is_private: Whether a new repository is private.
@@ -93,9 +94,12 @@ def write_repository(
     """
     text = cards.card(model, evaluations, reference)
     (folder / CARD_NAME).write_text(text, encoding="utf-8")
-    path = pretrained.path_of(model)
-    shutil.copyfile(path, folder / hub.MODEL_NAME)
-    loaded = pretrained.load(path)
-    inference.export.export(loaded, folder / "model.onnx", "onnx")
-    tags = models.model_info(loaded).tags or ()
+    path, graph = pretrained.path_of(model), composition.graph_of(model)
+    if path.suffix == ".keras":
+        copy = folder / hub.KERAS_NAME
+        shutil.copyfile(path, copy)
+        if read_graph(copy) is None:
+            graphs.attach(graph, copy)
+    graphs.save(graph, folder / hub.GRAPH_NAME)
+    tags = graphs.info_of(graph).tags or ()
     (folder / "labels.txt").write_text("".join(f"{tag}\n" for tag in tags), "utf-8")

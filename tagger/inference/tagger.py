@@ -135,9 +135,8 @@ class Tagger:
         """
         if not isinstance(self.engine, KerasEngine):
             raise ValueError(
-                f"{self.info.name} runs in {self.engine.name}, without its layers. Give"
-                " the Keras model instead (`weights.load`); ONNX files work only with"
-                " `tag` and `embed`."
+                f"{self.info.name} runs in {self.engine.name}, which does not know its"
+                " layers. Give the Keras model instead (`weights.load`)."
             )
         return self.engine.model
 

@@ -58,15 +58,15 @@ class Analysis:
     Attributes:
         name: Name of the model, as the user gave it.
         digest: Result of `pretrained.digest`.
-        open_engine: Function that opens the model for a list of files; it is called
-            only if there is something to analyse.
+        open_engine: Function that opens the model; it is called only if there is
+            something to analyse.
         settings: What else changes scores, such as {"excerpts": 3}.
         options: How files are read and run.
     """
 
     name: str
     digest: str
-    open_engine: Callable[[Sequence[str]], Engine]
+    open_engine: Callable[[], Engine]
     settings: dict[str, int | str] = dataclasses.field(default_factory=dict)
     options: StreamOptions = StreamOptions(num_workers=None)
 
@@ -252,7 +252,7 @@ def _analyse(
             pending.setdefault(waiting[path], path)
     if not pending:
         return
-    engine = analysis.open_engine(list(pending.values()))
+    engine = analysis.open_engine()
     model = library.add_model(
         Model(
             analysis.digest,

@@ -20,20 +20,28 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["blocks", "frontends", "layers", "presets", "serialization"],
+    submodules=[
+        "blocks",
+        "export",
+        "files",
+        "frontends",
+        "graphs",
+        "head",
+        "layers",
+        "metadata",
+        "presets",
+        "serialization",
+    ],
     submod_attrs={
         "derivation": [
-            "average",
-            "check_alike",
             "check_no_average",
             "embedding_network",
             "feature_network",
-            "join",
             "with_embedding",
+            "with_head",
             "with_length",
             "with_logits",
             "with_record_inputs",
-            "with_scores",
         ],
         "metadata": ["ModelInfo"],
         "registry": [
@@ -44,7 +52,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "entry",
         ],
         "serialization": [
-            "add_provenance",
             "load_model",
             "load_weights",
             "model_info",

@@ -3,18 +3,16 @@
 model ─┬─▶ feature_network       log-mel spectrograms -> scores
        ├─▶ with_logits           waveforms -> what the last activation takes
        ├─▶ with_record_inputs    segments as the records store them -> scores
-       └─▶ embedding_network ─▶ join ─▶ with_scores    new tags on known music
+       └─▶ embedding_network ─▶ with_head    new tags on known music, averages
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import keras
-import numpy as np
-from scipy.linalg import block_diag
 
+from tagger.models.head import Head
 from tagger.models.layers import AudioInput, TagScores
-from tagger.models.metadata import PENULTIMATE, suggest_names
+from tagger.models.metadata import PENULTIMATE, ModelInfo, suggest_names
 from tagger.models.presets import preset
 from tagger.segmentation import INT16_SCALE
 
@@ -212,48 +210,10 @@ def _layer(model: keras.Model, name: str) -> keras.Layer:
     )
 
 
-def check_alike(models: Sequence[keras.Model], names: Sequence[str]) -> None:
-    """Checks that models take the same segments at the same sample rate.
-
-    Args:
-        models: Models with an `AudioInput`.
-        names: What to call them in the error.
-
-    Raises:
-        ValueError: two models differ.
-    """
-
-    def facts(model):
-        audio = _audio_input(model)
-        return {"rate": audio.sample_rate, **dataclasses.asdict(audio.segmentation)}
-
-    first, *others = map(facts, models)
-    for name, other in zip(names[1:], others, strict=True):
-        differing = [
-            f"{what} {first[what]} and {other[what]}"
-            for what in first
-            if first[what] != other[what]
-        ]
-        if differing:
-            raise ValueError(
-                f"{names[0]} and {name} cut music differently ({'; '.join(differing)}):"
-                " one model cannot hold both. Choose models that hear the same, such as"
-                " musicnn_mtt and musicnn_msd."
-            )
-
-
-def join(networks: Sequence[keras.Model]) -> keras.Model:
+def _joined(networks: Sequence[keras.Model]) -> keras.Model:
     """Returns one network that concatenates the embeddings of several.
 
     The networks become the layers base1, base2 …, which are copies.
-
-    Args:
-        networks: Networks from `embedding_network` with the same sample rate and
-            segmentation.
-
-    Returns:
-        Model from waveforms [batch, num_samples] to embeddings [batch, channels of all
-        networks].
     """
     inputs = [_audio_input(network) for network in networks]
     shortest = [layer.min_samples for layer in inputs]
@@ -287,115 +247,36 @@ def _audio_input(network: keras.Model) -> AudioInput:
     return layer
 
 
-def with_scores(
-    network: keras.Model,
-    kernel: np.ndarray,
-    bias: np.ndarray,
-    tags: Sequence[str] | None,
-    thresholds: Sequence[float] | None = None,
-    provenance: dict[str, str] | None = None,
-    appended: Sequence[keras.Model] = (),
-    name: str = "transferred",
+def with_head(
+    networks: Sequence[keras.Model], head: Head, info: ModelInfo
 ) -> keras.Model:
-    """Returns a model that scores tags from embeddings.
+    """Returns a model that scores tags from the embeddings of networks.
 
     Args:
-        network: Network from `embedding_network` or `join`.
-        kernel: Weights of the embedding's channels [channels, num_tags].
-        bias: Biases [num_tags].
-        tags: Names of the new tags, in the order of the kernel; None if they are
-            unknown.
-        thresholds: Decision threshold of each tag, those of `kept_tags` first.
-        provenance: See `ModelInfo.provenance`.
-        appended: Models whose embeddings the network concatenates, in this order. Their
-            tags, see `kept_tags`, come before the new ones and keep their scores.
-        name: Name of the model.
+        networks: Networks from `embedding_network` with the same sample rate and
+            segmentation; several become the layers base1, base2 …, which are copies.
+        head: Head on their concatenated embeddings.
+        info: Name, tags, thresholds and provenance of the model.
 
     Returns:
-        Model from waveforms [batch, num_samples] to scores [batch, num_tags].
+        Model from waveforms [batch, num_samples] to scores [batch, num_tags]. In an
+        average, the layer `member_scores` gives what is averaged.
     """
-    kept = kept_tags(appended, tags or ())
-    names = None if tags is None else (*kept, *tags)
-    if kept:
-        old_kernel, old_bias = _scores_of(appended, kept)
-        kernel = np.concatenate([old_kernel, kernel], axis=1)
-        bias = np.concatenate([old_bias, bias])
-    scores = TagScores(len(bias), names, thresholds, provenance, name="head_scores")
-    output = scores(network.output)
-    scores.set_weights([kernel, bias])
-    return keras.Model(network.input, output, name=name)
-
-
-def average(models: Sequence[keras.Model], name: str = "average") -> keras.Model:
-    """Returns one model that scores the tags of several: their mean, tag by tag.
-
-    A tag that several models share gets the mean of their scores; a tag of one model
-    keeps its score.
-
-    Args:
-        models: Models with tag names, and with the same sample rate and segmentation.
-        name: Name of the model.
-
-    Returns:
-        Model from waveforms [batch, num_samples] to scores [batch, num_tags], the tags
-        in the order of their first occurrence. Layers: `embedding` (the embeddings of
-        all models, concatenated), `member_scores`, `head_scores`.
-
-    Raises:
-        ValueError: there is only one model, a model has no tag names, its scores are
-            means themselves, or the models hear different segments.
-    """
-    if len(models) < 2:
-        raise ValueError("An average needs at least two models.")
-    check_alike(models, [model.name for model in models])
-    held = kept_tags(models, ())
-    kernels, biases, shares = [], [], []
-    for model in models:
-        scores = model.layers[-1]
-        check_no_average(model)
-        if scores.tags is None:
-            raise ValueError(
-                f"Model {model.name} names no tags. Give trained models with tag names."
-            )
-        kernel, bias = scores.get_weights()
-        kernels.append(kernel)
-        biases.append(bias)
-        shares.append(np.eye(len(held))[[held.index(tag) for tag in scores.tags]])
-    network = join([embedding_network(model) for model in models])
-    num_scores = sum(map(len, biases))
-    members = keras.layers.Dense(num_scores, "sigmoid", name=MEMBER_SCORES)
-    member_scores = members(network.output)
-    members.set_weights([block_diag(*kernels), np.concatenate(biases)])
-    mean = TagScores(len(held), held, activation="linear", name="head_scores")
-    output = mean(member_scores)
-    weights = np.concatenate(shares)
-    mean.set_weights([weights / weights.sum(axis=0), np.zeros(len(held))])
-    return keras.Model(network.input, output, name=name)
-
-
-def kept_tags(models: Sequence[keras.Model], new_tags: Sequence[str]) -> list[str]:
-    """Returns the tags of models that are not among the new ones, each once."""
-    held = dict.fromkeys(tag for model in models for tag in model.layers[-1].tags or ())
-    return [tag for tag in held if tag not in new_tags]
-
-
-def _scores_of(
-    models: Sequence[keras.Model], tags: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the kernel and the bias that score the tags of models as they do."""
-    kernels, biases, done = [], [], set()
-    widths = [model.layers[-1].kernel.shape[0] for model in models]
-    for number, model in enumerate(models):
-        check_no_average(model)
-        scores = model.layers[-1]
-        columns = [
-            column
-            for column, tag in enumerate(scores.tags or ())
-            if tag in tags and tag not in done
-        ]
-        done |= set(scores.tags or ())
-        above, below = sum(widths[:number]), sum(widths[number + 1 :])
-        kernel, bias = scores.get_weights()
-        kernels.append(np.pad(kernel[:, columns], ((above, below), (0, 0))))
-        biases.append(bias[columns])
-    return np.concatenate(kernels, axis=1), np.concatenate(biases)
+    network = networks[0] if len(networks) == 1 else _joined(networks)
+    features, weights, activation = network.output, [head.kernel, head.bias], "sigmoid"
+    if head.shares is not None:
+        members = keras.layers.Dense(len(head.bias), "sigmoid", name=MEMBER_SCORES)
+        features = members(features)
+        members.set_weights(weights)
+        weights, activation = [head.shares, 0 * head.shares[0]], "linear"
+    scores = TagScores(
+        info.num_tags,
+        info.tags,
+        info.thresholds,
+        info.provenance,
+        activation=activation,
+        name="head_scores",
+    )
+    output = scores(features)
+    scores.set_weights(weights)
+    return keras.Model(network.input, output, name=info.name)

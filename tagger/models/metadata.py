@@ -5,6 +5,7 @@ network. This module does not import Keras, because tagging with an exported mod
 not need it.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -20,6 +21,9 @@ from tagger.segmentation import Segmentation
 from tagger.validation import Name, SampleRate, TagCount
 
 MAX_CONFIG_BYTES = 1 << 25
+MAX_GRAPH_BYTES = 1 << 31
+GRAPH_MEMBER = "graph.onnx"  # of a `.keras` file
+OUTPUTS = ("scores", "embedding")  # of a graph
 DEFAULT_MODEL = "student"  # key of `pretrained.PRETRAINED`
 PENULTIMATE = "penultimate"  # the layer of embeddings: the input of the last layer
 EXPORT_FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # suffixes
@@ -30,14 +34,15 @@ class ModelInfo:
     """Metadata of a model.
 
     Attributes:
-        name: Name of the model.
+        name: Name of the model; of one from `train.py`, its architecture.
         sample_rate: Rate of its waveforms in Hz.
         segmentation: How clips are cut for it.
         num_tags: Number of scores.
         tags: Tag names in the order of the scores, or None if they are unknown.
         thresholds: Decision threshold of each tag, or None if none have been chosen.
-        provenance: Where the model comes from, such as base model, data and date; None
-            if it does not say.
+        provenance: Where the model comes from, such as base model, data and date, and
+            as "network" its architecture, if its name is another; None if it does not
+            say.
 
     Raises:
         ValueError: see `check_tags`.
@@ -54,6 +59,11 @@ class ModelInfo:
     def __post_init__(self):
         check_tags(self.num_tags, self.tags, self.thresholds)
 
+    @property
+    def architecture(self) -> str:
+        """Key of `models.MODELS`, as far as it is known."""
+        return (self.provenance or {}).get("network", self.name)
+
     def as_dict(self) -> dict:
         """Returns the metadata as a flat dictionary, which can be stored as JSON.
 
@@ -65,6 +75,16 @@ class ModelInfo:
         fields = dataclasses.asdict(self)
         segmentation = fields.pop("segmentation")
         return fields | segmentation
+
+    @classmethod
+    def from_texts(cls, texts: dict[str, str], path: str | os.PathLike) -> "ModelInfo":
+        """Creates metadata from the fields of a graph, each of them JSON."""
+        fields = {}
+        for key, text in texts.items():
+            # Other tools may not write JSON.
+            with contextlib.suppress(ValueError, RecursionError):
+                fields[key] = json.loads(text)
+        return cls.from_dict(fields, path)
 
     @classmethod
     def from_dict(cls, fields: dict, path: str | os.PathLike) -> "ModelInfo":
@@ -102,33 +122,58 @@ class ModelInfo:
         )
 
 
-def read_info(path: str | os.PathLike) -> ModelInfo:
-    """Reads the metadata in a `.keras` file without Keras.
+def read_graph(path: str | os.PathLike) -> bytes | None:
+    """Returns the graph that a model file holds; None: the file is Keras' alone.
+
+    Args:
+        path: `.onnx`, or `.keras`, of which the graph is a further member.
 
     Raises:
-        ValueError: the file does not hold such metadata, or it cannot be right.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
     """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no model file {str(path)!r}.")
+    if not zipfile.is_zipfile(path):
+        return Path(path).read_bytes() if str(path).endswith(".onnx") else None
     try:
         with zipfile.ZipFile(path) as file:
-            if file.getinfo("config.json").file_size > MAX_CONFIG_BYTES:
-                raise ValueError("its description is too long")
-            config = json.loads(file.read("config.json"))["config"]
-        layers = {layer["class_name"]: layer["config"] for layer in config["layers"]}
-        # AudioWindow: the name of AudioInput in older files.
-        audio = layers.get("AudioWindow") or layers["AudioInput"]
-        fields = audio | layers["TagScores"]
-        fields["name"] = config["name"]
+            if GRAPH_MEMBER not in file.namelist():
+                return None
+            if file.getinfo(GRAPH_MEMBER).file_size > MAX_GRAPH_BYTES:
+                raise ValueError("its graph is too large")
+            return file.read(GRAPH_MEMBER)
     except validation.DAMAGED as error:
-        if str(path).endswith((".hdf5", ".h5", ".onnx")):
+        raise ValueError(f"{str(path)!r} is damaged: {error}.") from error
+
+
+def check_alike(infos: Sequence[ModelInfo], names: Sequence[str]) -> None:
+    """Checks that models take the same segments at the same sample rate.
+
+    Args:
+        infos: Metadata of the models.
+        names: What to call them in the error.
+
+    Raises:
+        ValueError: two models differ.
+    """
+
+    def facts(info):
+        return {"rate": info.sample_rate, **dataclasses.asdict(info.segmentation)}
+
+    first, *others = map(facts, infos)
+    for name, other in zip(names[1:], others, strict=True):
+        differing = [
+            f"{what} {first[what]} and {other[what]}"
+            for what in first
+            if first[what] != other[what]
+        ]
+        if differing:
             raise ValueError(
-                f"{str(path)!r} does not say what its scores are. Give a .keras file;"
-                " tagger convert makes one of the weights of other projects."
-            ) from error
-        raise ValueError(
-            f"{str(path)!r} was not made by this project: its sample rate, segmentation"
-            " and tags are missing. Use a model made by train.py."
-        ) from error
-    return ModelInfo.from_dict(fields, path)
+                f"{names[0]} and {name} cut music differently ({'; '.join(differing)}):"
+                " one model cannot hold both. Choose models that hear the same, such as"
+                " musicnn_mtt and musicnn_msd."
+            )
 
 
 def check_tags(

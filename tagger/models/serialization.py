@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from tagger.models import frontends  # noqa: F401, registers its layers for load_model
+from tagger.models.files import read_info
 from tagger.models.layers import AudioInput, TagScores
-from tagger.models.metadata import ModelInfo, read_info
+from tagger.models.metadata import ModelInfo
 from tagger.storage import replacing
 
 
@@ -120,9 +121,7 @@ def model_info(model: keras.Model) -> ModelInfo:
             one TagScores layer.
     """
     if not isinstance(model, keras.Model):
-        raise ValueError(
-            "ONNX files work only with `tag` and `embed`. Give the .keras file instead."
-        )
+        raise ValueError("An ONNX file has no layers. Give a .keras file instead.")
     audio = [layer for layer in model.layers if isinstance(layer, AudioInput)]
     scores = [layer for layer in model.layers if isinstance(layer, TagScores)]
     if len(audio) != 1 or len(scores) != 1:
@@ -142,26 +141,10 @@ def model_info(model: keras.Model) -> ModelInfo:
     )
 
 
-def set_thresholds(
-    model: keras.Model, thresholds: Sequence[float], source: str | None = None
-) -> None:
-    """Sets the decision thresholds [num_tags]; they are saved with the model.
-
-    Args:
-        model: Model to change.
-        thresholds: Decision threshold of each tag.
-        source: Where they come from, for the model's provenance.
-    """
+def set_thresholds(model: keras.Model, thresholds: Sequence[float]) -> None:
+    """Sets the decision thresholds [num_tags]; they are saved with the model."""
     (scores,) = (layer for layer in model.layers if isinstance(layer, TagScores))
     scores.thresholds = tuple(float(threshold) for threshold in thresholds)
-    if source:
-        add_provenance(model, {"thresholds": source})
-
-
-def add_provenance(model: keras.Model, provenance: dict[str, str]) -> None:
-    """Adds to what a model says of its origin; it is saved with the model."""
-    (scores,) = (layer for layer in model.layers if isinstance(layer, TagScores))
-    scores.provenance = (scores.provenance or {}) | provenance
 
 
 def _of_any_length(model: keras.Model) -> keras.Model:

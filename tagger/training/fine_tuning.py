@@ -15,6 +15,7 @@ import keras
 
 import tagger
 from tagger import models
+from tagger.models.head import Head
 from tagger.models.metadata import suggest_names
 from tagger.weights import pretrained
 
@@ -50,8 +51,8 @@ class Base:
         """
         model = pretrained.load(self.source)
         models.check_no_average(model)
-        segmentation = models.model_info(model).segmentation
-        model = models.with_length(model, segmentation.num_samples)
+        info = models.model_info(model)
+        model = models.with_length(model, info.segmentation.num_samples)
         network = models.embedding_network(model)
         head = model.layers[-1]
         kernel, bias = head.get_weights()
@@ -62,15 +63,16 @@ class Base:
         new_bias = 0 * new_kernel[0]
         for column, held in self._shared(head.tags, tags):
             new_kernel[:, column], new_bias[column] = kernel[:, held], bias[held]
-        return models.with_scores(
-            network,
-            new_kernel,
-            new_bias,
-            tags,
-            provenance={"made by": f"train.py {tagger.__version__}"}
-            | pretrained.provenance_of([self.source], [model]),
-            name=model.name,
+        about = pretrained.provenance_of([self.source], [info])
+        described = dataclasses.replace(
+            info,
+            name=info.architecture,
+            num_tags=num_tags,
+            tags=None if tags is None else tuple(tags),
+            thresholds=None,
+            provenance={"made by": f"train.py {tagger.__version__}"} | about,
         )
+        return models.with_head([network], Head(new_kernel, new_bias), described)
 
     def _shared(self, held: Sequence[str] | None, tags: Sequence[str] | None):
         """Yields the positions of each tag that both name: new, held."""

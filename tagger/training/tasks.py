@@ -26,7 +26,7 @@ from tagger.augmentations import Augmentation
 from tagger.data.batches import Batches, Mixture, ReadOptions
 from tagger.data.clips import UNLABELLED, Shards
 from tagger.evaluation import agreement, alignment, metrics, scoring
-from tagger.models.metadata import read_info
+from tagger.models.files import read_info
 from tagger.segmentation import INT16_SCALE, Segmentation
 from tagger.training.losses import loss_of, similarity, softened
 from tagger.training.recipes import NotNegative, Positive, TrainingRecipe

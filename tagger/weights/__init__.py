@@ -1,4 +1,4 @@
-"""Trained weights: conversion from the original projects, and downloads."""
+"""Trained weights: downloads, conversion from the original projects, and new models."""
 
 import lazy_loader
 
@@ -7,8 +7,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "cards",
         "checkpoints",
+        "composition",
         "conversion",
         "downloads",
+        "filling",
         "hub",
         "pretrained",
         "readers",

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tagger import validation
 from tagger.models import registry
-from tagger.models.metadata import ModelInfo, read_info
+from tagger.models.files import read_info
+from tagger.models.metadata import ModelInfo
 from tagger.text import printable
 from tagger.validation import Name
 from tagger.weights import hub
@@ -181,11 +182,12 @@ def _facts_of_pretrained(found: Pretrained) -> _Facts:
 def _facts_of_file(info: ModelInfo, path: str) -> _Facts:
     provenance = dict(info.provenance or {})
     licence = provenance.pop("licence", None)
-    network = registry.MODELS.get(info.name)
+    provenance.pop("network", None)
+    network = registry.MODELS.get(info.architecture)
     return _Facts(
         name=Path(path).stem,
         reference=Path(path).name,
-        network=info.name,
+        network=info.architecture,
         paper=network.paper if network else "",
         sample_rate=info.sample_rate,
         num_samples=info.segmentation.num_samples,

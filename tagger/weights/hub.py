@@ -1,6 +1,6 @@
 """Models on Hugging Face's hub: `hf://user/name` in the place of a model file.
 
-hf://user/name[@revision] ─▶ model.keras ─▶ a folder of the cache
+hf://user/name[@revision] ─▶ model.keras or model.onnx ─▶ a folder of the cache
 
 `inference.sharing` writes such a repository. The extra `hub` installs huggingface_hub,
 whose settings apply: HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
@@ -18,7 +18,7 @@ from pathlib import Path
 from tagger import storage
 
 PREFIX = "hf://"
-MODEL_NAME = "model.keras"
+KERAS_NAME, GRAPH_NAME = "model.keras", "model.onnx"
 LARGEST = 1 << 30  # bytes; our largest model has 100 MB
 _NAME = re.compile(
     r"hf://([A-Za-z0-9][\w.-]{0,95})/([A-Za-z0-9][\w.-]{0,95})(?:@([\w.-]{1,100}))?",
@@ -69,7 +69,7 @@ def download(name: str, folder: Path) -> Path:
         folder: Folder for all repositories.
 
     Returns:
-        Path of the `.keras` file.
+        Path of the `.keras` file, or of the `.onnx` file if there is no other.
 
     Raises:
         ValueError: the name is wrong, or the repository holds no model of ours or a
@@ -84,22 +84,29 @@ def download(name: str, folder: Path) -> Path:
         place = place.with_name(f"{place.name}@{repository.revision}")
     with storage.explained(place):
         place.mkdir(parents=True, exist_ok=True)
+    with storage.file_lock(place, "$TAGGER_CACHE", waits=True), explained(repository):
+        try:
+            return _download(repository, KERAS_NAME, place)
+        except hub.errors.EntryNotFoundError:
+            return _download(repository, GRAPH_NAME, place)
+
+
+def _download(repository: Repository, name: str, place: Path) -> Path:
+    hub = library()
     asked = {
         "repo_id": repository.repo_id,
-        "filename": MODEL_NAME,
+        "filename": name,
         "revision": repository.revision,
     }
-    with storage.file_lock(place, "$TAGGER_CACHE", waits=True), explained(repository):
-        num_bytes = 0
-        with contextlib.suppress(Exception):  # the download says what is wrong
-            num_bytes = hub.get_hf_file_metadata(hub.hf_hub_url(**asked)).size or 0
-        if num_bytes > LARGEST:
-            raise ValueError(
-                f"{MODEL_NAME} of {repository} has {num_bytes / 1e9:.1f} GB, more than"
-                " any tagger: it is not downloaded."
-            )
-        path = hub.hf_hub_download(**asked, local_dir=place, library_name="tagger")
-    return Path(path)
+    num_bytes = 0
+    with contextlib.suppress(Exception):  # the download says what is wrong
+        num_bytes = hub.get_hf_file_metadata(hub.hf_hub_url(**asked)).size or 0
+    if num_bytes > LARGEST:
+        raise ValueError(
+            f"{name} of {repository} has {num_bytes / 1e9:.1f} GB, more than any"
+            " tagger: it is not downloaded."
+        )
+    return Path(hub.hf_hub_download(**asked, local_dir=place, library_name="tagger"))
 
 
 def library():
@@ -133,7 +140,7 @@ def explained(repository: Repository) -> Iterator[None]:
         raise _failure(repository, error.__cause__ or error) from error
     except errors.EntryNotFoundError as error:
         raise ValueError(
-            f"{repository} was not published with tagger share: no {MODEL_NAME}."
+            f"{repository} was not published with tagger share: no {KERAS_NAME}."
             " Download its file by hand, and convert it with tagger convert."
         ) from error
     except (errors.HfHubHTTPError, *of_library, OSError) as error:

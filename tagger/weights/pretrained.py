@@ -1,19 +1,19 @@
 """Pretrained models by name, and the cache that stores them.
 
-name -> download -> conversion -> a `.keras` file in the cache. `pretrained.csv` in this
-folder lists the models, and `shipped/` holds the one that needs no download. Listing
-them does not load Keras.
+name ─▶ download ─┬─▶ filling ──────────────▶ `.onnx` in the cache
+                  └─▶ conversion by Keras ──▶ `.keras` with a graph in the cache
+
+`pretrained.csv` in this folder lists the models, and `shipped/` holds the one that
+needs no download. Listing them does not load Keras.
 """
 
 import csv
 import dataclasses
 import hashlib
 import importlib.util
-import json
 import os
 import tempfile
 import urllib.parse
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ import numpy as np
 from tagger import models, storage, weights
 from tagger.datasets import magnatagatune, million_song, mtg_jamendo
 from tagger.models import registry
-from tagger.models.metadata import read_info, suggest_names
+from tagger.models.metadata import ModelInfo, suggest_names
 from tagger.storage import file_lock
 from tagger.weights import hub
 from tagger.weights.downloads import GitFile, Wheel, fetch, fetch_wheel, unpack
@@ -62,7 +62,7 @@ def vocabulary(name: str, model: str) -> tuple[str, ...] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Shipped:
-    """A model inside this package, with its export to ONNX beside it.
+    """A model inside this package, a `.keras` file with a graph.
 
     Attributes:
         path: Its `.keras` file.
@@ -214,7 +214,7 @@ def ensure_cached(name: str) -> Path:
     """Downloads and converts a model unless it is in the package or in the cache.
 
     Returns:
-        Path of its `.keras` file.
+        Path of its file: `.onnx` if the package holds its network, else `.keras`.
 
     Raises:
         ValueError: the name is unknown, the weights cannot be downloaded automatically,
@@ -225,35 +225,52 @@ def ensure_cached(name: str) -> Path:
     found = entry(name)
     if isinstance(found.source, Shipped):
         return found.source.path
-    path = storage.cache_folder() / f"{name}.keras"
-    if path.exists():
-        return path
     if isinstance(found.source, ByHand):
         commands = "; ".join(found.source.commands)
         raise ValueError(
             f"{name} cannot be downloaded automatically. Get it yourself (we have not"
             f" tried the address): {commands}. Then give --model {found.source.model}."
         )
-    is_torch = isinstance(found.source, GitFile)
-    if is_torch and not importlib.util.find_spec("torch"):
-        raise ImportError(
-            f"{name} is a PyTorch file, and PyTorch is not installed: pip install torch"
-            " (the CPU build is enough)."
-        )
+    is_filled = isinstance(found.source, Wheel)
+    ending = ".onnx" if is_filled else ".keras"
+    path = storage.cache_folder() / "models" / f"{name}{ending}"
+    if path.exists():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     # A second process waits, and then finds the model.
     with file_lock(path, f"${storage.CACHE_VARIABLE}", waits=True):
         if not path.exists():
-            _prepare(found, path)
+            (_fill if is_filled else _convert)(found, path)
     return path
 
 
-def _prepare(found: Pretrained, path: Path) -> None:
-    """Downloads a model's weights and converts them."""
+def _fill(found: Pretrained, path: Path) -> None:
+    """Writes the graph of a model whose network is in this package."""
+    held = weights.filling.weights_of(found.model, original_weights(found.name))
+    graph = weights.filling.fill(found.model, held, found.tags, found.name)
+    models.graphs.save(graph, path)
+
+
+def _convert(found: Pretrained, path: Path) -> None:
+    """Writes a model for Keras, with its graph."""
+    model = _converted(found.name)
+    models.export.save(model, path)
+
+
+def _converted(name: str) -> "keras.Model":
+    """Downloads a model's weights and puts them into a Keras model."""
+    found = entry(name)
+    if isinstance(found.source, GitFile) and not importlib.util.find_spec("torch"):
+        raise ImportError(
+            f"{name} is a PyTorch file, and PyTorch is not installed: pip install torch"
+            " (the CPU build is enough)."
+        )
     storage.load_tensorflow()
     convert = weights.conversion.convert  # loads Keras, before anything is downloaded
-    arrays = original_weights(found.name)
-    models.save_model(convert(arrays, found.model, tags=found.tags), path)
+    model = convert(original_weights(name), found.model, tags=found.tags)
+    model.name = name
+    model.layers[-1].provenance = {"network": found.model}
+    return model
 
 
 def original_weights(name: str) -> dict[str, np.ndarray]:
@@ -296,9 +313,8 @@ def path_of(name_or_path: str | os.PathLike) -> Path:
 def digest(name_or_path: str | os.PathLike) -> str:
     """Returns a SHA-256 that identifies a model, in hexadecimal.
 
-    It is that of the weights and the network of a `.keras` file, not of its thresholds,
-    its provenance and the date that Keras stores. For a pretrained model it is that of
-    its source, because another version of Keras may write other bytes.
+    For a pretrained model it is that of its source, because another version of Keras
+    may write other bytes; for a file see `files.digest`.
 
     Raises:
         FileNotFoundError, ValueError, OSError, ImportError: see `path_of`.
@@ -307,33 +323,12 @@ def digest(name_or_path: str | os.PathLike) -> str:
     if source is not None and not isinstance(source, ByHand):
         text = f"{name_or_path} {source.identity}"
         return hashlib.sha256(text.encode()).hexdigest()
-    path = path_of(name_or_path)
-    if not zipfile.is_zipfile(path):
-        return storage.sha256(path)
-    read_info(path)  # says what is wrong with another file
-    with zipfile.ZipFile(path) as file:
-        network = json.loads(file.read("config.json"))
-        with file.open("model.weights.h5") as held:
-            found = hashlib.file_digest(held, "sha256")
-    for layer in network["config"]["layers"]:
-        for name in ("thresholds", "provenance"):
-            layer["config"].pop(name, None)
-    found.update(json.dumps(network, sort_keys=True).encode())
-    return found.hexdigest()
+    return models.files.digest(path_of(name_or_path))
 
 
 def described(name_or_path: str | os.PathLike) -> dict[str, str]:
     """Returns what run.json says of a model: its name for people, and its digest."""
     return {"name": os.path.basename(name_or_path), "digest": digest(name_or_path)}
-
-
-def stamp(name: str) -> str:
-    """Returns a text that changes with the `.keras` file of a pretrained model."""
-    source = PRETRAINED[name].source
-    if isinstance(source, Shipped):  # pip gives the file a time of its own
-        return source.identity
-    status = os.stat(ensure_cached(name))
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def load(name_or_path: str | os.PathLike) -> "keras.Model":
@@ -348,6 +343,8 @@ def load(name_or_path: str | os.PathLike) -> "keras.Model":
         FileNotFoundError: there is no such model.
         ValueError, OSError, ImportError: see `path_of` and `models.load_model`.
     """
+    if name_or_path in PRETRAINED and isinstance(entry(name_or_path).source, Wheel):
+        return _converted(name_or_path)
     path = path_of(name_or_path)
     if path.suffix in LEGACY_ENDINGS:
         return weights.conversion.convert(
@@ -355,29 +352,30 @@ def load(name_or_path: str | os.PathLike) -> "keras.Model":
         )
     if path.suffix == ".onnx":
         raise ValueError(
-            f"{str(path)!r} is an ONNX file, which Keras cannot run. Give the .keras"
-            " file instead, or use `tag` or `embed`."
+            f"{str(path)!r} is an ONNX file, which Keras cannot run. Give a .keras file"
+            " instead."
         )
     return models.load_model(path)
 
 
 def provenance_of(
-    bases: Sequence[str | os.PathLike], base_models: Sequence["keras.Model"]
+    bases: Sequence[str | os.PathLike], infos: Sequence[ModelInfo]
 ) -> dict[str, str]:
     """Returns the provenance of a model made from others: their names and licences.
 
     Args:
         bases: Names of pretrained models, or model files.
-        base_models: The loaded models, whose own provenance is passed on.
+        infos: Their metadata, whose own provenance is passed on.
     """
     licences = []
-    for base, model in zip(bases, base_models, strict=True):
-        held = dict(models.model_info(model).provenance or {})
+    for base, info in zip(bases, infos, strict=True):
+        held = dict(info.provenance or {})
         if base in PRETRAINED:
             held["licence"] = PRETRAINED[base].licence
         for key in ("licence", "licence of the base"):
             licences += filter(None, (held.get(key) or "").split(", "))
     about = {"from": ", ".join(map(_short_name, bases))}
+    about["network"] = " + ".join(dict.fromkeys(one.architecture for one in infos))
     if licences:
         about["licence of the base"] = ", ".join(dict.fromkeys(licences))
     return about

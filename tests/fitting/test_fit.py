@@ -1,5 +1,6 @@
 """tagger fit: from labelled audio to a model, and what it says of bad data."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,10 +16,13 @@ from tagger.data.clips import Clips
 from tagger.datasets import csv_manifest
 from tagger.evaluation import metrics
 from tagger.fitting import fit as fitting
-from tagger.fitting import heads, labelled_clips
-from tagger.inference import embedding_cache
+from tagger.fitting import labelled_clips
+from tagger.inference import embedding_cache, selection
+from tagger.inference.engines import KerasEngine, OnnxEngine
 from tagger.inference.tagger import Tagger
+from tagger.models.metadata import OUTPUTS
 from tagger.training import fine_tuning
+from tagger.weights import composition
 
 RATE = 16000
 
@@ -38,7 +42,7 @@ def bases(tmp_path_factory):
     """Returns two narrow base models that hear the same segments."""
     folder = tmp_path_factory.mktemp("bases")
     for name in ("musicnn_pons", "vgg_pons"):
-        models.save_model(narrow_model(name), folder / f"{name}.keras")
+        models.export.save(narrow_model(name), folder / f"{name}.keras")
     return [str(folder / f"{name}.keras") for name in ("musicnn_pons", "vgg_pons")]
 
 
@@ -78,7 +82,7 @@ def test_a_folder_of_folders_becomes_an_ordinary_model(
     music, bases, tmp_path, run_script, monkeypatch
 ):
     monkeypatch.setenv("TAGGER_CACHE", str(tmp_path / "cache"))
-    model, table = tmp_path / "mine.keras", tmp_path / "table.csv"
+    model, table = tmp_path / "mine.onnx", tmp_path / "table.csv"
     command = ["-m", "tagger", "fit", music, "--from", bases[0], "--output", model]
     done = run_script(*command, "--folds", 4, "--csv", table)
     assert done.returncode == 0, done.stderr
@@ -96,57 +100,91 @@ def test_a_folder_of_folders_becomes_an_ordinary_model(
         (tag,) = result["tags"]
         assert f"/{tag}/" in result["path"]
     fails(run_script(*command), "exists. Add --force")
-    about = models.model_info(models.load_model(model)).provenance
+    about = models.files.read_info(model).provenance
     assert about["from"] == "musicnn_pons.keras" and "16 clips" in about["data"]
     done = run_script("-m", "tagger", "models", model)
     assert "noise, tone" in done.stdout and "musicnn_pons.keras" in done.stdout
 
 
-def test_the_model_scores_what_its_head_scores(music, bases, cache):
+def opened(found, folder, ending="onnx"):
+    """Saves what was fitted, and opens it in the engine of the ending."""
+    path = folder / f"mine.{ending}"
+    found.save(path)
+    if ending == "onnx":
+        return OnnxEngine(path)
+    return KerasEngine(models.load_model(path))
+
+
+def test_the_model_scores_what_its_head_scores(music, bases, cache, tmp_path):
     found = fit(bases[:1], music, cache)
-    tagger = Tagger(found.model)
-    (backbone,) = fitting.backbones_of(bases[:1], [models.load_model(bases[0])])
-    (head,) = (layer for layer in found.model.layers if layer.name == "head_scores")
+    tagger = Tagger(opened(found, tmp_path))
+    assert tagger.info == dataclasses.replace(found.info, name="mine")
+    backbone = fitting.backbone_of(bases[0])
     for path in sorted(music.rglob("*.wav"))[:3]:
         rows = cache.load(backbone, embedding_cache.key_of_file(path))
-        scores = heads.Head(*head.get_weights()).scores(rows).mean(axis=0)
+        scores = found.head.scores(rows).mean(axis=0)
         np.testing.assert_allclose(tagger.scores(path), scores, atol=1e-6)
     assert metrics.macro(found.scored)["roc_auc"] == 1
-    reached = found.scored.scores >= np.array(found.model.layers[-1].thresholds)
+    reached = found.scored.scores >= np.array(found.info.thresholds)
     assert reached.sum(axis=0).tolist() == [8, 8]
 
 
 @pytest.mark.parametrize("num_bases", [1, 2])
-def test_appended_tags_keep_their_scores(num_bases, music, bases, cache):
+def test_appended_tags_keep_their_scores(num_bases, music, bases, cache, tmp_path):
     chosen = bases[:num_bases]
     found = fit(chosen, music, cache, appends=True)
     base = models.load_model(chosen[0])
-    assert found.model.layers[-1].tags == (*base.layers[-1].tags, "noise", "tone")
+    assert found.info.tags == (*base.layers[-1].tags, "noise", "tone")
     x = np.random.RandomState(0).uniform(-0.3, 0.3, (2, base.input_shape[1] or 48128))
     x = x.astype(np.float32)
-    scores = scores_of(found.model, x)
-    np.testing.assert_allclose(scores[:, :3], scores_of(base, x), atol=1e-6)
-    assert len(models.model_info(found.model).thresholds) == 5
+    for ending in ("onnx", "keras"):
+        engine = opened(found, tmp_path, ending)
+        scores, embedding = engine.run(x, OUTPUTS)
+        np.testing.assert_allclose(scores[:, :3], scores_of(base, x), atol=1e-6)
+        np.testing.assert_allclose(found.head.scores(embedding), scores, atol=1e-6)
+        assert len(engine.info.thresholds) == 5
     assert metrics.macro(found.scored)["roc_auc"] > 0.9
 
 
 def test_a_new_tag_takes_the_place_of_an_old_one(music, bases, cache):
     music.joinpath("tone").rename(music / "slow")
     found = fit(bases[:1], music, cache, appends=True)
-    assert found.model.layers[-1].tags == ("rock", "ünïcode", "noise", "slow")
+    assert found.info.tags == ("rock", "ünïcode", "noise", "slow")
 
 
-def test_joined_bases_are_one_file_of_any_format(music, bases, cache, tmp_path):
+def test_a_file_for_keras_holds_the_graph_too(music, bases, cache, tmp_path):
     found = fit(bases, music, cache)
-    models.save_model(found.model, tmp_path / "joined.keras")
-    loaded = models.load_model(tmp_path / "joined.keras")
+    in_keras = opened(found, tmp_path, "keras")
+    in_onnx = selection.open_engine(tmp_path / "mine.keras")
+    assert in_onnx.name == "onnx" and in_onnx.info == in_keras.info
     path = music / "tone" / "0.wav"
     np.testing.assert_allclose(
-        Tagger(loaded).scores(path), Tagger(found.model).scores(path), atol=1e-6
+        Tagger(in_onnx).scores(path), Tagger(in_keras).scores(path), atol=1e-6
     )
-    widths = [models.embedding_network(models.load_model(b)) for b in bases]
-    widths = [network.output_shape[-1] for network in widths]
-    assert models.embedding_network(loaded).output_shape[-1] == sum(widths)
+    widths = [fitting.backbone_of(base).num_channels for base in bases]
+    assert in_onnx.embedding_size == in_keras.embedding_size == sum(widths)
+
+
+def test_a_file_for_keras_is_refused_before_anything_is_embedded(
+    music, bases, cache, tmp_path, run_script, monkeypatch
+):
+    fit(bases[:1], music, cache).save(tmp_path / "first.onnx")
+    command = ("-m", "tagger", "fit", music, "--from", tmp_path / "first.onnx")
+    done = run_script(*command, "--output", tmp_path / "more.keras")
+    fails(done, "first.onnx holds no network for Keras, so what is made of it must end")
+    monkeypatch.setattr(composition.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="'more.keras' is for Keras, which is not in"):
+        composition.check_output(tmp_path / "more.keras", bases)
+
+
+def test_another_layer_is_embedded_by_keras(music, bases, cache, tmp_path):
+    found = fit(bases[1:], music, cache, layer="block4_pool")
+    engine = opened(found, tmp_path)
+    network = models.embedding_network(models.load_model(bases[1]), "block4_pool")
+    assert engine.embedding_size == network.output_shape[-1]
+    x = np.random.RandomState(0).uniform(-0.3, 0.3, (2, 48128)).astype(np.float32)
+    expected = opened(found, tmp_path, "keras").run(x)[0]
+    np.testing.assert_allclose(engine.run(x)[0], expected, atol=1e-6)
 
 
 def test_a_second_fit_runs_no_network(music, bases, cache, monkeypatch):
@@ -255,19 +293,23 @@ def test_too_few_clips_to_judge_still_give_a_model(music, tmp_path, bases, run_s
         (music / "noise" / f"{number}.wav").unlink()
     done = run_script(
         *("-m", "tagger", "fit", music, "--from", bases[0], "--no-baselines"),
-        *("--output", tmp_path / "mine.keras"),
+        *("--output", tmp_path / "mine.onnx"),
         env=os.environ | {"TAGGER_CACHE": str(tmp_path / "cache")},
     )
     assert done.returncode == 0, done.stderr
     assert "Learnt, but not judged: noise (4 clips), tone (4 clips)" in done.stdout
-    assert models.load_model(tmp_path / "mine.keras").layers[-1].tags
+    assert models.files.read_info(tmp_path / "mine.onnx").tags
 
 
-def test_a_fitted_model_can_be_the_base_of_another(music, bases, cache, tmp_path):
-    path = str(tmp_path / "first.keras")
-    models.save_model(fit(bases[:1], music, cache).model, path)
+@pytest.mark.parametrize("ending", ["onnx", "keras"])
+def test_a_fitted_model_can_be_the_base_of_another(
+    ending, music, bases, cache, tmp_path
+):
+    path = str(tmp_path / f"first.{ending}")
+    fit(bases[:1], music, cache).save(path)
     found = fit([path], music, cache, appends=True)
-    assert found.model.layers[-1].tags == ("noise", "tone")
+    assert found.info.tags == ("noise", "tone")
+    assert found.info.provenance["network"] == "musicnn_pons"
     with pytest.raises(ValueError, match="no channels of a fixed number"):
         fit(bases[:1], music, cache, layer="audio_input")
 
@@ -275,15 +317,14 @@ def test_a_fitted_model_can_be_the_base_of_another(music, bases, cache, tmp_path
 def test_an_average_is_refused_before_anything_is_embedded(
     music, bases, cache, tmp_path
 ):
-    members = [narrow_model("musicnn_pons")] * 2
     path = tmp_path / "both.keras"
-    models.save_model(models.average(members), path)
+    composition.average([bases[0], bases[0]], path)
     with pytest.raises(ValueError, match="is an average of models, or its"):
         fit([path], music, cache, appends=True)
     assert not cache.folder.exists()
     with pytest.raises(ValueError, match="is an average of models, or its"):
         fine_tuning.Base(path).build(("a",), 1)
-    assert fit([path], music, cache).model.layers[-1].tags == ("noise", "tone")
+    assert fit([path], music, cache).info.tags == ("noise", "tone")
 
 
 def test_shards_are_judged_on_their_validation_split(corpus, bases, cache, monkeypatch):
@@ -379,10 +420,10 @@ def test_rare_tags_are_learnt_but_not_judged_unless_min_clips_says_so(
     write(music / "both" / "0.wav", "noise", 7)
     found = fit(bases[:1], music, cache)
     assert any("not judged: both (1 clips)" in note for note in found.notes)
-    assert found.model.layers[-1].tags == ("both", "noise", "tone")
+    assert found.info.tags == ("both", "noise", "tone")
     assert "both" not in found.scored.tags and "both" in found.table().index
     found = fit(bases[:1], music, cache, min_clips=2)
-    assert found.model.layers[-1].tags == ("noise", "tone")
+    assert found.info.tags == ("noise", "tone")
     assert "both (1 clips; it needs at least 2)" in found.notes[0]
 
 
@@ -396,6 +437,6 @@ def test_bases_that_hear_different_segments_cannot_be_joined(
 def test_appending_needs_the_names_of_the_old_tags(music, bases, cache, tmp_path):
     model = narrow_model("vgg_pons")
     model.layers[-1].tags = None
-    models.save_model(model, tmp_path / "nameless.keras")
+    models.export.save(model, tmp_path / "nameless.keras")
     with pytest.raises(ValueError, match="it holds no tag names. Leave out --append"):
         fit([str(tmp_path / "nameless.keras")], music, cache, appends=True)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import pickle
-import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,11 +9,13 @@ import numpy as np
 import pytest
 from narrow import drawn_norms, music, narrow_model, scores_of
 
-from tagger import models, storage
-from tagger.inference import engines, export, selection
+from tagger import models
+from tagger.inference import selection
 from tagger.inference.embeddings import Embedder
 from tagger.inference.engines import KerasEngine, OnnxEngine, OpenVinoEngine
 from tagger.inference.tagger import Tagger
+from tagger.models import export, graph_rewriting, graphs
+from tagger.models.metadata import OUTPUTS
 
 onnx = pytest.importorskip("onnx")
 QUICK = ("sample_cnn", "musicnn_pons", "crnn")
@@ -37,7 +38,7 @@ def test_every_engine_gives_the_scores_and_embeddings_of_keras(name, tmp_path):
     model = drawn_norms(narrow_model(name))
     path = export.export(model, tmp_path / "model.onnx", "onnx")
     waveforms = music(model, 3)
-    expected = KerasEngine(model).run(waveforms, engines.OUTPUTS)
+    expected = KerasEngine(model).run(waveforms, OUTPUTS)
     np.testing.assert_allclose(expected[0], scores_of(model, waveforms), atol=1e-6)
     runtimes = [OnnxEngine(path)]
     if importlib.util.find_spec("openvino"):
@@ -45,7 +46,7 @@ def test_every_engine_gives_the_scores_and_embeddings_of_keras(name, tmp_path):
     for engine in runtimes:
         assert engine.info == models.model_info(model)
         assert engine.embedding_size == expected[1].shape[1]
-        found = engine.run(waveforms, engines.OUTPUTS)
+        found = engine.run(waveforms, OUTPUTS)
         for one, other in zip(found, expected, strict=True):
             # float32 sums in another order; embeddings are not bounded by 1
             np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
@@ -61,7 +62,7 @@ def test_the_reference_evaluator_of_onnx_agrees(tmp_path):
     waveforms = music(model, 1)
     onnx.checker.check_model(onnx.load(path), full_check=True)
     scores, embedding = ReferenceEvaluator(str(path)).run(None, {"waveform": waveforms})
-    expected = OnnxEngine(path).run(waveforms, engines.OUTPUTS)
+    expected = OnnxEngine(path).run(waveforms, OUTPUTS)
     np.testing.assert_allclose(scores, expected[0], atol=1e-5)
     np.testing.assert_allclose(embedding, expected[1], atol=1e-5, rtol=1e-5)
 
@@ -99,8 +100,8 @@ def on_cuda(monkeypatch, path, change):
     monkeypatch.setattr(OnnxEngine, "providers", staticmethod(lambda: names))
     opened = OnnxEngine._open
 
-    def open_session(self, provider):
-        session = opened(self, "CPUExecutionProvider")
+    def open_session(self, provider, graph):
+        session = opened(self, "CPUExecutionProvider", graph)
         return session if provider == names[1] else Session(session, change)
 
     monkeypatch.setattr(OnnxEngine, "_open", open_session)
@@ -141,60 +142,36 @@ def test_a_provider_that_fails_later_is_left_then(exported, monkeypatch):
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
-ENDLESS = np.broadcast_to(np.float32(0), 10**12)  # takes no memory
-
 # --- Selection ------------------------------------------------------------------------
 
 
 @pytest.fixture
-def own_model(tmp_path, monkeypatch):
-    """Saves a narrow model; the cache of exports is empty."""
-    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path / "cache"))
+def own_model(tmp_path):
+    """Saves a narrow model for Keras alone."""
     path = tmp_path / "own.keras"
     models.save_model(narrow_model("vgg_pons"), path)
     return path
 
 
-def test_a_short_job_is_left_to_keras_and_a_long_one_is_exported(own_model, capsys):
-    song = (np.zeros(16000, np.float32), 16000)
-    assert selection.open_engine(own_model, job=[song]).name == "keras"
-    hours = (ENDLESS, 16000)
-    engine = selection.open_engine(own_model, job=[hours])
-    said = capsys.readouterr().err
-    assert re.search(r"Exported own.keras to ONNX in \d+ s; from now on", said)
-    assert engine.name == "onnx" and "exports" in str(engine.path)
-    again = selection.open_engine(own_model, job=[song])  # it exists now
-    assert again.path == engine.path
-
-
-def test_a_damaged_or_older_export_is_made_again(own_model, capsys, monkeypatch):
-    monkeypatch.setenv(selection.ENGINE_VARIABLE, "onnx")
+def test_onnx_runtime_runs_what_holds_a_graph_and_keras_the_rest(
+    own_model, monkeypatch
+):
+    assert selection.open_engine(own_model).name == "keras"
+    graphs.attach(export.graph_of(models.load_model(own_model)), own_model)
     engine = selection.open_engine(own_model)
-    capsys.readouterr()
-    with open(engine.path, "wb") as file:
-        file.write(b"not a model")
-    with pytest.warns(UserWarning, match="is damaged. Exporting it again"):
-        engine = selection.open_engine(own_model)
-    assert "Exported own.keras" in capsys.readouterr().err
-    older = onnx.load(engine.path)
-    for held in older.metadata_props:
-        if held.key == "exporter":
-            held.value = "1"
-    onnx.save(older, engine.path)
-    assert selection.open_engine(own_model).embedding_size
-    assert "Exported own.keras" in capsys.readouterr().err
+    assert engine.name == "onnx" and engine.spec.open().info == engine.info
+    monkeypatch.setenv(selection.ENGINE_VARIABLE, "keras")
+    assert selection.open_engine(own_model).info == engine.info
 
 
-def test_a_model_that_cannot_be_exported_is_run_by_keras(own_model, monkeypatch):
-    def refuse(*_, **__):
-        raise NotImplementedError("no such operation")
-
-    monkeypatch.setattr(export, "export", refuse)
-    job = [(ENDLESS, 16000)]
-    with pytest.warns(UserWarning, match="no such operation.*; Keras runs it"):
-        assert selection.open_engine(own_model, job=job).name == "keras"
+def test_a_file_without_a_graph_says_how_to_make_one(own_model, monkeypatch):
+    monkeypatch.setattr(selection.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="Only Keras runs .*own.keras --to onnx wri"):
+        selection.open_engine(own_model)
+    with pytest.raises(ValueError, match="holds no graph. Run tagger export"):
+        OnnxEngine(own_model)
     monkeypatch.setenv(selection.ENGINE_VARIABLE, "onnx")
-    with pytest.raises(ValueError, match="cannot be exported to ONNX: no such"):
+    with pytest.raises(ValueError, match="holds no graph for onnx. Run tagger export"):
         selection.open_engine(own_model)
 
 
@@ -204,8 +181,8 @@ def test_a_model_that_cannot_be_exported_is_run_by_keras(own_model, monkeypatch)
         ("tensorrt", [], "Unknown engine .* 'tensorrt'. Choose one of: onnx, openvino"),
         ("", ["int8"], "Unknown precision 'int8'. Choose one of: float32"),
         ("onnx", ["bfloat16"], "bfloat16 needs OpenVINO, but .TAGGER_ENGINE is onnx"),
-        ("onnx", ["float32", (), "x"], "Only Keras, in float32, gives the layer 'x'"),
-        ("", ["bfloat16", (), "x"], "Only Keras, in float32, gives the layer 'x'"),
+        ("onnx", ["float32", "x"], "Only Keras, in float32, gives the layer 'x'"),
+        ("", ["bfloat16", "x"], "Only Keras, in float32, gives the layer 'x'"),
     ],
 )
 def test_what_does_not_go_together_is_said(
@@ -271,8 +248,6 @@ def test_a_maximum_moves_only_where_the_result_stays_the_same(
 ):
     from onnx.reference import ReferenceEvaluator
 
-    from tagger.inference import onnx_graph
-
     kinds = {"ReluMulAdd": "RMA", "MulAddRelu": "MAR", "MulReluMul": "MRM"}[order]
     if order == "MulReluMul" and not is_moved and np.ndim(scale) == 0:
         is_moved = True  # this chain has no offset
@@ -285,7 +260,7 @@ def test_a_maximum_moves_only_where_the_result_stays_the_same(
     model = graph_of(*nodes, scale=scale, offset=offset)
     x = np.random.default_rng(2).standard_normal((1, 3, 8, 8)).astype(np.float32)
     (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
-    assert onnx_graph.maxima_first(model) == is_moved
+    assert graph_rewriting.maxima_first(model) == is_moved
     onnx.checker.check_model(model, full_check=True)
     (found,) = ReferenceEvaluator(model).run(None, {"x": x})
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -307,8 +282,6 @@ def test_numbers_move_before_a_reshape_only_where_the_result_stays_the_same(
 ):
     from onnx.reference import ReferenceEvaluator
 
-    from tagger.inference import onnx_graph
-
     make = onnx.helper.make_node
     nodes = [
         make("Reshape", ["c", "shape"], ["r"]),
@@ -321,15 +294,13 @@ def test_numbers_move_before_a_reshape_only_where_the_result_stays_the_same(
     model.graph.initializer.append(onnx.numpy_helper.from_array(shape, "shape"))
     x = np.random.default_rng(2).standard_normal((1, 3, 8, 8)).astype(np.float32)
     (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
-    assert onnx_graph.numbers_before_reshapes(model) == num_moved
+    assert graph_rewriting.numbers_before_reshapes(model) == num_moved
     onnx.checker.check_model(model, full_check=True)
     (found,) = ReferenceEvaluator(model).run(None, {"x": x})
     np.testing.assert_array_equal(found, expected)
 
 
 def test_a_number_that_moves_keeps_its_type():
-    from tagger.inference import onnx_graph
-
     make, kind = onnx.helper, onnx.TensorProto.INT64
     arrays = {"shape": np.array([4, 1]), "factor": np.array([3])}
     graph = make.make_graph(
@@ -343,13 +314,11 @@ def test_a_number_that_moves_keeps_its_type():
         [onnx.numpy_helper.from_array(x, name) for name, x in arrays.items()],
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 15)])
-    assert onnx_graph.numbers_before_reshapes(model) == 1
+    assert graph_rewriting.numbers_before_reshapes(model) == 1
     onnx.checker.check_model(model, full_check=True)
 
 
-def test_an_export_that_scores_differently_is_not_used(own_model, monkeypatch):
-    from tagger.inference import onnx_graph
-
+def test_an_export_that_scores_differently_is_not_used(monkeypatch, tmp_path):
     def spoil(model):
         first = model.graph.initializer[0]
         for one in model.graph.initializer:
@@ -358,10 +327,10 @@ def test_an_export_that_scores_differently_is_not_used(own_model, monkeypatch):
         array = onnx.numpy_helper.to_array(first)
         first.CopyFrom(onnx.numpy_helper.from_array(3 * array + 1, first.name))
 
-    monkeypatch.setattr(onnx_graph, "maxima_first", spoil)
-    job = [(ENDLESS, 16000)]
-    with pytest.warns(UserWarning, match="its scores would differ by .*Keras runs it"):
-        assert selection.open_engine(own_model, job=job).name == "keras"
+    monkeypatch.setattr(graph_rewriting, "maxima_first", spoil)
+    with pytest.raises(ValueError, match="exported: its scores would differ by"):
+        export.export(narrow_model("vgg_pons"), tmp_path / "own.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_threads_may_share_an_engine(exported):

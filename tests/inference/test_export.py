@@ -10,10 +10,11 @@ import pytest
 from conftest import REFERENCES, REPOSITORY, needs_bfloat16
 
 from tagger import audio, models
-from tagger.inference import embeddings, export, streaming
+from tagger.inference import embeddings, streaming
 from tagger.inference import tagger as tagging
 from tagger.inference.engines import OnnxEngine
 from tagger.interpretation import report
+from tagger.models import export
 from tagger.models.metadata import EXPORT_FORMATS, ModelInfo
 from tagger.weights import pretrained
 
@@ -266,7 +267,7 @@ def test_what_needs_layers_refuses_an_exported_model(exported, tmp_path, run_scr
     with pytest.raises(ValueError, match="an ONNX file, which Keras cannot run"):
         embeddings.Embedder(str(exported[1]), "block1_conv")
     model = OnnxEngine(exported[1])
-    with pytest.raises(ValueError, match="ONNX files work only with `tag` and"):
+    with pytest.raises(ValueError, match="in onnx, which does not know its layers"):
         report.explain(tagging.Tagger(model), REFERENCES / "mono.mp3", tmp_path)
 
 

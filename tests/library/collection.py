@@ -83,7 +83,7 @@ class Scanner:
         self.path, self.engine, self.num_opened = path, StubEngine(), 0
 
     def analysis(self, digest="stub", **settings):
-        def open_engine(paths):
+        def open_engine():
             self.num_opened += 1
             return self.engine
 

@@ -16,7 +16,7 @@ from tagger.data.clips import open_shards
 from tagger.evaluation import metrics
 from tagger.segmentation import INT16_SCALE
 from tagger.training import callbacks, recipes, tasks, teacher_scores, trainer
-from tagger.weights import pretrained
+from tagger.weights import composition, pretrained
 
 TAGS = ("calm", "loud", "strange")
 
@@ -35,9 +35,11 @@ def teacher(tmp_path_factory):
         )
         for tags in (TAGS[:2], TAGS[1:])
     ]
-    path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
-    models.save_model(models.average(parts), path)
-    return path
+    folder = tmp_path_factory.mktemp("teacher")
+    for number, part in enumerate(parts):
+        models.save_model(part, folder / f"{number}.keras")
+    composition.average([folder / "0.keras", folder / "1.keras"], folder / "both.keras")
+    return folder / "both.keras"
 
 
 def recipe_of(**options):

@@ -49,9 +49,7 @@ def model_path(tmp_path):
     options = narrow_options("sample_cnn") | {"num_tags": 3, "tags": tags}
     model = models.build_model("sample_cnn", **options)
     models.set_thresholds(model, [0.5, 0.25, 0.125])
-    models.serialization.add_provenance(
-        model, {"data": "x|y", "licence": "MIT |\n\n# x"}
-    )
+    model.layers[-1].provenance = {"data": "x|y", "licence": "MIT |\n\n# x"}
     models.save_model(model, tmp_path / "mine.keras")
     return tmp_path / "mine.keras"
 

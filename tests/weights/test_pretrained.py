@@ -13,6 +13,7 @@ import pytest
 from conftest import fails
 
 from tagger import Tagger, cli, models, storage
+from tagger.inference import selection
 from tagger.models.metadata import DEFAULT_MODEL
 from tagger.weights import downloads, pretrained
 
@@ -161,11 +162,16 @@ def test_the_wheels_models_are_prepared_once(name, tmp_path, monkeypatch):
         path = pretrained.ensure_cached(name)
     except ConnectionError as error:
         pytest.skip(str(error))
-    model = models.load_model(path)
+    engine = selection.open_engine(name)
+    assert engine.name == "onnx" and engine.info.name == name
+    model = pretrained.load(name)
+    assert models.model_info(model) == engine.info
     assert models.model_info(model).tags == pretrained.entry(name).tags
     num_samples = models.model_info(model).segmentation.num_samples
     noise = np.random.default_rng(0).normal(0, 0.1, (1, num_samples))
     scores = np.asarray(model(noise.astype(np.float32)))
+    (found,) = engine.run(noise.astype(np.float32))
+    np.testing.assert_allclose(scores, found, atol=2e-5)
     assert scores.shape == (1, 50) and ((0 < scores) & (scores < 1)).all()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     modified = path.stat().st_mtime_ns

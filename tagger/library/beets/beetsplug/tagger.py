@@ -30,7 +30,8 @@ from tagger.inference import selection
 from tagger.inference.streaming import StreamOptions, progress
 from tagger.inference.tagger import Tagger
 from tagger.library import mapping
-from tagger.models.metadata import DEFAULT_MODEL, read_info
+from tagger.models.files import read_info
+from tagger.models.metadata import DEFAULT_MODEL
 from tagger.weights import pretrained
 
 MODEL_FIELD = "tagger_model"  # digest of the model whose scores an item holds
@@ -78,13 +79,13 @@ class TaggerPlugin(BeetsPlugin):
         model = self._model()
         if model in pretrained.PRETRAINED:
             return pretrained.PRETRAINED[model].tags
-        if model.endswith(".keras"):
+        if model.endswith((".keras", ".onnx")):
             return read_info(model).tags or ()
         return self._tagger().tags
 
     @functools.cache  # noqa: B019, there is one plugin
-    def _tagger(self, paths: tuple[str, ...] = ()) -> Tagger:
-        return Tagger(selection.open_engine(self._model(), job=paths))
+    def _tagger(self) -> Tagger:
+        return Tagger(selection.open_engine(self._model()))
 
     def commands(self) -> list[Subcommand]:
         """Returns the command `beet tagger`."""

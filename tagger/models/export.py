@@ -23,15 +23,18 @@ from pathlib import Path
 import keras
 import numpy as np
 import onnx
+import onnxruntime
+from tqdm import tqdm
 
-from tagger import models
-from tagger.inference import onnx_graph
-from tagger.inference.engines import OUTPUTS
-from tagger.models.metadata import check_export_path
-from tagger.storage import explained
+from tagger.models import graph_rewriting, graphs
+from tagger.models.derivation import with_embedding
+from tagger.models.metadata import OUTPUTS, PENULTIMATE, ModelInfo, check_export_path
+from tagger.models.serialization import model_info, save_model
+from tagger.storage import explained, replacing
 
 # Networks that run a fifth to a half faster with their maxima first; others lose by it.
 MAXIMA_FIRST = ("musicnn", "musicnn_pons", "vgg_pons")
+MAX_DIFFERENCE = 1e-4  # of a graph's scores from those of Keras
 
 
 def export(
@@ -39,7 +42,6 @@ def export(
     path: str | os.PathLike,
     to: str,
     force: bool = False,
-    notes: dict | None = None,
 ) -> Path:
     """Exports a model to another format; a failed export leaves nothing behind.
 
@@ -49,13 +51,13 @@ def export(
         path: Path with the ending of the format; a folder for "saved-model".
         to: Key of `metadata.EXPORT_FORMATS`.
         force: Whether to replace an existing file or SavedModel.
-        notes: Further fields of the metadata, which JSON can hold.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: the format is unknown, or the path has another ending.
+        ValueError: the format is unknown, the path has another ending, or see
+            `graph_of`.
         FileExistsError: the path exists, or is a folder that `force` must not replace
             because it holds something else than a SavedModel.
         FileNotFoundError: the folder to write to does not exist.
@@ -64,22 +66,15 @@ def export(
     path = Path(path)
     check_export_path(path, to)
     _check_replaceable(path, force)
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise ImportError(
-            f"Exporting to {to} needs the TensorFlow backend, but Keras runs on"
-            f" {backend}. Unset KERAS_BACKEND."
-        )
-    described = models.model_info(model).as_dict() | (notes or {})
+    _check_backend()
     write = {"saved-model": _saved_model, "litert": _litert, "onnx": _onnx}[to]
-    copy = _exportable(model)
     with (
         explained(path),
         tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder,
     ):
         made = Path(folder) / path.name
         with contextlib.redirect_stdout(io.StringIO()):  # the converters' messages
-            write(copy, made, described)
+            write(model, made)
         if path.exists():
             path.rename(Path(folder) / "replaced")
         made.rename(path)
@@ -97,48 +92,118 @@ def _check_replaceable(path: Path, force: bool) -> None:
         )
 
 
-def _saved_model(model: keras.Model, path: Path, described: dict) -> None:
-    signature = _signature(None, described)
-    model.export(
-        path, format="tf_saved_model", verbose=False, input_signature=signature
+def save(model: keras.Model, path: str | os.PathLike) -> None:
+    """Writes a `.keras` file with a graph, where Keras can make one."""
+    with replacing(path) as unfinished:
+        save_model(model, unfinished)
+        try:
+            graphs.attach(graph_of(model), unfinished)
+        except ImportError as error:
+            warnings.warn(f"{path} holds no graph: {error}", stacklevel=2)
+
+
+def graph_of(model: keras.Model, layer: str = PENULTIMATE) -> onnx.ModelProto:
+    """Returns a model as a graph of ONNX, see `graphs`.
+
+    Args:
+        model: See `export`.
+        layer: Layer whose output is the embedding, see `embedding_network`.
+
+    Raises:
+        ValueError: the model has no such layer, or the graph gives other scores than
+            Keras.
+        ImportError: a package is missing, or Keras does not run on TensorFlow.
+        Exception: of any kind: the converter does not know an operation.
+    """
+    from tf2onnx.handler import tf_op  # it imports TensorFlow
+
+    _check_backend()
+    tf_op("Erfc")(_Erfc)
+    exported, info = with_embedding(_exportable(model), layer), model_info(model)
+    with (
+        tqdm(desc=f"Exporting {info.name}", total=1, disable=None, leave=False),
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore", FutureWarning)  # Keras uses np.object
+        path = os.path.join(folder, "graph.onnx")
+        exported.export(
+            path, format="onnx", verbose=False, input_signature=_signature(None, info)
+        )
+        made = onnx.load(path)
+    if info.architecture in MAXIMA_FIRST:
+        graph_rewriting.maxima_first(made)
+    graph_rewriting.numbers_before_reshapes(made)
+    graph_rewriting.rename_outputs(made, OUTPUTS)
+    graphs.describe(made, info)
+    onnx.checker.check_model(made, full_check=True)
+    _compare(made, exported, info)
+    return made
+
+
+def _compare(graph: onnx.ModelProto, model: keras.Model, info: ModelInfo) -> None:
+    """Checks that a graph scores a segment of noise as Keras does.
+
+    Raises:
+        ValueError: it does not.
+    """
+    shape = (1, info.segmentation.num_samples)
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, shape).astype(np.float32)
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    scores, _ = session.run(OUTPUTS, {"waveform": noise})
+    expected, _ = model.predict_on_batch(noise)
+    difference = np.abs(scores - expected).max()
+    if not difference <= MAX_DIFFERENCE:
+        raise ValueError(
+            f"{info.name} cannot be exported: its scores would differ by"
+            f" {difference:.1e}."
+        )
+
+
+def _check_backend() -> None:
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ImportError(
+            f"Exporting needs the TensorFlow backend, but Keras runs on {backend}."
+            " Unset KERAS_BACKEND."
+        )
+
+
+def _saved_model(model: keras.Model, path: Path) -> None:
+    info = model_info(model)
+    _exportable(model).export(
+        path,
+        format="tf_saved_model",
+        verbose=False,
+        input_signature=_signature(None, info),
     )
     (path / "assets.extra").mkdir(exist_ok=True)
-    (path / "assets.extra/tagger.json").write_text(json.dumps(described, indent=2))
+    text = json.dumps(info.as_dict(), indent=2)
+    (path / "assets.extra/tagger.json").write_text(text)
 
 
-def _litert(model: keras.Model, path: Path, described: dict) -> None:
+def _litert(model: keras.Model, path: Path) -> None:
     if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13):
         raise ImportError(
             "Exporting to LiteRT needs Keras 3.13 or newer on Python 3.11 or newer, but"
             f" this is Keras {keras.__version__}. Upgrade Keras, or choose another"
             " format."
         )
-    signature = _signature(1, described)
-    model.export(path, format="litert", verbose=False, input_signature=signature)
+    info = model_info(model)
+    _exportable(model).export(
+        path, format="litert", verbose=False, input_signature=_signature(1, info)
+    )
     with zipfile.ZipFile(path, "a") as archive:  # appended to the model
-        archive.writestr("tagger.json", json.dumps(described, indent=2))
-        if described["tags"]:
-            archive.writestr("labels.txt", "\n".join(described["tags"]) + "\n")
+        archive.writestr("tagger.json", json.dumps(info.as_dict(), indent=2))
+        if info.tags:
+            archive.writestr("labels.txt", "\n".join(info.tags) + "\n")
 
 
-def _onnx(model: keras.Model, path: Path, described: dict) -> None:
-    from tf2onnx.handler import tf_op  # it imports TensorFlow
-
-    tf_op("Erfc")(_Erfc)
-    signature = _signature(None, described)
-    network = models.with_embedding(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # Keras uses np.object
-        network.export(path, format="onnx", verbose=False, input_signature=signature)
-    made = onnx.load(path)
-    if model.name in MAXIMA_FIRST:
-        onnx_graph.maxima_first(made)
-    onnx_graph.numbers_before_reshapes(made)
-    onnx_graph.rename_outputs(made, OUTPUTS)
-    values = {key: json.dumps(value) for key, value in described.items()}
-    onnx.helper.set_model_props(made, values)
-    onnx.checker.check_model(made, full_check=True)
-    onnx.save(made, path)
+def _onnx(model: keras.Model, path: Path) -> None:
+    graphs.save(graph_of(model), path)
 
 
 class _Erfc:
@@ -160,8 +225,8 @@ class _Erfc:
         )
 
 
-def _signature(batch_size: int | None, described: dict) -> list[keras.InputSpec]:
-    shape = (batch_size, described["num_samples"])
+def _signature(batch_size: int | None, info: ModelInfo) -> list[keras.InputSpec]:
+    shape = (batch_size, info.segmentation.num_samples)
     return [keras.InputSpec(shape=shape, dtype="float32", name="waveform")]
 
 
@@ -172,7 +237,7 @@ def _exportable(model: keras.Model) -> keras.Model:
     layers are unrolled, because runtimes read loops each in their own way or not at
     all.
     """
-    num_samples = models.model_info(model).segmentation.num_samples
+    num_samples = model_info(model).segmentation.num_samples
 
     def adapted(value):
         if isinstance(value, list):

@@ -6,7 +6,7 @@ A graph has an input for each of our weights, `layer.attribute`, which filling t
 into constants; so is the Fourier matrix, which would take a megabyte. ONNX Runtime then
 computes what depends on constants alone. The graphs are made at release:
 
-    python -m tagger.inference.filling        # rewrites graphs/*.onnx
+    python -m tagger.weights.filling        # rewrites graphs/*.onnx
 """
 
 import json
@@ -21,11 +21,10 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from tagger import models
-from tagger.inference import onnx_graph
-from tagger.inference.engines import OUTPUTS
-from tagger.models import presets
-from tagger.models.metadata import ModelInfo
-from tagger.storage import replacing, tensorflow
+from tagger.models import graph_rewriting, graphs, presets
+from tagger.models.head import Head
+from tagger.models.metadata import OUTPUTS, ModelInfo
+from tagger.storage import tensorflow
 from tagger.weights import tables
 
 FOLDER = Path(__file__).parent / "graphs"
@@ -48,41 +47,42 @@ def weights_of(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def fill(
-    name: str,
+    model: str,
     weights: Mapping[str, np.ndarray],
     tags: tuple[str, ...] | None,
-    path: Path,
-    notes: dict | None = None,
-) -> None:
-    """Writes the .onnx file of a model.
+    name: str,
+) -> onnx.ModelProto:
+    """Returns the graph of a model.
 
     Args:
-        name: One of NAMES.
+        model: One of NAMES.
         weights: Arrays by `layer.attribute`, see `weights_of`.
         tags: Names of the tags; None: unknown.
-        path: File to write.
-        notes: Further fields of the metadata, which JSON can hold.
+        name: What the graph is called.
 
     Raises:
         ValueError: a weight is missing or has another shape.
     """
-    made = onnx.load(FOLDER / f"{name}.onnx")
+    made = onnx.load(FOLDER / f"{model}.onnx")
     held = {one.key: json.loads(one.value) for one in made.metadata_props}
     definition = presets.preset(held.pop("log_mel"))
     given = dict(weights)
     given.setdefault("frontend.filters", presets.filters_of(definition))
     given[FOURIER] = presets.fourier_filters(definition.n_fft).T[:, None, None]
     _set_inputs(made.graph, given)
-    _add_head(made.graph, given["head_scores.kernel"], given["head_scores.bias"])
-    fields = held | {"num_tags": len(given["head_scores.bias"]), "tags": tags}
-    described = ModelInfo.from_dict(fields, path).as_dict() | (notes or {})
-    with replacing(path) as unfinished:
-        made = _folded(made)
-        onnx_graph.maxima_first(made)
-        onnx_graph.numbers_before_reshapes(made)
-        texts = {key: json.dumps(value) for key, value in described.items()}
-        helper.set_model_props(made, texts)
-        onnx.save(made, unfinished)
+    head = Head(given["head_scores.kernel"], given["head_scores.bias"], tags)
+    fields = held | {
+        "name": name,
+        "num_tags": len(head.bias),
+        "tags": tags,
+        "provenance": {"network": model},
+    }
+    info = ModelInfo.from_dict(fields, name)
+    made = _folded(graphs.with_head([made], head, info))
+    graph_rewriting.maxima_first(made)
+    graph_rewriting.numbers_before_reshapes(made)
+    graphs.describe(made, info)
+    return made
 
 
 def _set_inputs(graph: onnx.GraphProto, given: Mapping[str, np.ndarray]) -> None:
@@ -98,26 +98,6 @@ def _set_inputs(graph: onnx.GraphProto, given: Mapping[str, np.ndarray]) -> None
         array = np.ascontiguousarray(array, np.float32)
         graph.initializer.append(numpy_helper.from_array(array, one.name))
         graph.input.remove(one)
-
-
-def _add_head(graph: onnx.GraphProto, kernel: np.ndarray, bias: np.ndarray) -> None:
-    """Appends the last layer, so that graphs serve any number of tags."""
-    constants = {"head.kernel": kernel, "head.bias": bias}
-    graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(array, np.float32), name)
-        for name, array in constants.items()
-    )
-    scores, embedding = OUTPUTS
-    graph.node.extend(
-        [
-            helper.make_node("Gemm", [embedding, *constants], ["logits"]),
-            helper.make_node("Sigmoid", ["logits"], [scores]),
-        ]
-    )
-    del graph.output[:]
-    for name, width in ((scores, kernel.shape[1]), (embedding, kernel.shape[0])):
-        kind = onnx.TensorProto.FLOAT
-        graph.output.append(helper.make_tensor_value_info(name, kind, [None, width]))
 
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -174,7 +154,7 @@ def make_graph(name: str) -> onnx.ModelProto:
     )
     made.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     (output,) = made.graph.output
-    onnx_graph.rename(made.graph, output.name, OUTPUTS[1])
+    graph_rewriting.rename(made.graph, output.name, OUTPUTS[1])
     _take_out_fourier(made.graph, presets.fourier_filters(frontend.log_mel.n_fft))
     (log_mel,) = (k for k, v in presets.PRESETS.items() if v == frontend.log_mel)
     fields = info.as_dict() | {"log_mel": log_mel, "num_tags": 1, "tags": None}
@@ -192,7 +172,7 @@ def _take_out_fourier(graph: onnx.GraphProto, waves: np.ndarray) -> None:
     )
     kind = onnx.TensorProto.FLOAT
     graph.input.append(helper.make_tensor_value_info(FOURIER, kind, matrix.shape))
-    onnx_graph.rename(graph, held.name, FOURIER)
+    graph_rewriting.rename(graph, held.name, FOURIER)
     graph.initializer.remove(held)
 
 
