@@ -4,7 +4,7 @@
 
 keras     the Keras model
 exported  its export in ONNX Runtime, as the exporter wrote it
-onnx      the same after `onnx_graph.maxima_first`
+onnx      the same after `graph_rewriting.maxima_first`
 openvino  the latter in OpenVINO, in float32
 bfloat16  the same in bfloat16, where the CPU has it
 
@@ -53,7 +53,8 @@ def main() -> None:
 def measure(name: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Returns engine -> CPU milliseconds per segment, and the largest difference."""
     from tagger import models
-    from tagger.inference import engines, export, onnx_graph
+    from tagger.inference import engines
+    from tagger.models import export, graph_rewriting
 
     model = models.build_model(name, num_tags=50)
     random = np.random.default_rng(0)
@@ -63,7 +64,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         path, plain = Path(folder) / "model.onnx", Path(folder) / "plain.onnx"
         export.export(model, path, "onnx")
-        with mock.patch.object(onnx_graph, "maxima_first"):
+        with mock.patch.object(graph_rewriting, "maxima_first"):
             export.export(model, plain, "onnx")
         found = {
             "keras": engines.KerasEngine(model),

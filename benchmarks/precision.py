@@ -22,9 +22,9 @@ from student import cpu_ms
 
 from tagger import listing, storage
 from tagger.evaluation.agreement import rank_correlations
-from tagger.inference import export
 from tagger.inference.engines import OnnxEngine
 from tagger.inference.tagger import Tagger
+from tagger.models import export
 from tagger.weights import pretrained
 
 

@@ -39,11 +39,11 @@ from tagger.data.clips import open_shards
 from tagger.evaluation import bootstrap, metrics, scoring
 from tagger.evaluation.agreement import rank_correlations
 from tagger.evaluation.metrics import Evaluation
-from tagger.inference import export
 from tagger.inference.embeddings import Embedder
 from tagger.inference.engines import OnnxEngine
 from tagger.inference.tagger import Tagger
 from tagger.library.similarity import SAME_COSINE
+from tagger.models import export
 from tagger.training import tasks, teacher_scores
 from tagger.weights import pretrained
 

@@ -218,7 +218,7 @@ def convert(name: str, args: argparse.Namespace, folder: Path) -> str:
     cli.load_tensorflow()
     from tagger import models
     from tagger.datasets.magnatagatune import TOP_50_TAGS
-    from tagger.inference import export
+    from tagger.models import export
     from tagger.weights import conversion, readers
 
     original = Path(args.original).resolve()

@@ -27,7 +27,7 @@ from tagger.data.clips import open_shards
 from tagger.evaluation import bootstrap, metrics, scoring
 from tagger.evaluation.metrics import Evaluation
 from tagger.fitting import fit as fitting
-from tagger.fitting import heads, labelled_clips
+from tagger.fitting import baseline, heads, labelled_clips
 from tagger.inference.embedding_cache import EmbeddingCache
 from tagger.weights import pretrained
 
@@ -64,7 +64,8 @@ def main() -> None:
         joined = music.representations([first, *others])[""]
         rows[f"fit, {' and '.join([first, *others])}"] = music.mean_of(joined)
     if args.train:
-        shards = music.shards(models.model_info(pretrained.load(first)).sample_rate)
+        info = models.files.read_info(pretrained.path_of(first))
+        shards = music.shards(info.sample_rate)
         rows[f"train.py --from {first}"] = music.trained(
             "fine-tuned", shards, ("--from", first), args
         )
@@ -102,12 +103,10 @@ class Music:
     def representations(self, bases: list[str], has_baselines=False) -> dict:
         """Returns name -> backbones, embedded: "" and the baselines."""
         if tuple(bases) not in self._held:
-            loaded = [pretrained.load(base) for base in bases]
-            backbones = fitting.backbones_of(bases, loaded)
-            info = models.model_info(loaded[0])
-            found = {"": backbones}
+            info = models.files.read_info(pretrained.path_of(bases[0]))
+            found = {"": [fitting.backbone_of(base) for base in bases]}
             if has_baselines:
-                found[fitting.BASELINE] = [fitting.baseline_of(info)]
+                found[baseline.NAME] = [baseline.backbone(info)]
             every = [one for several in found.values() for one in several]
             embed = functools.partial(labelled_clips.embed, report=[])
             self.train = embed(self.train, self.cache, every, info, 0)

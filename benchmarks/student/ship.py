@@ -1,4 +1,4 @@
-"""Puts a judged student into the package, with its export to ONNX.
+"""Puts a judged student into the package, with its graph.
 
     tagger thresholds student/model.keras --from-music music --rate .1 \
         --output student/shipped.keras
@@ -9,17 +9,17 @@ Writes what the student was made from, and how it was judged, into its provenanc
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 from tagger import models, storage
-from tagger.inference import selection
 from tagger.weights import pretrained
 
 NAME = "student"
 
 
 def main() -> None:
-    """Writes the two files in tagger/weights/shipped."""
+    """Writes the file in tagger/weights/shipped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("student", metavar="FILE", help=".keras, with thresholds")
     parser.add_argument(
@@ -29,7 +29,6 @@ def main() -> None:
     storage.load_tensorflow()
     judged = json.loads(Path(args.judged).read_text())
     agreement, num_songs = (judged["agreement"][key] for key in ("macro", "num_songs"))
-    model = models.load_model(args.student)
     about = {
         "from": "the scores of musicnn_mtt, vgg_mtt, musicnn_msd and vgg_msd",
         "licence of the base": "ISC",
@@ -45,12 +44,11 @@ def main() -> None:
     }
     path = pretrained.SHIPPED_FOLDER / f"{NAME}.keras"
     path.parent.mkdir(exist_ok=True)
-    path.with_suffix(".onnx").unlink(missing_ok=True)
-    models.serialization.add_provenance(model, about)
-    models.save_model(model, path)
-    selection.prepare(NAME)
-    for name in (path, path.with_suffix(".onnx")):
-        print(f"{name}: {name.stat().st_size / 1e6:.2f} MB")
+    with tempfile.TemporaryDirectory() as folder:
+        held = Path(folder) / "student.keras"
+        models.export.save(models.load_model(args.student), held)
+        models.files.copy_with(held, path, provenance=about)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

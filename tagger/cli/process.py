@@ -41,8 +41,8 @@ def run(main: Callable[[], None]) -> None:
 
 
 EXTRAS = {
-    "train": ("keras", "tensorflow", "h5py", "tf2onnx", "scipy", "tensorboard",
-              "pandas", "sklearn", "jinja2"),
+    "fit": ("sklearn", "scipy", "pandas"),
+    "train": ("keras", "tensorflow", "h5py", "tf2onnx", "tensorboard", "jinja2"),
     "plots": ("matplotlib",),
     "web": ("gradio", "fastapi", "fastapi_offline", "uvicorn"),
     "hub": ("huggingface_hub",),
