@@ -26,8 +26,8 @@ from tagger import models, storage
 from tagger.data.clips import open_shards
 from tagger.evaluation import bootstrap, metrics, scoring
 from tagger.evaluation.metrics import Evaluation
-from tagger.fitting import fit as fitting
 from tagger.fitting import baseline, heads, labelled_clips
+from tagger.fitting import fit as fitting
 from tagger.inference.embedding_cache import EmbeddingCache
 from tagger.weights import pretrained
 
