@@ -59,7 +59,7 @@ def main() -> None:
 def scores_of(path: Path, songs: list[str]) -> np.ndarray:
     """Returns the scores of songs: [num_songs, num_tags]."""
     found = Tagger(OnnxEngine(path)).taggrams(songs)
-    return np.stack([taggram.aggregated() for _, taggram in found])
+    return np.stack([one.get().aggregated() for one in found])
 
 
 def quantize_to_int8(source: Path, path: Path, segments: list[np.ndarray]) -> None:

@@ -36,6 +36,7 @@ from tagger.datasets import magnatagatune, million_song
 from tagger.datasets.annotations import Annotations
 from tagger.inference import streaming
 from tagger.inference.engines import Engine, EngineSpec
+from tagger.inference.results import Result
 from tagger.models.metadata import ModelInfo
 from tagger.segmentation import Segmentation, to_int16
 
@@ -60,7 +61,7 @@ def score_instead(task):
     """Returns the scores of a file of ten segments after a pause."""
     time.sleep(float(os.environ[SLEEP]))
     scores = np.zeros((10, NUM_TAGS), np.float32)
-    return streaming.Streamed("", scores, np.arange(10.0), CLIP_SECONDS)
+    return Result("", streaming.Outputs(scores, np.arange(10.0), CLIP_SECONDS))
 
 
 # Worker processes import this script too, but not as __main__.

@@ -192,9 +192,9 @@ def zero_shot(args: argparse.Namespace) -> dict:
     paths = [clip["path"] for clip in clips]
     for name, tagger in taggers.items():
         columns = [list(map(str.lower, tagger.tags)).index(tag) for tag in tags]
-        scores = np.stack(
-            [taggram.aggregated() for _, taggram in tagger.taggrams(paths)]
-        )[:, columns]
+        scores = np.stack([one.get().aggregated() for one in tagger.taggrams(paths)])[
+            :, columns
+        ]
         drawn[name] = np.stack(
             [
                 bootstrap.resampled_aucs(one, score, weights)[:, 0]

@@ -22,6 +22,7 @@ import numpy as np
 
 from tagger.containers import AudioDecodeError, AudioFile, open_audio
 from tagger.storage import replacing
+from tagger.text import TaggerError
 
 BLOCK_SAMPLES = 1 << 16  # longest block of `stream_audio`; 3 s at 22050 Hz
 RATES = (1000, 3_000_000)  # lowest and highest sample rate of a file in Hz
@@ -145,7 +146,7 @@ def stream_source(source: Source, sample_rate: int) -> Iterator[np.ndarray]:
     waveform, rate = _checked_pair(source)
     loudest = float(np.abs(waveform).max())  # LOUDEST is infinite in float16
     if not loudest <= LOUDEST:
-        raise ValueError(
+        raise TaggerError(
             f"A waveform holds samples of {loudest:.0e}, but full scale is 1."
         )
     waveform = np.ascontiguousarray(waveform, np.float32)
@@ -174,7 +175,7 @@ def name_of(source: Source) -> str:
 
 def _checked_path(source: str | os.PathLike) -> str | os.PathLike:
     if not isinstance(source, (str, os.PathLike)):
-        raise ValueError(
+        raise TaggerError(
             "Audio is a path, or a pair (samples, sample rate in Hz), not"
             f" {type(source).__name__}."
         )
@@ -183,24 +184,24 @@ def _checked_path(source: str | os.PathLike) -> str | os.PathLike:
 
 def _checked_pair(source: tuple) -> tuple[np.ndarray, int]:
     if len(source) != 2:
-        raise ValueError(
+        raise TaggerError(
             f"A waveform is a pair (samples, sample rate in Hz), not {len(source)}"
             " values."
         )
     waveform, rate = np.asarray(source[0]), source[1]
     if waveform.ndim != 1 or not len(waveform):
-        raise ValueError(
+        raise TaggerError(
             "A waveform has the shape [num_samples], with at least one sample, not"
             f" {list(waveform.shape)}. Take the mean of the channels first."
         )
     if waveform.dtype.kind != "f":
-        raise ValueError(
+        raise TaggerError(
             f"A waveform holds floats at ±1, not {waveform.dtype}. Divide int16 samples"
             " by 32768."
         )
     lowest, highest = RATES
     if not isinstance(rate, numbers.Integral) or not lowest <= rate <= highest:
-        raise ValueError(
+        raise TaggerError(
             f"The sample rate of a waveform must be a whole number from {lowest:,} to"
             f" {highest:,} Hz, not {rate!r}."
         )

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import ops, random
 
+from tagger.text import TaggerError
+
 MAX_CENTS = 700
 N_FFT, HOP_LENGTH = 2048, 512  # of the phase vocoder
 NUM_TAPS = 16  # of the windowed sinc that interpolates between samples
@@ -392,7 +394,7 @@ class Augmentation(keras.layers.Layer):
         super().__init__(**kwargs)
         unknown = [name for name in names if name not in TRANSFORMS]
         if unknown:
-            raise ValueError(
+            raise TaggerError(
                 f"Unknown transform {unknown[0]!r}. Choose among:"
                 f" {', '.join(TRANSFORMS)}."
             )

@@ -21,6 +21,8 @@ from pathlib import Path
 import av
 import av.logging
 
+from tagger.text import TaggerError
+
 try:
     import resource
 except ImportError:  # Windows
@@ -73,7 +75,7 @@ if int(av.__version__.split(".")[0]) < 19:
     _ARGUMENTS["metadata_errors"] = "ignore"
 
 
-class AudioDecodeError(ValueError):
+class AudioDecodeError(TaggerError):
     """An audio file cannot be decoded. The message names the file and the reason."""
 
     def __init__(self, path: str | os.PathLike, reason: str):

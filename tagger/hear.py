@@ -17,6 +17,7 @@ import numpy as np
 from tagger.inference.embeddings import Embedder
 from tagger.models.metadata import DEFAULT_MODEL
 from tagger.segmentation import cut
+from tagger.text import TaggerError
 
 SAMPLE_RATES = (16000, 22050, 32000, 44100, 48000)  # that HEAR provides
 HOP_MS = 50  # of timestamps; HEAR's tolerance for onsets
@@ -67,7 +68,7 @@ def load_model(model_file_path: str | os.PathLike = "") -> HearModel:
     embedder = Embedder(model_file_path or DEFAULT_MODEL)
     rate = embedder.info.sample_rate
     if rate not in SAMPLE_RATES:
-        raise ValueError(
+        raise TaggerError(
             f"{embedder.info.name} takes {rate} Hz, but HEAR provides only"
             f" {', '.join(map(str, SAMPLE_RATES))} Hz. Choose another model."
         )

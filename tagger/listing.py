@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tagger.text import TaggerError
+
 # Files found in a folder count as audio if they have one of these extensions; a file
 # that is given by name may have any.
 AUDIO_EXTENSIONS = (
@@ -83,7 +85,7 @@ def list_audio(names: Iterable[str]) -> list[str]:
             )
         paths += found
     if not paths:
-        raise ValueError(
+        raise TaggerError(
             "No audio files were found. Give audio files, or folders that contain files"
             f" with one of the extensions {extensions}."
         )

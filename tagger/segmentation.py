@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from tagger.text import TaggerError
 from tagger.validation import Count, SegmentLength
 
 INT16_SCALE = 32768  # waveform at ±1 = int16 samples / INT16_SCALE
@@ -45,24 +46,24 @@ class Segmentation:
 
     def __post_init__(self):
         if self.remainder not in ("drop", "pad"):
-            raise ValueError(
+            raise TaggerError(
                 f"remainder must be 'drop' or 'pad'. Received: {self.remainder!r}"
             )
         if self.hop_samples is None:
             object.__setattr__(self, "hop_samples", self.num_samples)
         if not 1 <= self.hop_samples <= self.num_samples:
-            raise ValueError(
+            raise TaggerError(
                 f"hop_samples must be 1 to {self.num_samples}, the length of a segment."
                 f" Received: {self.hop_samples}"
             )
         # The shortest clip has `shortest_samples`, which must mirror an edge.
         if not 0 <= 3 * self.edge_samples < self.num_samples:
-            raise ValueError(
+            raise TaggerError(
                 f"edge_samples must be less than a third of {self.num_samples}, the"
                 f" length of a segment. Received: {self.edge_samples}"
             )
         if not self.is_consecutive and self.remainder != "drop":
-            raise ValueError(
+            raise TaggerError(
                 "Overlapping segments can only drop their remainder. Choose 'drop'."
             )
 
@@ -94,7 +95,7 @@ class Segmentation:
             return self
         longest = self.num_samples / sample_rate
         if not 1 / sample_rate <= hop_seconds <= longest:
-            raise ValueError(
+            raise TaggerError(
                 f"The hop must be between one sample and one segment ({longest:.2f} s),"
                 f" not {hop_seconds:g} s."
             )
@@ -134,7 +135,7 @@ def cut(waveform: np.ndarray, segmentation: Segmentation) -> np.ndarray:
         ValueError: the waveform is empty.
     """
     if not len(waveform):
-        raise ValueError("An empty waveform has no segments.")
+        raise TaggerError("An empty waveform has no segments.")
     if len(waveform) < segmentation.shortest_samples:
         waveform = np.resize(waveform, segmentation.shortest_samples)  # repeats
     if segmentation.edge_samples:

@@ -342,7 +342,7 @@ def writer_lock(directory: Path | Remote, option: str) -> Iterator[None]:
 
     Args:
         directory: Folder to create and lock.
-        option: Command-line option that chooses the folder, for error messages.
+        option: What chooses the folder, such as `output=`, for error messages.
 
     Raises:
         OSError: the folder cannot be written or is in use, or the disk is full.
@@ -373,7 +373,7 @@ def file_lock(
 
     Args:
         path: File to be written, which need not exist; its folder must.
-        option: Command-line option that chooses the file, for error messages.
+        option: What chooses the file, such as `output=`, for error messages.
         waits: Whether to wait until the other process has finished.
 
     Raises:

@@ -5,6 +5,15 @@ import re
 import unicodedata
 
 
+class TaggerError(ValueError):
+    """What is wrong with the input, in a sentence for users.
+
+    Commands print it; any other ValueError is a bug, and shows its traceback. An option
+    is written as Python calls it, `batch_size=` or `precision=bfloat16`; commands print
+    --batch-size and --precision bfloat16.
+    """
+
+
 def as_utf8(path: str | os.PathLike) -> str:
     r"""Returns a path as text; bytes that are not UTF-8 are written as `\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

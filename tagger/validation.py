@@ -17,6 +17,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from tagger.text import TaggerError
+
 Kind = TypeVar("Kind")
 
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -66,7 +68,7 @@ def convert(value: Any, kind: type[Kind], path: str | os.PathLike, then: str) ->
         where = f"{field}: " if field else ""
         problem = problem.replace("`", "").removeprefix("Object ")
         problem = problem.removesuffix(".")
-        raise ValueError(
+        raise TaggerError(
             f"{str(path)!r} holds a value that cannot be right ({where}{problem})."
             f" {then}"
         ) from error
@@ -83,7 +85,7 @@ def parse(
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} does not hold valid JSON. {then}") from error
+        raise TaggerError(f"{str(path)!r} does not hold valid JSON. {then}") from error
     return convert(value, kind, path, then)
 
 
@@ -109,7 +111,7 @@ def check_fields(values: object) -> None:
         if type(None) in typing.get_args(kind):
             kind = typing.get_args(kind)[0]
         if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
-            raise ValueError(
+            raise TaggerError(
                 f"Unknown {name} {value!r}. Choose one of:"
                 f" {', '.join(typing.get_args(kind))}."
             )
@@ -117,13 +119,13 @@ def check_fields(values: object) -> None:
             bounds = {key: getattr(meta, key) for key in _BOUNDS}
             bounds = {key: bound for key, bound in bounds.items() if bound is not None}
             if meta.min_length and len(value) < meta.min_length:
-                raise ValueError(f"{name} must not be empty.")
+                raise TaggerError(f"{name} must not be empty.")
             if bounds and not (
                 math.isfinite(value)
                 and all(_BOUNDS[key][1](value, bound) for key, bound in bounds.items())
             ):
                 said = [f"{_BOUNDS[key][0]} {bound:g}" for key, bound in bounds.items()]
-                raise ValueError(f"{name} must be {' and '.join(said)}, not {value}.")
+                raise TaggerError(f"{name} must be {' and '.join(said)}, not {value}.")
 
 
 def check_regular(path: str | os.PathLike) -> None:
@@ -133,7 +135,7 @@ def check_regular(path: str | os.PathLike) -> None:
         ValueError: it exists and is no regular file.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{str(path)!r} is not a regular file")
+        raise TaggerError(f"{str(path)!r} is not a regular file")
 
 
 def _read_array(file: BinaryIO) -> np.ndarray:
@@ -143,7 +145,7 @@ def _read_array(file: BinaryIO) -> np.ndarray:
     """
     array = np.lib.format.read_array(file, allow_pickle=False)
     if file.read(1):
-        raise ValueError("more bytes follow than its header claims")
+        raise TaggerError("more bytes follow than its header claims")
     return array
 
 
@@ -159,10 +161,10 @@ def load_array(path: str | os.PathLike) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_ARRAY_BYTES:
-                raise ValueError(f"it takes more than {MAX_ARRAY_BYTES / 1e9:.1f} GB")
+                raise TaggerError(f"it takes more than {MAX_ARRAY_BYTES / 1e9:.1f} GB")
             return _read_array(file)
     except DAMAGED as error:
-        raise ValueError(_reason(error)) from error
+        raise TaggerError(_reason(error)) from error
 
 
 def read_arrays(
@@ -186,12 +188,12 @@ def read_arrays(
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if sum(member.file_size for member in members) > max_bytes:
-                raise ValueError(f"it unpacks to more than {max_bytes / 1e9:.1f} GB")
+                raise TaggerError(f"it unpacks to more than {max_bytes / 1e9:.1f} GB")
             for member in members:
                 with archive.open(member) as file:
                     arrays[member.filename.removesuffix(".npy")] = _read_array(file)
     except DAMAGED as error:
-        raise ValueError(_reason(error)) from error
+        raise TaggerError(_reason(error)) from error
     return arrays
 
 

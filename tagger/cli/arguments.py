@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tagger.models.metadata import suggest_names
 from tagger.storage import LOCK_NAME
+from tagger.text import TaggerError
 from tagger.weights import hub
 from tagger.weights.pretrained import PRETRAINED
 
@@ -75,7 +76,7 @@ class OptionGroup:
                     for n in known
                     if n in self.flags or further is not None
                 ]
-                raise ValueError(
+                raise TaggerError(
                     f"{flag} is not an option of {owner}. Available:"
                     f" {', '.join(flags) or 'none'}."
                 )
@@ -111,7 +112,7 @@ def check_types(settings: dict, defaults: dict) -> None:
         if kind is type(None):
             continue
         if is_bool_for_number or not isinstance(value, accepted.get(kind, kind)):
-            raise ValueError(
+            raise TaggerError(
                 f"--set {name}={value} must be of type {kind.__name__}, as its default"
                 f" {defaults[name]!r} is."
             )

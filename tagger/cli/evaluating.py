@@ -25,7 +25,7 @@ from tagger.cli.arguments import (
     tag_map,
 )
 from tagger.storage import load_tensorflow
-from tagger.text import printable, table_cell
+from tagger.text import TaggerError, printable, table_cell
 
 MODEL_HELP = "model file (.keras, or resemul's .hdf5) or name of a pretrained model"
 
@@ -128,7 +128,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.fold is not None:
         for flag in ("split", "robustness", "tune_thresholds"):
             if getattr(args, flag):
-                raise ValueError(
+                raise TaggerError(
                     f"Give --fold or --{flag.replace('_', '-')}, not both: a fold may"
                     " hold clips of every split."
                 )

@@ -23,6 +23,7 @@ from tagger.cli.tagging import add_hop, add_tagger, load_tagger
 from tagger.inference import selection
 from tagger.inference.tagger import Tagger
 from tagger.storage import load_tensorflow
+from tagger.text import TaggerError
 
 
 def add_explain(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def explain(args: argparse.Namespace) -> None:
     tags = None
     if args.tags:
         (tags,) = csv.reader([args.tags], skipinitialspace=True)
-    with storage.writer_lock(Path(args.output), "--output"):
+    with storage.writer_lock(Path(args.output), "`output=`"):
         page, *files = interpretation.report.explain(
             load_tagger(args),
             args.file,
@@ -106,10 +107,10 @@ def augment(args: argparse.Namespace) -> None:
         ("--sample-rate", args.sample_rate, 400_000),
     ):
         if value > highest:
-            raise ValueError(f"{flag} must be at most {highest:,}, not {value:,g}.")
+            raise TaggerError(f"{flag} must be at most {highest:,}, not {value:,g}.")
     num_samples = int(args.seconds * args.sample_rate)
     if num_samples < args.sample_rate // 10:
-        raise ValueError(f"--seconds must be at least 0.1, not {args.seconds:g}.")
+        raise TaggerError(f"--seconds must be at least 0.1, not {args.seconds:g}.")
     check_outputs(args, "output")
     load_tensorflow()
     from tagger import augmentations, plotting
@@ -117,7 +118,7 @@ def augment(args: argparse.Namespace) -> None:
     waveform = audio.load_audio(args.file, args.sample_rate)
     made = augmentations.examples(waveform, args.sample_rate, num_samples, args.seed)
     folder = Path(args.output)
-    with storage.writer_lock(folder, "--output"):
+    with storage.writer_lock(folder, "`output=`"):
         for number, (name, noised) in enumerate(tqdm(made.items(), disable=None), 1):
             path = folder / f"{number}_{name}.wav"
             audio.write_audio(path, noised, args.sample_rate)
@@ -183,7 +184,7 @@ def serve(args: argparse.Namespace) -> None:
             " pip install 'gradio>=6.20'."
         )
     if args.api_key == "":
-        raise ValueError("--api-key is empty. Give a key, or omit it.")
+        raise TaggerError("--api-key is empty. Give a key, or omit it.")
     if not importlib.util.find_spec("fastapi_offline"):
         raise ImportError(
             "The HTTP API needs fastapi-offline. Run pip install"

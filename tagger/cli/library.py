@@ -25,7 +25,7 @@ from tagger.cli.tagging import add_engine, reading, stream_options
 from tagger.inference import selection
 from tagger.models.metadata import DEFAULT_MODEL
 from tagger.storage import DiskFullError
-from tagger.text import printable
+from tagger.text import TaggerError, printable
 
 NUM_ERRORS = 10  # that are printed
 MIN_SCORE = 0.1  # to be written, where thresholds follow from a share of the library
@@ -96,11 +96,11 @@ def if_scan_interrupted(args: argparse.Namespace) -> str:
 def scan(args: argparse.Namespace) -> int:
     """Scans folders; returns exit code 2 if a file cannot be read or analysed."""
     if args.poll and not args.watch:
-        raise ValueError("--poll goes with --watch.")
+        raise TaggerError("--poll goes with --watch.")
     if args.force and not args.prune:
-        raise ValueError("--force goes with --prune.")
+        raise TaggerError("--force goes with --prune.")
     if args.watch and not all(map(os.path.isdir, args.names)):
-        raise ValueError("--watch watches folders. Give folders only.")
+        raise TaggerError("--watch watches folders. Give folders only.")
     if not args.prune or not args.force:
         for name in args.names:
             library.scanning.check_exists(name)
@@ -297,7 +297,7 @@ def similar(args: argparse.Namespace) -> None:
     """Prints the songs that are similar to others."""
     check_outputs(args, "playlist")
     if args.path and len(args.seeds) != 2:
-        raise ValueError(
+        raise TaggerError(
             f"--path leads from one song to another: give two songs, not"
             f" {len(args.seeds)}."
         )
@@ -307,7 +307,7 @@ def similar(args: argparse.Namespace) -> None:
     if args.path:
         for row, seed in zip(rows, args.seeds, strict=True):
             if row is None:
-                raise ValueError(
+                raise TaggerError(
                     f"{seed!r} is not in the library. Add it: tagger scan"
                     f" {os.path.dirname(seed) or '.'}."
                 )
@@ -350,7 +350,7 @@ def _embedded(songs, paths: Sequence[str]) -> np.ndarray:
         return np.zeros((0, songs.embeddings.shape[1]), np.float32)
     name, settings = songs.model.name, songs.model.settings
     if weights.pretrained.digest(name) != songs.model.digest:
-        raise ValueError(
+        raise TaggerError(
             f"The model {name} has changed since the scan, so {paths[0]!r} cannot be"
             " compared with the library. Scan again."
         )
@@ -462,9 +462,9 @@ def write(args: argparse.Namespace) -> int | None:
         print(library.mapping.TABLE_PATH.read_text("utf-8"), end="")
         return None
     if args.undo + args.yes + args.dry_run > 1:
-        raise ValueError("Give one of --dry-run, --yes and --undo.")
+        raise TaggerError("Give one of --dry-run, --yes and --undo.")
     if not args.names and not args.undo:
-        raise ValueError("Give the folder whose files to write to.")
+        raise TaggerError("Give the folder whose files to write to.")
     table = library.mapping.read_mapping(args.map)
     names = [os.path.realpath(name) for name in args.names]
     if args.undo:
@@ -472,7 +472,7 @@ def write(args: argparse.Namespace) -> int | None:
     songs = _songs(args, with_embeddings=False)
     rows = [row for row, path in enumerate(songs.paths) if _is_below(path, names)]
     if not rows:
-        raise ValueError(
+        raise TaggerError(
             f"The library holds no song in {', '.join(args.names)}. Add them: tagger"
             f" scan {args.names[0]}."
         )
@@ -486,12 +486,12 @@ def write(args: argparse.Namespace) -> int | None:
     if args.yes:
         return _write(args, changes, len(rows))
     num_changes, errors = 0, []
-    for change in changes:
-        if isinstance(change, Exception):
-            errors.append(change)
-        elif change.fields:
+    for planned in changes:
+        if planned.error:
+            errors.append(planned.error)
+        elif planned.value.fields:
             num_changes += 1
-            _print_change(change)
+            _print_change(planned.value)
     print(
         f"{num_changes:,} of {len(rows):,} files would change; nothing was written. Add"
         " --yes to write.",
@@ -521,9 +521,10 @@ def _write(args: argparse.Namespace, changes, number: int) -> int | None:
         library.database.writer(_path(args)) as opened,
         library.journal.open_journal(_path(args)) as journal,
     ):
-        for change in tqdm(changes, "Writing", number, unit="file", disable=None):
-            if isinstance(change, Exception):
-                errors.append(change)
+        for planned in tqdm(changes, "Writing", number, unit="file", disable=None):
+            change = planned.value
+            if planned.error:
+                errors.append(planned.error)
             elif change.fields:
                 try:
                     library.writing.write(opened, journal, change)

@@ -1,13 +1,14 @@
 """How commands start, report errors and exit."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 
-from tagger.text import printable
+from tagger.text import TaggerError, printable
 
 SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
 
@@ -28,7 +29,7 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what shells report for it
-    except (ValueError, OSError, ImportError) as error:
+    except (TaggerError, OSError, ImportError) as error:
         _say(f"{name}: {missing(error) or error}")
         if os.environ.get(SUPERVISED):
             os._exit(2)  # on a normal exit, JAX would wait for the others and crash
@@ -67,8 +68,20 @@ def missing(error: Exception) -> str | None:
     return None
 
 
+def with_flags(text: str) -> str:
+    """Returns a message of the library with options as a command line has them.
+
+    `batch_size=` becomes --batch-size, and `precision=bfloat16` --precision bfloat16.
+    """
+
+    def flag(found: re.Match) -> str:
+        return f"--{found[1].replace('_', '-')} {found[2]}".rstrip()
+
+    return re.sub(r"`([a-z_]+)=([^`]*)`", flag, text)
+
+
 def _say(text: str) -> None:
-    print(printable(text, keep="\n"), file=sys.stderr, flush=True)
+    print(printable(with_flags(text), keep="\n"), file=sys.stderr, flush=True)
 
 
 def supervise() -> None:

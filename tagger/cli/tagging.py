@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from tagger import data, inference, listing, models, storage, weights
+from tagger import data, inference, listing, storage, weights
 from tagger.cli.arguments import (
     above_zero,
     add_force,
@@ -21,10 +21,10 @@ from tagger.cli.arguments import (
     output_file,
 )
 from tagger.inference import engines, selection, streaming, writers
-from tagger.inference.tagger import AGGREGATES, Tagger, tag_files
+from tagger.inference.tagger import AGGREGATES, Tagger
 from tagger.models.metadata import DEFAULT_MODEL, ModelInfo
 from tagger.storage import load_tensorflow
-from tagger.text import printable
+from tagger.text import TaggerError, printable
 
 HELD = "held"  # --threshold without X
 REACHED = "✓"
@@ -136,8 +136,9 @@ def load_tagger(args: argparse.Namespace) -> Tagger:
     Use it for what looks into the layers.
     """
     load_tensorflow()
-    model = weights.pretrained.load(args.model)
-    return Tagger(model, _tags_of(models.model_info(model), args))
+    engine = engines.KerasEngine(weights.load(args.model))
+    engine.source = args.model
+    return Tagger(engine, _tags_of(engine.info, args))
 
 
 def _open_tagger(args: argparse.Namespace) -> Tagger:
@@ -251,15 +252,15 @@ def tag(args: argparse.Namespace) -> int:
     """Tags files; returns exit code 2 if a file cannot be decoded."""
     paths = list_files(args.files)
     if args.taggram and len(paths) != 1:
-        raise ValueError(
+        raise TaggerError(
             f"--taggram plots exactly one file, but {len(paths)} were given."
         )
     if args.taggram and args.excerpts:
-        raise ValueError("--taggram plots whole files. Omit --excerpts.")
+        raise TaggerError("--taggram plots whole files. Omit --excerpts.")
     if args.resume and not args.output:
-        raise ValueError("--resume needs --output with the results to continue.")
+        raise TaggerError("--resume needs --output with the results to continue.")
     if args.resume and args.force:
-        raise ValueError("Give --resume or --force, not both.")
+        raise TaggerError("Give --resume or --force, not both.")
     if args.output and not (args.resume or args.force):
         writers.check_no_results(args.output, paths)
     if not args.resume:
@@ -282,7 +283,7 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
         }
         settings |= reading(args)
         source = writers.ResultSource(args.model, tagger.tags, settings)
-        results = writers.open_results(args.output, paths, source, args.force)
+        results = writers.open_results(args.output, source, args.force)
         paths = [path for path in paths if not results.has(path)]
         if not paths:
             print(
@@ -290,26 +291,20 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
             )
     held = tagger.thresholds() if tagger.info.thresholds else {}
     has_error = False
-    with streaming.progress(len(paths), "Tagging") as bar:
-        for result, taggram in tag_files(
-            tagger,
-            paths,
-            args.hop,
-            args.aggregate,
-            thresholds,
-            bar,
-            stream_options(args),
-        ):
-            result = {"path": result["path"], "model": args.model, **result}
-            has_error |= "error" in result
+    with (
+        contextlib.closing(results) if results else contextlib.nullcontext(),
+        streaming.progress(len(paths), "Tagging") as bar,
+    ):
+        for found in tagger.taggrams(paths, args.hop, bar, stream_options(args)):
+            result = tagger.described(found, args.aggregate, thresholds)
+            result["model"] = args.model
+            has_error |= found.error is not None
             if results:
                 results.write(result)
             line = writers.as_line(result) if args.json else None
             tqdm.write(line or _table(result, args.top, held))
-            if args.taggram and taggram:
-                _draw(tagger, taggram, args, os.path.basename(result["path"]))
-    if results:
-        results.close()
+            if args.taggram and found.value:
+                _draw(tagger, found.value, args, os.path.basename(result["path"]))
     if sys.stdout.isatty() and not args.json:
         print(_legend(tagger.info), file=sys.stderr)
     return 2 if has_error else 0
@@ -388,12 +383,12 @@ def embed(args: argparse.Namespace) -> int:
     """Embeds files; returns exit code 2 if decoding fails."""
     paths = list_files(args.files)
     about = {"model": args.model, "layer": args.layer, **reading(args)}
-    with storage.file_lock(args.output, "--output"):
+    with storage.file_lock(args.output, "`output=`"):
         held = inference.embedding_files.EmbeddingFile(about)
         if os.path.exists(args.output):
             held = inference.embedding_files.EmbeddingFile.load(args.output)
             if held.about != about:
-                raise ValueError(
+                raise TaggerError(
                     f"{args.output} holds embeddings with {held.about}, not {about}."
                     " Give the same options, or another --output."
                 )
@@ -401,9 +396,9 @@ def embed(args: argparse.Namespace) -> int:
         number, embedder = len(held.rows), inference.embeddings.Embedder(engine)
         failed = False
         try:
-            for path, error in held.extend(embedder, paths, stream_options(args)):
-                failed = True
-                print(f"{printable(path)}\n  {printable(str(error))}", file=sys.stderr)
+            for one in held.extend(embedder, paths, stream_options(args)):
+                failed, text = True, printable(str(one.error))
+                print(f"{printable(one.path)}\n  {text}", file=sys.stderr)
         finally:  # an interruption loses nothing
             if len(held.rows) > number:
                 held.save(args.output)

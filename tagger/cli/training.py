@@ -18,7 +18,7 @@ from tagger.cli.arguments import (
 from tagger.cli.process import supervise
 from tagger.models import registry
 from tagger.storage import load_tensorflow
-from tagger.text import printable
+from tagger.text import TaggerError, printable
 from tagger.training import recipes, run_table
 from tagger.training.recipes import RECIPES, TrainingRecipe
 from tagger.training.runs import read_description
@@ -466,13 +466,15 @@ def _check_base(args: argparse.Namespace) -> None:
     if hasattr(args, "base"):
         for flag in ("model", "teacher"):
             if hasattr(args, flag):
-                raise ValueError(f"Give --from or --{flag}, not both.")
+                raise TaggerError(f"Give --from or --{flag}, not both.")
         return
     if getattr(args, "recipe", None) == "transfer":
-        raise ValueError("--recipe transfer needs --from with the model to start from.")
+        raise TaggerError(
+            "--recipe transfer needs --from with the model to start from."
+        )
     for name, flag in FINE_TUNING.items():
         if hasattr(args, name):
-            raise ValueError(f"--{flag} needs --from with the model to start from.")
+            raise TaggerError(f"--{flag} needs --from with the model to start from.")
 
 
 def _take_config(args: argparse.Namespace) -> dict:
@@ -498,13 +500,13 @@ def _take_config(args: argparse.Namespace) -> dict:
     for flag, name in {"from": "base", "teacher": "teacher",
                        "unlabelled": "unlabelled"}.items():  # fmt: skip
         if flag in held and name not in unwanted and not hasattr(args, name):
-            raise ValueError(f"{args.config} does not say which. Give --{flag}.")
+            raise TaggerError(f"{args.config} does not say which. Give --{flag}.")
     taught = {}
     if hasattr(args, "teacher"):
         taught = held.get("distillation", {}) | held.get("noisy_student", {})
     gone = sorted(taught.keys() - args.student_options.flags.keys())
     if gone:
-        raise ValueError(f"{args.config} uses {gone[0]}, an option that is gone.")
+        raise TaggerError(f"{args.config} uses {gone[0]}, an option that is gone.")
     for name, value in (taught | {"seed": held["seed"]}).items():
         if not hasattr(args, name):
             setattr(args, name, value)
@@ -560,9 +562,9 @@ def train(args: argparse.Namespace) -> None:
     is_distilled = getattr(args, "recipe", None) == "distillation"
     held = _take_config(args)
     if is_distilled and not hasattr(args, "teacher"):
-        raise ValueError("--recipe distillation needs --teacher.")
+        raise TaggerError("--recipe distillation needs --teacher.")
     if hasattr(args, "unlabelled") and not hasattr(args, "teacher"):
-        raise ValueError("--unlabelled needs --teacher with the model that scores it.")
+        raise TaggerError("--unlabelled needs --teacher with the model that scores it.")
     if not hasattr(args, "teacher"):
         args.student_options.values([], args, "training without --teacher")
     _check_base(args)
@@ -633,7 +635,7 @@ def _check_counts(args: argparse.Namespace, manifest) -> None:
     ):
         # The original's shards do not say how they were built.
         if manifest.num_audios_per_shard and given not in (None, built):
-            raise ValueError(
+            raise TaggerError(
                 f"{option} {given} does not agree with {args.data_dir}, built with"
                 f" {built:g}. Leave it out, or build again."
             )

@@ -119,7 +119,7 @@ def fit(args: argparse.Namespace) -> None:
     options = fitting.FitOptions(
         **{field.name: getattr(args, field.name) for field in fields}
     )
-    with storage.file_lock(args.output, "--output"):
+    with storage.file_lock(args.output, "`output=`"):
         found = fitting.fit(args.bases, args.source, options, tags, args.tag_separator)
         found.save(args.output)
     table = found.table()
@@ -203,13 +203,13 @@ def thresholds(args: argparse.Namespace) -> int:
     check_outputs(args, "output")
     paths = listing.list_audio(args.files)
     model = weights.path_of(args.model)
-    with storage.file_lock(args.output, "--output"):
+    with storage.file_lock(args.output, "`output=`"):
         tagger = Tagger(selection.open_engine(args.model, args.precision))
         with streaming.progress(len(paths), "Scoring") as bar:
-            found, errors = calibration.thresholds_at_rate(
+            found, failed = calibration.thresholds_at_rate(
                 tagger, paths, args.rate, bar, stream_options(args)
             )
-        number = len(paths) - len(errors)
+        number = len(paths) - len(failed)
         source = (
             f"reached by {100 * args.rate:g} % of {number:,} files of"
             f" {', '.join(args.files)}"
@@ -218,10 +218,10 @@ def thresholds(args: argparse.Namespace) -> int:
         models.files.copy_with(
             model, args.output, found, about | {"thresholds": source}
         )
-    for path, error in errors.items():
-        print(f"{printable(path)}\n  {printable(str(error))}", file=sys.stderr)
+    for one in failed:
+        print(f"{printable(one.path)}\n  {printable(str(one.error))}", file=sys.stderr)
     width = max(map(len, map(printable, tagger.tags)))
     for tag, threshold in zip(tagger.tags, found, strict=True):
         print(f"{printable(tag):{width}}  {threshold:.3f}")
     print(f"Model: {printable(args.output)}; thresholds {printable(source)}")
-    return 2 if errors else 0
+    return 2 if failed else 0

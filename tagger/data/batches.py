@@ -21,6 +21,7 @@ import numpy as np
 from tagger import storage
 from tagger.data.clips import Clips, ahead, default_threads
 from tagger.segmentation import Segmentation
+from tagger.text import TaggerError
 
 # Segments are shuffled among this many of their neighbours, after clips are shuffled as
 # a whole. The first segment of a clip lets the system read all of it: the others are
@@ -74,10 +75,10 @@ class Batches:
         self._options, self._scores = options, scores
         self._shape = (batch_size, *clips.segment_shape(segmentation))
         if options.crops_per_clip and clips.shards.manifest.features:
-            raise ValueError(
+            raise TaggerError(
                 f"{clips.shards.directory} holds log-mel spectrograms, so random crops"
-                " are not possible. Build waveform records (without --features), or"
-                " train on complete segments (--crops-per-clip 0)."
+                " are not possible. Build waveform records (without `features=`), or"
+                " train on complete segments (`crops_per_clip=0`)."
             )
         self._counts = clips.num_segments(self._segmentation)
         if options.crops_per_clip:
@@ -187,7 +188,7 @@ class Mixture:
                     getattr(s.manifest, field) for s in (first, source.shards)
                 )
                 if one != other:
-                    raise ValueError(
+                    raise TaggerError(
                         f"{first.directory} and {source.shards.directory} cannot be"
                         f" mixed: {field} is {one} in the first but {other} in the"
                         " second."
@@ -204,9 +205,9 @@ class Mixture:
         ]  # fmt: skip
         for source, share, part in zip(sources, self.shares, self._parts, strict=True):
             if not len(part):
-                raise ValueError(
+                raise TaggerError(
                     f"{source.shards.directory} holds fewer segments than the {share}"
-                    " that one batch needs. Choose a smaller --batch-size."
+                    " that one batch needs. Choose a smaller `batch_size=`."
                 )
 
     def __len__(self) -> int:
@@ -227,15 +228,15 @@ def split_batch(weights: Sequence[float], batch_size: int) -> list[int]:
         ValueError: a weight is not positive, or a source gets no segment.
     """
     if min(weights) <= 0:
-        raise ValueError(f"Weights of sources must be positive, not {min(weights):g}.")
+        raise TaggerError(f"Weights of sources must be positive, not {min(weights):g}.")
     exact = np.array(weights) / sum(weights) * batch_size
     dealt = np.floor(exact).astype(int)
     dealt[np.argsort(dealt - exact, kind="stable")[: batch_size - dealt.sum()]] += 1
     if dealt.min() < 1:
-        raise ValueError(
+        raise TaggerError(
             f"A batch of {batch_size} is too small for {len(weights)} sources with the"
             f" weights {', '.join(f'{w:g}' for w in weights)}. Choose a larger"
-            " --batch-size."
+            " `batch_size=`."
         )
     return dealt.tolist()
 

@@ -26,6 +26,7 @@ from tagger.data import records, tfds, workers
 from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard, Sidecar
 from tagger.datasets.annotations import Annotations
 from tagger.segmentation import Segmentation, cut, to_float, to_int16
+from tagger.text import TaggerError
 from tagger.validation import HIGHEST_RATE, LONGEST_SEGMENT
 
 # Extensions that are tried for a path without one.
@@ -89,13 +90,13 @@ def build(
         "number of workers": 1 if num_workers is None else num_workers,
     }.items():
         if value < 1:
-            raise ValueError(f"The {name} must be positive, not {value}.")
+            raise TaggerError(f"The {name} must be positive, not {value}.")
     for name, value, highest in (
         ("sample rate", sample_rate, HIGHEST_RATE),
         ("segment length", segment_samples, LONGEST_SEGMENT),
     ):
         if value is not None and value > highest:
-            raise ValueError(f"The {name} must be at most {highest:,}, not {value:,}.")
+            raise TaggerError(f"The {name} must be at most {highest:,}, not {value:,}.")
     manifest = _plan_manifest(
         annotations, sample_rate, segment_samples, num_audios_per_shard, features, dtype
     )
@@ -105,9 +106,9 @@ def build(
             f"None of the {len(annotations):,} annotated clips is in"
             f" {str(audio_dir)!r}; the first should be"
             f" {str(audio_dir / annotations.paths[0])!r}. Give another folder with"
-            " --audio-dir."
+            " `audio_dir=`."
         )
-    with storage.writer_lock(output_dir, "--output-dir"):
+    with storage.writer_lock(output_dir, "`output_dir=`"):
         _remove_leftovers(output_dir)
         earlier, waiting = _earlier_build(manifest, output_dir), []
         tasks = _plan_tasks(annotations, manifest, output_dir)
@@ -200,14 +201,14 @@ def _plan_manifest(
         dtype = "int16"
     else:
         if dtype not in ("float16", "float32"):
-            raise ValueError(
+            raise TaggerError(
                 f"Unknown dtype {dtype!r}. Choose one of: float16, float32."
             )
         log_mel = models.presets.preset(features)
         if sample_rate not in (None, log_mel.sample_rate):
-            raise ValueError(
+            raise TaggerError(
                 f"The features {features} are computed at {log_mel.sample_rate} Hz, not"
-                f" at {sample_rate} Hz. Omit --sample-rate."
+                f" at {sample_rate} Hz. Omit `sample_rate=`."
             )
         sample_rate = log_mel.sample_rate
         shape = (log_mel.num_frames(segment_samples), log_mel.n_mels)
@@ -417,9 +418,9 @@ def _earlier_build(
     ):  # fmt: skip
         held, asked = getattr(earlier, field), getattr(manifest, field)
         if held != asked:
-            raise ValueError(
+            raise TaggerError(
                 f"{output_dir} holds another build: its {field} is {held}, but this"
-                f" build's is {asked}. Choose another --output-dir, or delete that"
+                f" build's is {asked}. Choose another `output_dir=`, or delete that"
                 " folder."
             )
     if earlier.shards and earlier.versions != manifest.versions:
@@ -498,7 +499,7 @@ def _make(
             if isinstance(made, workers.WorkersDied):
                 raise OSError(
                     f"Making {task.name} killed its worker again, perhaps for lack of"
-                    " memory. Run the same command with fewer --num-workers."
+                    " memory. Run the same command with fewer `num_workers=`."
                 )
         yield task, made
 
@@ -522,16 +523,16 @@ def _check_share(
     missing = sum(shard.num_missing for shard in manifest.shards.values())
     rest = "the other clips are written and can be used."
     if missing > max_missing * planned:
-        raise ValueError(
+        raise TaggerError(
             f"The audio of {missing} of {planned} clips is missing, more than"
-            f" --max-missing {max_missing:g} allows. They are listed in the .json file"
+            f" `max_missing={max_missing:g}` allows. They are listed in the .json file"
             f" beside each shard in {output_dir}; {rest}"
         )
     if len(manifest.skipped) > max_skipped * (planned - missing):
         first = manifest.skipped[0]
-        raise ValueError(
+        raise TaggerError(
             f"{len(manifest.skipped)} of {planned - missing} clips were skipped, more"
-            f" than --max-skipped {max_skipped:g} allows; the first is"
+            f" than `max_skipped={max_skipped:g}` allows; the first is"
             f" {first['path']!r}: {first['reason']}. All are listed in"
             f" {output_dir / MANIFEST_NAME}; {rest}"
         )

@@ -32,6 +32,7 @@ from tagger.segmentation import (
     to_float,
     to_int16,
 )
+from tagger.text import TaggerError
 
 INDEX_NAME = "index.npz"
 MAX_OPEN_FILES = 64  # some systems allow 256
@@ -93,7 +94,7 @@ class Shards:
             OSError: the disk has no room for copies.
         """
         if not self.manifest.num_clips(split):
-            raise ValueError(
+            raise TaggerError(
                 f"{self.directory} holds no {split} clips, only"
                 f" {', '.join(self.manifest.splits) or 'nothing'}. Build with the audio"
                 " of that split, or choose another one."
@@ -139,12 +140,12 @@ class Shards:
         ids = [clip_id for clip_id, fold in folds.items() if fold == number]
         if not ids:
             held = ", ".join(map(str, sorted(set(folds.values()))))
-            has = f"only {held}" if held else "because it was built without --folds"
-            raise ValueError(f"{self.directory} has no fold {number}, {has}.")
+            has = f"only {held}" if held else "because it was built without `folds=`"
+            raise TaggerError(f"{self.directory} has no fold {number}, {has}.")
         splits = [*filter(self.manifest.num_clips, ("train", "val", "test"))]
         clips = self.clips(*splits) if splits else None
         if clips is None or not np.isin(clips.ids, ids).any():
-            raise ValueError(f"{self.directory} holds no clips of fold {number}.")
+            raise TaggerError(f"{self.directory} holds no clips of fold {number}.")
         return clips.chosen(np.isin(clips.ids, ids))
 
 
@@ -171,7 +172,7 @@ def open_shards(
         if (folder / MANIFEST_NAME).is_file():
             manifest = Manifest.load(folder)
             if not manifest.complete:
-                raise ValueError(
+                raise TaggerError(
                     f"The build in {folder} is unfinished ({len(manifest.shards)}"
                     " shards so far). Run the build command again; it resumes where"
                     " it stopped."
@@ -189,7 +190,7 @@ def open_shards(
             return Shards(folder, manifest, "tag 1" not in manifest.tags)
     raise FileNotFoundError(
         f"There are no shards in {str(path)!r}. Build them (python build_mtt.py), or"
-        " give the folder of the shards or its parent with --data-dir."
+        " give the folder of the shards or its parent with `data_dir=`."
     )
 
 
@@ -200,7 +201,7 @@ def _refuse_faults(
     bad = {name: faults for name, faults in shards if faults}
     if bad:
         name, faults = next(iter(bad.items()))
-        raise ValueError(
+        raise TaggerError(
             f"{len(bad)} files in {folder} failed verification: {name}:"
             f" {faults[0]}{' …' if len(bad) > 1 else ''}. Delete them and run the build"
             " again: it makes only what is missing."
@@ -279,7 +280,7 @@ def _row(found: records.Entry, manifest: Manifest) -> tuple[int, int, int]:
         num_values = num_segments * int(np.prod(manifest.segment_shape))
     num_bytes = num_values * np.dtype(manifest.segment_dtype).itemsize
     if len(lengths) != 1 or len(strides) > 1 or (ends - starts).sum() < num_bytes:
-        raise ValueError("its segments do not hold what it says")
+        raise TaggerError("its segments do not hold what it says")
     return int(starts[0]), lengths.pop(), strides.pop() if strides else 0
 
 
@@ -381,14 +382,14 @@ class Clips:
             f" {manifest.segment_samples} samples each"
         )
         if not segmentation.is_consecutive:
-            raise ValueError(
+            raise TaggerError(
                 f"{held}, but the model takes overlapping segments. Build waveform"
-                " records (without --features)."
+                " records (without `features=`)."
             )
         if segmentation.num_samples != manifest.segment_samples:
-            raise ValueError(
+            raise TaggerError(
                 f"{held}, but the model takes {segmentation.num_samples}. Build with"
-                f" --num-samples {segmentation.num_samples}."
+                f" `num_samples={segmentation.num_samples}`."
             )
         return manifest.segment_shape
 

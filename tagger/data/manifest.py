@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from tagger import storage, validation
 from tagger.datasets.annotations import SPLITS
+from tagger.text import TaggerError
 from tagger.validation import Count, Name, SampleRate, SegmentLength, ShardName
 
 MANIFEST_NAME = "manifest.json"
@@ -138,9 +139,9 @@ class Manifest:
     def __post_init__(self):
         self.segment_shape = self.segment_shape or (self.segment_samples,)
         if len(set(self.tags)) < len(self.tags):
-            raise ValueError("A tag is listed twice.")
+            raise TaggerError("A tag is listed twice.")
         if len(self.segment_shape) != (2 if self.features else 1):
-            raise ValueError("segment_shape does not fit features.")
+            raise TaggerError("segment_shape does not fit features.")
 
     def num_clips(self, split: str) -> int:
         """Returns the number of clips in a split."""
@@ -219,7 +220,7 @@ class Manifest:
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{str(path)!r} is not UTF-8 text. {_REMEDY}") from error
+            raise TaggerError(f"{str(path)!r} is not UTF-8 text. {_REMEDY}") from error
         manifest = validation.parse(text, cls, path, _REMEDY)
         if not manifest.complete:
             for made in storage.location(directory).glob("*.tfrecord.json"):

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from tagger import storage
+from tagger.text import TaggerError
 
 # Name in the Example -> type of its value. Arrays are little-endian bytes.
 FEATURES = {
@@ -33,7 +34,7 @@ SAMPLE_RATE = 22050  # default of a build, in Hz
 SEGMENT_SAMPLES = 59049  # default of a build
 
 
-class CorruptShardError(ValueError):
+class CorruptShardError(TaggerError):
     """A shard is corrupted; the message names the file and the first bad record."""
 
     def __init__(self, path: str | os.PathLike, number: int):

@@ -11,6 +11,7 @@ from tagger.data import records
 from tagger.data.manifest import Manifest, Shard
 from tagger.datasets import magnatagatune
 from tagger.storage import Remote
+from tagger.text import TaggerError
 
 # train-0000-of-0152.tfrecord, test-0000-of-0043.seq.tfrecord
 _NAME = re.compile(r"(.*)-\d{4}-of-(\d{4})(\..*)")
@@ -90,9 +91,9 @@ def read_manifest(folder: Path) -> Manifest:
         try:
             found = find_clip(example)
         except (ValueError, KeyError, IndexError) as error:
-            raise ValueError(
+            raise TaggerError(
                 f"{path} is a shard of neither this project nor resemul. Run the build"
-                " again (python build_mtt.py), or give another --data-dir."
+                " again (python build_mtt.py), or give another `data_dir=`."
             ) from error
         manifest.segment_samples = found.num_samples // len(found.spans)
         manifest.shards[path.name] = Shard(
@@ -103,7 +104,7 @@ def read_manifest(folder: Path) -> Manifest:
             sha256="",
         )
     if not manifest.shards:
-        raise ValueError(f"The shards in {folder} are empty. Run the build again.")
+        raise TaggerError(f"The shards in {folder} are empty. Run the build again.")
     manifest.tags = _tag_names(folder, len(found.labels))
     return manifest
 

@@ -202,8 +202,8 @@ def _executor(
     except (OSError, ValueError) as error:
         raise OSError(
             f"No Dask scheduler answers at {scheduler!r} ({error}). Start one (dask"
-            " scheduler) and workers (dask worker tcp://host:8786), or omit --scheduler"
-            " to use this machine."
+            " scheduler) and workers (dask worker tcp://host:8786), or omit"
+            " `scheduler=` to use this machine."
         ) from error
     with client, client.get_executor(pure=False) as pool:
         try:

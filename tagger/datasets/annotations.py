@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tagger.text import TaggerError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -61,7 +63,7 @@ class Annotations:
         if self.labels.shape != (num_clips, len(self.tags)) or not (
             len(self.paths) == len(self.splits) == num_clips
         ):
-            raise ValueError(
+            raise TaggerError(
                 f"{num_clips} clip ids and {len(self.tags)} tags need labels of shape"
                 f" {(num_clips, len(self.tags))}, {num_clips} paths and {num_clips}"
                 f" splits. Received: {self.labels.shape}, {len(self.paths)} paths and"
@@ -69,19 +71,19 @@ class Annotations:
             )
         twice = sorted({tag for tag in self.tags if self.tags.count(tag) > 1})
         if twice:
-            raise ValueError(
+            raise TaggerError(
                 f"Tag {twice[0]!r} occurs twice in the annotations of {self.dataset}."
                 " Give every tag a unique name."
             )
         ids, counts = np.unique(self.clip_ids, return_counts=True)
         if len(ids) < num_clips:
-            raise ValueError(
+            raise TaggerError(
                 f"Clip id {str(ids[counts > 1][0])!r} occurs twice in the annotations"
                 f" of {self.dataset}. Give every clip a unique id."
             )
         unknown = set(self.splits) - set(SPLITS)
         if unknown:
-            raise ValueError(
+            raise TaggerError(
                 f"Unknown split {str(min(unknown))!r}. Choose from:"
                 f" {', '.join(SPLITS)}."
             )
@@ -123,7 +125,7 @@ def top_tags(labels: np.ndarray, num_tags: int, order: str) -> np.ndarray:
         ValueError: `num_tags` is not positive, or `order` is unknown.
     """
     if num_tags < 1:
-        raise ValueError(f"The number of tags must be at least 1, not {num_tags}.")
+        raise TaggerError(f"The number of tags must be at least 1, not {num_tags}.")
     counts = labels.sum(axis=0, dtype=np.int64)
     columns = np.argsort(counts, kind="stable")[-num_tags:]
     if order == "ascending":
@@ -131,7 +133,7 @@ def top_tags(labels: np.ndarray, num_tags: int, order: str) -> np.ndarray:
     if order == "descending":
         columns = np.sort(columns)
         return columns[np.argsort(-counts[columns], kind="stable")]
-    raise ValueError(
+    raise TaggerError(
         f"Unknown tag order {order!r}. Choose one of: ascending, descending."
     )
 
@@ -166,11 +168,11 @@ def read_table(path: Path, separator: str) -> "pd.DataFrame":
         return pd.DataFrame()
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         reason = str(error).strip().removesuffix(".")
-        raise ValueError(f"{path} is not {kind}-separated text: {reason}.") from error
+        raise TaggerError(f"{path} is not {kind}-separated text: {reason}.") from error
     short = table.isna().any(axis=1).to_numpy()
     if short.any():
         row = int(np.argmax(short))
-        raise ValueError(
+        raise TaggerError(
             f"{path} is not {kind}-separated text: row {row} has"
             f" {table.iloc[row].notna().sum()} cells, but the first line has"
             f" {table.shape[1]}."
@@ -178,7 +180,7 @@ def read_table(path: Path, separator: str) -> "pd.DataFrame":
     columns = table.iloc[0].tolist()
     twice = [column for column in columns if columns.count(column) > 1]
     if twice:
-        raise ValueError(f"{path} has two columns called {twice[0]!r}.")
+        raise TaggerError(f"{path} has two columns called {twice[0]!r}.")
     return table.iloc[1:].reset_index(drop=True).set_axis(columns, axis=1)
 
 
@@ -200,7 +202,7 @@ def binary(cells: np.ndarray, columns: Sequence[str], source: Path) -> np.ndarra
     wrong = np.argwhere(~(ones | zeros))
     if len(wrong):
         row, column = wrong[0].tolist()
-        raise ValueError(
+        raise TaggerError(
             f"{source}, row {row + 1}: column {columns[column]!r} holds"
             f" {cells.tolist()[row][column]!r}, but the labels of a tag are 0 or 1."
         )
@@ -220,7 +222,7 @@ def existing(path: Path, remedy: str) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"There is no folder {str(path.parent)!r}. Give the folder that holds"
-            f" {path.name} with --data-dir."
+            f" {path.name} with `data_dir=`."
         )
     if not path.is_file():
         raise FileNotFoundError(
@@ -241,7 +243,7 @@ def read_tags(path: str | os.PathLike) -> tuple[str, ...]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not a text file.") from error
+        raise TaggerError(f"{str(path)!r} is not a text file.") from error
     try:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
@@ -252,7 +254,7 @@ def read_tags(path: str | os.PathLike) -> tuple[str, ...]:
         content = [line.strip() for line in text.splitlines() if line.strip()]
     is_list = isinstance(content, list) and content
     if not is_list or not all(isinstance(tag, str) and tag for tag in content):
-        raise ValueError(
+        raise TaggerError(
             f"{str(path)!r} holds no tag names. Give one per line, in the order of the"
             " scores, or a JSON list of them."
         )

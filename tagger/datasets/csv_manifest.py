@@ -33,7 +33,7 @@ from tagger.datasets.annotations import (
 )
 from tagger.datasets.splitting import deal_folds, stratify, tags_lacking
 from tagger.listing import AUDIO_EXTENSIONS, audio_files_in
-from tagger.text import as_utf8
+from tagger.text import TaggerError, as_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,9 +128,9 @@ def _load(
         kept = np.sort(top_tags(labels, num_tags, "ascending"))
         names, labels = [names[column] for column in kept], labels[:, kept]
     if not labels.any() and not tags:
-        raise ValueError(
+        raise TaggerError(
             f"No file of {source} has a tag. For unlabelled music, give the file that"
-            " names the tags of the labelled music with --tags."
+            " names the tags of the labelled music with `tags=`."
         )
     if "split" in rows:
         splits, rule = _given_splits(rows, source), "its own split"
@@ -165,29 +165,29 @@ def _read_rows(path: Path, tag_separator: str) -> "pd.DataFrame":
         with open(path, encoding="utf-8-sig") as file:
             head = file.readline()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+        raise TaggerError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
     table = read_table(path, max("\t;,", key=head.count))
     table.columns = [_fact_or_tag(column) for column in table.columns]
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
-        raise ValueError(f"{path} has two columns called {twice!r}.")
+        raise TaggerError(f"{path} has two columns called {twice!r}.")
     if "path" not in table:
-        raise ValueError(
+        raise TaggerError(
             f"{path} must have a column called path; its columns are"
             f" {', '.join(map(repr, table.columns))}."
         )
     if not len(table):
-        raise ValueError(f"{path} has no rows: name at least one audio file.")
+        raise TaggerError(f"{path} has no rows: name at least one audio file.")
     if (table["path"] == "").any():
         row = int(np.argmax(table["path"] == ""))
-        raise ValueError(f"{path}: row {row + 1} has no path.")
+        raise TaggerError(f"{path}: row {row + 1} has no path.")
     table["path"] = table["path"].map(os.path.normpath)  # ./a.mp3 is a.mp3
     if "artist" in table:
         table["artist"] = table["artist"].str.strip()
     if "clip_id" not in table:
         twice = table["path"][table["path"].duplicated()]
         if len(twice):
-            raise ValueError(
+            raise TaggerError(
                 f"{path} names the file {twice.iloc[0]!r} twice. Keep one row, with all"
                 " its tags."
             )
@@ -210,8 +210,8 @@ def _warn_of_other_separators(
         if len(joined) > len(tags) / 4:
             warnings.warn(
                 f"{len(joined)} of {len(tags)} tags of {path} contain {other!r}, such"
-                f" as {joined[0]!r}. If it separates tags, add --tag-separator"
-                f" '{other}'.",
+                f" as {joined[0]!r}. If it separates tags, add"
+                f" `tag_separator='{other}'`.",
                 stacklevel=4,
             )
 
@@ -224,14 +224,14 @@ def _fact_or_tag(column: str) -> str:
 def _tags_of_columns(table: "pd.DataFrame", path: Path) -> list[list[str]]:
     tags = [column for column in table if column not in FACTS]
     if not tags:
-        raise ValueError(
+        raise TaggerError(
             f"{path} has neither a column called tags nor a column per tag; it has only"
             f" {', '.join(map(repr, table.columns))}."
         )
     try:
         cells = binary(table[tags].to_numpy(str), tags, path)
     except ValueError as error:
-        raise ValueError(
+        raise TaggerError(
             f"{error} Remove columns that are not tags, or list the tags in a column"
             " called tags."
         ) from error
@@ -250,7 +250,7 @@ def _walk(folder: Path) -> "pd.DataFrame":
             tags = [as_utf8(tag.name)]
             found.append({"path": name, "clip_id": as_utf8(name), "tags": tags})
     if not found:
-        raise ValueError(
+        raise TaggerError(
             f"There is no audio in the subfolders of {str(folder)!r}. Name each one"
             f" after a tag and put audio files ({', '.join(AUDIO_EXTENSIONS[:6])} …)"
             " into it."
@@ -295,7 +295,7 @@ def _splits(
         kind = "artists" if by_artist else "tagged files"
         num_groups = len(np.unique(groups[labelled]))
         if num_groups < len(SHARES):
-            raise ValueError(
+            raise TaggerError(
                 f"{source} has {num_groups} {kind}; three splits need at least 3. Add a"
                 " column called split."
             )
@@ -319,7 +319,7 @@ def _groups(rows: "pd.DataFrame", source: Path) -> np.ndarray:
     groups = rows["artist" if "artist" in rows else "clip_id"].to_numpy(str)
     if (groups == "").any():
         row = int(np.argmax(groups == ""))
-        raise ValueError(
+        raise TaggerError(
             f"{source}: row {row + 1} names no artist, so the artist may end up in two"
             " splits. Fill in the column artist, or remove it."
         )
@@ -339,9 +339,9 @@ def _folds(
         labelled = labels.any(axis=1) & (splits != "student")
         groups = _groups(rows, source)[labelled]
         if len(np.unique(groups)) < num_folds:
-            raise ValueError(
+            raise TaggerError(
                 f"{source} has {len(np.unique(groups))} artists or files with tags,"
-                f" too few for {num_folds} folds. Choose a smaller --folds."
+                f" too few for {num_folds} folds. Choose a smaller `folds=`."
             )
         folds = np.full(len(rows), -1)
         folds[labelled] = deal_folds(groups, labels[labelled], num_folds, seed)
@@ -352,7 +352,7 @@ def _folds(
     wrong = ~cells.str.fullmatch(r"[0-9]{0,4}")
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise ValueError(
+        raise TaggerError(
             f"{source}: row {row + 1} has the fold {cells.iloc[row]!r}. Give whole"
             " numbers from 0, or nothing for a clip in no fold."
         )
@@ -376,7 +376,7 @@ def _given_splits(rows: "pd.DataFrame", source: Path) -> np.ndarray:
     names = rows["split"].str.strip().str.lower()
     unknown = sorted(set(names) - set(SPLIT_NAMES))
     if unknown:
-        raise ValueError(
+        raise TaggerError(
             f"{source} has the unknown split {unknown[0]!r}. Choose from: train, val,"
             " test, student."
         )

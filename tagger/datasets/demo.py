@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tagger.audio import write_audio
 from tagger.datasets import magnatagatune
+from tagger.text import TaggerError
 
 SAMPLE_RATE = 16000  # like MTT's mp3 files
 CLIP_SECONDS = 13.5  # five segments of 59049 samples at 22050 Hz
@@ -45,7 +46,7 @@ def synthesize(
         ValueError: the folder holds other annotations, or `num_clips` < 16.
     """
     if num_clips < len(magnatagatune.DIRECTORY_SPLITS):
-        raise ValueError(
+        raise TaggerError(
             f"{num_clips} clips do not fill the 16 directories of MTT's layout. Ask for"
             " at least 16."
         )
@@ -64,9 +65,9 @@ def synthesize(
     annotations = folder / magnatagatune.ANNOTATIONS_NAME
     text = "".join("\t".join(f'"{cell}"' for cell in row) + "\n" for row in rows)
     if annotations.exists() and annotations.read_text() != text:
-        raise ValueError(
+        raise TaggerError(
             f"{annotations} does not belong to {num_clips} demo clips with seed {seed}."
-            " Choose another --data-dir."
+            " Choose another `data_dir=`."
         )
     for path, plan, clip in tqdm(plans, "Synthesising", unit="clip", disable=None):
         if path.exists():

@@ -26,6 +26,7 @@ from tagger.datasets.annotations import (
     top_tags,
     warn_unless_published,
 )
+from tagger.text import TaggerError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,7 +171,7 @@ def load_annotations(
             directories.
     """
     if variant not in VARIANTS:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown variant {variant!r}. Choose one of: {', '.join(VARIANTS)}."
         )
     rules = VARIANTS[variant]
@@ -187,7 +188,7 @@ def load_annotations(
     if not rules.keep_broken:
         kept &= ~table["clip_id"].isin(BROKEN_CLIPS).to_numpy()
     if not kept.any():
-        raise ValueError(f"No clip of {path} has any of the top {len(tags)} tags.")
+        raise TaggerError(f"No clip of {path} has any of the top {len(tags)} tags.")
     is_real = (len(table), num_all_tags) == (NUM_CLIPS, NUM_ALL_TAGS)
     table, labels = table[kept], labels[kept]
 
@@ -219,17 +220,17 @@ def load_annotations(
 
 
 def _read_csv(path: Path) -> "pd.DataFrame":
-    existing(path, "Put it there, or give the folder that holds it with --data-dir.")
+    existing(path, "Put it there, or give the folder that holds it with `data_dir=`.")
     table = read_table(path, "\t")
     missing = {"clip_id", "mp3_path"} - set(table.columns)
     if missing or len(table.columns) < 3:
-        raise ValueError(
+        raise TaggerError(
             f"{path} must be tab-separated with the columns clip_id, one per tag, and"
             f" mp3_path; found {', '.join(map(repr, table.columns[:4]))}"
             f"{' …' if len(table.columns) > 4 else ''}."
         )
     if (table[["clip_id", "mp3_path"]] == "").any(axis=None) or not len(table):
-        raise ValueError(f"{path} has no rows, or a row without clip_id or mp3_path.")
+        raise TaggerError(f"{path} has no rows, or a row without clip_id or mp3_path.")
     return table
 
 
@@ -248,9 +249,9 @@ def _split_by_directory(path: Path, paths: np.ndarray) -> np.ndarray:
     splits = [DIRECTORY_SPLITS.get(clip.split("/")[0]) for clip in paths]
     if None in splits:
         clip = str(paths[splits.index(None)])
-        raise ValueError(
+        raise TaggerError(
             f"{path}: {clip!r} is in none of the directories 0-9 and a-f, so the"
-            " directory split does not cover it. Use --variant multi_scale, which"
+            " directory split does not cover it. Use `variant=multi_scale`, which"
             " splits at random."
         )
     return np.array(splits)
@@ -277,7 +278,7 @@ def _split_by_lists(data_dir: Path, paths: np.ndarray) -> np.ndarray:
             splits[str(clip).rpartition(".")[0]] = split
     found = np.array([splits.get(clip.rpartition(".")[0], "") for clip in paths])
     if not (found != "").any():
-        raise ValueError(
+        raise TaggerError(
             f"{', '.join(LIST_NAMES.values())} in {data_dir} name none of the clips of"
             f" {ANNOTATIONS_NAME}. Get the lists from {LISTS_SOURCE}."
         )

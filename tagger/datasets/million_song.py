@@ -32,6 +32,7 @@ from tagger.datasets.annotations import (
     read_table,
     warn_unless_published,
 )
+from tagger.text import TaggerError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +100,7 @@ def load_annotations(
     """
     folder = Path(data_dir)
     if split not in SPLIT_RULES:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown split {split!r}. Choose one of: {', '.join(SPLIT_RULES)}."
         )
     if split == "classic":
@@ -113,7 +114,7 @@ def load_annotations(
         published.pop("student", None)
     wrong = [track_id for track_id in track_ids if not TRACK_ID.fullmatch(track_id)]
     if wrong:
-        raise ValueError(
+        raise TaggerError(
             f"The lists in {folder} hold {str(wrong[0])!r}, which is not an MSD track"
             " id (TR, five letters and eleven hexadecimal digits)."
         )
@@ -151,9 +152,9 @@ def _read_classic(folder: Path) -> Lists:
             vector = np.reshape(vectors[track_id], (1, len(tags)))
             labels[row] = binary(vector, tags, path)[0]
         except KeyError:
-            raise ValueError(f"{path} holds no tags for {track_id!r}.") from None
+            raise TaggerError(f"{path} holds no tags for {track_id!r}.") from None
         except (ValueError, TypeError) as error:
-            raise ValueError(
+            raise TaggerError(
                 f"{path}: {track_id!r} does not have {len(tags)} labels of 0 or 1."
             ) from error
     return tags, np.array([*train, *test], str), np.array(splits), labels
@@ -192,7 +193,7 @@ def _labels_of(track_ids: np.ndarray, folder: Path) -> np.ndarray:
         path = folder / f"{name}_binaries.npy"
         labels, shape = _read_array(path), (len(ids), len(CALS_TAGS))
         if labels.shape != shape:
-            raise ValueError(
+            raise TaggerError(
                 f"{path} has the shape {labels.shape}, but {len(ids)} ids and"
                 f" {len(CALS_TAGS)} tags need {shape}."
             )
@@ -200,7 +201,7 @@ def _labels_of(track_ids: np.ndarray, folder: Path) -> np.ndarray:
         rows.update(zip(ids.tolist(), labels, strict=True))
     lacking = [track_id for track_id in track_ids.tolist() if track_id not in rows]
     if lacking:
-        raise ValueError(
+        raise TaggerError(
             f"{len(lacking)} labelled tracks of {CALS_TSV} have no labels, because none"
             f" of the *_ids.npy in {folder} lists them; the first is {lacking[0]!r}."
         )
@@ -214,7 +215,7 @@ def _ids_of(table: "pd.DataFrame", path: Path) -> dict[str, np.ndarray]:
     id_columns = [c for c in table if TRACK_ID.fullmatch(first[c])]
     split_columns = [c for c in table if set(table[c].str.lower().unique()) <= known]
     if not id_columns or not split_columns:
-        raise ValueError(
+        raise TaggerError(
             f"{path} must have a column of track ids and one of splits"
             f" ({', '.join(CALS_SPLITS)}, none); its columns are"
             f" {', '.join(map(repr, table))}."
@@ -231,7 +232,7 @@ def _read_array(path: Path) -> np.ndarray:
     try:
         return validation.load_array(_existing(path))
     except ValueError as error:
-        raise ValueError(f"{path} is not a NumPy array: {error}.") from error
+        raise TaggerError(f"{path} is not a NumPy array: {error}.") from error
 
 
 def _existing(path: Path) -> Path:

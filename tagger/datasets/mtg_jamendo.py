@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from tagger.datasets.annotations import Annotations, warn_unless_published
+from tagger.text import TaggerError
 
 AUDIO_FOLDER = "audio"
 COLUMNS = ("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS")
@@ -76,7 +77,7 @@ def load_annotations(
     """
     folder = Path(data_dir)
     if subset not in PUBLISHED_COUNTS:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown subset {subset!r}. Choose one of: {', '.join(PUBLISHED_COUNTS)}."
         )
     rows, splits = [], []
@@ -116,7 +117,7 @@ def _find(folder: Path, name: str, split: int) -> Path:
             return place / name
     raise FileNotFoundError(
         f"There is no {name} in {' or '.join(repr(str(place)) for place in places)}."
-        " Give the folder of the dataset with --data-dir; the lists are in"
+        " Give the folder of the dataset with `data_dir=`; the lists are in"
         " https://github.com/MTG/mtg-jamendo-dataset, folder data/splits."
     )
 
@@ -126,16 +127,16 @@ def _read_rows(path: Path) -> list[list[str]]:
     try:
         head, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file.") from error
+        raise TaggerError(f"{path} is not a text file.") from error
     if tuple(head.split("\t")) != COLUMNS:
-        raise ValueError(
+        raise TaggerError(
             f"{path} must begin with the columns {' '.join(COLUMNS)}, separated by"
             f" tabs; found {head[:60]!r}."
         )
     rows = [line.rstrip("\t").split("\t") for line in lines if line.strip()]
     for number, row in enumerate(rows):
         if len(row) < len(COLUMNS):
-            raise ValueError(
+            raise TaggerError(
                 f"{path}, line {number + 2} has {len(row)} columns, but a track has at"
                 f" least {len(COLUMNS)}."
             )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tagger.text import TaggerError
+
 
 def _encode(text: str, encoding: str) -> bytes:
     """Rebuilds bytes that Python 3 pickled for Python 2; other codecs could do more."""
@@ -61,14 +63,16 @@ def load(path: str | os.PathLike, kind: type):
         try:
             content = _Unpickler(file, encoding="latin1").load()
         except pickle.UnpicklingError as error:
-            raise ValueError(
+            raise TaggerError(
                 f"{path} is not a pickle of plain lists and arrays: {error}. None of"
                 " its code was run; download the file from its publisher again."
             ) from error
         except Exception as error:  # random bytes may raise any exception
-            raise ValueError(f"{path} is not a complete pickle ({error!r}).") from error
+            raise TaggerError(
+                f"{path} is not a complete pickle ({error!r})."
+            ) from error
     if not isinstance(content, kind):
-        raise ValueError(
+        raise TaggerError(
             f"{path} must hold the type {kind.__name__}, not {type(content).__name__}."
         )
     return content

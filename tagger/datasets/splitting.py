@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tagger.text import TaggerError
+
 
 def stratify(
     groups: np.ndarray, labels: np.ndarray, shares: Mapping[str, float], seed: int
@@ -37,7 +39,7 @@ def stratify(
     """
     names, rows = np.unique(groups, return_inverse=True)
     if len(names) < len(shares):
-        raise ValueError(f"{len(names)} groups cannot make {len(shares)} splits.")
+        raise TaggerError(f"{len(names)} groups cannot make {len(shares)} splits.")
     num_clips = np.bincount(rows)
     counts = np.zeros((len(names), labels.shape[1]), np.int64)
     np.add.at(counts, rows, labels.astype(np.int64))
@@ -79,7 +81,7 @@ def deal_folds(
     """
     num_folds = min(num_folds, len(np.unique(groups)))
     if num_folds < 2:
-        raise ValueError("One group cannot make two folds.")
+        raise TaggerError("One group cannot make two folds.")
     shares = {str(fold): 1 / num_folds for fold in range(num_folds)}
     fold_of = stratify(groups, labels, shares, seed)
     return np.array([int(fold_of[group]) for group in groups.tolist()])

@@ -8,6 +8,7 @@ from tagger import datasets, models
 from tagger.data.clips import Shards
 from tagger.data.manifest import MANIFEST_NAME
 from tagger.models.metadata import suggest_names
+from tagger.text import TaggerError
 
 
 def tag_names(info: models.ModelInfo, shards: Shards) -> tuple[str, ...]:
@@ -56,8 +57,8 @@ def check_map(
             (in_model, in_models, f"model {model_names}"),
         ):
             if one not in held:
-                raise ValueError(
-                    f"--map {name}={in_model}: {where} has no tag {one!r}."
+                raise TaggerError(
+                    f"`map={name}={in_model}`: {where} has no tag {one!r}."
                     f" {suggest_names(one, held)} Give DATA=MODEL."
                 )
 
@@ -85,9 +86,9 @@ def common_tags(
     names = tag_names(info, shards)
     if info.tags is None or not shards.names_tags:
         if info.num_tags != len(names):
-            raise ValueError(
+            raise TaggerError(
                 f"Model {info.name} scores {info.num_tags} tags but {shards.directory}"
-                f" holds {len(names)}. Rebuild with --num-tags {info.num_tags}."
+                f" holds {len(names)}. Rebuild with `num_tags={info.num_tags}`."
             )
         if info.tags is None and shards.names_tags:
             warnings.warn(
@@ -101,10 +102,10 @@ def common_tags(
     in_model = {tag: tag for tag in names} | mapped
     shared = tuple(tag for tag in names if in_model[tag] in info.tags)
     if not shared:
-        raise ValueError(
+        raise TaggerError(
             f"Model {info.name} and {shards.directory} share no tags: the model scores"
             f" {', '.join(info.tags[:5])} …, the data holds {', '.join(names[:5])} …"
-            " If they only spell them differently, name pairs with --map DATA=MODEL."
+            " If they only spell them differently, name pairs with `map=DATA=MODEL`."
         )
     note = ""
     if len(shared) < max(len(names), info.num_tags):
@@ -133,11 +134,11 @@ def check_rate(info: models.ModelInfo, shards: Shards) -> None:
     if info.sample_rate != manifest.sample_rate:
         known = datasets.DATASETS
         built_by = known.get(manifest.dataset, known["magnatagatune"])  # "demo", too
-        raise ValueError(
+        raise TaggerError(
             f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory}"
             f" holds {manifest.sample_rate} Hz records. Rebuild the data in another"
-            f" folder: {built_by.command} --sample-rate {info.sample_rate}"
-            " --output-dir DIR; then give --data-dir DIR."
+            f" folder: {built_by.command} `sample_rate={info.sample_rate}`"
+            " `output_dir=DIR`; then give `data_dir=DIR`."
         )
 
 
@@ -159,7 +160,7 @@ def check_comparable(
     others = common_tags(other, shards, tag_map).names
     if tags != others:
         only = sorted(set(tags) ^ set(others))
-        raise ValueError(
+        raise TaggerError(
             f"Models {info.name} and {other.name} cannot be compared on"
             f" {shards.directory}: only one of them scores {', '.join(only[:5])}"
             f"{' …' if len(only) > 5 else ''}. Choose models with the same tags."
@@ -175,7 +176,7 @@ def check_match(info: models.ModelInfo, shards: Shards) -> None:
     check_rate(info, shards)
     note = common_tags(info, shards).note
     if note:
-        raise ValueError(
+        raise TaggerError(
             f"Model {info.name} and {shards.directory} have different tags ({note})."
             " Use data with exactly the model's tags, in the same order."
         )

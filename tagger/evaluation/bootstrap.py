@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from tagger.evaluation import metrics
 from tagger.evaluation.metrics import Evaluation
+from tagger.text import TaggerError
 
 RESAMPLES_AT_ONCE = 100  # bounds the memory
 AUCS = ("roc_auc", "pr_auc")
@@ -64,13 +65,13 @@ def bootstrap(
         ValueError: the two were not scored on the same clips and tags.
     """
     if num_resamples < 1:
-        raise ValueError(f"There must be at least 1 resample, not {num_resamples}.")
+        raise TaggerError(f"There must be at least 1 resample, not {num_resamples}.")
     if other is not None and (
         scored.tags != other.tags
         or not np.array_equal(scored.clip_ids, other.clip_ids)
         or not np.array_equal(scored.labels, other.labels)
     ):
-        raise ValueError(
+        raise TaggerError(
             "The two models were not scored on the same clips and tags. Evaluate both"
             " on the same data."
         )

@@ -5,6 +5,7 @@ import pandas as pd
 from tagger.evaluation import metrics
 from tagger.evaluation.metrics import Evaluation
 from tagger.models.registry import MODELS
+from tagger.text import TaggerError
 
 NUM_TAGS = 50  # in every published table
 
@@ -23,7 +24,7 @@ def scores_on(dataset: str) -> list[tuple]:
     ]
     if not rows:
         known = {row.dataset for e in MODELS.values() for row in e.published}
-        raise ValueError(
+        raise TaggerError(
             f"There are no published scores for {dataset}, only for"
             f" {', '.join(sorted(known))}."
         )

@@ -14,6 +14,7 @@ import pandas as pd
 from tagger import models
 from tagger.data.clips import Shards
 from tagger.evaluation import bootstrap, scoring
+from tagger.text import TaggerError
 
 # Points of the compression curve: input / output level in dB.
 COMPRESSION = {
@@ -105,9 +106,9 @@ def check(shards: Shards) -> None:
         ValueError: they contain log-mel spectrograms, which cannot be modified.
     """
     if shards.manifest.features:
-        raise ValueError(
+        raise TaggerError(
             f"{shards.directory} holds log-mel spectrograms, but the robustness test"
-            " needs waveforms. Build without --features."
+            " needs waveforms. Build without `features=`."
         )
 
 

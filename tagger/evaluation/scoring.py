@@ -13,6 +13,7 @@ from tagger.data.clips import Clips, Modify, Shards, outputs_of
 from tagger.evaluation import alignment
 from tagger.evaluation.metrics import Evaluation
 from tagger.segmentation import Segmentation, to_float
+from tagger.text import TaggerError
 
 BATCH_SIZE = 32
 EPSILON = 1e-7  # Keras clips scores to this distance from 0 and 1
@@ -152,9 +153,9 @@ def predictor(model, shards: Shards) -> Predict:
     """
     if hasattr(model, "predictor"):
         if shards.manifest.features:
-            raise ValueError(
+            raise TaggerError(
                 f"{shards.directory} holds log-mel spectrograms, but a graph takes"
-                " waveforms. Give a .keras file, or build without --features."
+                " waveforms. Give a .keras file, or build without `features=`."
             )
         run = model.predictor("scores")
         return lambda segments: run(to_float(segments))

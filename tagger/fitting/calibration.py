@@ -10,8 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from tagger.evaluation import rates
+from tagger.inference.results import Result
 from tagger.inference.streaming import StreamOptions
-from tagger.inference.tagger import Tagger
+from tagger.inference.tagger import Tagger, Taggram
+from tagger.text import TaggerError
 
 
 def thresholds_at_rate(
@@ -20,7 +22,7 @@ def thresholds_at_rate(
     rate: float,
     bar: tqdm | None = None,
     options: StreamOptions = StreamOptions(),
-) -> tuple[list[float], dict[str, Exception]]:
+) -> tuple[list[float], list[Result[Taggram]]]:
     """Returns thresholds that a share of the given music reaches, for each tag.
 
     They need no labels: they say which songs of a collection have most of a tag, and
@@ -34,28 +36,25 @@ def thresholds_at_rate(
         options: How files are read and run.
 
     Returns:
-        A threshold per tag, and the errors of files that cannot be scored.
+        A threshold per tag, and the results of files that cannot be scored.
 
     Raises:
         ValueError: the rate is not between 0 and 1, or there are so few files that it
             would be less than one of them.
     """
     if not 0 < rate < 1:
-        raise ValueError(f"The rate must be between 0 and 1, not {rate:g}.")
+        raise TaggerError(f"The rate must be between 0 and 1, not {rate:g}.")
     needed = math.ceil(1 / rate)
     too_few = f"a rate of {rate:g} needs at least {needed}. Give more music"
     if len(paths) < needed:
-        raise ValueError(f"There are {len(paths)} audio files, but {too_few}.")
-    scores, errors = [], {}
-    for path, found in tagger.taggrams(paths, None, bar, options):
-        if isinstance(found, Exception):
-            errors[path] = found
-        else:
-            scores.append(found.aggregated())
+        raise TaggerError(f"There are {len(paths)} audio files, but {too_few}.")
+    found = list(tagger.taggrams(paths, None, bar, options))
+    failed = [one for one in found if one.error]
+    scores = [one.value.aggregated() for one in found if not one.error]
     if len(scores) < needed:
-        raise ValueError(
+        raise TaggerError(
             f"Only {len(scores)} of {len(paths)} files can be decoded, but {too_few}."
-            f" The first error: {next(iter(errors.values()))}"
+            f" The first error: {failed[0].error}"
         )
     counts = np.full(len(tagger.tags), max(round(rate * len(scores)), 1))
-    return rates.thresholds_reached_by(np.stack(scores), counts), errors
+    return rates.thresholds_reached_by(np.stack(scores), counts), failed

@@ -25,6 +25,7 @@ from tagger.inference.selection import open_engine
 from tagger.models import graphs
 from tagger.models.head import Head, appended, kept_tags
 from tagger.models.metadata import PENULTIMATE, ModelInfo, check_alike
+from tagger.text import TaggerError
 from tagger.weights import composition, pretrained
 
 NUM_RESAMPLES = 1000
@@ -259,16 +260,16 @@ def _heads_of(
         ValueError: a head sees another layer, is an average, or has no tag names.
     """
     if layer != PENULTIMATE:
-        raise ValueError(
-            f"--append needs the input of the last layer, not {layer}: leave out"
-            " --layer."
+        raise TaggerError(
+            f"`append=` needs the input of the last layer, not {layer}: leave out"
+            " `layer=`."
         )
     found = [graphs.head_of(network) for network in networks]
     for base, head in zip(bases, found, strict=True):
         if head.tags is None:
-            raise ValueError(
-                f"--append keeps the tags of {base}, but it holds no tag names. Leave"
-                " out --append."
+            raise TaggerError(
+                f"`append=` keeps the tags of {base}, but it holds no tag names. Leave"
+                " out `append=`."
             )
     return found
 

@@ -27,6 +27,7 @@ from tagger.inference.embedding_cache import (
     keys_of_clips,
 )
 from tagger.models.metadata import ModelInfo
+from tagger.text import TaggerError
 
 SAME_AUDIO = 1e-4  # largest difference of mean embeddings, relative to their spread
 
@@ -131,16 +132,18 @@ def read_clips(
         clips = _clips_of_files(source, tags, tag_separator)
     used = np.isin(clips.splits, ("train", "val")) & clips.labels.any(axis=1)
     if not used.any():
-        raise ValueError(f"{source} holds no tagged clips in the splits train and val.")
+        raise TaggerError(
+            f"{source} holds no tagged clips in the splits train and val."
+        )
     clips = clips.chosen(used)
     if left_out_fold is None:
         return clips
     if clips.folds is None or left_out_fold not in clips.folds:
         held = [] if clips.folds is None else sorted({*clips.folds.tolist()} - {-1})
         has = f"only {', '.join(map(str, held))}" if held else "because it has no folds"
-        raise ValueError(
+        raise TaggerError(
             f"{source} has no fold {left_out_fold}, {has}. Add a column fold to the"
-            " csv, or build shards with --folds K."
+            " csv, or build shards with `folds=K`."
         )
     clips = clips.chosen(clips.folds != left_out_fold)
     # One fold alone cannot be held out from itself: it is dealt to new ones.
@@ -171,10 +174,10 @@ def _clips_of_shards(shards: Shards, tags: tuple[str, ...] | None) -> LabelledCl
     manifest = shards.manifest
     unknown = sorted(set(tags or ()) - set(manifest.tags))
     if unknown:
-        raise ValueError(f"{shards.directory} holds no tag {unknown[0]!r}.")
+        raise TaggerError(f"{shards.directory} holds no tag {unknown[0]!r}.")
     labelled = [split for split in ("train", "val") if manifest.num_clips(split)]
     if not labelled:
-        raise ValueError(f"{shards.directory} holds no clips in train and val.")
+        raise TaggerError(f"{shards.directory} holds no clips in train and val.")
     held = shards.clips(*labelled)
     splits = np.array([manifest.shards[path.name].split for path in held.paths])
     splits, folds = splits[held.rows["shard"]], None
@@ -229,17 +232,19 @@ def embed(
     if clips.in_shards is not None:
         embed_clips(cache, backbones, info, clips.in_shards)
         return clips
-    key_of_path, errors = embed_files(cache, backbones, info, clips.names.tolist())
+    found = embed_files(cache, backbones, info, clips.names.tolist())
+    errors = [one.error for one in found if one.error]
     if len(errors) > max_skipped * len(clips):
-        raise ValueError(
+        raise TaggerError(
             f"{len(errors)} of {len(clips)} files cannot be used, more than"
-            f" --max-skipped {max_skipped:g} allows; the first:"
-            f" {next(iter(errors.values()))} The embeddings of the others are kept, so"
+            f" `max_skipped={max_skipped:g}` allows; the first:"
+            f" {errors[0]} The embeddings of the others are kept, so"
             " the next run is quick."
         )
-    clips = clips.chosen(np.array([path not in errors for path in clips.names]))
+    key_of_path = {one.path: one.value for one in found if not one.error}
+    clips = clips.chosen(np.array([path in key_of_path for path in clips.names]))
     keys = np.array([key_of_path[path] for path in clips.names], object)
-    report += [f"Left out: {error}" for error in errors.values()]
+    report += [f"Left out: {error}" for error in errors]
     return dataclasses.replace(clips, keys=keys)
 
 
@@ -249,10 +254,10 @@ def _check_waveforms(shards: Shards, info: ModelInfo) -> None:
     if manifest.features:
         held = f"log-mel spectrograms ({manifest.features})"
     if manifest.features or info.sample_rate != manifest.sample_rate:
-        raise ValueError(
+        raise TaggerError(
             f"Model {info.name} takes waveforms at {info.sample_rate} Hz, but"
             f" {shards.directory} holds {held}. Give the csv or the folder of the audio"
-            f" files instead, or build with --sample-rate {info.sample_rate} in another"
+            f" files instead, or build with `sample_rate={info.sample_rate}` in another"
             " folder."
         )
 
@@ -340,7 +345,7 @@ def learnable(clips: LabelledClips, min_clips: int, report: list[str]) -> Labell
         else:
             kept.append(number)
     if not kept:
-        raise ValueError(
+        raise TaggerError(
             f"No tag of {clips.source} can be learnt: {', '.join(reasons)}. A tag is"
             " learnt from clips with it and clips without it: add clips with other"
             " tags, such as 'other'."
@@ -371,7 +376,7 @@ def with_folds(
     """
     if clips.folds is not None and (clips.folds >= 0).any():
         if len(np.unique(clips.folds)) < 2:
-            raise ValueError(
+            raise TaggerError(
                 f"All clips of {clips.source} are in fold {int(clips.folds[0])}. Give"
                 " them at least two folds, or remove the column fold."
             )
@@ -388,7 +393,7 @@ def with_folds(
         what = f"{clips.source} holds only one clip"
         if clips.group_kind == "artist":
             what = f"All clips of {clips.source} are by {str(clips.groups[0])!r}"
-        raise ValueError(
+        raise TaggerError(
             f"{what}, so no artist can be held out to judge the tags. Add music by"
             " others, or remove the column artist to hold out single files."
         )

@@ -22,8 +22,10 @@ import tagger
 from tagger import storage, validation
 from tagger.data.clips import Clips, outputs_of
 from tagger.inference import streaming
+from tagger.inference.results import Result, ScoringError
 from tagger.models.metadata import ModelInfo
 from tagger.segmentation import to_float
+from tagger.text import TaggerError
 
 SHARD_BATCH_SIZE = 16  # segments
 
@@ -88,7 +90,7 @@ class EmbeddingCache:
             rows = validation.load_array(path)
             shape = (len(rows), backbone.num_channels)
             if not len(rows) or rows.shape != shape or rows.dtype != np.float32:
-                raise ValueError(f"it has the shape {rows.shape}, not {shape}")
+                raise TaggerError(f"it has the shape {rows.shape}, not {shape}")
         except validation.DAMAGED as error:
             path.unlink(missing_ok=True)
             raise OSError(
@@ -113,7 +115,7 @@ def embed_files(
     backbones: Sequence[Backbone],
     info: ModelInfo,
     paths: Iterable[str | os.PathLike],
-) -> tuple[dict[str, str], dict[str, Exception]]:
+) -> list[Result[str]]:
     """Embeds audio files; those that the cache holds already are skipped.
 
     Each file is decoded only once, however many backbones there are.
@@ -125,8 +127,7 @@ def embed_files(
         paths: Audio files of any length.
 
     Returns:
-        The key in the cache of each file, and the errors of files that cannot be
-        decoded or embedded, by path.
+        The key in the cache of each file, or why it cannot be decoded or embedded.
     """
     errors, clips, missing = {}, {}, {}
     for path in paths:
@@ -152,8 +153,8 @@ def embed_files(
                 if file.error:
                     errors[file.path] = file.error
                 else:
-                    _save_all(cache, lacking, clips[file.path], file.rows)
-    return {path: key for path, key in clips.items() if path not in errors}, errors
+                    _save_all(cache, lacking, clips[file.path], file.value.rows)
+    return [Result(path, key, errors.get(path)) for path, key in clips.items()]
 
 
 def keys_of_clips(clips: Clips) -> list[str]:
@@ -197,7 +198,7 @@ def embed_clips(
     with tqdm(total=len(missing), desc="Embedding", unit="clip", disable=None) as bar:
         for number, (rows,) in zip(missing, embedded, strict=True):
             if not np.isfinite(rows).all():
-                raise streaming.ScoringError(clips.ids[number])
+                raise ScoringError(clips.ids[number])
             _save_all(cache, lacking, keys[number], rows)
             bar.update()
 

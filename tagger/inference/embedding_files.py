@@ -15,9 +15,10 @@ import numpy as np
 
 from tagger import validation
 from tagger.inference.embeddings import Embedder
+from tagger.inference.results import Result
 from tagger.inference.streaming import StreamOptions, progress
 from tagger.storage import replacing, write_text_atomically
-from tagger.text import as_utf8
+from tagger.text import TaggerError, as_utf8
 
 
 @dataclasses.dataclass
@@ -55,14 +56,14 @@ class EmbeddingFile:
                 # A killed run may have written rows that are not named yet.
                 rows = validation.load_array(path)[: len(paths)]
             if rows.ndim != 2 or len(rows) != len(paths) or not len(rows):
-                raise ValueError("it does not have one row per path")
+                raise TaggerError("it does not have one row per path")
             if not np.isfinite(rows).all():
-                raise ValueError("a row holds NaN")
+                raise TaggerError("a row holds NaN")
             return cls(dict(about), [str(one) for one in paths], list(rows))
         except (OSError, *validation.DAMAGED) as error:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(path)!r} does not hold embeddings of tagger embed ({error})."
-                " Choose another --output."
+                " Choose another `output=`."
             ) from error
 
     def save(self, path: str | os.PathLike) -> None:
@@ -90,22 +91,22 @@ class EmbeddingFile:
 
     def extend(
         self, embedder: Embedder, paths: list[str], options: StreamOptions
-    ) -> Iterator[tuple[str, Exception]]:
+    ) -> Iterator[Result[np.ndarray]]:
         """Adds the embeddings of files that are not in it yet.
 
         Yields:
-            The path and the error of each file that cannot be decoded.
+            The result of each file that cannot be decoded.
         """
         held = set(self.paths)
         missing = {os.path.realpath(path): path for path in paths}
         missing = [path for real, path in missing.items() if as_utf8(real) not in held]
         with progress(len(missing), "Embedding") as bar:
-            for path, vector, error in embedder.embed_files(missing, bar, options):
-                if error:
-                    yield path, error
+            for found in embedder.embed_files(missing, bar, options):
+                if found.error:
+                    yield found
                 else:
-                    self.paths.append(as_utf8(os.path.realpath(path)))
-                    self.rows.append(vector)
+                    self.paths.append(as_utf8(os.path.realpath(found.path)))
+                    self.rows.append(found.value)
 
 
 def _pyarrow():

@@ -5,17 +5,19 @@ audio file -> float32 [channels], the output of one layer averaged over all segm
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from tagger.audio import Source
-from tagger.inference.engines import Engine, KerasEngine
-from tagger.inference.selection import open_engine
+from tagger.inference.engines import Engine
+from tagger.inference.results import Result
+from tagger.inference.selection import as_engine
 from tagger.inference.streaming import StreamOptions, progress, stream_files
 from tagger.models.metadata import DEFAULT_MODEL, PENULTIMATE
+from tagger.text import TaggerError
 
 if TYPE_CHECKING:
     import keras
@@ -27,7 +29,8 @@ class Embedder:
     It works as a transformer in scikit-learn's pipelines; there is nothing to fit.
 
     Args:
-        model: Keras model, engine, model file, or name of a pretrained model.
+        model: Name of a pretrained model, model file, `hf://user/name`, Keras model, or
+            engine from `selection.open_engine`.
         layer: Name of the layer; "penultimate" is the input of the last layer. Time and
             frequency axes of its output are averaged. Other layers need Keras.
 
@@ -44,7 +47,7 @@ class Embedder:
         ImportError: the engine is not installed.
 
     Example:
-        >>> embedder = Embedder.from_pretrained()
+        >>> embedder = Embedder()
         >>> vector = embedder.embed("song.mp3")
         >>> vector.shape, vector.dtype
         ((128,), dtype('float32'))
@@ -54,7 +57,7 @@ class Embedder:
 
     def __init__(
         self,
-        model: "keras.Model | Engine | str | os.PathLike",
+        model: "keras.Model | Engine | str | os.PathLike" = DEFAULT_MODEL,
         layer: str = PENULTIMATE,
     ):
         self.model = model
@@ -62,19 +65,9 @@ class Embedder:
         self._open()
 
     def _open(self) -> None:
-        if isinstance(self.model, Engine):
-            if self.layer != PENULTIMATE:
-                raise ValueError(
-                    f"An engine gives the layer that it was opened with, not"
-                    f" {self.layer!r}. Give the model or its name instead."
-                )
-            self.opened = self.model
-        elif isinstance(self.model, (str, os.PathLike)):
-            self.opened = open_engine(self.model, layer=self.layer)
-        else:
-            self.opened = KerasEngine(self.model, self.layer)
+        self.opened = as_engine(self.model, layer=self.layer)
         if not self.opened.embedding_size:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(self.model)!r} gives no embedding: an earlier version exported"
                 " it. Export the model again."
             )
@@ -97,7 +90,7 @@ class Embedder:
         """Sets the model or the layer, as scikit-learn's searches do."""
         unknown = params.keys() - self.get_params()
         if unknown:
-            raise ValueError(f"Embedder has no parameter {min(unknown)!r}.")
+            raise TaggerError(f"Embedder has no parameter {min(unknown)!r}.")
         vars(self).update(params)
         if params:
             self._open()
@@ -107,15 +100,7 @@ class Embedder:
     def from_pretrained(
         cls, name: str = DEFAULT_MODEL, layer: str = PENULTIMATE
     ) -> "Embedder":
-        """Returns an embedder with a trained model, which is downloaded if necessary.
-
-        Args:
-            name: Name of a pretrained model, file, or `hf://user/name`.
-            layer: See `Embedder`.
-
-        Raises:
-            ValueError, OSError, ImportError: see `pretrained.ensure_cached`.
-        """
+        """Returns `Embedder(name, layer)`."""
         return cls(name, layer)
 
     def __sklearn_clone__(self) -> "Embedder":
@@ -149,10 +134,8 @@ class Embedder:
         rows = np.zeros((len(sources), self.opened.embedding_size), np.float32)
         with progress(len(sources), "Embedding") as bar:
             found = self.embed_files(sources, bar)
-            for number, (_, vector, error) in enumerate(found):
-                if error:
-                    raise error
-                rows[number] = vector
+            for number, one in enumerate(found):
+                rows[number] = one.get()
         return rows
 
     def embed(self, source: Source) -> np.ndarray:
@@ -165,17 +148,15 @@ class Embedder:
             AudioDecodeError: the file cannot be decoded.
             ValueError: the waveform has another shape or type.
         """
-        ((_, vector, error),) = self.embed_files([source])
-        if error:
-            raise error
-        return vector
+        (found,) = self.embed_files([source])
+        return found.get()
 
     def embed_files(
         self,
         paths: Iterable[Source],
         bar: tqdm | None = None,
         options: StreamOptions = StreamOptions(),
-    ):
+    ) -> Iterator[Result[np.ndarray]]:
         """Computes the embeddings of many files.
 
         Args:
@@ -185,11 +166,8 @@ class Embedder:
             options: How files are read and run.
 
         Yields:
-            (path, embedding [channels], None), or (path, None, error) for a file that
-            cannot be decoded.
+            The embedding of each file [channels] in order, or why it has none.
         """
-        for file in stream_files(
-            self.opened, paths, None, ("embedding",), options, bar
-        ):
-            vector = None if file.error else file.rows.mean(axis=0)
-            yield file.path, vector, file.error
+        outputs = ("embedding",)
+        for found in stream_files(self.opened, paths, None, outputs, options, bar):
+            yield found.with_value(found.value and found.value.rows.mean(axis=0))

@@ -27,6 +27,7 @@ import tagger
 from tagger import models
 from tagger.data import workers
 from tagger.models.metadata import OUTPUTS, PENULTIMATE, ModelInfo, read_graph
+from tagger.text import TaggerError
 
 if TYPE_CHECKING:
     import keras
@@ -79,6 +80,7 @@ class Engine(abc.ABC):
     Attributes:
         name: Name of the engine, one of ENGINES.
         info: Metadata of the model.
+        source: Name or path of the model, as it was given to `selection.open_engine`.
         embedding_size: Channels of an embedding; None if the model gives only scores.
         spec: What a worker process needs to open the same engine; None if it has to
             stay in this process.
@@ -87,6 +89,7 @@ class Engine(abc.ABC):
 
     name: str
     info: ModelInfo
+    source: str | None = None
     embedding_size: int | None
     spec: EngineSpec | None = None
     uses_all_cores: bool = False
@@ -190,7 +193,7 @@ class _Exported(Engine):
         """
         found = read_graph(self.path)
         if found is None:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(self.path)!r} holds no graph. Run tagger export {self.path} --to"
                 " onnx, and give what it writes."
             )
@@ -211,7 +214,7 @@ class _Exported(Engine):
         """
         self.info = ModelInfo.from_texts(metadata, self.path)
         if list(inputs) != ["waveform"] or "scores" not in outputs:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(self.path)!r} has the inputs {', '.join(inputs)} and the outputs"
                 f" {', '.join(outputs)}, not waveform and scores. Use a file made by"
                 " tagger export MODEL --to onnx."
@@ -230,7 +233,7 @@ class _Exported(Engine):
             }[name]
             shape = getattr(one, "shape", None)
             if shape != (batch_size, num_channels):
-                raise ValueError(
+                raise TaggerError(
                     f"{str(self.path)!r} gives {name} of the shape {shape}, not"
                     f" {(batch_size, num_channels)}. Use a file made by tagger export"
                     " MODEL --to onnx."
@@ -239,7 +242,7 @@ class _Exported(Engine):
 
     def _check_outputs(self, outputs: Sequence[str]) -> None:
         if "embedding" in outputs and self.embedding_size is None:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(self.path)!r} gives no embedding: an earlier version exported"
                 " it. Export the model again."
             )
@@ -280,7 +283,7 @@ class OnnxEngine(_Exported):
         try:
             cpu = self._open("CPUExecutionProvider", graph)
         except Exception as error:  # ONNX Runtime's exception classes are not public
-            raise ValueError(
+            raise TaggerError(
                 f"ONNX Runtime cannot read {str(path)!r}: {_first_line(error)}"
             ) from error
         self._read(
@@ -359,7 +362,7 @@ class OnnxEngine(_Exported):
         try:
             found = self._cpu.run(list(outputs), {"waveform": waveforms})
         except Exception as error:  # ONNX Runtime's exception classes are not public
-            raise ValueError(
+            raise TaggerError(
                 f"ONNX Runtime cannot run {str(self.path)!r}: {_first_line(error)}"
             ) from error
         return self._checked(found, outputs, len(waveforms))
@@ -440,8 +443,8 @@ class OpenVinoEngine(_Exported):
             core = _openvino().Core()
             capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if "BF16" not in capabilities:
-            raise ValueError(
-                "This CPU does not compute in bfloat16. Omit --precision bfloat16."
+            raise TaggerError(
+                "This CPU does not compute in bfloat16. Omit `precision=bfloat16`."
             )
 
     def _compiled(self, core):
@@ -462,7 +465,7 @@ class OpenVinoEngine(_Exported):
                 model, "CPU", options
             ).create_infer_request(), model
         except Exception as error:  # RuntimeError and others, from C++
-            raise ValueError(
+            raise TaggerError(
                 f"OpenVINO cannot read {str(self.path)!r}: {_first_line(error)}"
             ) from error
 
@@ -486,7 +489,7 @@ class OpenVinoEngine(_Exported):
             try:
                 found = self._request.infer({"waveform": waveforms})
             except Exception as error:  # RuntimeError and others, from C++
-                raise ValueError(
+                raise TaggerError(
                     f"OpenVINO cannot run {str(self.path)!r}: {_first_line(error)}"
                 ) from error
             arrays = [np.array(found[output]) for output in outputs]

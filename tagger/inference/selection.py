@@ -8,6 +8,7 @@ A file that holds a graph runs in ONNX Runtime. Keras runs the others: models th
 
 import importlib.util
 import os
+from typing import TYPE_CHECKING
 
 from tagger import storage
 from tagger.inference.engines import (
@@ -18,7 +19,11 @@ from tagger.inference.engines import (
     KerasEngine,
 )
 from tagger.models.metadata import PENULTIMATE, read_graph
+from tagger.text import TaggerError
 from tagger.weights import pretrained
+
+if TYPE_CHECKING:
+    import keras
 
 ENGINE_VARIABLE = "TAGGER_ENGINE"
 
@@ -44,9 +49,11 @@ def open_engine(
     """
     wanted, path = _wanted_engine(precision, layer), pretrained.path_of(model)
     if wanted != "keras" and read_graph(path) is not None:
-        return EngineSpec(wanted or "onnx", str(path), precision).open()
+        engine = EngineSpec(wanted or "onnx", str(path), precision).open()
+        engine.source = os.fspath(model)
+        return engine
     if wanted in ("onnx", "openvino"):
-        raise ValueError(
+        raise TaggerError(
             f"{model} holds no graph for {wanted}. Run tagger export {model} --to onnx,"
             " and give what it writes."
         )
@@ -56,7 +63,32 @@ def open_engine(
             f" export {model} --to onnx writes a file that runs here."
         )
     storage.load_tensorflow()
-    return KerasEngine(pretrained.load(model), layer)
+    engine = KerasEngine(pretrained.load(model), layer)
+    engine.source = os.fspath(model)
+    return engine
+
+
+def as_engine(
+    model: "keras.Model | Engine | str | os.PathLike",
+    precision: str = "float32",
+    layer: str = PENULTIMATE,
+) -> Engine:
+    """Returns the engine of what `Tagger` and `Embedder` take.
+
+    Raises:
+        ValueError: an engine is given and a layer; or see `open_engine`.
+        FileNotFoundError, ImportError: see `open_engine`.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return open_engine(model, precision, layer)
+    if not isinstance(model, Engine):
+        return KerasEngine(model, layer)
+    if layer != PENULTIMATE:
+        raise TaggerError(
+            f"An engine gives the layer that it was opened with, not {layer!r}. Give"
+            " the model or its name instead."
+        )
+    return model
 
 
 def _wanted_engine(precision: str, layer: str) -> str:
@@ -67,14 +99,14 @@ def _wanted_engine(precision: str, layer: str) -> str:
         ("precision", precision, PRECISIONS),
     ):
         if name not in known:
-            raise ValueError(
+            raise TaggerError(
                 f"Unknown {what} {name!r}. Choose one of:"
                 f" {', '.join(filter(None, known))}."
             )
     needed = {"openvino": precision == "bfloat16", "keras": layer != PENULTIMATE}
     needed = [name for name, is_needed in needed.items() if is_needed]
     if len(needed) > 1 or (needed and named not in ("", *needed)):
-        raise ValueError(
+        raise TaggerError(
             f"Only Keras, in float32, gives the layer {layer!r}."
             if layer != PENULTIMATE
             else f"bfloat16 needs OpenVINO, but ${ENGINE_VARIABLE} is {named}."

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tagger.models import graphs
 from tagger.models.metadata import read_graph
+from tagger.text import TaggerError
 from tagger.weights import cards, composition, hub, pretrained
 
 CARD_NAME = "README.md"
@@ -50,7 +51,7 @@ def share(
     """
     repository = hub.Repository.of(name)
     if repository.revision:
-        raise ValueError(f"{name!r} names a revision. Give hf://user/name.")
+        raise TaggerError(f"{name!r} names a revision. Give hf://user/name.")
     api = hub.library().HfApi(library_name="tagger")
     with tempfile.TemporaryDirectory() as held:
         folder = Path(held)
@@ -61,12 +62,12 @@ def share(
             )
             if not replaces_card and api.file_exists(repository.repo_id, CARD_NAME):
                 if evaluations:
-                    raise ValueError(
+                    raise TaggerError(
                         f"{repository} has a card already, so the evaluations would"
-                        " not be seen. Add --replace-card, or leave them out."
+                        " not be seen. Add `replace_card=`, or leave them out."
                     )
                 warnings.warn(
-                    f"The card of {repository} stays; --replace-card replaces it.",
+                    f"The card of {repository} stays; `replace_card=` replaces it.",
                     stacklevel=2,
                 )
                 (folder / CARD_NAME).unlink()

@@ -28,25 +28,12 @@ from tagger.audio import (
 from tagger.data import workers
 from tagger.inference.engines import Engine, EngineSpec
 from tagger.inference.excerpts import load_excerpts
+from tagger.inference.results import Result, ScoringError
 from tagger.segmentation import Segmentation, stream
 from tagger.text import printable
 
 BATCH_SIZE = 16  # segments per call of the model
 MIN_WORKER_SECONDS = 300  # length of music that is worth starting workers
-
-
-class ScoringError(ValueError):
-    """A model gives NaN for a file; the message holds the file's path."""
-
-    def __init__(self, name: str):
-        super().__init__(
-            f"Cannot score {name!r}: the model's output holds NaN or infinite"
-            " numbers. Use another model if this happens with every file."
-        )
-        self.name = name
-
-    def __reduce__(self):  # so that a worker process can return it
-        return ScoringError, (self.name,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,23 +55,19 @@ class StreamOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Streamed:
+class Outputs:
     """The output of a model for one file.
 
     Attributes:
-        path: Path of the file, or waveform with its sample rate, as given.
-        rows: Output per segment [num_segments, ...]; empty if there is an error.
+        rows: Output per segment [num_segments, ...].
         seconds: Start of each segment [num_segments]; negative if the model mirrors the
             music at the start of the file.
         length_seconds: Length of the file.
-        error: Why the file cannot be decoded or scored, or None.
     """
 
-    path: Source
     rows: np.ndarray
     seconds: np.ndarray
     length_seconds: float
-    error: AudioDecodeError | ScoringError | None = None
 
 
 def stream_files(
@@ -94,7 +77,7 @@ def stream_files(
     outputs: Sequence[str] = ("scores",),
     options: StreamOptions = StreamOptions(),
     bar: tqdm | None = None,
-) -> Iterator[Streamed]:
+) -> Iterator[Result[Outputs]]:
     """Runs a model on the segments of many files.
 
     Args:
@@ -129,7 +112,7 @@ def stream_files(
         done = workers.stream(_run, tasks, num_workers, options.scheduler)
         for number, (task, found) in enumerate(done, 1):
             if isinstance(found, workers.WorkersDied):
-                found = _failed(task.path, _killed(task.path, found))
+                found = Result(task.path, error=_killed(task.path, found))
             _move(bar, number)
             yield dataclasses.replace(found, path=task.path)
         return
@@ -156,7 +139,7 @@ def stream_segments(
     pieces: Iterator[tuple],
     reading: Reading,
     bar: tqdm | None = None,
-) -> Iterator[Streamed]:
+) -> Iterator[Result[Outputs]]:
     """Runs a function on the segments of many files; a batch may hold several files.
 
     Args:
@@ -175,11 +158,11 @@ def stream_segments(
             _predict(predict, batch)
             batch.clear()
 
-    def finished(file: "_File") -> Streamed:
+    def finished(file: "_File") -> Result[Outputs]:
         nonlocal num_done
         num_done += 1
         _move(bar, num_done)
-        return file.streamed(reading)
+        return file.result(reading)
 
     with contextlib.closing(pieces):
         for path, piece in pieces:
@@ -247,7 +230,7 @@ class _File:
         seconds = len(self.rows) * hop_seconds
         return min(seconds / self._rough_seconds, 1) if self._rough_seconds else 0.0
 
-    def streamed(self, reading: Reading) -> Streamed:
+    def result(self, reading: Reading) -> Result[Outputs]:
         """Returns the output for the file."""
         error = self.end.error
         if not self.rows and not error:
@@ -255,18 +238,14 @@ class _File:
         if not all(np.isfinite(row).all() for row in self.rows):
             error = error or ScoringError(name_of(self.path))
         if error:
-            return _failed(self.path, error)
+            return Result(self.path, error=error)
         segmentation = reading.segmentation
         starts = np.arange(len(self.rows)) * segmentation.hop_samples
         seconds = (starts - segmentation.edge_samples) / reading.sample_rate
         if self.end.seconds is not None:
             seconds = np.array(self.end.seconds)
         rows = np.stack(self.rows)
-        return Streamed(self.path, rows, seconds, self.end.length_seconds)
-
-
-def _failed(path: Source, error: AudioDecodeError | ScoringError) -> Streamed:
-    return Streamed(path, np.zeros((0, 0), np.float32), np.zeros(0), 0.0, error)
+        return Result(self.path, Outputs(rows, seconds, self.end.length_seconds))
 
 
 def _move(bar: tqdm | None, place: float) -> None:
@@ -370,7 +349,7 @@ class _Task:
     outputs: tuple[str, ...] = ()
 
 
-def _run(task: _Task) -> Streamed:
+def _run(task: _Task) -> Result[Outputs]:
     predict = _engine_of(task.spec).predictor(*task.outputs)
     pieces = _decoded([task.path], task.reading)
     (found,) = stream_segments(predict, pieces, task.reading)

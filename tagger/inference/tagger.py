@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from tagger.audio import AudioDecodeError, Source, name_of, stream_audio
-from tagger.inference.engines import Engine, KerasEngine
-from tagger.inference.selection import open_engine
-from tagger.inference.streaming import (
-    ScoringError,
-    StreamOptions,
-    progress,
-    stream_files,
-)
+from tagger.audio import Source, name_of, stream_audio
+from tagger.inference.engines import Engine
+from tagger.inference.results import Result
+from tagger.inference.selection import as_engine
+from tagger.inference.streaming import StreamOptions, progress, stream_files
 from tagger.models.metadata import DEFAULT_MODEL, suggest_names
+from tagger.text import TaggerError
+from tagger.weights.pretrained import short_name
 
 if TYPE_CHECKING:
     import keras
@@ -55,7 +53,7 @@ class Taggram:
             ValueError: `aggregate` is neither.
         """
         if aggregate not in AGGREGATES:
-            raise ValueError(
+            raise TaggerError(
                 f"Unknown aggregate {aggregate!r}. Choose one of:"
                 f" {', '.join(AGGREGATES)}."
             )
@@ -66,20 +64,23 @@ class Tagger:
     """Tags audio files with a model.
 
     Args:
-        model: An engine from `selection.open_engine`, or a Keras model from
-            `models.load_model` or `weights.load`.
+        model: Name of a pretrained model, model file, `hf://user/name`, Keras model, or
+            engine from `selection.open_engine`.
         tags: Tag names in the order of the scores, for a model that holds none.
 
     Attributes:
         engine: The engine that runs the model.
+        name: Name of the model: what a user types, without the folder of a file.
         info: Metadata of the model.
         tags: Tag names in the order of the scores.
 
     Raises:
+        FileNotFoundError: there is no such model.
         ValueError: the tag names are unknown, or their number is not the model's.
+        ImportError: the engine is not installed.
 
     Example:
-        >>> tagger = Tagger.from_pretrained()
+        >>> tagger = Tagger()
         >>> tags = tagger.tag("song.mp3")  # highest first
         >>> len(tags), all(0 <= score <= 1 for score in tags.values())
         (92, True)
@@ -88,24 +89,27 @@ class Tagger:
         >>> taggram = tagger.taggram("song.mp3", hop_seconds=1)
         >>> taggram.seconds[:3].round().tolist(), taggram.scores.shape[1]
         ([0.0, 1.0, 2.0], 92)
-        >>> dict(tagger.taggrams(["song.mp3", "notes.txt"]))["notes.txt"]
-        AudioDecodeError("Cannot decode 'notes.txt': there is no such file.")
+        >>> [found.error for found in tagger.taggrams(["song.mp3", "notes.txt"])]
+        [None, AudioDecodeError("Cannot decode 'notes.txt': there is no such file.")]
     """
 
     def __init__(
-        self, model: "keras.Model | Engine", tags: tuple[str, ...] | None = None
+        self,
+        model: "keras.Model | Engine | str | os.PathLike" = DEFAULT_MODEL,
+        tags: tuple[str, ...] | None = None,
     ):
-        self.engine = model if isinstance(model, Engine) else KerasEngine(model)
+        self.engine = as_engine(model)
         self.info = self.engine.info
+        self.name = short_name(self.engine.source or self.info.name)
         self.tags = self.info.tags or tags
         if not self.tags:
-            raise ValueError(
+            raise TaggerError(
                 f"Model {self.info.name} holds no tag names. Give the shards it was"
-                " trained on with --data-dir; names and order are read from their"
+                " trained on with `data_dir=`; names and order are read from their"
                 " manifest."
             )
         if len(self.tags) != self.info.num_tags:
-            raise ValueError(
+            raise TaggerError(
                 f"Model {self.info.name} scores {self.info.num_tags} tags, but there"
                 f" are {len(self.tags)} names. Give one name per tag."
             )
@@ -114,17 +118,16 @@ class Tagger:
     def from_pretrained(
         cls, name: str = DEFAULT_MODEL, precision: str = "float32"
     ) -> "Tagger":
-        """Returns a tagger with a trained model; one that is elsewhere is downloaded.
+        """Returns `Tagger(name)`, in another precision if that is given.
 
         Args:
             name: Name of a pretrained model, file, or `hf://user/name`.
             precision: See `selection.open_engine`.
 
         Raises:
-            ValueError, OSError, ImportError: see `selection.open_engine` and
-                `pretrained.ensure_cached`.
+            ValueError, OSError, ImportError: see `selection.open_engine`.
         """
-        return cls(open_engine(name, precision))
+        return cls(as_engine(name, precision))
 
     @property
     def model(self) -> "keras.Model":
@@ -133,9 +136,9 @@ class Tagger:
         Raises:
             ValueError: another engine runs the model.
         """
-        if not isinstance(self.engine, KerasEngine):
-            raise ValueError(
-                f"{self.info.name} runs in {self.engine.name}, which does not know its"
+        if not hasattr(self.engine, "model"):
+            raise TaggerError(
+                f"{self.name} runs in {self.engine.name}, which does not know its"
                 " layers. Give the Keras model instead (`weights.load`)."
             )
         return self.engine.model
@@ -171,10 +174,8 @@ class Tagger:
             return self.named(self.scores(source))
         results = []
         with progress(len(source), "Tagging") as bar:
-            for _, found in self.taggrams(source, bar=bar):
-                if isinstance(found, Exception):
-                    raise found
-                results.append(self.named(found.aggregated()))
+            for found in self.taggrams(source, bar=bar):
+                results.append(self.named(found.get().aggregated()))
         return results
 
     def named(self, scores: np.ndarray) -> dict[str, float]:
@@ -196,10 +197,10 @@ class Tagger:
         if threshold is not None:
             return dict.fromkeys(self.tags, threshold)
         if not self.info.thresholds:
-            raise ValueError(
-                f"Model {self.info.name} holds no thresholds. Give one for all with"
-                " --threshold X, or derive one per tag from music of your own: tagger"
-                " thresholds MODEL --from-music FOLDER --output FILE.keras."
+            raise TaggerError(
+                f"Model {self.name} holds no thresholds. Give one for all with"
+                " `threshold=`, or derive one per tag from your music (tagger"
+                " thresholds --help)."
             )
         return dict(zip(self.tags, self.info.thresholds, strict=True))
 
@@ -212,7 +213,7 @@ class Tagger:
         numbers = []
         for name in names:
             if name not in self.tags:
-                raise ValueError(
+                raise TaggerError(
                     f"Model {self.info.name} has no tag {name!r}."
                     f" {suggest_names(name, self.tags)}"
                 )
@@ -233,10 +234,8 @@ class Tagger:
             ValueError: the hop is shorter than a sample or longer than a segment.
         """
         with progress(1, f"Scoring {os.path.basename(name_of(path))}") as bar:
-            ((_, found),) = self.taggrams([path], hop_seconds, bar)
-        if isinstance(found, Exception):
-            raise found
-        return found
+            (found,) = self.taggrams([path], hop_seconds, bar)
+        return found.get()
 
     def taggrams(
         self,
@@ -244,7 +243,7 @@ class Tagger:
         hop_seconds: float | None = None,
         bar: tqdm | None = None,
         options: StreamOptions = StreamOptions(),
-    ) -> Iterator[tuple[Source, Taggram | AudioDecodeError | ScoringError]]:
+    ) -> Iterator[Result[Taggram]]:
         """Scores many files; a batch may hold segments of several files.
 
         Args:
@@ -254,8 +253,7 @@ class Tagger:
             options: How files are read and run.
 
         Yields:
-            Each path in order with its taggram, or with the error if it cannot be
-            decoded or scored.
+            The taggram of each file in order, or why it cannot be decoded or scored.
 
         Raises:
             ValueError: the hop is shorter than a sample or longer than a segment.
@@ -263,16 +261,54 @@ class Tagger:
         segmentation = self.info.segmentation.with_hop(
             hop_seconds, self.info.sample_rate
         )
-        for file in stream_files(
-            self.engine, paths, segmentation, ("scores",), options, bar
+        outputs = ("scores",)
+        for found in stream_files(
+            self.engine, paths, segmentation, outputs, options, bar
         ):
-            yield (
-                file.path,
-                file.error
-                or Taggram(
-                    file.seconds, self.segment_seconds, file.rows, file.length_seconds
-                ),
+            held = found.value
+            yield found.with_value(
+                held
+                and Taggram(
+                    held.seconds, self.segment_seconds, held.rows, held.length_seconds
+                )
             )
+
+    def described(
+        self,
+        found: Result[Taggram],
+        aggregate: str = "mean",
+        thresholds: dict[str, float] | None = None,
+        over_time: bool = False,
+    ) -> dict:
+        """Returns what commands, page and HTTP say of a file, for JSON.
+
+        Args:
+            found: Result of `taggrams`.
+            aggregate: "mean" or "max" over the segments of a file.
+            thresholds: Lowest score per tag, below which the tag is left out; None: no
+                tag is.
+            over_time: Whether to add the scores of each segment.
+
+        Returns:
+            {"path", "model", "seconds", "tags": {name: score}}, the highest score
+            first, perhaps with "segment_seconds", "segment_starts" and "scores"; or
+            {"path", "model", "error"}.
+        """
+        about = {"path": name_of(found.path), "model": self.name}
+        if found.error:
+            return about | {"error": str(found.error)}
+        taggram, lowest = found.value, thresholds or {}
+        named = self.named(taggram.aggregated(aggregate)).items()
+        about["seconds"] = round(taggram.length_seconds, 3)
+        about["tags"] = {tag: x for tag, x in named if x >= lowest.get(tag, 0)}
+        if over_time:
+            columns = zip(self.tags, taggram.scores.round(5).T.tolist(), strict=True)
+            about |= {
+                "segment_seconds": taggram.segment_seconds,
+                "segment_starts": taggram.seconds.round(3).tolist(),
+                "scores": dict(columns),
+            }
+        return about
 
     @property
     def segment_seconds(self) -> float:
@@ -310,7 +346,7 @@ class Tagger:
         piece = np.concatenate(pieces or [np.zeros(0, np.float32)])
         if start < 0 or not len(piece):
             length = num_seen / self.info.sample_rate
-            raise ValueError(
+            raise TaggerError(
                 f"A segment cannot start at {start_seconds:g} s: {str(path)!r} is"
                 f" {length:.1f} s long. Choose a start within the file."
             )
@@ -318,39 +354,3 @@ class Tagger:
         if start == 0:
             return np.resize(piece, num_samples), own_seconds
         return np.pad(piece, (0, num_samples - len(piece))), own_seconds
-
-
-def tag_files(
-    tagger: Tagger,
-    paths: Iterable[str],
-    hop_seconds: float | None = None,
-    aggregate: str = "mean",
-    thresholds: dict[str, float] | None = None,
-    bar: tqdm | None = None,
-    options: StreamOptions = StreamOptions(),
-) -> Iterator[tuple[dict, Taggram | None]]:
-    """Tags files; a file that cannot be decoded does not stop the others.
-
-    Args:
-        tagger: Tagger to use.
-        paths: Audio files of any length.
-        hop_seconds: See `Tagger.taggram`.
-        aggregate: "mean" or "max" over the segments of a file.
-        thresholds: Lowest score per tag, below which the tag is left out; None: no tag
-            is.
-        bar: Progress bar from `streaming.progress`, or None.
-        options: How files are read and run.
-
-    Yields:
-        `{"path": …, "seconds": length, "tags": {name: score}}`, highest score first,
-        and the taggram; or `{"path": …, "error": message}` and None.
-    """
-    thresholds = thresholds or {}
-    for path, found in tagger.taggrams(paths, hop_seconds, bar, options):
-        if isinstance(found, Exception):
-            yield {"path": path, "error": str(found)}, None
-            continue
-        named = tagger.named(found.aggregated(aggregate)).items()
-        tags = {tag: score for tag, score in named if score >= thresholds.get(tag, 0)}
-        seconds = round(found.length_seconds, 3)
-        yield {"path": path, "seconds": seconds, "tags": tags}, found

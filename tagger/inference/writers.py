@@ -1,9 +1,14 @@
-"""Writes results of `tag` to disk: JSON Lines, a CSV table, or one JAMS file per song.
+"""Writes results of `tag` to disk: JSON Lines, a CSV table, or JAMS files.
 
-A result is {"path", "model", "seconds", "tags": {name: score}} or {"path", "model",
-"error"}. Each is written before the next file is tagged, so an interrupted run resumes:
-files that have tags are skipped, and those with an error are tried again (the later
-result counts). Only the same model with the same settings may add to existing results.
+    results ─▶ x.jsonl
+    results ─▶ x.csv.jsonl ─▶ x.csv               when all is done
+    results ─▶ DIR/results.jsonl, DIR/….jams      a JAMS file per song
+
+A result is what `Tagger.described` returns, with the real path of the file. JSON Lines
+are the store: each result is written before the next file is tagged, so an interrupted
+run resumes. Files that have tags are skipped, and those with an error are tried again
+(the later result counts). Only the same model with the same settings may add to
+existing results.
 """
 
 import contextlib
@@ -16,8 +21,9 @@ from pathlib import Path
 
 from tagger import storage, validation
 from tagger.storage import write_text_atomically
-from tagger.text import printable, table_cell
+from tagger.text import TaggerError, printable, table_cell
 
+STORE = "results.jsonl"  # in a folder of JAMS files
 DEFAULT_SETTINGS = {"precision": "float32"}  # of results that do not say
 
 
@@ -48,9 +54,9 @@ class ResultSource:
             ValueError: model or settings differ; the message names the difference.
         """
         if model != self.model:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(path)!r} holds results of {model}, not {self.model}. Choose"
-                " another --output, or add --force to replace it."
+                " another `output=`, or add `force=` to replace it."
             )
         if settings is None:
             return
@@ -61,82 +67,82 @@ class ResultSource:
                 for held in (settings, self.settings)
             )
             if value != own:
-                raise ValueError(
+                raise TaggerError(
                     f"{str(path)!r} holds results with {name} {value}, not {own}."
-                    " Choose another --output, or add --force to replace it."
+                    " Choose another `output=`, or add `force=` to replace it."
                 )
 
 
-def check_no_results(path: str | os.PathLike, paths: Sequence[str]) -> None:
+def check_no_results(output: str | os.PathLike, paths: Sequence[str]) -> None:
     """Checks that an output holds no results yet.
 
     Args:
-        path: As for `open_results`.
+        output: As for `open_results`.
         paths: Files to be tagged.
 
     Raises:
-        FileExistsError: the file is not empty, or the folder has a JAMS file of one of
-            the paths.
+        FileExistsError: there are results, or a JAMS file of one of the paths.
     """
-    path = Path(path)
-    if _is_file(path):
-        files = [path] if path.exists() and path.stat().st_size else []
-    else:
-        files = [file for file in (_jams_path(path, p) for p in paths) if file.exists()]
-    if files:
-        raise FileExistsError(
-            f"{files[0]} exists. Add --resume to continue, --force to overwrite, or"
-            " choose another --output."
-        )
+    output = Path(output)
+    files = [_store_of(output), output]
+    if not _is_file(output):
+        files = [files[0], *(_jams_path(output, path) for path in paths)]
+    for file in files:
+        if file.is_file() and file.stat().st_size:
+            raise FileExistsError(
+                f"{file} exists. Add `resume=` to continue, `force=` to overwrite, or"
+                " choose another `output=`."
+            )
 
 
-def lock(path: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
+def lock(output: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
     """Locks results against a second process.
 
     Args:
-        path: As for `open_results`.
+        output: As for `open_results`.
 
     Raises:
         OSError: another process writes to them, or the place cannot be written.
     """
-    path = Path(path)
-    if _is_file(path):
-        return storage.file_lock(path, "--output")
-    return storage.writer_lock(path, "--output")
+    output = Path(output)
+    if _is_file(output):
+        return storage.file_lock(output, "`output=`")
+    return storage.writer_lock(output, "`output=`")
 
 
 def open_results(
-    path: str | os.PathLike,
-    paths: Sequence[str],
-    source: ResultSource,
-    force: bool = False,
-) -> "JsonLines | CsvTable | JamsFolder":
+    output: str | os.PathLike, source: ResultSource, force: bool = False
+) -> "Results":
     """Opens results to append to. Existing results change on the first write.
 
     Args:
-        path: File that ends in .jsonl, .json or .csv; any other path is a folder of
+        output: File that ends in .jsonl, .json or .csv; any other path is a folder of
             JAMS files.
-        paths: Files to be tagged.
         source: Model and settings of the results.
         force: Whether to replace existing results instead: the file on the first
             write, a JAMS file when its song is written.
-
-    Returns:
-        An object with `has(path)` (whether a file already has tags), `write(result)`
-        and `close()`.
 
     Raises:
         ValueError: the path holds something else, or results of another source.
         ImportError: JAMS files need the package jams, which is not installed.
     """
-    path = Path(path)
-    if not _is_file(path):
-        return JamsFolder(path, paths, source, force)
-    return (CsvTable if path.suffix == ".csv" else JsonLines)(path, source, force)
+    output = Path(output)
+    if not _is_file(output):
+        return JamsFolder(output, source, force)
+    return (Table if output.suffix == ".csv" else Results)(output, source, force)
 
 
-def _is_file(path: Path) -> bool:
-    return path.suffix in (".jsonl", ".json", ".csv")
+def _is_file(output: Path) -> bool:
+    return output.suffix in (".jsonl", ".json", ".csv")
+
+
+def _store_of(output: Path) -> Path:
+    """Returns the JSON Lines of an output."""
+    if not _is_file(output):
+        return output / STORE
+    return (
+        output.with_name(f"{output.name}.jsonl") if output.suffix == ".csv" else output
+    )
 
 
 class _File:
@@ -172,130 +178,153 @@ class _File:
         self._file.write(text)
         self._file.flush()
 
+    @property
+    def is_opened(self) -> bool:
+        """Whether something was written."""
+        return self._file is not None
+
     def close(self) -> None:
         """Closes the file if it was opened."""
         if self._file:
             self._file.close()
 
 
-class JsonLines:
-    """JSON Lines: one line per result."""
+class Results:
+    """JSON Lines: one line per result.
 
-    def __init__(self, path: Path, source: ResultSource, force: bool):
-        self._file, self._settings = _File(path, force), source.settings
+    Args:
+        output: See `open_results`.
+        source: Model and settings of the results.
+        force: Whether to replace existing results.
+    """
+
+    def __init__(self, output: Path, source: ResultSource, force: bool):
+        self._output, self._source, self._force = output, source, force
+        path = _store_of(output)
+        self._file = _File(path, force)
         half = self._file.half
         try:
             rows = [json.loads(line) for line in self._file.lines]
-            self._done = {row["path"] for row in rows if row["path"] and "tags" in row}
+            self._done = {
+                os.path.realpath(row["path"])
+                for row in rows
+                if row["path"] and "tags" in row
+            }
             held = [(row["model"], row.get("settings")) for row in rows]
             if half and not half.startswith('{"path": '[: len(half)]):
-                raise ValueError(half)
+                raise TaggerError(half)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(path)!r} does not hold JSON lines written by `tag`. Choose"
-                " another --output."
+                " another `output=`."
             ) from error
         for model, settings in held:
             source.check(path, model, settings)
 
-    def write(self, result: dict) -> None:
-        """Appends a result."""
-        self._file.write(as_line(result | {"settings": self._settings}) + "\n")
-
     def has(self, path: str) -> bool:
         """Returns whether a file already has tags."""
-        return path in self._done
+        return os.path.realpath(path) in self._done
+
+    def write(self, result: dict) -> None:
+        """Appends a result of `Tagger.described`."""
+        place = {"path": os.path.realpath(result["path"])}
+        settings = {"settings": self._source.settings}
+        self._file.write(as_line(result | place | settings) + "\n")
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
-class CsvTable:
-    """One row per file: path, model, settings, seconds, one column per tag, error.
+class Table(Results):
+    """A CSV table, made of the JSON Lines when these are closed.
 
-    The cell of a tag below its threshold is empty.
+    One row per file: path, model, settings, seconds, one column per tag, error. The
+    cell of a tag below its threshold is empty.
     """
 
-    def __init__(self, path: Path, source: ResultSource, force: bool):
-        fixed = ["path", "model", "settings", "seconds"]
-        self._header = [*fixed, *map(table_cell, source.tags), "error"]
-        earlier = [*fixed, *source.tags, "error"]  # cells as they were before
-        self._settings = json.dumps(source.settings)
-        self._file = _File(path, force)
-        rows = list(csv.reader(line + "\n" for line in self._file.lines))
-        if (rows or self._file.half) and rows[:1] not in ([self._header], [earlier]):
-            raise ValueError(
-                f"{str(path)!r} is not a table written by `tag` with the tags of this"
-                " model. Choose another --output."
+    def __init__(self, output: Path, source: ResultSource, force: bool):
+        super().__init__(output, source, force)
+        store = _store_of(output)
+        if (
+            not force
+            and not store.exists()
+            and output.exists()
+            and os.stat(output).st_size
+        ):
+            raise TaggerError(
+                f"{str(output)!r} was made without {store.name!r}, so it cannot be"
+                " continued. Choose another `output=`, or add `force=` to replace it."
             )
-        for row in rows[1:]:
-            if len(row) != len(self._header):
-                raise ValueError(
-                    f"{str(path)!r} has a row of {len(row)} cells, not"
-                    f" {len(self._header)}. Choose another --output."
-                )
-            try:
-                settings = json.loads(row[2])
-            except (ValueError, RecursionError) as error:
-                raise ValueError(
-                    f"{str(path)!r} was not written by `tag`: {row[2]!r} is not"
-                    " valid JSON. Choose another --output."
-                ) from error
-            source.check(path, row[1], settings)
-        self._done = {row[0] for row in rows[1:] if not row[-1]}
-        self._rows = csv.DictWriter(self._file, self._header, lineterminator="\n")
-
-    def write(self, result: dict) -> None:
-        """Appends a result."""
-        if not self._file.lines:
-            self._file.lines.append("")
-            self._rows.writeheader()
-        tags = {table_cell(tag): score for tag, score in result.get("tags", {}).items()}
-        row = {**result, **tags, "settings": self._settings}
-        row |= {name: table_cell(row.get(name, "")) for name in ("path", "error")}
-        self._rows.writerow({name: row.get(name, "") for name in self._header})
-
-    def has(self, path: str) -> bool:
-        """Returns whether a file already has tags."""
-        return table_cell(path) in self._done or path in self._done
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the JSON Lines, and writes the table unless nothing has changed."""
+        super().close()
+        if self._file.is_opened or not self._output.exists():
+            self._write_table()
+
+    def _write_table(self) -> None:
+        store = _store_of(self._output)
+        if not store.exists():
+            return
+        lines = store.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+        rows = {row["path"]: row for row in map(json.loads, lines)}  # the later counts
+        fixed = ["path", "model", "settings", "seconds"]
+        columns = [*fixed, *map(table_cell, self._source.tags), "error"]
+        with (
+            storage.replacing(self._output) as unfinished,
+            open(
+                unfinished,
+                "w",
+                encoding="utf-8",
+                errors="surrogateescape",
+                newline="",
+            ) as file,
+        ):
+            table = csv.DictWriter(file, columns, lineterminator="\n")
+            table.writeheader()
+            for row in rows.values():
+                cells = {name: row.get(name, "") for name in ("model", "seconds")}
+                cells["settings"] = json.dumps(row["settings"])
+                cells |= {
+                    name: table_cell(row.get(name, "")) for name in ("path", "error")
+                }
+                cells |= {table_cell(tag): x for tag, x in row.get("tags", {}).items()}
+                table.writerow(cells)
 
 
-class JamsFolder:
+class JamsFolder(Results):
     """One .jams file per audio file: namespace tag_open, with scores as confidence.
 
     The folder mirrors the paths of audio files relative to the working directory, or to
     the root for files outside of it.
     """
 
-    def __init__(
-        self, path: Path, paths: Sequence[str], source: ResultSource, force: bool
-    ):
+    def __init__(self, output: Path, source: ResultSource, force: bool):
         try:
             import jams
         except ImportError as error:
             raise ImportError(
                 "JAMS files need the package jams: pip install jams."
             ) from error
-        self._jams, self._source, self._path = jams, source, path
-        self._done = set()
-        for audio_path in paths:
-            target = _jams_path(path, audio_path)
-            if target.exists():
-                annotator = _annotator_of(target)
-                if not force:
-                    self._done.add(audio_path)
-                    source.check(path, *annotator)
+        self._jams = jams
+        super().__init__(output, source, force)
 
     def write(self, result: dict) -> None:
-        """Writes the JAMS file of a result; a result with an error gets none."""
-        if "error" in result:
-            return
+        """Writes the JAMS file of a result, unless it is an error, and its line."""
+        if "tags" in result:
+            self._write_jams(result)
+        self._output.mkdir(parents=True, exist_ok=True)
+        super().write(result)
+
+    def _write_jams(self, result: dict) -> None:
         jams, seconds = self._jams, result["seconds"]
+        target = _jams_path(self._output, result["path"])
+        if target.exists() and not _is_ours(target):
+            raise TaggerError(
+                f"{str(target)!r} is not a JAMS file written by `tag`. Choose another"
+                " `output=`."
+            )
         annotation = jams.Annotation(
             "tag_open",
             time=0,
@@ -315,16 +344,8 @@ class JamsFolder:
         jam.file_metadata.duration = seconds
         jam.file_metadata.title = Path(result["path"]).stem
         jam.validate()
-        target = _jams_path(self._path, result["path"])
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(target, jam.dumps(indent=2))
-
-    def has(self, path: str) -> bool:
-        """Returns whether a file already has tags."""
-        return path in self._done
-
-    def close(self) -> None:
-        """Does nothing: every file is already complete."""
 
 
 def _jams_path(folder: Path, path: str) -> Path:
@@ -333,6 +354,15 @@ def _jams_path(folder: Path, path: str) -> Path:
     below = here if full.is_relative_to(here) else full.anchor
     relative = full.relative_to(below)
     return folder / relative.with_name(f"{relative.name}.jams")
+
+
+def _is_ours(jam: Path) -> bool:
+    """Returns whether `tag` wrote a JAMS file."""
+    try:
+        (annotation,) = json.loads(jam.read_text("utf-8"))["annotations"]
+        return annotation["annotation_metadata"]["annotation_tools"] == "tagger"
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def as_line(result: dict) -> str:
@@ -344,15 +374,3 @@ def as_line(result: dict) -> str:
         else f"\\u{ord(one):04x}"
         for one in line
     )
-
-
-def _annotator_of(jam: Path) -> tuple[str, dict | None]:
-    try:
-        (annotation,) = json.loads(jam.read_text("utf-8"))["annotations"]
-        annotator = annotation["annotation_metadata"]["annotator"]
-        return annotator["model"], annotator.get("settings")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{str(jam)!r} is not a JAMS file written by `tag`. Choose another"
-            " --output."
-        ) from error

@@ -17,6 +17,7 @@ from keras import ops
 from tagger import models
 from tagger.interpretation.spectrograms import log_mel_frontend
 from tagger.models.layers import ClassToken, SelfAttention
+from tagger.text import TaggerError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Attention:
         """
         if layer not in self.layers:
             names = ", ".join(self.layers)
-            raise ValueError(f"There is no layer {layer!r}. Choose one of: {names}.")
+            raise TaggerError(f"There is no layer {layer!r}. Choose one of: {names}.")
         if queries not in ("class", "all"):
-            raise ValueError(f"queries must be 'class' or 'all', not {queries!r}.")
+            raise TaggerError(f"queries must be 'class' or 'all', not {queries!r}.")
         attention = self.layers[layer]
         return attention[:, 0] if queries == "class" else attention.mean(axis=1)
 
@@ -74,7 +75,7 @@ class Attention:
         if head is None:
             return heads.sum(axis=0)
         if not 0 <= head < len(heads):
-            raise ValueError(
+            raise TaggerError(
                 f"There is no head {head}. Choose one of 0 to {len(heads) - 1}."
             )
         return heads[head]
@@ -143,7 +144,7 @@ def contribution(
     name = layer or list(layers)[-1]
     if name not in layers:
         names = ", ".join(layers)
-        raise ValueError(f"There is no layer {name!r}. Choose one of: {names}.")
+        raise TaggerError(f"There is no layer {name!r}. Choose one of: {names}.")
     # The encoders of both papers add the output of attention to its input sequence.
     residual, attended = model.get_layer(f"{name}_add").input
     before = keras.Model(model.input, [layers[name].input, residual])
@@ -175,7 +176,7 @@ def half_and_half(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         ValueError: their lengths differ.
     """
     if len(first) != len(second):
-        raise ValueError(
+        raise TaggerError(
             f"The waveforms have {len(first)} and {len(second)} samples. Give two of"
             " the same length."
         )
@@ -191,7 +192,7 @@ def attention_layers(model: keras.Model) -> list[SelfAttention]:
     """
     found = [layer for layer in model.layers if isinstance(layer, SelfAttention)]
     if not found:
-        raise ValueError(
+        raise TaggerError(
             f"Model {model.name} has no attention layers. Choose one of: self_attention"
             " (with back end attention), cnn_self_attention, music_tagging_transformer."
         )
@@ -239,11 +240,11 @@ def as_batch(model: keras.Model, waveform: np.ndarray) -> np.ndarray:
     """
     expected, info = model.input_shape[1], models.model_info(model)
     if np.ndim(waveform) != 1:
-        raise ValueError(
+        raise TaggerError(
             f"A waveform has one axis, [num_samples]. Received: {np.shape(waveform)}"
         )
     if expected not in (None, len(waveform)):
-        raise ValueError(
+        raise TaggerError(
             f"Model {info.name} takes a waveform of {expected} samples"
             f" ({info.segmentation.num_samples / info.sample_rate:.2f} s at"
             f" {info.sample_rate} Hz) here. Received: {np.shape(waveform)}"

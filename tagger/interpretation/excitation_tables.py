@@ -23,6 +23,7 @@ from tagger.interpretation import figures
 from tagger.models.layers import SqueezeExcitation
 from tagger.segmentation import INT16_SCALE, Segmentation
 from tagger.storage import replacing
+from tagger.text import TaggerError
 
 
 def excitations(
@@ -49,9 +50,9 @@ def excitations(
     """
     layers = [layer for layer in model.layers if isinstance(layer, SqueezeExcitation)]
     if not layers:
-        raise ValueError(
+        raise TaggerError(
             f"Model {model.name} has no squeeze-and-excitation blocks, so there are no"
-            " excitations. Train one with --block se or --block rese."
+            " excitations. Train one with `block=se` or `block=rese`."
         )
     info = models.model_info(model)
     alignment.check_rate(info, shards)
@@ -139,12 +140,12 @@ def tag_excitations(
     known = list(table.columns[2:])
     unknown = set(tags or []) - set(known)
     if unknown:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown tag {sorted(unknown)[0]!r}. The table has: {', '.join(known)}."
         )
     at_depth = table[table["depth"] == depth]
     if at_depth.empty:
-        raise ValueError(
+        raise TaggerError(
             f"The table has no block of depth {depth}. Choose one of:"
             f" {', '.join(map(str, sorted(set(table['depth']))))}."
         )
@@ -223,7 +224,7 @@ def nearest_tags(
     """
     distances = tag_distances(table, depth)
     if tag not in distances:
-        raise ValueError(
+        raise TaggerError(
             f"Tag {tag!r} has no clips in the table. Choose one of:"
             f" {', '.join(sorted(distances))}."
         )
@@ -250,7 +251,7 @@ def loudness_regression(
     at_depth = table[table["depth"] == depth]
     missing = at_depth.index.difference(loudness.index)
     if len(missing):
-        raise ValueError(
+        raise TaggerError(
             f"There is no loudness for clip {missing[0]!r}. Measure it with"
             " clip_loudness on the same split."
         )
@@ -258,7 +259,7 @@ def loudness_regression(
     x = loudness.loc[at_depth.index].to_numpy()
     deviation = x - x.mean()
     if not deviation.any():
-        raise ValueError("All clips are equally loud: no line can be fitted.")
+        raise TaggerError("All clips are equally loud: no line can be fitted.")
     slope = deviation @ (excitation - excitation.mean(axis=0)) / (deviation @ deviation)
     intercept = excitation.mean(axis=0) - slope * x.mean()
     residual = excitation - (intercept + np.outer(x, slope))

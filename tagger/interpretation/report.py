@@ -126,7 +126,7 @@ def explain(
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(
-            f"{str(folder)!r} is not a folder. Choose another --output."
+            f"{str(folder)!r} is not a folder. Choose another `output=`."
         )
     paths = [path] if second_path is None else [path, second_path]
     known = {path: taggram} if taggram else {}
@@ -148,7 +148,7 @@ def explain(
         makers.append(_excitations)
     pictures, sounds = [], []
     arrays = {
-        "model": np.array(tagger.info.name),
+        "model": np.array(tagger.name),
         "tags": np.array(tagger.tags),
         "explained": np.array([tagger.tags[number] for number in numbers]),
         "sample_rate": np.array(tagger.info.sample_rate),
@@ -269,7 +269,7 @@ def _attribution(tagger: Tagger, excerpt: Excerpt, numbers: list[int]) -> _Made:
         " above are the music filtered to the orange cells.",
         "integrated gradients, Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365",
         figures.plot_attributions(
-            values, music, f"{excerpt.name}: attribution by {tagger.info.name}"
+            values, music, f"{excerpt.name}: attribution by {tagger.name}"
         ),
     )
     arrays = {
@@ -447,7 +447,7 @@ def _page(
     waveforms += [(f"what raised {tag}", waveform) for tag, waveform in sounds]
     return environment.get_template("report.html.jinja").render(
         excerpt=excerpt,
-        model=tagger.info.name,
+        model=tagger.name,
         segment_seconds=tagger.segment_seconds,
         scores=[(tagger.tags[n], float(means[n])) for n in shown],
         sounds=[

@@ -24,7 +24,7 @@ from tagger import validation
 from tagger.library.songs import Song, Unreadable
 from tagger.models.metadata import suggest_names
 from tagger.storage import DiskFullError, explained, file_lock
-from tagger.text import as_utf8
+from tagger.text import TaggerError, as_utf8
 from tagger.validation import Name
 
 APPLICATION_ID = 0x54414747  # "TAGG", in the header of the SQLite file
@@ -323,11 +323,11 @@ class MusicLibrary:
             if name is None or name in (model.name, model.digest, str(model)):
                 return number
         if not known:
-            raise ValueError(
+            raise TaggerError(
                 f"The library {str(self.path)!r} is empty. Fill it: tagger scan FOLDER."
             )
         names = [str(model) for model in known.values()]
-        raise ValueError(
+        raise TaggerError(
             f"The model {name!r} has analysed nothing in {str(self.path)!r}."
             f" {suggest_names(name, names)}"
         )
@@ -441,7 +441,7 @@ def writer(path: str | os.PathLike) -> Iterator[MusicLibrary]:
     path = Path(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(path, "--library"), _connected(path) as connection:
+    with file_lock(path, "`library=`"), _connected(path) as connection:
         yield MusicLibrary(path, connection)
 
 
@@ -471,9 +471,9 @@ def connect(path: Path, application_id: int) -> sqlite3.Connection:
         (found,) = connection.execute("PRAGMA application_id").fetchone()
         (number,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
         if number and found != application_id:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(path)!r} is the database of another program. Choose another"
-                " --library."
+                " `library=`."
             )
         connection.execute("PRAGMA journal_mode = WAL")
         # A loss of power may lose the last songs, but does not damage the file.
@@ -489,10 +489,10 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     """Brings a library to the present version of the schema."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
-        raise ValueError(
+        raise TaggerError(
             f"The library {str(path)!r} was written by a newer version of tagger"
             f" (schema {version}, this version knows {VERSION}). Update tagger, or"
-            " choose another --library."
+            " choose another `library=`."
         )
     for number in range(version, VERSION):
         # `executescript` commits what came before, so the script holds its own
@@ -521,7 +521,7 @@ def explained_errors(path: Path) -> Iterator[None]:
             raise DiskFullError(path, "; it keeps what is complete") from error
         raise OSError(
             f"Cannot use the library {str(path)!r}: {error}. Close other programs that"
-            " use it, or choose another --library."
+            " use it, or choose another `library=`."
         ) from error
     except sqlite3.DatabaseError as error:
         raise _no_library(path, error) from error
@@ -530,7 +530,7 @@ def explained_errors(path: Path) -> Iterator[None]:
 def _no_library(path: Path, error: Exception) -> ValueError:
     return ValueError(
         f"{str(path)!r} is damaged or not a tagger library ({error}). Choose another"
-        " --library."
+        " `library=`."
     )
 
 

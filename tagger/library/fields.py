@@ -21,10 +21,12 @@ from mutagen.oggspeex import OggSpeex
 from mutagen.oggvorbis import OggVorbis
 from mutagen.trueaudio import TrueAudio
 
+from tagger.text import TaggerError
+
 GENRE, MOOD = "genre", "mood"
 
 
-class FieldsError(ValueError):
+class FieldsError(TaggerError):
     """The metadata of a file cannot be read or written. The message names the file."""
 
     def __init__(self, path: str | os.PathLike, reason: str):

@@ -22,6 +22,7 @@ from tagger import validation
 from tagger.library.database import connect, explained_errors
 from tagger.library.songs import version_of
 from tagger.storage import replacing, sha256
+from tagger.text import TaggerError
 
 APPLICATION_ID = 0x5441474A  # "TAGJ", in the header of the SQLite file
 BLOCK_BYTES = 1 << 12
@@ -175,7 +176,7 @@ class Journal:
             OSError: it cannot be written.
         """
         if not os.path.isfile(entry.path):
-            raise ValueError(
+            raise TaggerError(
                 f"Cannot undo the change of {entry.path!r}: there is no such file. If"
                 " it was moved, move it back, and run the same command again."
             )
@@ -184,7 +185,7 @@ class Journal:
         if present == entry.new_sha256 != entry.old_sha256:
             self._restore(entry, version)
         elif present != entry.old_sha256:  # equal: killed before the change
-            raise ValueError(
+            raise TaggerError(
                 f"Cannot undo the change of {entry.path!r}: another program has changed"
                 " it since."
             )
@@ -215,7 +216,7 @@ class Journal:
                 raise self._damaged(entry)
             keep_attributes(entry.path, unfinished)
             if version_of(entry.path) != version:
-                raise ValueError(
+                raise TaggerError(
                     f"Cannot undo the change of {entry.path!r}: another program is"
                     " changing it."
                 )

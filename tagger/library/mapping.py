@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tagger import validation
+from tagger.text import TaggerError
 
 TABLE_PATH = Path(__file__).parent / "fields.csv"
 COLUMNS = ["tag", "field", "value"]
@@ -90,11 +91,11 @@ def read_mapping(path: str | os.PathLike | None = None) -> Mapping:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{str(path)!r} is no table in UTF-8. {then}") from error
+        raise TaggerError(f"{str(path)!r} is no table in UTF-8. {then}") from error
     targets, other = {}, ""
     for number, row in enumerate(rows, 2):
         if list(row) != COLUMNS or None in row.values():
-            raise ValueError(
+            raise TaggerError(
                 f"{str(path)!r}, line {number}: the columns must be"
                 f" {', '.join(COLUMNS)}. {then}"
             )
@@ -105,21 +106,21 @@ def read_mapping(path: str | os.PathLike | None = None) -> Mapping:
         else:
             targets[tag.casefold()] = field.lower(), value
     if not rows:
-        raise ValueError(f"{str(path)!r} holds no rows. {then}")
+        raise TaggerError(f"{str(path)!r} holds no rows. {then}")
     return Mapping(targets, other)
 
 
 def _check(path: Path, number: int, field: str, value: str) -> None:
     where = f"{str(path)!r}, line {number}"
     if field and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_ ]{0,40}", field):
-        raise ValueError(
+        raise TaggerError(
             f"{where}: {field!r} is no name of a field. Use letters, digits, spaces and"
             " underscores."
         )
     if field.lower() in IDENTITY:
-        raise ValueError(
+        raise TaggerError(
             f"{where}: the field {field!r} says what a recording is, and scores must"
             " not change it. Use genre, mood, or a name of your own."
         )
     if "\0" in value:
-        raise ValueError(f"{where}: a value cannot contain a zero byte.")
+        raise TaggerError(f"{where}: a value cannot contain a zero byte.")

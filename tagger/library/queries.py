@@ -17,6 +17,7 @@ import numpy as np
 from tagger.evaluation import rates
 from tagger.library.database import Analysed
 from tagger.models.metadata import suggest_names
+from tagger.text import TaggerError
 
 DEFAULT_RATE = 0.1  # share of the songs that a tag alone finds without thresholds
 MAX_LENGTH = 10_000  # characters of an expression
@@ -49,7 +50,7 @@ class Query:
         self.text, self._tags = text, tags
         self.wanted, self.mentioned, self.needs_thresholds = [], [], False
         if len(text) > MAX_LENGTH:
-            raise ValueError(
+            raise TaggerError(
                 f"The expression has {len(text):,} characters; {MAX_LENGTH:,} are"
                 " allowed."
             )
@@ -143,7 +144,9 @@ class Query:
         for spelling in (name, name.replace("_", " "), name.replace("_", "-")):
             if spelling in self._tags:
                 return list(self._tags).index(spelling)
-        raise ValueError(f"There is no tag {name!r}. {suggest_names(name, self._tags)}")
+        raise TaggerError(
+            f"There is no tag {name!r}. {suggest_names(name, self._tags)}"
+        )
 
     def _mention(self, tag: int, sign: int) -> None:
         if tag not in self.mentioned:
@@ -185,7 +188,7 @@ def thresholds_of(songs: Analysed, rate: float | None = None) -> np.ndarray:
         return np.array(songs.model.thresholds)
     rate = DEFAULT_RATE if rate is None else rate
     if not 0 < rate < 1:
-        raise ValueError(f"The rate must be between 0 and 1, not {rate:g}.")
+        raise TaggerError(f"The rate must be between 0 and 1, not {rate:g}.")
     if not len(songs.scores):
         return np.full(len(songs.model.tags), np.inf)
     counts = np.full(len(songs.model.tags), max(round(rate * len(songs.scores)), 1))

@@ -21,6 +21,7 @@ from tagger.inference.tagger import Tagger
 from tagger.library.database import Model, MusicLibrary
 from tagger.library.songs import Song, Unreadable, is_gone, read_song, version_of
 from tagger.listing import audio_files_in
+from tagger.text import TaggerError
 
 MAX_COPIES = 10  # of a recording that are looked for when one of them was moved
 MIN_WORKER_FILES = 200  # for fewer, starting worker processes takes longer than reading
@@ -96,7 +97,7 @@ def check_exists(name: str) -> None:
         raise FileNotFoundError(
             f"There is no file or folder {name!r}. If it is on another drive, check"
             " that the drive is connected. The library keeps what it holds; if you have"
-            " deleted it, scan it with --prune --force."
+            " deleted it, scan it with `prune=` and `force=`."
         )
 
 
@@ -154,19 +155,19 @@ def prune(library: MusicLibrary, names: Sequence[str], force: bool) -> list[str]
         held = library.paths([os.path.realpath(name)])
         missing = [path for path in held if is_gone(path)]
         if len(missing) == len(held) > 0 and not force:
-            raise ValueError(
+            raise TaggerError(
                 f"All {len(held):,} files that the library holds in {name!r} are gone."
                 " If its drive is not connected, connect it. If you have deleted or"
-                " moved them, add --force."
+                " moved them, add `force=`."
             )
         empty = Counter() if force else Counter(map(_empty_folder_of, missing))
         del empty[None]
         if empty:
             folder, number = empty.most_common(1)[0]
-            raise ValueError(
+            raise TaggerError(
                 f"{folder!r} is empty, but the library holds {number:,} files in it. If"
                 " a drive belongs there, connect it. If you have deleted or moved the"
-                " files, add --force."
+                " files, add `force=`."
             )
         gone += missing
     library.forget(gone)
@@ -283,6 +284,6 @@ def _analyse(
                 song = Unreadable(file.path, *(version or (None, None)), str(error))
                 _add_error(library, song, report)
                 continue
-            mean = file.rows.mean(axis=0)
+            mean = file.value.rows.mean(axis=0)
             library.add_analysis(model, recording, *np.split(mean, [num_tags]))
             report.num_analysed += 1

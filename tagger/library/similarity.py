@@ -12,6 +12,7 @@ import numpy as np
 from tagger.inference.engines import Engine
 from tagger.inference.streaming import StreamOptions, progress, stream_files
 from tagger.library.database import Analysed
+from tagger.text import TaggerError
 
 # Of two encodings of a recording. With the student, 60 of 60 clips that were encoded
 # again as mp3 at 64 kbit/s reach it, 56 of 60 as Opus at 64 kbit/s, and 49 of 356,674
@@ -32,7 +33,7 @@ class Neighbours:
 
     def __init__(self, songs: Analysed):
         if not songs.embeddings.size:
-            raise ValueError(
+            raise TaggerError(
                 f"The library holds no embeddings of {songs.model}. Scan with a .keras"
                 " file or a pretrained model."
             )
@@ -159,10 +160,8 @@ def embed(engine: Engine, paths: Sequence[str], num_excerpts: int | None) -> np.
     """
     options, rows = StreamOptions(num_excerpts), []
     with progress(len(paths), "Embedding") as bar:
-        for file in stream_files(engine, paths, None, ("embedding",), options, bar):
-            if file.error:
-                raise file.error
-            rows.append(file.rows.mean(axis=0))
+        for found in stream_files(engine, paths, None, ("embedding",), options, bar):
+            rows.append(found.get().rows.mean(axis=0))
     return np.stack(rows)
 
 

@@ -75,7 +75,7 @@ def arrivals(folders: Iterable[str], polls: bool = False) -> Iterator[Iterator[l
         observer.start()
     except OSError as error:
         raise OSError(
-            f"Cannot watch {', '.join(folders)}: {error.strerror}. Add --poll, which"
+            f"Cannot watch {', '.join(folders)}: {error.strerror}. Add `poll=`, which"
             f" looks every {POLL_SECONDS:g} s instead."
         ) from error
 

@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tagger.containers import AudioDecodeError, open_audio
+from tagger.inference.results import Result
 from tagger.library import mapping
 from tagger.library.database import Analysed, MusicLibrary
 from tagger.library.fields import Fields, FieldsError, open_fields
 from tagger.library.journal import Entry, Journal, keep_attributes, sync, sync_folder
 from tagger.library.songs import audio_hash, version_of
 from tagger.storage import replacing
+from tagger.text import TaggerError
 
 MOOD_FRAME = "tmoo"  # FFmpeg's name of the mood in ID3
 SEPARATOR = ": "  # between field and value in the field that names ours
@@ -88,7 +90,7 @@ def write(library: MusicLibrary, journal: Journal, change: Change) -> None:
     check_writable(path)
     version = version_of(path)
     if version != library.version_of(path):
-        raise ValueError(
+        raise TaggerError(
             f"{path!r} has changed since the scan. Scan again: tagger scan"
             f" {os.path.dirname(path)!r}."
         )
@@ -103,7 +105,7 @@ def write(library: MusicLibrary, journal: Journal, change: Change) -> None:
         number = journal.add(path, path, unfinished)
         if version_of(path) != version:
             journal.drop(number)
-            raise ValueError(
+            raise TaggerError(
                 f"{path!r} was not written: another program is changing it."
             )
     sync_folder(path)
@@ -143,7 +145,7 @@ def _apply(unfinished: Path, path: str, change: Change) -> None:
 def _check_values(fields: Fields, change: Change) -> None:
     for field, (_, after) in change.fields.items():
         if fields.get(field) != after:
-            raise ValueError(f"the field {field} was not stored as given")
+            raise TaggerError(f"the field {field} was not stored as given")
 
 
 def _check_audio(path: str, unfinished: Path, known: bytes | None) -> None:
@@ -153,7 +155,7 @@ def _check_audio(path: str, unfinished: Path, known: bytes | None) -> None:
     except AudioDecodeError:
         is_same = False
     if not is_same:
-        raise ValueError(
+        raise TaggerError(
             f"{path!r} was not written: its audio would not stay the same. The file is"
             " as it was."
         )
@@ -175,7 +177,7 @@ def _check_others(path: str, unfinished: Path, change: Change) -> None:
     before, after = others(path), others(unfinished)
     if before != after:
         lost = [name for name in before if before[name] != after.get(name)]
-        raise ValueError(
+        raise TaggerError(
             f"{path!r} was not written: other metadata would not stay the same"
             f" ({', '.join(lost) or 'fields would be added'}). The file is as it was."
         )
@@ -195,9 +197,9 @@ def check_writable(path: str) -> None:
         )
     mode = os.stat(path).st_mode
     if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
-        raise ValueError(f"{path!r} is read-only. Make it writable, or leave it out.")
+        raise TaggerError(f"{path!r} is read-only. Make it writable, or leave it out.")
     if not os.access(path, os.W_OK) or not os.access(os.path.dirname(path), os.W_OK):
-        raise ValueError(f"No permission to write to {path!r} or its folder.")
+        raise TaggerError(f"No permission to write to {path!r} or its folder.")
 
 
 def plan(
@@ -206,7 +208,7 @@ def plan(
     table: mapping.Mapping,
     thresholds: Sequence[float],
     max_per_field: int,
-) -> Iterator[Change | Exception]:
+) -> Iterator[Result[Change]]:
     """Yields what writing would change in each of some songs, or why it cannot.
 
     Args:
@@ -223,8 +225,8 @@ def plan(
         )
         try:
             check_writable(path)
-            yield planned(path, wanted)
+            yield Result(path, planned(path, wanted))
         except (ValueError, OSError) as error:
-            yield error
+            yield Result(path, error=error)
         except Exception as error:  # mutagen raises errors of every kind
-            yield FieldsError(path, f"mutagen says {str(error)!r}")
+            yield Result(path, error=FieldsError(path, f"mutagen says {str(error)!r}"))

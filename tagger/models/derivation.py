@@ -15,6 +15,7 @@ from tagger.models.layers import AudioInput, TagScores
 from tagger.models.metadata import PENULTIMATE, ModelInfo, suggest_names
 from tagger.models.presets import preset
 from tagger.segmentation import INT16_SCALE
+from tagger.text import TaggerError
 
 MEMBER_SCORES = "member_scores"  # layer of the members' scores in an average
 
@@ -31,7 +32,7 @@ def feature_network(model: keras.Model) -> keras.Model:
     """
     frontend = [layer for layer in model.layers if layer.name == "frontend"]
     if not frontend:
-        raise ValueError(
+        raise TaggerError(
             f"Model {model.name} reads the waveform itself: it has no frontend, so it"
             " cannot take log-mel features."
         )
@@ -66,7 +67,7 @@ def check_no_average(model: keras.Model) -> None:
         ValueError: they are means of several models' scores.
     """
     if model.layers[-1].activation is not keras.activations.sigmoid:
-        raise ValueError(
+        raise TaggerError(
             f"Model {model.name} is an average of models, or its last layer is no"
             " sigmoid: it cannot be trained or extended. Give a single model."
         )
@@ -122,17 +123,17 @@ def with_record_inputs(
             requested for log-mel spectrograms.
     """
     if features and augmentation:
-        raise ValueError(
+        raise TaggerError(
             "Augmentation needs waveforms, but these records hold log-mel spectrograms."
-            " Build without --features, or train without --augment."
+            " Build without `features=`, or train without `augment=`."
         )
     if features:
         frontends = [layer for layer in model.layers if layer.name == "frontend"]
         made_by = [getattr(layer, "log_mel", None) for layer in frontends]
         if made_by != [preset(features)]:
-            raise ValueError(
+            raise TaggerError(
                 f"Model {model.name} does not take log-mel spectrograms of the preset"
-                f" {features}, which these records hold. Build without --features, or"
+                f" {features}, which these records hold. Build without `features=`, or"
                 " with the preset that python -m tagger models shows for this model."
             )
         network = feature_network(model)
@@ -171,12 +172,12 @@ def embedding_network(model: keras.Model, layer: str = PENULTIMATE) -> keras.Mod
     else:
         output = _layer(model, layer).output
     if not isinstance(output, keras.KerasTensor) or len(output.shape) < 2:
-        raise ValueError(
+        raise TaggerError(
             f"Layer {layer!r} of {model.name} does not have exactly one output of shape"
             " [batch, …, channels]. Choose another layer."
         )
     if output.shape[-1] is None:
-        raise ValueError(
+        raise TaggerError(
             f"Layer {layer!r} of {model.name} has no channels of a fixed number."
             " Choose another layer."
         )
@@ -204,7 +205,7 @@ def _layer(model: keras.Model, name: str) -> keras.Layer:
     names = [layer.name for layer in model.layers]
     if name in names:
         return model.get_layer(name)
-    raise ValueError(
+    raise TaggerError(
         f"Model {model.name} has no layer {name!r}."
         f" {suggest_names(name, [PENULTIMATE, *names])}"
     )

@@ -31,6 +31,7 @@ from tagger.models.derivation import with_embedding
 from tagger.models.metadata import OUTPUTS, PENULTIMATE, ModelInfo, check_export_path
 from tagger.models.serialization import model_info, save_model
 from tagger.storage import explained, replacing
+from tagger.text import TaggerError
 
 # Networks that run a fifth to a half faster with their maxima first; others lose by it.
 MAXIMA_FIRST = ("musicnn", "musicnn_pons", "vgg_pons")
@@ -157,7 +158,7 @@ def _compare(graph: onnx.ModelProto, model: keras.Model, info: ModelInfo) -> Non
     expected, _ = model.predict_on_batch(noise)
     difference = np.abs(scores - expected).max()
     if not difference <= MAX_DIFFERENCE:
-        raise ValueError(
+        raise TaggerError(
             f"{info.name} cannot be exported: its scores would differ by"
             f" {difference:.1e}."
         )

@@ -21,6 +21,7 @@ from tagger.models.metadata import (
     read_graph,
 )
 from tagger.storage import replacing, sha256
+from tagger.text import TaggerError
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
@@ -43,11 +44,11 @@ def read_info(path: str | os.PathLike) -> ModelInfo:
         fields = audio | layers["TagScores"] | {"name": network["name"]}
     except validation.DAMAGED as error:
         if str(path).endswith((".hdf5", ".h5")):
-            raise ValueError(
+            raise TaggerError(
                 f"{str(path)!r} does not say what its scores are. Give a .keras file;"
                 " tagger convert makes one of the weights of other projects."
             ) from error
-        raise ValueError(
+        raise TaggerError(
             f"{str(path)!r} was not made by this project: its sample rate, segmentation"
             " and tags are missing. Use a model made by train.py."
         ) from error
@@ -117,14 +118,14 @@ def copy_with(
         graphs.describe(graph, info)
     if str(output).endswith(".onnx"):
         if graph is None:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(path)!r} holds no graph. Run tagger export {path} --to onnx, and"
                 " give what it writes."
             )
         graphs.save(graph, output)
         return
     if str(path).endswith(".onnx"):
-        raise ValueError(
+        raise TaggerError(
             f"{str(path)!r} holds no network for Keras, so the copy must end in .onnx,"
             f" not {os.path.basename(output)!r}."
         )
@@ -149,5 +150,5 @@ def _read_network(path: str | os.PathLike) -> dict:
     """Returns Keras' description of the network of a `.keras` file."""
     with zipfile.ZipFile(path) as file:
         if file.getinfo(CONFIG).file_size > MAX_CONFIG_BYTES:
-            raise ValueError("its description is too long")
+            raise TaggerError("its description is too long")
         return json.loads(file.read(CONFIG))["config"]

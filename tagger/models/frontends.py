@@ -15,6 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from tagger.models.presets import LogMel, filters_of, fourier_filters, preset
+from tagger.text import TaggerError
 
 LOGARITHMS = {
     # torchaudio.transforms.AmplitudeToDB, librosa.power_to_db with ref 1
@@ -199,14 +200,14 @@ def power_spectrogram(
         ValueError: the waveform is shorter than a frame, or `fourier` is unknown.
     """
     if fourier not in ("auto", "convolution", "fft"):
-        raise ValueError(
+        raise TaggerError(
             f"fourier must be 'auto', 'convolution' or 'fft'. Received: {fourier!r}"
         )
     margin = 0 if pad_mode is None else n_fft // 2
     num_samples = waveform.shape[1]
     shortest = n_fft if pad_mode is None else margin + 1
     if isinstance(num_samples, int) and num_samples < shortest:
-        raise ValueError(
+        raise TaggerError(
             f"A spectrogram of {n_fft}-sample frames needs at least {shortest} samples,"
             f" not {num_samples}."
         )

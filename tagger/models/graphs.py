@@ -21,6 +21,7 @@ from onnx import compose, helper, numpy_helper, utils, version_converter
 from tagger.models.head import Head
 from tagger.models.metadata import GRAPH_MEMBER, OUTPUTS, ModelInfo, read_graph
 from tagger.storage import replacing
+from tagger.text import TaggerError
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -34,11 +35,11 @@ def load(path: str | os.PathLike) -> onnx.ModelProto:
     """
     held = read_graph(path)
     if held is None:
-        raise ValueError(f"{str(path)!r} holds no graph.")
+        raise TaggerError(f"{str(path)!r} holds no graph.")
     try:
         graph = onnx.load_from_string(held)
     except Exception as error:  # protobuf's DecodeError
-        raise ValueError(f"{str(path)!r} is not an ONNX file.") from error
+        raise TaggerError(f"{str(path)!r} is not an ONNX file.") from error
     info_of(graph, path)
     return graph
 
@@ -95,7 +96,7 @@ def head_of(graph: onnx.ModelProto) -> Head:
         kinds, found = ["Sigmoid", "Gemm"], [*found, 0 * found[0][0]]
     ends = ["Sigmoid", "Gemm"], ["Sigmoid", "Add", "MatMul"]
     if name != embedding or kinds not in ends:
-        raise ValueError(
+        raise TaggerError(
             f"Model {info.name} is an average of models, or its last layer is no"
             " sigmoid: it cannot be trained or extended. Give a single model."
         )
@@ -110,7 +111,7 @@ def network(graph: onnx.ModelProto) -> onnx.ModelProto:
     """
     embedding = OUTPUTS[1]
     if embedding not in [one.name for one in graph.graph.output]:
-        raise ValueError(
+        raise TaggerError(
             f"Model {info_of(graph).name} gives no embedding: an earlier version"
             " exported it. Export the model again."
         )

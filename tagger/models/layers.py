@@ -8,6 +8,7 @@ from keras import layers, ops
 
 from tagger.models import metadata
 from tagger.segmentation import Segmentation
+from tagger.text import TaggerError
 
 
 def torch_uniform() -> keras.initializers.Initializer:
@@ -49,7 +50,7 @@ class AudioInput(layers.Layer):
     def call(self, waveform):
         length = waveform.shape[1]
         if self.min_samples and isinstance(length, int) and length < self.min_samples:
-            raise ValueError(
+            raise TaggerError(
                 f"The model takes waveforms of at least {self.min_samples} samples, not"
                 f" {length}. Repeat or pad shorter ones."
             )
@@ -237,7 +238,7 @@ class LearnedPositions(layers.Layer):
 
     def _check(self, length):
         if isinstance(length, int) and length > self.max_length:
-            raise ValueError(
+            raise TaggerError(
                 f"{self.name} has {self.max_length} positions but the sequence has"
                 f" {length}. Give shorter waveforms."
             )
@@ -314,7 +315,7 @@ class SelfAttention(layers.Layer):
     def build(self, input_shape):
         channels = input_shape[-1]
         if channels % self.num_heads:
-            raise ValueError(
+            raise TaggerError(
                 f"{channels} channels cannot be divided evenly among"
                 f" {self.num_heads} heads."
             )
@@ -415,7 +416,7 @@ class VerticalConv2D(layers.Conv2D):
     def __init__(self, filters, kernel_size, **kwargs):
         super().__init__(filters, kernel_size, **kwargs)
         if (self.strides, self.padding, self.use_bias) != ((1, 1), "valid", True):
-            raise ValueError(
+            raise TaggerError(
                 "VerticalConv2D supports only strides 1, padding 'valid' and a bias."
                 f" Received: strides {self.strides}, padding {self.padding!r}, use_bias"
                 f" {self.use_bias}"
@@ -423,7 +424,7 @@ class VerticalConv2D(layers.Conv2D):
 
     def build(self, input_shape):
         if input_shape[-1] != 1:
-            raise ValueError(
+            raise TaggerError(
                 f"VerticalConv2D takes one input channel. Received: {input_shape[-1]}"
             )
         super().build(input_shape)

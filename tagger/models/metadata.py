@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tagger import validation
 from tagger.segmentation import Segmentation
+from tagger.text import TaggerError
 from tagger.validation import Name, SampleRate, TagCount
 
 MAX_CONFIG_BYTES = 1 << 25
@@ -102,7 +103,7 @@ class ModelInfo:
         names += [field.name for field in dataclasses.fields(Segmentation)]
         missing = [name for name in names if name not in fields]
         if missing:
-            raise ValueError(
+            raise TaggerError(
                 f"{str(path)!r} does not hold {', '.join(missing)}. Use a model file"
                 " made by train.py, or by tagger export or convert."
             )
@@ -141,10 +142,10 @@ def read_graph(path: str | os.PathLike) -> bytes | None:
             if GRAPH_MEMBER not in file.namelist():
                 return None
             if file.getinfo(GRAPH_MEMBER).file_size > MAX_GRAPH_BYTES:
-                raise ValueError("its graph is too large")
+                raise TaggerError("its graph is too large")
             return file.read(GRAPH_MEMBER)
     except validation.DAMAGED as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error}.") from error
+        raise TaggerError(f"{str(path)!r} is damaged: {error}.") from error
 
 
 def check_alike(infos: Sequence[ModelInfo], names: Sequence[str]) -> None:
@@ -169,7 +170,7 @@ def check_alike(infos: Sequence[ModelInfo], names: Sequence[str]) -> None:
             if first[what] != other[what]
         ]
         if differing:
-            raise ValueError(
+            raise TaggerError(
                 f"{names[0]} and {name} cut music differently ({'; '.join(differing)}):"
                 " one model cannot hold both. Choose models that hear the same, such as"
                 " musicnn_mtt and musicnn_msd."
@@ -187,14 +188,14 @@ def check_tags(
     """
     for what, values in {"tags": tags, "thresholds": thresholds}.items():
         if values is not None and len(values) != num_tags:
-            raise ValueError(
+            raise TaggerError(
                 f"{num_tags} scores need as many {what}. Received: {len(values)}"
             )
     twice = [tag for tag, count in Counter(tags or ()).items() if count > 1]
     if twice:
-        raise ValueError(f"Tag {twice[0]!r} is listed twice.")
+        raise TaggerError(f"Tag {twice[0]!r} is listed twice.")
     if not all(map(math.isfinite, thresholds or ())):
-        raise ValueError("A threshold is NaN or infinite.")
+        raise TaggerError("A threshold is NaN or infinite.")
 
 
 def check_export_path(path: str | os.PathLike, to: str) -> None:
@@ -210,16 +211,16 @@ def check_export_path(path: str | os.PathLike, to: str) -> None:
     """
     path = Path(path)
     if to not in EXPORT_FORMATS:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown format {to!r}. Choose one of: {', '.join(EXPORT_FORMATS)}."
         )
     ending = EXPORT_FORMATS[to]
     if ending and path.suffix != ending:
-        raise ValueError(
+        raise TaggerError(
             f"The output for {to} must end in {ending}, not {path.name!r}."
         )
     if not ending and path.suffix in filter(None, EXPORT_FORMATS.values()):
-        raise ValueError(f"The output for {to} is a folder, not {path.name!r}.")
+        raise TaggerError(f"The output for {to} is a folder, not {path.name!r}.")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(
             f"There is no folder {str(path.parent)!r}. Create it first."

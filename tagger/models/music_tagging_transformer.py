@@ -24,6 +24,7 @@ from tagger.models.layers import (
     TagScores,
 )
 from tagger.segmentation import Segmentation
+from tagger.text import TaggerError
 
 POOL_SIZES = ((2, 2), (2, 2), (1, 2))  # (time, mel)
 CHANNELS = {"teacher": 256, "student": 64}
@@ -61,7 +62,7 @@ def music_tagging_transformer(
             `max_length`.
     """
     if size not in CHANNELS:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown size {size!r}. Choose one of: {', '.join(CHANNELS)}."
         )
     channels = channels or CHANNELS[size]

@@ -8,6 +8,8 @@ import functools
 
 import numpy as np
 
+from tagger.text import TaggerError
+
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
@@ -57,7 +59,7 @@ class LogMel:
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
-                raise ValueError(
+                raise TaggerError(
                     f"{field} must be one of {', '.join(map(repr, allowed))}. Received:"
                     f" {getattr(self, field)!r}"
                 )
@@ -106,7 +108,7 @@ def preset(name: str) -> LogMel:
         ValueError: the name is unknown.
     """
     if name not in PRESETS:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown log-mel preset {name!r}. Choose one of: {', '.join(PRESETS)}."
         )
     return PRESETS[name]

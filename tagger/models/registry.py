@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from tagger.models.metadata import suggest_names
 from tagger.models.presets import PRESETS
+from tagger.text import TaggerError
 
 if TYPE_CHECKING:
     import keras
@@ -201,7 +202,7 @@ def smaller(name: str, options: dict) -> dict:
         ValueError: the model has no smaller size, and no option was chosen.
     """
     if name not in _SMALLER and not options:
-        raise ValueError(
+        raise TaggerError(
             f"{name} has no predefined smaller size. Set its options (python -m tagger"
             f" models {name}), or choose one of: {', '.join(_SMALLER)}."
         )
@@ -221,7 +222,7 @@ def entry(name: str) -> ModelEntry:
     if ":" in name:
         return _outside_entry(name)
     if name not in MODELS:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown model {name!r}. Choose one of: {', '.join(MODELS)}; or give"
             " package.module:factory for a model of your own."
         )
@@ -236,28 +237,28 @@ def _outside_entry(name: str) -> ModelEntry:
         module = importlib.import_module(module_name)
     except Exception as error:  # the module may raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(
+        raise TaggerError(
             f"Cannot import the module of model {name!r} ({reason}). Install it, or run"
             " the command in the folder that contains it."
         ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise ValueError(
+        raise TaggerError(
             f"{module_name} has no function {factory_name!r}."
             f" {suggest_names(factory_name, [n for n in vars(module) if n[0] != '_'])}"
         )
     parameters = inspect.signature(factory).parameters
     missing = {"num_tags", "tags"} - set(parameters)
     if missing:
-        raise ValueError(
+        raise TaggerError(
             f"{name} must take the arguments num_tags and tags, but lacks"
             f" {' and '.join(sorted(missing))}."
         )
     required = [p.name for p in _options_of(factory) if p.default is p.empty]
     if required:
-        raise ValueError(
-            f"{name} needs a default for its argument {required[0]}; --set"
-            f" {required[0]}=VALUE can then change it."
+        raise TaggerError(
+            f"{name} needs a default for its argument {required[0]}; "
+            f" `set={required[0]}=VALUE` can then change it."
         )
     return ModelEntry(name, module_name, "", OUTSIDE_RECIPE)
 
@@ -358,8 +359,8 @@ def features_of(name: str) -> tuple[str, int | None]:
     if name in MODELS:
         facts = entry(name).facts
         if facts.frontend in ("waveform", "harmonic"):
-            raise ValueError(
-                f"{name} has no log-mel frontend: build waveforms, without --features."
+            raise TaggerError(
+                f"{name} has no log-mel frontend: build waveforms, without `features=`."
             )
         return facts.frontend, facts.num_samples
     lengths = {
@@ -369,9 +370,9 @@ def features_of(name: str) -> tuple[str, int | None]:
     }
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{model} ({n} samples)" for model, n in lengths.items())
-        raise ValueError(
+        raise TaggerError(
             f"Models with the frontend {name} have different segments: {listed}. Give"
-            " one of them with --features, or a length with --num-samples."
+            " one of them with `features=`, or a length with `num_samples=`."
         )
     return name, min(lengths.values(), default=None)
 

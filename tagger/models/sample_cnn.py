@@ -10,6 +10,7 @@ from keras import layers
 from tagger.models.blocks import waveform_input
 from tagger.models.layers import SqueezeExcitation, TagScores
 from tagger.segmentation import Segmentation
+from tagger.text import TaggerError
 
 BLOCKS = ("se", "rese", "res", "basic")
 NUM_BLOCKS = 9
@@ -47,11 +48,11 @@ def sample_cnn(
         ValueError: `block` is unknown or `num_samples` is too short.
     """
     if block not in BLOCKS:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown block {block!r}. Choose one of: {', '.join(BLOCKS)}."
         )
     if num_samples < 3 ** (NUM_BLOCKS + 1):
-        raise ValueError(
+        raise TaggerError(
             f"sample_cnn needs at least {3 ** (NUM_BLOCKS + 1)} samples, not"
             f" {num_samples}."
         )

@@ -31,6 +31,7 @@ from tagger.models.layers import (
 )
 from tagger.models.presets import preset
 from tagger.segmentation import Segmentation
+from tagger.text import TaggerError
 
 FRONT_ENDS = ("pons", "lee")
 BACK_ENDS = ("attention", "cnn")
@@ -90,11 +91,11 @@ def self_attention(
         ("positions", positions, POSITIONS),
     ):
         if value not in choices:
-            raise ValueError(
+            raise TaggerError(
                 f"Unknown {name} {value!r}. Choose one of: {', '.join(choices)}."
             )
     if (front_end, back_end) == ("lee", "cnn"):
-        raise ValueError(
+        raise TaggerError(
             "front_end 'lee' works only with back_end 'attention', not 'cnn'. Lee et"
             " al.'s convolutional network is the model sample_cnn_lee."
         )

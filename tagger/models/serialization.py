@@ -16,6 +16,7 @@ from tagger.models.files import read_info
 from tagger.models.layers import AudioInput, TagScores
 from tagger.models.metadata import ModelInfo
 from tagger.storage import replacing
+from tagger.text import TaggerError
 
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> None:
@@ -36,14 +37,14 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no model file {str(path)!r}.")
     if not zipfile.is_zipfile(path):
-        raise ValueError(
+        raise TaggerError(
             f"{str(path)!r} is not a .keras model file. The copy may be damaged."
         )
     info = read_info(path)
     with _explained(path):
         model = keras.saving.load_model(path, compile=False)
     if model_info(model) != info or not _maps_segments_to_scores(model, info):
-        raise ValueError(
+        raise TaggerError(
             f"{str(path)!r} does not map waveforms [batch, num_samples] to scores"
             f" [batch, {info.num_tags}], as it says. Use a model made by train.py."
         )
@@ -57,13 +58,13 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
         yield
     except Exception as error:
         if "safe_mode" in str(error):  # advice that must not be followed
-            raise ValueError(
+            raise TaggerError(
                 f"{str(path)!r} is refused: it contains Python code, such as a Lambda"
                 " layer, and code from a file could do anything. Use a model made by"
                 " train.py."
             ) from error
         first = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ValueError(
+        raise TaggerError(
             f"{str(path)!r} is not a model that Keras can read:"
             f" {textwrap.shorten(first, 200)}"
         ) from error
@@ -94,7 +95,7 @@ def check_kind(model: keras.Model, name: str) -> None:
     except (ValueError, AttributeError):
         is_one = False
     if not is_one:
-        raise ValueError(
+        raise TaggerError(
             f"{name} must return a keras.Model from waveforms [batch, num_samples] to"
             " scores [batch, num_tags] with one AudioInput layer after its input and a"
             " TagScores layer at its end (both in tagger.models.layers)."
@@ -121,11 +122,11 @@ def model_info(model: keras.Model) -> ModelInfo:
             one TagScores layer.
     """
     if not isinstance(model, keras.Model):
-        raise ValueError("An ONNX file has no layers. Give a .keras file instead.")
+        raise TaggerError("An ONNX file has no layers. Give a .keras file instead.")
     audio = [layer for layer in model.layers if isinstance(layer, AudioInput)]
     scores = [layer for layer in model.layers if isinstance(layer, TagScores)]
     if len(audio) != 1 or len(scores) != 1:
-        raise ValueError(
+        raise TaggerError(
             f"Model {model.name!r} was not made by this project: its sample rate,"
             " segmentation and tags are missing. Use a model made by train.py."
         )

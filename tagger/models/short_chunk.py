@@ -18,6 +18,7 @@ from tagger.models.blocks import (
 )
 from tagger.models.layers import TagScores
 from tagger.segmentation import Segmentation
+from tagger.text import TaggerError
 
 WIDTHS = (1, 1, 2, 2, 2, 2, 4)  # channels of each block / num_filters
 
@@ -81,7 +82,7 @@ def _short_chunk(
 ):
     block, options, min_frames = BLOCKS[name]
     if len(widths) != len(WIDTHS):
-        raise ValueError(
+        raise TaggerError(
             f"The network has {len(WIDTHS)} blocks, but widths are given for"
             f" {len(widths)}: {tuple(widths)}. Give one width per block."
         )

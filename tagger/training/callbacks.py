@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tagger import models
 from tagger.evaluation import metrics, scoring
+from tagger.text import TaggerError
 from tagger.training.devices import Devices, locally
 from tagger.training.recipes import Stage
 from tagger.training.runs import StageFolder, StageState, badness
@@ -108,8 +109,8 @@ class Validate(keras.callbacks.Callback):
 
     def _check(self, found: dict[str, float], reason: str) -> None:
         if np.isnan(found[self._monitor]):
-            raise ValueError(
-                f"{self._monitor} is undefined: {reason}. Choose --monitor val_loss."
+            raise TaggerError(
+                f"{self._monitor} is undefined: {reason}. Choose `monitor=val_loss`."
             )
 
     def _write_per_tag(self, scored: metrics.Evaluation, epoch: int) -> None:

@@ -30,6 +30,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tagger.text import TaggerError
 from tagger.training.recipes import Strategy
 
 
@@ -88,9 +89,9 @@ class Devices:
         rest = batch_size % self.num_replicas
         if rest:
             near = [batch_size - rest, batch_size - rest + self.num_replicas]
-            raise ValueError(
+            raise TaggerError(
                 f"A batch of {batch_size} cannot be divided evenly among"
-                f" {self.num_replicas} devices. Give --batch-size"
+                f" {self.num_replicas} devices. Give `batch_size=`"
                 f" {' or '.join(str(n) for n in near if n)}."
             )
 
@@ -222,11 +223,11 @@ def choose(
     backend = keras.backend.backend()
     strategies = typing.get_args(Strategy)
     if strategy not in strategies:
-        raise ValueError(
+        raise TaggerError(
             f"Unknown strategy {strategy!r}. Choose one of: {', '.join(strategies)}."
         )
     if strategy != "multiworker" and (hosts is not None or process_id is not None):
-        raise ValueError("--hosts and --process-id need --strategy multiworker.")
+        raise TaggerError("`hosts=` and `process_id=` need `strategy=multiworker`.")
     if strategy == "none":
         if backend == "tensorflow":
             _make_repeatable()
@@ -234,8 +235,8 @@ def choose(
             return Devices((f"the default device of {backend}",))
         return Devices(tuple(keras.distribution.list_devices()[:1]))
     if backend not in ("tensorflow", "jax"):
-        raise ValueError(
-            f"--strategy {strategy} needs KERAS_BACKEND=tensorflow or jax, not"
+        raise TaggerError(
+            f"`strategy={strategy}` needs KERAS_BACKEND=tensorflow or jax, not"
             f" {backend}."
         )
     if strategy == "multiworker":
@@ -298,25 +299,25 @@ def _shared_by_jax(names: tuple[str, ...]) -> Devices:
 def _no_tpu(install: str) -> str:
     return (
         "There is no TPU on this machine. In Colab, choose a TPU runtime and"
-        f" {install}. Elsewhere use --strategy none or mirrored."
+        f" {install}. Elsewhere use `strategy=none` or mirrored."
     )
 
 
 def _join_processes(backend: str, hosts: str | None, process_id: int | None) -> Devices:
     if backend != "jax":
-        raise ValueError(
+        raise TaggerError(
             "On TensorFlow, Keras 3 trains on one machine only. Set KERAS_BACKEND=jax"
-            " for --strategy multiworker, or use --strategy mirrored."
+            " for `strategy=multiworker`, or use `strategy=mirrored`."
         )
     addresses = hosts.split(",") if hosts else []
     if len(addresses) < 2 or not all(":" in address for address in addresses):
-        raise ValueError(
-            "--strategy multiworker needs --hosts with the address:port of every"
+        raise TaggerError(
+            "`strategy=multiworker` needs `hosts=` with the address:port of every"
             f" process, comma-separated, not {hosts!r}."
         )
     if process_id is None or not 0 <= process_id < len(addresses):
-        raise ValueError(
-            "--process-id must be the position of this process in --hosts, 0 to"
+        raise TaggerError(
+            "`process_id=` must be the position of this process in `hosts=`, 0 to"
             f" {len(addresses) - 1}, not {process_id}."
         )
     try:
@@ -325,6 +326,6 @@ def _join_processes(backend: str, hosts: str | None, process_id: int | None) -> 
         reason = str(error).splitlines()[0]
         raise OSError(
             f"The {len(addresses)} processes {hosts} did not connect ({reason}). Start"
-            " the same command on each within 5 minutes, the first with --process-id 0."
+            " the same command on each within 5 minutes, the first with `process_id=0`."
         ) from error
     return _shared_by_jax(tuple(keras.distribution.list_devices()))

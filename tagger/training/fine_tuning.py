@@ -17,6 +17,7 @@ import tagger
 from tagger import models
 from tagger.models.head import Head
 from tagger.models.metadata import suggest_names
+from tagger.text import TaggerError
 from tagger.weights import pretrained
 
 FREEZES = ("none", "frontend", "backbone")  # or the name of a layer
@@ -105,21 +106,21 @@ def frozen_layers(model: keras.Model, freeze: str) -> list[keras.Layer]:
     last = freeze
     if freeze == "frontend":
         if "frontend" not in names:
-            raise ValueError(
+            raise TaggerError(
                 f"Model {model.name} reads the waveform itself: it has no frontend to"
-                " freeze. Choose --freeze none or backbone, or name a layer."
+                " freeze. Choose `freeze=none` or backbone, or name a layer."
             )
         last = "input_norm" if "input_norm" in names else "frontend"
     if last not in names:
-        raise ValueError(
+        raise TaggerError(
             f"Model {model.name} has no layer {last!r} to freeze."
             f" {suggest_names(last, [*FREEZES, *names])}"
         )
     frozen = model.layers[: names.index(last) + 1]
     if len(frozen) == len(names):
-        raise ValueError(
-            f"--freeze {freeze} leaves nothing to train: it is the last layer. Use"
-            " --freeze backbone to train only that one."
+        raise TaggerError(
+            f"`freeze={freeze}` leaves nothing to train: it is the last layer. Use"
+            " `freeze=backbone` to train only that one."
         )
     return frozen
 

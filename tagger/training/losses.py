@@ -9,6 +9,8 @@ entry; `TrainingRecipe.loss` names it.
 
 from keras import ops
 
+from tagger.text import TaggerError
+
 EPSILON = 1e-6
 
 
@@ -27,7 +29,7 @@ def loss_of(name: str):
         ValueError: there is none of this name.
     """
     if name not in LOSSES:
-        raise ValueError(f"There is no loss {name!r}, only {', '.join(LOSSES)}.")
+        raise TaggerError(f"There is no loss {name!r}, only {', '.join(LOSSES)}.")
     return LOSSES[name]
 
 

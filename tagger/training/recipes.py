@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from tagger.text import TaggerError
 from tagger.validation import check_fields
 
 Monitor = Literal["val_loss", "val_roc_auc", "val_pr_auc", "val_rho"]
@@ -57,7 +58,7 @@ class Stage:
         check_fields(self)
         momentum = self.options.get("momentum", 0.0)
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be from 0 to below 1, not {momentum}.")
+            raise TaggerError(f"momentum must be from 0 to below 1, not {momentum}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,7 +259,7 @@ def override(recipe: TrainingRecipe, **changes) -> TrainingRecipe:
     known = settings(recipe)
     for name in changes:
         if name not in known:
-            raise ValueError(f"This recipe has no {name}. It has: {', '.join(known)}.")
+            raise TaggerError(f"This recipe has no {name}. It has: {', '.join(known)}.")
     fields = {field.name for field in dataclasses.fields(recipe)}
     whole = {name: value for name, value in changes.items() if name in fields}
     stages, first = recipe.stages, recipe.stages[0]
@@ -273,7 +274,7 @@ def override(recipe: TrainingRecipe, **changes) -> TrainingRecipe:
     if changes.get("freeze") == "backbone" and heads:
         stages = heads
     elif "freeze" in changes and len(heads) == len(stages):
-        raise ValueError("Every stage of this recipe trains only the head already.")
+        raise TaggerError("Every stage of this recipe trains only the head already.")
     stages = tuple(_changed(stage, first, changes) for stage in stages)
     return dataclasses.replace(recipe, stages=stages, **whole)
 

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from tagger.text import TaggerError
 from tagger.training.recipes import Stage, TrainingRecipe, settings
 from tagger.training.runs import RunFolder, badness, read_description
 
@@ -45,7 +46,7 @@ class Run:
         """
         held, place = RunFolder(folder), folder / "run.json"
         if not place.is_file():
-            raise ValueError(f"{folder} holds no run: there is no run.json.")
+            raise TaggerError(f"{folder} holds no run: there is no run.json.")
         record = read_description(place, "Give folders of runs.")
         noted = record.get("arguments", {})
         record = {k: v for k, v in record.items() if k not in _NOT_SETTINGS}

@@ -30,6 +30,7 @@ import numpy as np
 
 from tagger import validation
 from tagger.storage import replacing, write_text_atomically
+from tagger.text import TaggerError
 from tagger.training.recipes import Stage, TrainingRecipe
 from tagger.validation import Count
 
@@ -75,7 +76,7 @@ class RunFolder:
             self._refuse_resemul()
             write_text_atomically(path, json.dumps(description, indent=1) + "\n")
             return
-        held = read_description(path, "Choose another --train-dir.")
+        held = read_description(path, "Choose another `train_dir=`.")
         asked = json.loads(json.dumps(description))  # tuples become lists
         differing = [
             name
@@ -84,9 +85,9 @@ class RunFolder:
         ]
         if differing:
             name = _TITLES.get(differing[0], differing[0].replace("_", " "))
-            raise ValueError(
+            raise TaggerError(
                 f"{self.shown} holds a run with another {name} (see run.json there)."
-                " Choose another --train-dir, or delete that folder."
+                " Choose another `train_dir=`, or delete that folder."
             )
 
     def _refuse_resemul(self) -> None:
@@ -97,12 +98,11 @@ class RunFolder:
             if (found := _RESEMUL_NAME.fullmatch(path.name))
         }
         if losses:
-            raise ValueError(
+            raise TaggerError(
                 f"{self.path} holds a run of the original resemul, which cannot be"
                 " continued here. Start a new run from its best checkpoint, the same"
-                " command with --from"
-                f" {shlex.quote(str(losses[min(losses)]))} --recipe resemul --train-dir"
-                " DIR."
+                f" command with `from={shlex.quote(str(losses[min(losses)]))}`"
+                " `recipe=resemul` `train_dir=DIR`."
             )
 
 
@@ -125,11 +125,11 @@ def read_description(path: Path, then: str) -> dict:
         held = json.loads(path.read_text(encoding="utf-8"))
         missing = {"model", "recipe", "data", "seed"} - held.keys()
         if missing:
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+            raise TaggerError(f"it lacks {', '.join(sorted(missing))}")
         recipe = _with_defaults(TrainingRecipe, held["recipe"])
         recipe["stages"] = [_with_defaults(Stage, one) for one in recipe["stages"]]
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(
+        raise TaggerError(
             f"{path} does not describe a run of this project ({error}). {then}"
         ) from error
     return held | {"recipe": recipe}
@@ -140,7 +140,7 @@ def _with_defaults(kind: type, values: dict) -> dict:
     fields = {field.name: field.default for field in dataclasses.fields(kind)}
     unknown = values.keys() - fields
     if unknown:
-        raise ValueError(f"a newer version wrote {', '.join(sorted(unknown))}")
+        raise TaggerError(f"a newer version wrote {', '.join(sorted(unknown))}")
     usual = {n: v for n, v in fields.items() if v is not dataclasses.MISSING}
     return usual | values
 
@@ -297,15 +297,15 @@ class StageState:
             arrays = {name: held[f"variable {name}"] for name in like}
             for name, array in arrays.items():
                 if array.shape != like[name].shape or array.dtype.kind not in "fiub":
-                    raise ValueError(f"{name} has the shape {array.shape}")
+                    raise TaggerError(f"{name} has the shape {array.shape}")
         except (ValueError, KeyError, OSError) as error:
-            raise ValueError(
+            raise TaggerError(
                 f"{path} is not a state from which this stage can resume ({error})."
                 f" {_REMEDY}"
             ) from error
         state = validation.parse(text, cls, path, _REMEDY)
         if state.order != ORDER:
-            raise ValueError(
+            raise TaggerError(
                 f"{path} counts batches in the order of an earlier version, which can"
                 f" finish the run. {_REMEDY}"
             )
@@ -322,7 +322,7 @@ class StageState:
             ValueError: the state has more steps.
         """
         if self.step > steps_per_epoch:
-            raise ValueError(
+            raise TaggerError(
                 f"{path} ends at step {self.step:,} of an epoch of"
                 f" {steps_per_epoch:,} steps. {_REMEDY}"
             )

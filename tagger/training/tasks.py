@@ -28,6 +28,7 @@ from tagger.data.clips import UNLABELLED, Shards
 from tagger.evaluation import agreement, alignment, metrics, scoring
 from tagger.models.files import read_info
 from tagger.segmentation import INT16_SCALE, Segmentation
+from tagger.text import TaggerError
 from tagger.training.losses import loss_of, similarity, softened
 from tagger.training.recipes import NotNegative, Positive, TrainingRecipe
 from tagger.training.teacher_scores import Stored, StoredScores
@@ -181,16 +182,16 @@ class Distillation:
         # Without Keras, whose loading draws random numbers.
         tags = read_info(pretrained.path_of(self.teacher)).tags
         if tags is None:
-            raise ValueError(
-                f"The teacher {self.teacher} names no tags. Convert it with --tags."
+            raise TaggerError(
+                f"The teacher {self.teacher} names no tags. Convert it with `tags=`."
             )
         return self.music.with_tags(tags)
 
     def check(self, model, recipe):
         if recipe.crops_per_clip:
-            raise ValueError(
+            raise TaggerError(
                 "A teacher's scores are stored for whole segments, not for random"
-                " crops. Add --crops-per-clip 0."
+                " crops. Add `crops_per_clip=0`."
             )
         _check_teacher(pretrained.load(self.teacher), model, self.shards)
 
@@ -302,9 +303,9 @@ class NoisyStudent:
 
     def check(self, model, recipe):
         if self.shards.manifest.features:
-            raise ValueError(
+            raise TaggerError(
                 "A noisy student needs waveforms, but these records hold log-mel"
-                " spectrograms. Build without --features."
+                " spectrograms. Build without `features=`."
             )
         alignment.check_match(models.model_info(model), self.shards)
         _check_teacher(pretrained.load(self.teacher), model, self.shards)
@@ -423,7 +424,7 @@ def _of_records(
             nothing.
     """
     if recipe.transforms and not recipe.augment:
-        raise ValueError("--transforms chooses what --augment does. Add --augment.")
+        raise TaggerError("`transforms=` chooses what `augment=` does. Add `augment=`.")
     augmentation = None
     if recipe.augment:
         augmentation = augmentation_of(
@@ -442,15 +443,15 @@ def _check_teacher(teacher: keras.Model, student: keras.Model, shards: Shards) -
             tags.
     """
     if shards.manifest.features:
-        raise ValueError(
+        raise TaggerError(
             "The teacher needs waveforms, but these records hold log-mel spectrograms."
-            " Build without --features."
+            " Build without `features=`."
         )
     info = models.model_info(teacher)
     alignment.check_match(info, shards)
     length = models.model_info(student).segmentation.num_samples
     if teacher.input_shape[1] not in (None, length):
-        raise ValueError(
+        raise TaggerError(
             f"The teacher {info.name} takes {teacher.input_shape[1]} samples, but the"
             f" student {student.name} takes {length}. Choose a student of the same"
             " length, or a teacher that takes any length."

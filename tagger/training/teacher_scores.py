@@ -18,6 +18,7 @@ from tagger.data.clips import Clips, Shards, outputs_of
 from tagger.data.records import CorruptShardError, ShardWriter, read_shard, spans
 from tagger.evaluation import scoring
 from tagger.segmentation import Segmentation
+from tagger.text import TaggerError
 from tagger.weights import pretrained
 
 ABOUT_NAME = "about.json"
@@ -78,7 +79,7 @@ class Stored:
         folder = self.folder(parent, shards)
         with storage.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with storage.file_lock(folder / ABOUT_NAME, "--scores-dir", waits=True):
+            with storage.file_lock(folder / ABOUT_NAME, "`scores_dir=`", waits=True):
                 for left in folder.glob(".*.tmp"):  # of a killed run
                     left.unlink()
                 self._store_missing(shards, split, folder)
@@ -112,7 +113,7 @@ class Stored:
                 for scored in outputs_of(of_segments, held, rule, scoring.BATCH_SIZE):
                     rows = np.concatenate(scored, axis=1).astype("<f4")
                     if not np.isfinite(rows).all():
-                        raise ValueError(
+                        raise TaggerError(
                             f"The teacher {self.teacher} returns NaN or infinity for a"
                             f" clip of {path}. Choose another teacher."
                         )

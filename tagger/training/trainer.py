@@ -25,6 +25,7 @@ from tagger import models
 from tagger.data.batches import ReadOptions, feed
 from tagger.evaluation import metrics
 from tagger.storage import writer_lock
+from tagger.text import TaggerError
 from tagger.training import fine_tuning
 from tagger.training.callbacks import Console, KeepBest, Resume, ScoringModel, Validate
 from tagger.training.devices import Devices, choose
@@ -101,7 +102,7 @@ def train(
     runner.check()
     # TensorFlow silently trains on the CPU if its CUDA libraries are broken.
     print(f"Training on {', '.join(used.names)}")
-    with used.folder(train_dir) as path, writer_lock(path, "--train-dir"):
+    with used.folder(train_dir) as path, writer_lock(path, "`train_dir=`"):
         folder = RunFolder(path, train_dir)
         folder.describe(runner.describe())
         runner.check_initial_stage(folder)
@@ -151,8 +152,8 @@ class _Runner:
         task, recipe, model = self._task, self._recipe, self._scored.model
         task.check(model, recipe)
         if self._run.initial_stage >= len(recipe.stages):
-            raise ValueError(
-                f"--initial-stage must be 0 to {len(recipe.stages) - 1}, not"
+            raise TaggerError(
+                f"`initial_stage=` must be 0 to {len(recipe.stages) - 1}, not"
                 f" {self._run.initial_stage}: the recipe has {len(recipe.stages)}"
                 " stages."
             )
@@ -164,26 +165,26 @@ class _Runner:
         self._devices.check_batch(recipe.batch_size)
         monitors = ["val_loss", *(f"val_{name}" for name in task.METRICS)]
         if recipe.monitor not in monitors:
-            raise ValueError(
+            raise TaggerError(
                 f"{recipe.monitor} is not measured in this training. Choose one with"
-                f" --monitor: {', '.join(monitors)}."
+                f" `monitor=`: {', '.join(monitors)}."
             )
         with self._devices.one_local_device():
             task.training_model(model, recipe)
         task.loss(recipe, self._devices.gather)
         if not len(task.batches(self._plan(0))):
-            raise ValueError(
+            raise TaggerError(
                 f"{task.shards.directory} holds fewer train segments than one batch of"
-                f" {recipe.batch_size}. Choose a smaller --batch-size, or more"
-                " --crops-per-clip."
+                f" {recipe.batch_size}. Choose a smaller `batch_size=`, or more"
+                " `crops_per_clip=`."
             )
 
     def check_initial_stage(self, folder: RunFolder) -> None:
         """Checks that a skipped stage left a checkpoint to start from."""
         first = self._run.initial_stage
         if first and not folder.best_checkpoint(first):
-            raise ValueError(
-                f"--initial-stage {first} starts from the best checkpoint of an earlier"
+            raise TaggerError(
+                f"`initial_stage={first}` starts from the best checkpoint of an earlier"
                 f" stage, but {folder.shown} holds none. Start with stage 0."
             )
 
@@ -209,9 +210,9 @@ class _Runner:
         )
         self._fit(model, fitted, stage_folder, number)
         if not stage_folder.checkpoints():
-            raise ValueError(
+            raise TaggerError(
                 f"Training diverged: no epoch of stage {number} had a finite validation"
-                " loss. Choose a smaller --lr, and a --train-dir other than"
+                " loss. Choose a smaller `lr=`, and a `train_dir=` other than"
                 f" {folder.shown}."
             )
         self._score(stage_folder)

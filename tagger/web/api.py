@@ -14,7 +14,7 @@ import hmac
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -34,8 +34,10 @@ from pydantic import BaseModel, Field
 
 import tagger
 from tagger.audio import AudioDecodeError
+from tagger.inference.results import Result
 from tagger.inference.streaming import stream_files
 from tagger.inference.tagger import Tagger
+from tagger.text import TaggerError
 from tagger.web.collection import Collection
 from tagger.web.decoding import decoded, temporary_folder
 from tagger.web.limits import KEY_MISSING, BodyLimits
@@ -59,7 +61,8 @@ class ModelFacts(BaseModel):
 class Tags(BaseModel):
     """The scores of a file, or why it has none."""
 
-    name: str
+    path: str = Field(description="name of the file, as sent")
+    model: str
     seconds: float | None = None
     tags: dict[str, float] | None = Field(None, description="the highest score first")
     error: str | None = None
@@ -68,7 +71,7 @@ class Tags(BaseModel):
 class Embedding(BaseModel):
     """The embedding of a file, or why it has none."""
 
-    name: str
+    path: str = Field(description="name of the file, as sent")
     seconds: float | None = None
     embedding: list[float] | None = None
     error: str | None = None
@@ -131,8 +134,8 @@ def build(
     router = APIRouter(dependencies=[Depends(admitted)])
     uploads = _Uploads(scorer, max_minutes)
 
-    @app.exception_handler(ValueError)
-    def refused(request: Request, error: ValueError) -> JSONResponse:
+    @app.exception_handler(TaggerError)
+    def refused(request: Request, error: TaggerError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 400)
 
     @app.exception_handler(OSError)
@@ -141,7 +144,7 @@ def build(
 
     def library() -> Collection:
         if collection is None:
-            raise HTTPException(404, "This server has no library: serve --library.")
+            raise HTTPException(404, "This server has no library.")
         return collection
 
     @router.post("/tag")
@@ -150,36 +153,40 @@ def build(
         top: Annotated[int | None, Query(ge=1, description="tags per file")] = None,
     ) -> list[Tags]:
         """Scores the tags of audio files; one that cannot be decoded has an error."""
-        found = []
-        for name, rows, seconds, error in uploads.heard(files, "scores"):
-            if error:
-                found.append(Tags(name=name, error=error))
-                continue
-            named = list(scorer.named(rows.mean(axis=0)).items())[:top]
-            tags = {tag: round(score, 6) for tag, score in named}
-            found.append(Tags(name=name, seconds=seconds, tags=tags))
-        return found
+        answers = []
+        for found in uploads.heard(files, lambda wav: scorer.taggrams([wav])):
+            answer = scorer.described(found)
+            if "tags" in answer:
+                named = list(answer["tags"].items())[:top]
+                answer["tags"] = {tag: round(score, 6) for tag, score in named}
+            answers.append(Tags(**answer))
+        return answers
 
     @router.post("/embed")
     def embed(files: list[UploadFile]) -> list[Embedding]:
         """Computes the embeddings of audio files; similar songs have similar ones."""
         if not scorer.engine.embedding_size:
             raise HTTPException(404, "This model gives no embeddings.")
-        found = []
-        for name, rows, seconds, error in uploads.heard(files, "embedding"):
-            if error:
-                found.append(Embedding(name=name, error=error))
+        answers, outputs = [], ("embedding",)
+        for found in uploads.heard(
+            files, lambda wav: stream_files(scorer.engine, [wav], None, outputs)
+        ):
+            if found.error:
+                answers.append(Embedding(path=found.path, error=str(found.error)))
                 continue
-            vector = [round(float(x), 6) for x in rows.mean(axis=0)]
-            found.append(Embedding(name=name, seconds=seconds, embedding=vector))
-        return found
+            vector = [round(float(x), 6) for x in found.value.rows.mean(axis=0)]
+            seconds = round(found.value.length_seconds, 3)
+            answers.append(
+                Embedding(path=found.path, seconds=seconds, embedding=vector)
+            )
+        return answers
 
     @router.get("/models")
     def models() -> list[ModelFacts]:
         """Describes the model that scores uploads."""
         info = scorer.info
         facts = ModelFacts(
-            name=info.name,
+            name=scorer.name,
             sample_rate=info.sample_rate,
             segment_seconds=scorer.segment_seconds,
             tags=list(scorer.tags),
@@ -221,8 +228,8 @@ class _Uploads:
         self._decoders = threading.Semaphore(NUM_DECODERS)
         self._scoring = threading.Lock()  # a batch of one request uses all cores
 
-    def heard(self, files: list[UploadFile], output: str) -> Iterator[tuple]:
-        """Yields (name, rows or None, seconds or None, error or None) per file."""
+    def heard(self, files: list[UploadFile], run: Callable) -> Iterator[Result]:
+        """Runs a function of a decoded file on each upload; yields what it gives."""
         if len(files) > MAX_FILES:
             raise HTTPException(
                 413, f"Send at most {MAX_FILES} files at once, not {len(files)}."
@@ -232,16 +239,11 @@ class _Uploads:
             try:
                 with self._saved(file) as path, self._decoded(path) as wav:
                     with self._scoring:
-                        (found,) = stream_files(
-                            self._scorer.engine, [wav], None, (output,)
-                        )
-            except (AudioDecodeError, ValueError) as error:
-                yield name, None, None, _named(error, name)
-                continue
-            if found.error:
-                yield name, None, None, _named(found.error, name)
-                continue
-            yield name, found.rows, round(found.length_seconds, 3), None
+                        (found,) = run(wav)
+            except TaggerError as error:
+                found = Result(name, error=error)
+            error = found.error and _named(found.error, name)
+            yield Result(name, found.value, error)
 
     @contextlib.contextmanager
     def _saved(self, file: UploadFile) -> Iterator[str]:
@@ -264,8 +266,8 @@ class _Uploads:
             yield wav
 
 
-def _named(error: Exception, name: str) -> str:
+def _named(error: Exception, name: str) -> Exception:
     """Returns an error with the sender's name of the file instead of ours."""
     if isinstance(error, AudioDecodeError):
-        return str(AudioDecodeError(name, error.reason))
-    return str(error)
+        return AudioDecodeError(name, error.reason)
+    return error

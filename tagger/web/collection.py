@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tagger.library import database, queries, similarity
 from tagger.library.database import Analysed
+from tagger.text import TaggerError
 
 REREAD_SECONDS = 5  # a running scan changes the library all the time
 
@@ -127,7 +128,7 @@ class Collection:
         known = {int(one): row for row, one in enumerate(songs.recordings)}
         missing = [one for one in recordings if one not in known]
         if missing or not recordings:
-            raise ValueError(
+            raise TaggerError(
                 f"The library holds no song with the id {missing[0]}."
                 if missing
                 else "Give the id of at least one song."
@@ -149,7 +150,7 @@ class Collection:
         for row, one in enumerate(songs.recordings):
             if one == recording:
                 return songs.paths[row]
-        raise ValueError(f"The library holds no song with the id {recording}.")
+        raise TaggerError(f"The library holds no song with the id {recording}.")
 
 
 def _version(path: Path) -> tuple:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tagger.audio import AudioDecodeError, stream_audio, write_audio
 from tagger.containers import limit_memory, open_audio, python_command
+from tagger.text import TaggerError
 
 SECONDS = 60  # longest time that decoding an upload may take
 MAX_BYTES = 2 << 30  # memory that it may take
@@ -69,7 +70,7 @@ def decoded(
         if done.returncode == _REFUSED:
             kind, _, reason = done.stdout.partition(":")
             if kind == "length":
-                raise ValueError(reason)
+                raise TaggerError(reason)
             raise AudioDecodeError(path, reason)
         if done.returncode:
             reason = "the decoder crashed, or needed too much memory"
@@ -116,7 +117,7 @@ def _limited(path: str, sample_rate: int, max_minutes: float) -> np.ndarray:
     for block in stream_audio(path, sample_rate):
         num_samples += len(block)
         if num_samples > 60 * max_minutes * sample_rate:
-            raise ValueError(
+            raise TaggerError(
                 f"The song is longer than the {max_minutes:g} minutes that this page"
                 " accepts. Use python -m tagger tag, which accepts any length."
             )

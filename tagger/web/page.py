@@ -71,7 +71,7 @@ def serve(
     _remove_leftovers()
     with (
         tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
-        writer_lock(Path(folder), "--port"),
+        writer_lock(Path(folder), "`port=`"),
     ):
         os.environ["GRADIO_TEMP_DIR"] = folder
         cleaner = threading.Thread(target=_delete_old_files, args=[Path(folder)])
@@ -101,7 +101,8 @@ def serve(
         except OSError as error:
             raise OSError(
                 f"Cannot listen on {host}, port {port}: the port is in use, or the"
-                " address is not one of this machine. Choose another --port or --host."
+                " address is not one of this machine. Choose another `port=` or"
+                " `host=`."
             ) from error
         print(f"The page is at {url} (press Ctrl-C to stop)", flush=True)
         print(f"The HTTP API is described at {url}api/docs", flush=True)
@@ -124,7 +125,7 @@ def _remove_leftovers() -> None:
             is_ours = stat.S_ISDIR(status.st_mode) and _is_own(status)
             is_old = time.time() - status.st_mtime > START_SECONDS
             if is_ours and is_old:
-                with writer_lock(folder, "--port"):
+                with writer_lock(folder, "`port=`"):
                     shutil.rmtree(folder)
 
 
@@ -183,10 +184,9 @@ def build(
 
 def _song_tab(tagger: Tagger, max_minutes: float) -> None:
     """Builds the part of the page that tags a dropped song."""
-    info = tagger.info
     song, newest = gr.State(), gr.State({})  # per visitor
     gr.Markdown(
-        f"# What is in this song?\n`{info.name}` scores {len(tagger.tags)} tags in"
+        f"# What is in this song?\n`{tagger.name}` scores {len(tagger.tags)} tags in"
         f" segments of {tagger.segment_seconds:.1f} s. Files may be up to"
         f" {max_minutes:g} minutes long, and they stay on the machine that serves"
         " this page."

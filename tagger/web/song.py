@@ -16,8 +16,10 @@ import numpy as np
 from matplotlib import colormaps, image
 
 from tagger import audio
+from tagger.inference.results import Result
 from tagger.inference.tagger import Tagger, Taggram
 from tagger.interpretation import report
+from tagger.text import TaggerError
 from tagger.web.decoding import decoded, temporary_folder
 
 NUM_COLUMNS = 600  # columns of the waveform and the taggram
@@ -68,13 +70,11 @@ def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
         blocks = audio.stream_audio(wav, rate)
         power = np.concatenate([_power(block, rate) for block in blocks])
         with _scoring:
-            ((_, found),) = tagger.taggrams(
-                [wav], bar=None if bar is None else _Bar(bar)
-            )
-    if isinstance(found, Exception):
-        raise ValueError(str(found).replace(str(wav), path))
+            (found,) = tagger.taggrams([wav], bar=None if bar is None else _Bar(bar))
+    if found.error:
+        raise TaggerError(str(found.error).replace(str(wav), path))
     played = sound if os.path.exists(sound) else path
-    return Song(path, played, _loudness(power), found)
+    return Song(path, played, _loudness(power), found.value)
 
 
 def _power(block: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -187,19 +187,8 @@ def report_html(tagger: Tagger, song: Song, tags: list[str], max_minutes: float)
 
 def json_file(tagger: Tagger, song: Song) -> str:
     """Writes a JSON file with all scores, overall and over time; returns its path."""
-    taggram = song.taggram
-    result = {
-        "file": song.name,
-        "model": tagger.info.name,
-        "seconds": round(taggram.length_seconds, 3),
-        "tags": tagger.named(taggram.aggregated()),
-        "segment_seconds": taggram.segment_seconds,
-        "segment_starts": taggram.seconds.round(3).tolist(),
-        "scores": {
-            tag: taggram.scores[:, number].round(5).tolist()
-            for number, tag in enumerate(tagger.tags)
-        },
-    }
+    found = Result(song.name, song.taggram)
+    result = tagger.described(found, over_time=True)
     folder = tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))
     path = Path(folder) / f"{Path(song.path).stem}.json"
     path.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")

@@ -18,7 +18,7 @@ from tagger import validation
 from tagger.models import registry
 from tagger.models.files import read_info
 from tagger.models.metadata import ModelInfo
-from tagger.text import printable
+from tagger.text import TaggerError, printable
 from tagger.validation import Name
 from tagger.weights import hub
 from tagger.weights.pretrained import (
@@ -245,7 +245,7 @@ def _read_evaluation(path: str | os.PathLike) -> Score:
         raise FileNotFoundError(f"There is no {str(path)!r}. {then}")
     validation.check_regular(path)
     if os.path.getsize(path) > _MAX_BYTES:
-        raise ValueError(f"{str(path)!r} is too large for an evaluation. {then}")
+        raise TaggerError(f"{str(path)!r} is too large for an evaluation. {then}")
     found = validation.parse(Path(path).read_bytes(), _Evaluation, path, then)
     split = f"{found.split} ({found.split_rule})"
     return Score(

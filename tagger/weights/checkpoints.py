@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tagger.storage import masked_crc
+from tagger.text import TaggerError
 
 MAGIC = 0xDB4775248B80FB57  # the last 8 bytes of a table
 MAX_INDEX_BYTES = 1 << 26
@@ -34,28 +35,28 @@ def read_checkpoint(prefix: str, max_bytes: int) -> dict[str, np.ndarray]:
     """
     index = Path(f"{prefix}.index")
     if index.stat().st_size > MAX_INDEX_BYTES:
-        raise ValueError("its index is too large")
+        raise TaggerError("its index is too large")
     try:
         entries = dict(_entries(index.read_bytes()))
         header = _fields(entries.pop(b""))
         num_shards = header.get(1, [1])[0]
         bundles = {name.decode(): _fields(value) for name, value in entries.items()}
         if sum(bundle.get(5, [0])[0] for bundle in bundles.values()) > max_bytes:
-            raise ValueError(f"its variables take more than {max_bytes / 1e9:.0f} GB")
+            raise TaggerError(f"its variables take more than {max_bytes / 1e9:.0f} GB")
         if header.get(2, [0])[0]:
-            raise ValueError("it was written on a big-endian machine")
+            raise TaggerError("it was written on a big-endian machine")
         return {
             name: _array(prefix, num_shards, bundle) for name, bundle in bundles.items()
         }
     except (IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
-        raise ValueError(f"its index is damaged: {error!r}") from error
+        raise TaggerError(f"its index is damaged: {error!r}") from error
 
 
 def _array(prefix: str, num_shards: int, bundle: dict[int, list]) -> np.ndarray:
     """Returns a variable, given its BundleEntryProto."""
     number = bundle.get(1, [0])[0]
     if number not in DTYPES or 7 in bundle:
-        raise ValueError(f"a variable of type {number} is not numeric")
+        raise TaggerError(f"a variable of type {number} is not numeric")
     shape = [
         _fields(dim).get(1, [0])[0]
         for shape in bundle.get(2, [])
@@ -66,7 +67,7 @@ def _array(prefix: str, num_shards: int, bundle: dict[int, list]) -> np.ndarray:
         file.seek(bundle.get(4, [0])[0])
         data = file.read(bundle.get(5, [0])[0])
     if masked_crc(data) != bundle[6][0]:
-        raise ValueError("a variable does not match its checksum")
+        raise TaggerError("a variable does not match its checksum")
     return np.frombuffer(data, DTYPES[number]).reshape(shape)
 
 
@@ -74,7 +75,7 @@ def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yields the keys and values of a table."""
     footer = table[-48:]
     if len(footer) < 48 or struct.unpack("<Q", footer[40:]) != (MAGIC,):
-        raise ValueError("its index is not a table of TensorFlow")
+        raise TaggerError("its index is not a table of TensorFlow")
     _, place = _handle(footer, 0)  # of metadata that TensorFlow does not write
     index, _ = _handle(footer, place)
     for _, handle in _pairs(_block(table, *index)):
@@ -92,9 +93,9 @@ def _block(table: bytes, offset: int, size: int) -> bytes:
     """Returns the content of a block, without its type and checksum."""
     held = table[offset : offset + size + 5]
     if len(held) < size + 5 or masked_crc(held[: size + 1]) != held[size + 1 :]:
-        raise ValueError("its index does not match its checksum")
+        raise TaggerError("its index does not match its checksum")
     if held[size]:
-        raise ValueError("its index is compressed")
+        raise TaggerError("its index is compressed")
     return held[:size]
 
 
@@ -138,4 +139,4 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         place += 1
         if data[place - 1] < 128:
             return value, place
-    raise ValueError("its index holds an endless number")
+    raise TaggerError("its index holds an endless number")

@@ -19,6 +19,7 @@ from tagger import models, storage
 from tagger.models import graphs
 from tagger.models.head import Head, averaged
 from tagger.models.metadata import PENULTIMATE, ModelInfo, check_alike, read_graph
+from tagger.text import TaggerError
 from tagger.weights import pretrained
 
 
@@ -58,7 +59,7 @@ def check_output(path: str | os.PathLike, bases: Sequence[str | os.PathLike]) ->
         )
     for base in bases:
         if str(base).endswith(".onnx"):
-            raise ValueError(
+            raise TaggerError(
                 f"{base} holds no network for Keras, so what is made of it must end in"
                 f" .onnx, not {os.path.basename(path)!r}."
             )
@@ -114,14 +115,14 @@ def average(members: Sequence[str | os.PathLike], path: str | os.PathLike) -> Mo
         FileNotFoundError, OSError, ImportError: see `graph_of` and `check_output`.
     """
     if len(members) < 2:
-        raise ValueError("An average needs at least two models.")
+        raise TaggerError("An average needs at least two models.")
     check_output(path, members)
     loaded = [graph_of(member) for member in members]
     infos = [graphs.info_of(graph) for graph in loaded]
     check_alike(infos, list(map(str, members)))
     for member, info in zip(members, infos, strict=True):
         if info.tags is None:
-            raise ValueError(
+            raise TaggerError(
                 f"{member} names no tags. Give trained models with tag names."
             )
     head = averaged([graphs.head_of(graph) for graph in loaded])

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from tagger import models
+from tagger.text import TaggerError
 from tagger.weights.readers import Weights
 from tagger.weights.tables import COMPUTED, FIXED, IGNORED, TABLES
 
@@ -32,22 +33,24 @@ def convert(weights: Weights, name: str, **options) -> keras.Model:
             shape; the message lists both sides.
     """
     if name not in TABLES:
-        raise ValueError(f"Unknown model {name!r}. Choose one of: {', '.join(TABLES)}.")
+        raise TaggerError(
+            f"Unknown model {name!r}. Choose one of: {', '.join(TABLES)}."
+        )
     shapes = {source: array.shape for source, array in weights.items()}
     some = ", ".join(sorted(weights)[:5])
     try:
         inferred, rows = TABLES[name](shapes)
     except KeyError as error:
-        raise ValueError(
+        raise TaggerError(
             f"These are not {name} weights: key {error} is missing. Received: {some} …"
         ) from error
     except (IndexError, ValueError) as error:
-        raise ValueError(
+        raise TaggerError(
             f"These are not {name} weights: the shapes differ. Received: {some} …"
         ) from error
     for key in ("front_end", "back_end"):
         if inferred.get(key) != options.get(key, inferred.get(key)):
-            raise ValueError(
+            raise TaggerError(
                 f"These weights have the {key} {inferred[key]!r}, not {options[key]!r}."
             )
     model = models.build_model(name, **inferred | options)
@@ -84,7 +87,7 @@ def convert(weights: Weights, name: str, **options) -> keras.Model:
     ]
     if problems:
         listed = "\n  ".join(sorted(problems))
-        raise ValueError(f"The weights do not fit the model {name}:\n  {listed}")
+        raise TaggerError(f"The weights do not fit the model {name}:\n  {listed}")
     return model
 
 

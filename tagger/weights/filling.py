@@ -25,6 +25,7 @@ from tagger.models import graph_rewriting, graphs, presets
 from tagger.models.head import Head
 from tagger.models.metadata import OUTPUTS, ModelInfo
 from tagger.storage import tensorflow
+from tagger.text import TaggerError
 from tagger.weights import tables
 
 FOLDER = Path(__file__).parent / "graphs"
@@ -94,7 +95,9 @@ def _set_inputs(graph: onnx.GraphProto, given: Mapping[str, np.ndarray]) -> None
         array = given.get(one.name)
         if array is None or array.shape != shape:
             found = "none" if array is None else array.shape
-            raise ValueError(f"Weight {one.name} needs the shape {shape}, not {found}.")
+            raise TaggerError(
+                f"Weight {one.name} needs the shape {shape}, not {found}."
+            )
         array = np.ascontiguousarray(array, np.float32)
         graph.initializer.append(numpy_helper.from_array(array, one.name))
         graph.input.remove(one)

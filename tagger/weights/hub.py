@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tagger import storage
+from tagger.text import TaggerError
 
 PREFIX = "hf://"
 KERAS_NAME, GRAPH_NAME = "model.keras", "model.onnx"
@@ -47,7 +48,7 @@ class Repository:
         """
         found = _NAME.fullmatch(text)
         if not found or ".." in text:
-            raise ValueError(f"{text!r} is not of the form hf://user/name.")
+            raise TaggerError(f"{text!r} is not of the form hf://user/name.")
         user, name, revision = found.groups()
         return cls(f"{user}/{name}", revision)
 
@@ -102,7 +103,7 @@ def _download(repository: Repository, name: str, place: Path) -> Path:
     with contextlib.suppress(Exception):  # the download says what is wrong
         num_bytes = hub.get_hf_file_metadata(hub.hf_hub_url(**asked)).size or 0
     if num_bytes > LARGEST:
-        raise ValueError(
+        raise TaggerError(
             f"{name} of {repository} has {num_bytes / 1e9:.1f} GB, more than any"
             " tagger: it is not downloaded."
         )
@@ -139,7 +140,7 @@ def explained(repository: Repository) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise _failure(repository, error.__cause__ or error) from error
     except errors.EntryNotFoundError as error:
-        raise ValueError(
+        raise TaggerError(
             f"{repository} was not published with tagger share: no {KERAS_NAME}."
             " Download its file by hand, and convert it with tagger convert."
         ) from error

@@ -25,6 +25,7 @@ from tagger.datasets import magnatagatune, million_song, mtg_jamendo
 from tagger.models import registry
 from tagger.models.metadata import ModelInfo, suggest_names
 from tagger.storage import file_lock
+from tagger.text import TaggerError
 from tagger.weights import hub
 from tagger.weights.downloads import GitFile, Wheel, fetch, fetch_wheel, unpack
 
@@ -177,7 +178,7 @@ def entry(name: str) -> Pretrained:
         ValueError: the name is unknown.
     """
     if name not in PRETRAINED:
-        raise ValueError(
+        raise TaggerError(
             f"There is no pretrained model {name!r}. {suggest_names(name, PRETRAINED)}"
         )
     return PRETRAINED[name]
@@ -227,7 +228,7 @@ def ensure_cached(name: str) -> Path:
         return found.source.path
     if isinstance(found.source, ByHand):
         commands = "; ".join(found.source.commands)
-        raise ValueError(
+        raise TaggerError(
             f"{name} cannot be downloaded automatically. Get it yourself (we have not"
             f" tried the address): {commands}. Then give --model {found.source.model}."
         )
@@ -351,7 +352,7 @@ def load(name_or_path: str | os.PathLike) -> "keras.Model":
             weights.readers.read_weights(path), "sample_cnn"
         )
     if path.suffix == ".onnx":
-        raise ValueError(
+        raise TaggerError(
             f"{str(path)!r} is an ONNX file, which Keras cannot run. Give a .keras file"
             " instead."
         )
@@ -374,12 +375,13 @@ def provenance_of(
             held["licence"] = PRETRAINED[base].licence
         for key in ("licence", "licence of the base"):
             licences += filter(None, (held.get(key) or "").split(", "))
-    about = {"from": ", ".join(map(_short_name, bases))}
+    about = {"from": ", ".join(map(short_name, bases))}
     about["network"] = " + ".join(dict.fromkeys(one.architecture for one in infos))
     if licences:
         about["licence of the base"] = ", ".join(dict.fromkeys(licences))
     return about
 
 
-def _short_name(model: str | os.PathLike) -> str:
+def short_name(model: str | os.PathLike) -> str:
+    """Returns the name of a model; of a file, its name without the folder."""
     return str(model) if hub.is_hub_name(model) else os.path.basename(model)

@@ -15,6 +15,7 @@ import lazy_loader
 import numpy as np
 
 from tagger import validation
+from tagger.text import TaggerError
 from tagger.validation import MAX_ARRAY_BYTES
 from tagger.weights.checkpoints import read_checkpoint
 
@@ -47,16 +48,16 @@ def read_weights(path: str | os.PathLike) -> Weights:
     else:
         reader = READERS.get(os.path.splitext(path)[1].lower())
         if reader is None:
-            raise ValueError(
+            raise TaggerError(
                 f"Unknown type of weight file: {path!r}. Give a file that ends in"
                 f" {', '.join(READERS)}, or the folder of a TensorFlow 1 checkpoint."
             )
         weights = reader(path)
     if not weights:
-        raise ValueError(f"{path!r} holds no weights.")
+        raise TaggerError(f"{path!r} holds no weights.")
     others = [name for name, array in weights.items() if array.dtype.kind not in "fiu"]
     if others:
-        raise ValueError(f"{path!r} is refused: {others[0]!r} is not numeric.")
+        raise TaggerError(f"{path!r} is refused: {others[0]!r} is not numeric.")
     return {
         name: array.astype(np.float32) if array.dtype.kind == "f" else array
         for name, array in weights.items()
@@ -77,16 +78,16 @@ def read_torch(path: str) -> Weights:
     except Exception as error:  # torch raises many kinds of errors
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
-            raise ValueError(
+            raise TaggerError(
                 f"{path!r} is refused: besides tensors it would load {refused[1]}, and"
                 " a pickle can run code. Save only the state dict:"
                 " torch.save(model.state_dict(), …)."
             ) from error
-        raise ValueError(f"{path!r} is not a PyTorch file of tensors.") from error
+        raise TaggerError(f"{path!r} is not a PyTorch file of tensors.") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise ValueError(
+        raise TaggerError(
             f"{path!r} holds a {type(content).__name__}, not a state dict. Save"
             " model.state_dict()."
         )
@@ -101,7 +102,7 @@ def read_torch(path: str) -> Weights:
         )
         num_bytes += 4 * value.numel() if is_plain else 0
         if not isinstance(name, str) or not is_plain or num_bytes > MAX_ARRAY_BYTES:
-            raise ValueError(
+            raise TaggerError(
                 f"{path!r} is not a state dict: {name!r} does not name a tensor. Save"
                 " model.state_dict()."
             )
@@ -130,10 +131,10 @@ def read_keras2_hdf5(path: str) -> Weights:
                     chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
                     num_bytes += max(dataset.nbytes, chunk)
                     if num_bytes > MAX_ARRAY_BYTES:
-                        raise ValueError("its weights take more than 1 GB")
+                        raise TaggerError("its weights take more than 1 GB")
                     weights[name] = np.asarray(dataset)
     except (OSError, *validation.DAMAGED) as error:
-        raise ValueError(
+        raise TaggerError(
             f"{path!r} is not a Keras 2 model file ({_first_line(error)})."
         ) from error
     return number_from_one(weights)
@@ -147,23 +148,23 @@ def _member(group: "h5py.Group", path: str) -> "h5py.Group | h5py.Dataset":
     """
     for name in path.split("/"):
         if not isinstance(group, h5py.Group):
-            raise ValueError(f"{path!r} is not in it")
+            raise TaggerError(f"{path!r} is not in it")
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"{path!r} is a link")
+            raise TaggerError(f"{path!r} is a link")
         group = group[name]
     if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
-        raise ValueError(f"{path!r} lies in another file")
+        raise TaggerError(f"{path!r} lies in another file")
     return group
 
 
 def read_npz(path: str) -> Weights:
     """Reads an `.npz` file of arrays under their original parameter names."""
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path!r} is not an .npz file.")
+        raise TaggerError(f"{path!r} is not an .npz file.")
     try:
         return _unwrapped(validation.read_arrays(path))
     except ValueError as error:
-        raise ValueError(
+        raise TaggerError(
             f"{path!r} is refused: {error}. Save plain arrays with numpy.savez."
         ) from error
 
@@ -173,7 +174,7 @@ def read_tensorflow_checkpoint(prefix: str) -> Weights:
     try:
         return read_checkpoint(prefix, MAX_ARRAY_BYTES)
     except (OSError, *validation.DAMAGED) as error:
-        raise ValueError(
+        raise TaggerError(
             f"{prefix!r} is not a TensorFlow checkpoint ({_first_line(error)})."
         ) from error
 
@@ -216,7 +217,7 @@ def _tensorflow_prefix(path: str) -> str | None:
         # The prefix may be empty: musicnn's files are `.index` and `.data-…`.
         names = [name for name in os.listdir(path) if name.endswith(".index")]
         if len(names) != 1:
-            raise ValueError(
+            raise TaggerError(
                 f"{path!r} holds {', '.join(sorted(names)) or 'no .index file'}. Give"
                 " the folder of one TensorFlow 1 checkpoint, or its .index file."
             )

@@ -103,9 +103,9 @@ def test_bad_clips_are_listed_with_their_reasons_and_the_rest_is_built(corpus):
 
 def test_too_many_skipped_fail_at_the_end_with_everything_good_written(corpus):
     spoil(corpus)
-    with pytest.raises(ValueError, match="1 of 32 clips is missing, more than --max-m"):
+    with pytest.raises(ValueError, match="1 of 32 clips is missing, more than `max_m"):
         build_corpus(corpus, max_skipped=1)
-    with pytest.raises(ValueError, match="5 of 31 clips were skipped, more than --max"):
+    with pytest.raises(ValueError, match="5 of 31 clips were skipped, more than `max"):
         build_corpus(corpus, max_missing=1)
     manifest = Manifest.load(corpus / "tfrecord")
     assert manifest.complete and len(manifest.skipped) == 5
@@ -198,7 +198,7 @@ def test_another_build_in_the_folder_is_refused(corpus, options, difference):
 def test_a_second_builder_is_kept_out(corpus):
     pytest.importorskip("fcntl")
     with storage.writer_lock(corpus / "tfrecord", "--output-dir"):
-        with pytest.raises(OSError, match="Another run is writing to .*--output-dir"):
+        with pytest.raises(OSError, match="Another run is writing to .*`output_dir=`"):
             build_corpus(corpus)
 
 
@@ -210,7 +210,7 @@ def test_no_audio_at_all_is_said_before_the_work(corpus):
 
 def test_a_folder_that_cannot_be_written_is_named(corpus):
     (corpus / "tfrecord").write_text("a file in the way")
-    with pytest.raises(OSError, match="Cannot write to .*Choose another --output-dir"):
+    with pytest.raises(OSError, match="Cannot write to .*Choose another `output_dir=`"):
         build_corpus(corpus)
 
 
@@ -271,7 +271,7 @@ def test_what_tensorflow_cannot_open_is_an_error_of_the_system(run_script):
 
 def test_a_url_that_cannot_be_written_is_named(corpus, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="Cannot write to .*Choose another --output-dir"):
+    with pytest.raises(OSError, match="Cannot write to .*Choose another `output_dir=`"):
         build_corpus(corpus, f"file://{tmp_path}/file/shards")
 
 
@@ -342,7 +342,7 @@ def test_features_alone_say_which_segments(corpus, features, preset, num_samples
 
 
 def test_features_of_models_that_differ_name_these(corpus):
-    with pytest.raises(ValueError, match="musicnn .48000 samples.*with --num-samples"):
+    with pytest.raises(ValueError, match="musicnn .48000 samples.*with `num_samples=`"):
         build_corpus(corpus, features="won2020", segment_samples=None)
     with pytest.raises(ValueError, match="sample_cnn has no log-mel frontend"):
         build_corpus(corpus, features="sample_cnn", segment_samples=None)

@@ -438,5 +438,5 @@ def test_appending_needs_the_names_of_the_old_tags(music, bases, cache, tmp_path
     model = narrow_model("vgg_pons")
     model.layers[-1].tags = None
     models.export.save(model, tmp_path / "nameless.keras")
-    with pytest.raises(ValueError, match="it holds no tag names. Leave out --append"):
+    with pytest.raises(ValueError, match="it holds no tag names. Leave out `append=`"):
         fit([str(tmp_path / "nameless.keras")], music, cache, appends=True)

@@ -213,9 +213,9 @@ def test_nan_is_an_error_of_the_file_and_not_a_result_without_tags(tmp_path):
         wave = level * np.sin(np.arange(16000) / 9).astype(np.float32)
         audio.write_audio(tmp_path / name, wave, 16000)
     names = [str(tmp_path / name) for name in ("quiet.wav", "loud.wav", "soft.wav")]
-    found = dict(Tagger(NanEngine()).taggrams(names))
-    assert "NaN" in str(found[names[1]]) and isinstance(found[names[1]], ValueError)
-    assert found[names[0]].scores.max() == found[names[2]].scores.max() == 0.5
+    quiet, loud, soft = Tagger(NanEngine()).taggrams(names)
+    assert "NaN" in str(loud.error) and isinstance(loud.error, ValueError)
+    assert quiet.value.scores.max() == soft.value.scores.max() == 0.5
 
 
 def test_a_manifest_is_right_or_refused(built, tmp_path):

@@ -29,8 +29,8 @@ def test_a_file_comes_back_and_grows(name, embedder, tmp_path):
     held.save(tmp_path / name)
     held = EmbeddingFile.load(tmp_path / name)
     bad = str(tmp_path / "bad.mp3")
-    ((path, error),) = held.extend(embedder, [*SONGS, bad], options)
-    assert path == bad and "no such file" in str(error)
+    (failed,) = held.extend(embedder, [*SONGS, bad], options)
+    assert failed.path == bad and "no such file" in str(failed.error)
     held.save(tmp_path / name)
     again = EmbeddingFile.load(tmp_path / name)
     assert again.paths == SONGS and again.about == held.about

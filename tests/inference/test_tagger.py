@@ -112,19 +112,22 @@ def test_windows_of_many_files_share_batches_in_order(tagger, tmp_path, monkeypa
         lambda batch: sizes.append(len(batch)) or predict(batch),
     )
     found = list(tagger.taggrams(paths))
-    assert [path for path, _ in found] == paths
-    assert isinstance(found[2][1], audio.AudioDecodeError)
-    for path, taggram in found:
-        if path in alone:  # float32 sums by batch
-            np.testing.assert_allclose(taggram.aggregated(), alone[path], atol=1e-6)
+    assert [one.path for one in found] == paths
+    with pytest.raises(audio.AudioDecodeError):
+        found[2].get()
+    for one in found:
+        if one.path in alone:  # float32 sums by batch
+            scores = one.value.aggregated()
+            np.testing.assert_allclose(scores, alone[one.path], atol=1e-6)
     # 1 + 14 + 1 + 48 + 1 + 22 segments
     assert sizes == [16, 16, 16, 16, 16, 8]
-    highest = found[1][1].aggregated("max")
-    np.testing.assert_array_equal(highest, found[1][1].scores.max(axis=0))
+    taggram = found[1].get()
+    highest = taggram.aggregated("max")
+    np.testing.assert_array_equal(highest, taggram.scores.max(axis=0))
     with pytest.raises(
         ValueError, match="Unknown aggregate 'sum'. Choose one of: mean"
     ):
-        found[1][1].aggregated("sum")
+        taggram.aggregated("sum")
 
 
 @pytest.mark.slow
@@ -234,5 +237,5 @@ def test_thresholds_need_enough_music_and_a_rate(songs, trained, tmp_path, run_s
 def test_a_model_without_thresholds_says_how_to_get_them(trained):
     model = models.load_model(trained / "model.keras")
     model.layers[-1].thresholds = None
-    with pytest.raises(ValueError, match="tagger thresholds MODEL --from-music"):
+    with pytest.raises(ValueError, match="from your music .tagger thresholds --help"):
         tagging.Tagger(model).thresholds()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import pytest
 
@@ -27,7 +28,7 @@ def source(model="m", **settings):
 
 
 def write(place, *results, force=False, **of):
-    opened = writers.open_results(place, PATHS, source(**of), force)
+    opened = writers.open_results(place, source(**of), force)
     for result in results:
         opened.write(result)
     opened.close()
@@ -35,6 +36,10 @@ def write(place, *results, force=False, **of):
 
 
 ODD = b"odd \xff.mp3".decode("utf-8", "surrogateescape")
+
+
+def real(result):
+    return result | {"path": os.path.realpath(result["path"])}
 
 
 def done(results):
@@ -74,16 +79,28 @@ def test_lines_of_json_and_rows_of_a_table(tmp_path):
     write(tmp_path / "x.jsonl", DONE, BAD)
     lines = (tmp_path / "x.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
-        DONE | {"settings": SETTINGS},
-        BAD | {"settings": SETTINGS},
+        real(DONE) | {"settings": SETTINGS},
+        real(BAD) | {"settings": SETTINGS},
     ]
     write(tmp_path / "x.csv", DONE, BAD)
     with open(tmp_path / "x.csv", newline="") as file:
         assert list(csv.reader(file)) == [
             ["path", "model", "settings", "seconds", *TAGS, "error"],
-            ["a/1.mp3", "m", json.dumps(SETTINGS), "2.5", "0.25", "", ""],
-            ["b/2.mp3", "m", json.dumps(SETTINGS), "", "", "", "It is damaged."],
+            [real(DONE)["path"], "m", json.dumps(SETTINGS), "2.5", "0.25", "", ""],
+            [
+                real(BAD)["path"],
+                "m",
+                json.dumps(SETTINGS),
+                "",
+                "",
+                "",
+                "It is damaged.",
+            ],
         ]
+    write(tmp_path / "x.csv", LATER)  # the later result counts
+    with open(tmp_path / "x.csv", newline="") as file:
+        _, first, second = csv.reader(file)
+    assert first[4] == "0.25" and second[4:] == ["1", "1", ""]
 
 
 def test_jams_files_hold_open_tags_of_the_whole_file(tmp_path):
@@ -102,17 +119,34 @@ def test_jams_files_hold_open_tags_of_the_whole_file(tmp_path):
 def test_a_jams_file_is_the_same_songs_whatever_else_is_tagged(tmp_path):
     pytest.importorskip("jams")
     rock, jazz = "rock/01.mp3", "jazz/01.mp3"
-    opened = writers.open_results(tmp_path / "out", [rock], source())
-    opened.write({**DONE, "path": rock})
-    alone = writers.open_results(tmp_path / "out", [jazz], source())
-    assert done(alone) == set()
-    both = writers.open_results(tmp_path / "out", [jazz, rock], source())
-    assert done(both) == {rock}
+    write(tmp_path / "out", {**DONE, "path": rock})
+    assert done(write(tmp_path / "out")) == {rock}
+    write(tmp_path / "out", {**DONE, "path": jazz})
+    assert len(list((tmp_path / "out").rglob("01.mp3.jams"))) == 2
 
 
-@pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
+@pytest.mark.parametrize("name", KINDS)
+def test_results_resume_from_another_folder(name, tmp_path, monkeypatch):
+    write(tmp_path / name, DONE)
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "b")
+    opened = writers.open_results(tmp_path / name, source())
+    assert opened.has("../a/1.mp3") and not opened.has("a/1.mp3")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "folder"])
+def test_a_killed_run_has_kept_its_results(name, tmp_path):
+    opened = writers.open_results(tmp_path / name, source())
+    opened.write(DONE)
+    opened._file.close()  # of the lines alone: the table is not made
+    assert done(write(tmp_path / name)) == {DONE["path"]}
+    if name == "x.csv":
+        assert "0.25" in (tmp_path / name).read_text()
+
+
 @pytest.mark.parametrize("num_bytes", [1, 9, 15])
-def test_half_a_line_is_cut_off(name, num_bytes, tmp_path):
+def test_half_a_line_is_cut_off(num_bytes, tmp_path):
+    name = "x.jsonl"
     write(tmp_path / name, DONE)
     whole = (tmp_path / name).read_bytes()
     write(tmp_path / name, BAD)
@@ -130,8 +164,8 @@ def test_half_a_line_is_cut_off(name, num_bytes, tmp_path):
 )
 def test_files_of_others_are_not_touched(name, content, tmp_path):
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match="Choose another --output"):
-        write(tmp_path / name)
+    with pytest.raises(ValueError, match="Choose another `output=`"):
+        write(tmp_path / name, DONE)
     assert (tmp_path / name).read_text() == content
 
 
@@ -148,9 +182,10 @@ def test_what_exists_is_continued_or_replaced_but_never_by_accident(tmp_path):
     writers.check_no_results(tmp_path / "empty.csv", paths)
     for name in KINDS:
         write(tmp_path / name, DONE)
-        with pytest.raises(FileExistsError, match="--resume to continue, --force"):
+        with pytest.raises(FileExistsError, match="`resume=` to continue, `force="):
             writers.check_no_results(tmp_path / name, paths)
-    writers.check_no_results(tmp_path / "folder", ["another.mp3"])
+    with pytest.raises(FileExistsError, match="results.jsonl exists"):
+        writers.check_no_results(tmp_path / "folder", ["another.mp3"])
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -173,5 +208,5 @@ def test_forced_results_do_not_replace_jams_files_of_others(tmp_path):
     reference.parent.mkdir(parents=True)
     reference.write_text('{"annotations": []}')
     with pytest.raises(ValueError, match="is not a JAMS file written by `tag`"):
-        write(tmp_path / "folder", LATER, force=True)
+        write(tmp_path / "folder", DONE, force=True)
     assert reference.read_text() == '{"annotations": []}'

@@ -84,7 +84,7 @@ def test_parquet_comes_back(table, tmp_path):
 def test_a_model_without_gates_says_which_have_them(shards, block):
     plain = models.build_model("sample_cnn", num_tags=10, block=block, num_filters=2)
     with pytest.raises(
-        ValueError, match="no squeeze-and-excitation blocks.*--block rese"
+        ValueError, match="no squeeze-and-excitation blocks.*`block=rese`"
     ):
         interpretation.excitations(plain, shards)
 

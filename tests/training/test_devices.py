@@ -22,16 +22,16 @@ def test_bad_choices_are_named():
         ValueError, match="On TensorFlow, Keras 3 trains on one machine"
     ):
         devices.choose("multiworker", "a:1,b:1", 0)
-    with pytest.raises(ValueError, match="--hosts and --process-id need --strategy"):
+    with pytest.raises(ValueError, match="`hosts=` and `process_id=` need `strategy="):
         devices.choose("mirrored", "a:1,b:1")
 
 
 def test_hosts_are_checked_before_anything_waits_for_them():
     for hosts in (None, "a:1", "a,b"):
-        with pytest.raises(ValueError, match="needs --hosts with the address:port of"):
+        with pytest.raises(ValueError, match="needs `hosts=` with the address:port of"):
             devices._join_processes("jax", hosts, 0)
     for process_id in (None, 2, -1):
-        with pytest.raises(ValueError, match="--process-id must be the position of "):
+        with pytest.raises(ValueError, match="`process_id=` must be the position of "):
             devices._join_processes("jax", "a:1,b:1", process_id)
 
 
@@ -39,7 +39,7 @@ def test_a_batch_must_divide_among_the_devices():
     devices.Devices(("cpu:0",) * 4, 4).check_batch(24)
     with pytest.raises(ValueError, match="batch of 23 .* 4 devices. .* 20 or 24"):
         devices.Devices(("cpu:0",) * 4, 4).check_batch(23)
-    with pytest.raises(ValueError, match="Give --batch-size 4."):
+    with pytest.raises(ValueError, match="Give `batch_size=` 4."):
         devices.Devices(("cpu:0",) * 4, 4).check_batch(3)
 
 

@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_said(shards, teacher, tmp_path):
         tasks.Distillation(shards, teacher, temperature=0)
     with pytest.raises(ValueError, match="embedding_weight must be at least 0, not -1"):
         tasks.Distillation(shards, teacher, embedding_weight=-1)
-    with pytest.raises(ValueError, match="not for random crops. Add --crops-per-clip"):
+    with pytest.raises(ValueError, match="random crops. Add `crops_per_clip=0`"):
         train(shards, teacher, tmp_path, recipes.RECIPES["won2020"])
     other = models.build_model("fcn", **narrow_options("fcn"), num_tags=2, tags="ab")
     models.save_model(other, tmp_path / "other.keras")
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_said(shards, teacher, tmp_path):
     with pytest.raises(ValueError, match="student fcn takes 464000"):
         fcn = models.Architecture("fcn", narrow_options("fcn"))
         train(shards, teacher, tmp_path, model=fcn)
-    with pytest.raises(ValueError, match="Add --augment"):
+    with pytest.raises(ValueError, match="Add `augment=`"):
         train(shards, teacher, tmp_path, recipe_of(transforms=("gain",)))
     with pytest.raises(ValueError, match="initial-stage must be 0 to 0, not 9"):
         run = trainer.RunOptions(initial_stage=9)

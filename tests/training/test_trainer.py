@@ -346,26 +346,26 @@ def test_a_recipe_can_choose_transforms(built):
     wrong = recipe(augment=True, transforms=("echo",))
     with pytest.raises(ValueError, match="Unknown transform 'echo'. Choose among"):
         tasks.augmentation_of(wrong, 16000, "x")
-    with pytest.raises(ValueError, match="Add --augment"):
+    with pytest.raises(ValueError, match="Add `augment=`"):
         train(built, "unused", how=recipe(transforms=("gain",)))
 
 
 def test_bad_stages_and_batches_are_refused_before_the_work(built, tmp_path):
-    with pytest.raises(ValueError, match="--initial-stage must be 0 to 1, not 2"):
+    with pytest.raises(ValueError, match="`initial_stage=` must be 0 to 1, not 2"):
         train(built, tmp_path / "a", initial_stage=2)
     with pytest.raises(
         ValueError, match="holds fewer train segments than one batch of 121"
     ):
         train(built, tmp_path / "b", how=recipe(batch_size=121))
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="Cannot write to .*Choose another --train-dir"):
+    with pytest.raises(OSError, match="Cannot write to .*Choose another `train_dir=`"):
         train(built, tmp_path / "file" / "log")
 
 
 @pytest.mark.slow
 def test_a_diverging_run_says_so_every_time(built, tmp_path):
     for _ in range(2):
-        with pytest.raises(ValueError, match="Training diverged: .* smaller --lr"):
+        with pytest.raises(ValueError, match="Training diverged: .* smaller `lr=`"):
             train(built, tmp_path, how=recipe(learning_rate=1e30, num_stages=1))
 
 
@@ -451,7 +451,7 @@ def test_jax_scores_the_weights_of_the_epoch_also_under_python_o(built, tmp_path
 
 def test_a_later_stage_needs_an_earlier_checkpoint(built, tmp_path):
     with pytest.raises(
-        ValueError, match="--initial-stage 1 starts from the best check"
+        ValueError, match="`initial_stage=1` starts from the best check"
     ):
         train(built, tmp_path, initial_stage=1)
 
@@ -465,7 +465,7 @@ def test_a_run_json_of_others_and_another_seed_are_refused(trained, built, tmp_p
 def test_a_second_run_in_the_folder_is_kept_out(built, tmp_path):
     pytest.importorskip("fcntl")
     with storage.writer_lock(tmp_path, "--train-dir"):
-        with pytest.raises(OSError, match="Another run is writing to .*--train-dir"):
+        with pytest.raises(OSError, match="Another run is writing to .*`train_dir=`"):
             train(built, tmp_path)
 
 

@@ -67,7 +67,7 @@ def test_a_batch_is_scored_like_its_files(client, music):
     assert answer.status_code == 200
     expected = [Tagger(StubEngine()).tag(str(path)) for path in paths]
     for found, tags, path in zip(answer.json(), expected, paths, strict=True):
-        assert found["name"] == path.name and found["error"] is None
+        assert found["path"] == path.name and found["error"] is None
         assert list(found["tags"]) == list(tags)
         np.testing.assert_allclose(
             list(found["tags"].values()), list(tags.values()), atol=1e-4
@@ -167,7 +167,7 @@ def test_what_is_not_accepted_has_its_status(client, method, path, given, status
 def test_names_of_uploads_are_never_paths(client, music, name):
     files = [("files", (name, (music / "a.mp3").read_bytes()))]
     (found,) = client.post("/api/tag", files=files).json()
-    assert "/" not in found["name"] and (found["tags"] or found["error"])
+    assert "/" not in found["path"] and (found["tags"] or found["error"])
 
 
 def test_a_playlist_upload_reads_no_other_file(client, music):

@@ -26,7 +26,6 @@ from beets.plugins import BeetsPlugin
 from beets.ui import Subcommand, UserError, should_write
 from beets.util import displayable_path, syspath
 
-from tagger.inference import selection
 from tagger.inference.streaming import StreamOptions, progress
 from tagger.inference.tagger import Tagger
 from tagger.library import mapping
@@ -85,7 +84,7 @@ class TaggerPlugin(BeetsPlugin):
 
     @functools.cache  # noqa: B019, there is one plugin
     def _tagger(self) -> Tagger:
-        return Tagger(selection.open_engine(self._model()))
+        return Tagger(self._model())
 
     def commands(self) -> list[Subcommand]:
         """Returns the command `beet tagger`."""
@@ -132,11 +131,11 @@ class TaggerPlugin(BeetsPlugin):
         options = StreamOptions(self.config["excerpts"].get(int) or None, None)
         with progress(len(paths), "Tagging") as bar:
             found = tagger.taggrams(paths, None, bar, options)
-            for item, (path, taggram) in zip(waiting.values(), found, strict=True):
-                if isinstance(taggram, Exception):
-                    self._log.warning("{}: {}", displayable_path(path), taggram)
+            for item, one in zip(waiting.values(), found, strict=True):
+                if one.error:
+                    self._log.warning("{}: {}", displayable_path(one.path), one.error)
                     continue
-                self._store(item, tagger, taggram.aggregated(), digest)
+                self._store(item, tagger, one.value.aggregated(), digest)
 
     def _store(self, item: Item, tagger: Tagger, scores, digest: str) -> None:
         for tag, score in zip(tagger.tags, scores, strict=True):
