@@ -224,6 +224,8 @@ class Manifest:
         manifest = validation.parse(text, cls, path, _REMEDY)
         if not manifest.complete:
             for made in storage.location(directory).glob("*.tfrecord.json"):
+                if made.name.startswith("."):  # is just being written
+                    continue
                 shard = made.with_name(made.name.removesuffix(".json"))
                 manifest.add(shard.name, Sidecar.load(shard))
         return manifest

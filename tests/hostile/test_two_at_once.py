@@ -107,7 +107,7 @@ def test_two_first_uses_of_a_pretrained_model_prepare_it_once(tmp_path, monkeypa
         with storage.replacing(path) as unfinished:
             unfinished.write_text("model")
 
-    monkeypatch.setattr(pretrained, "_prepare", prepare)
+    monkeypatch.setattr(pretrained, "_fill", prepare)
     calls = [
         threading.Thread(target=pretrained.ensure_cached, args=["musicnn_mtt"])
         for _ in range(4)
