@@ -10,12 +10,38 @@ Writes what the student was made from, and how it was judged, into its provenanc
 import argparse
 import json
 import tempfile
+import zipfile
 from pathlib import Path
 
 from tagger import models, storage
 from tagger.weights import pretrained
 
 NAME = "student"
+
+
+# Settings that Keras 3.12 does not know yet; they have the values of its defaults.
+LATER = {
+    *("renorm", "renorm_clipping", "renorm_momentum", "quantization_config"),
+    *("input_axes", "output_axes"),
+}
+
+
+def _leave_out_later(path: Path) -> None:
+    """Rewrites a `.keras` file so that Keras 3.12 reads it."""
+
+    def known(value):
+        if isinstance(value, list):
+            return [known(one) for one in value]
+        if isinstance(value, dict):
+            return {key: known(one) for key, one in value.items() if key not in LATER}
+        return value
+
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    members["config.json"] = json.dumps(known(json.loads(members["config.json"])))
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
 
 
 def main() -> None:
@@ -47,6 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         held = Path(folder) / "student.keras"
         models.export.save(models.load_model(args.student), held)
+        _leave_out_later(held)
         models.files.copy_with(held, path, provenance=about)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
