@@ -20,6 +20,8 @@ import filelock
 import pytest
 
 from tagger import cli
+from tagger.cli import process
+from tagger.text import TaggerError
 
 REPOSITORY = Path(__file__).parent.parent
 REFERENCES = Path(__file__).parent / "references"
@@ -125,12 +127,12 @@ def call(command, cwd, input=""):
         for kind in (DeprecationWarning, FutureWarning, ResourceWarning):
             warnings.simplefilter("ignore", kind)
         warnings.showwarning = lambda message, *_, **__: print(
-            f"Note: {message}", file=sys.stderr
+            f"Note: {process.with_flags(str(message))}", file=sys.stderr
         )
         try:
             main(arguments)
-        except (ValueError, OSError, ImportError) as error:
-            print(f"{name}: {error}", file=sys.stderr)
+        except (TaggerError, OSError, ImportError) as error:
+            print(f"{name}: {process.with_flags(str(error))}", file=sys.stderr)
             code = 2
         except SystemExit as ended:
             code = ended.code or 0

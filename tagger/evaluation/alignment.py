@@ -137,8 +137,8 @@ def check_rate(info: models.ModelInfo, shards: Shards) -> None:
         raise TaggerError(
             f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory}"
             f" holds {manifest.sample_rate} Hz records. Rebuild the data in another"
-            f" folder: {built_by.command} `sample_rate={info.sample_rate}`"
-            " `output_dir=DIR`; then give `data_dir=DIR`."
+            f" folder: {built_by.command} --sample-rate {info.sample_rate} --output-dir"
+            " DIR; then give `data_dir=DIR`."
         )
 
 

@@ -125,7 +125,7 @@ def test_folders_are_tags_and_a_circle_of_links_ends(tmp_path):
         ("path,tags\n,rock\n", "row 1 has no path"),
         ("path\na.mp3\n", "neither a column called tags nor a column per tag"),
         ("path,rock,title\na.mp3,1,Song\n", "column 'title' holds 'Song', but"),
-        ("path,tags\na.mp3,\n", "No file of .* has a tag.* with --tags"),
+        ("path,tags\na.mp3,\n", "No file of .* has a tag.* with `tags="),
         ("path,tags\na.mp3,rock\nb.mp3,rock\n", "2 tagged files; three splits need"),
         (
             "path,tags,artist\n" + "".join(f"{n}.mp3,rock,A\n" for n in range(5)),

@@ -112,7 +112,7 @@ def test_scores_do_not_depend_on_the_batch_size(built, trained):
     ("changes", "message"),
     [
         ({"sample_rate": 16000}, "expects 16000 Hz but .* holds 22050 Hz"),
-        ({"num_tags": 9, "tags": None}, "scores 9 tags but .* --num-tags 9"),
+        ({"num_tags": 9, "tags": None}, "scores 9 tags but .* `num_tags=9`"),
     ],
 )  # fmt: skip
 def test_a_model_of_another_rate_or_number_of_tags_is_refused(built, changes, message):

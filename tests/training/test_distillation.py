@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_said(shards, teacher, tmp_path):
         train(shards, teacher, tmp_path, model=fcn)
     with pytest.raises(ValueError, match="Add `augment=`"):
         train(shards, teacher, tmp_path, recipe_of(transforms=("gain",)))
-    with pytest.raises(ValueError, match="initial-stage must be 0 to 0, not 9"):
+    with pytest.raises(ValueError, match="initial_stage=` must be 0 to 0, not 9"):
         run = trainer.RunOptions(initial_stage=9)
         train(shards, teacher, tmp_path, run=run)
     assert not list(tmp_path.glob("scores-*"))

@@ -335,7 +335,7 @@ def test_a_run_of_resemul_is_refused_with_the_command_that_goes_on(built, tmp_pa
         (tmp_path / str(stage)).mkdir()
         (tmp_path / f"{stage}/{name}.hdf5").touch()
     best = re.escape(str(tmp_path / "1/ckpt-e003-l0.1400.hdf5"))
-    with pytest.raises(ValueError, match=f"run of the original resemul.*from {best} "):
+    with pytest.raises(ValueError, match=f"run of the original resemul.*from={best}`"):
         train(built, tmp_path)
     assert not (tmp_path / "run.json").exists()
 
