@@ -20,8 +20,8 @@ from tagger.cli.arguments import (
     port,
 )
 from tagger.cli.tagging import add_hop, add_tagger, load_tagger
-from tagger.inference import selection
 from tagger.inference.tagger import Tagger
+from tagger.models.metadata import read_graph
 from tagger.storage import load_tensorflow
 from tagger.text import TaggerError
 
@@ -193,7 +193,7 @@ def serve(args: argparse.Namespace) -> None:
     collection = web.collection.Collection(args.library) if args.library else None
     load_tensorflow()
     tagger = scorer = load_tagger(args)
-    if args.model in weights.pretrained.PRETRAINED:  # prepared for a faster engine
-        scorer = Tagger(selection.open_engine(args.model))
+    if read_graph(weights.path_of(args.model)) is not None:  # the faster engine
+        scorer = Tagger(args.model, tagger.tags)
     given = arguments_of(web.page.serve, args)
     web.page.serve(tagger, scorer, collection=collection, **given)
