@@ -263,7 +263,7 @@ def _front_matter(facts: _Facts) -> str:
     if licence == "other":
         held["license_name"] = facts.licence or "unknown"
     held |= {
-        "library_name": "keras",
+        "library_name": "onnx" if facts.reference.endswith(".onnx") else "keras",
         "pipeline_tag": "audio-classification",
         "tags": ["music", "music-tagging", "audio-classification"],
     }

@@ -88,7 +88,10 @@ def download(name: str, folder: Path) -> Path:
     with storage.file_lock(place, "$TAGGER_CACHE", waits=True), explained(repository):
         try:
             return _download(repository, KERAS_NAME, place)
-        except hub.errors.EntryNotFoundError:
+        except hub.errors.EntryNotFoundError as error:
+            is_silent = isinstance(error, hub.errors.LocalEntryNotFoundError)
+            if is_silent and not (place / GRAPH_NAME).exists():
+                raise  # the hub did not answer, so it will not for another file
             return _download(repository, GRAPH_NAME, place)
 
 
