@@ -284,6 +284,13 @@ def model_names(text: str) -> list[str]:
     return names
 
 
+def not_empty(text: str) -> str:
+    """Checks that a text is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
 def add_tag_list(add: Callable) -> None:
     """Adds --tags and --tag-separator of data in a csv.
 
@@ -299,6 +306,7 @@ def add_tag_list(add: Callable) -> None:
     add(
         "--tag-separator",
         default=";",
+        type=not_empty,
         metavar="TEXT",
         help="separator between the tags in the column tags (default: ;)",
     )

@@ -16,6 +16,7 @@ from tagger.cli.arguments import (
     arguments_of,
     at_least_one,
     at_least_two,
+    not_below_zero,
 )
 from tagger.data import building, resemul, verification
 from tagger.data.manifest import MANIFEST_NAME, SHARD_FOLDER, Manifest
@@ -218,7 +219,7 @@ def _add_shard_options(group: argparse._ArgumentGroup, dataset: Dataset) -> None
 
 
 def _add_seed(group: argparse._ArgumentGroup, text: str) -> None:
-    group.add_argument("--seed", type=int, default=0, metavar="N", help=text)
+    group.add_argument("--seed", type=not_below_zero, default=0, metavar="N", help=text)
 
 
 def build(args: argparse.Namespace) -> None:
@@ -339,7 +340,7 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
         default=320,
         help="number of clips (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="random seed of the music")
+    add("--seed", type=not_below_zero, default=0, help="random seed of the music")
 
 
 def demo(args: argparse.Namespace) -> None:

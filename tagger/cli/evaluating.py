@@ -163,11 +163,12 @@ def evaluate(args: argparse.Namespace) -> None:
         evaluation.robustness.check(shards)
     if args.tune_thresholds:
         evaluation.alignment.check_match(info, shards)
+        weights.composition.check_output(args.tune_thresholds, [args.model])
     scored = score(predict, info, args.split)
     if args.tune_thresholds:
         thresholds = evaluation.metrics.best_thresholds(score(predict, info, "val"))
-        models.files.copy_with(
-            weights.path_of(args.model), args.tune_thresholds, thresholds
+        weights.composition.with_thresholds(
+            args.model, args.tune_thresholds, thresholds
         )
         info = dataclasses.replace(info, thresholds=tuple(thresholds))
 

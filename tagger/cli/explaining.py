@@ -16,6 +16,7 @@ from tagger.cli.arguments import (
     arguments_of,
     at_least_one,
     check_outputs,
+    not_below_zero,
     not_negative,
     port,
 )
@@ -96,7 +97,7 @@ def add_augment(parser: argparse.ArgumentParser) -> None:
         default=10.0,
         help="length of the crop (default: 10)",
     )
-    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add("--seed", type=not_below_zero, default=0, help="random seed (default: 0)")
     add_force(parser)
 
 

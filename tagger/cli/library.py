@@ -21,6 +21,7 @@ from tagger.cli.arguments import (
     share,
     share_between,
 )
+from tagger.cli.process import with_flags
 from tagger.cli.tagging import add_engine, reading, stream_options
 from tagger.inference import selection
 from tagger.models.metadata import DEFAULT_MODEL
@@ -116,7 +117,8 @@ def scan(args: argparse.Namespace) -> int:
         opened = stack.enter_context(library.database.writer(_path(args)))
         if model not in weights.pretrained.PRETRAINED:
             # Scans before 2026-11-25 stored the digest of the whole file.
-            opened.rename_model(storage.sha256(Path(model)), analysis.digest)
+            before = storage.sha256(weights.path_of(model))
+            opened.rename_model(before, analysis.digest)
         arriving = None
         if args.watch:  # begins before the scan, which may take hours
             folders = [name for name in args.names if os.path.isdir(name)]
@@ -138,7 +140,7 @@ def scan(args: argparse.Namespace) -> int:
                     found = library.scanning.scan(opened, paths, analysis)
                     _print_report(found, opened)
             except FileNotFoundError as error:  # it was moved on at once
-                print(f"  {printable(str(error))}", file=sys.stderr)
+                print(f"  {printable(with_flags(str(error)))}", file=sys.stderr)
 
 
 def _usual_model(path: Path) -> str:

@@ -72,7 +72,12 @@ def list_files(names: list[str]) -> list[str]:
 
 def _paths_in(lines: Iterable[str]) -> list[str]:
     paths = (line.strip() for line in lines)
-    return [path for path in paths if path and not path.startswith("#")]
+    listed = [path for path in paths if path and not path.startswith("#")]
+    if any("\0" in path for path in listed):
+        raise TaggerError(
+            "The list of files holds a zero byte. Give one path per line."
+        )
+    return listed
 
 
 def add_hop(parser: argparse.ArgumentParser) -> None:
@@ -285,6 +290,7 @@ def _tag(args: argparse.Namespace, paths: list[str]) -> int:
         source = writers.ResultSource(args.model, tagger.tags, settings)
         results = writers.open_results(args.output, source, args.force)
         paths = [path for path in paths if not results.has(path)]
+        results.check_targets(paths)
         if not paths:
             print(
                 f"{args.output} already holds the tags of all files.", file=sys.stderr
@@ -333,7 +339,7 @@ def _legend(info: ModelInfo) -> str:
         return f"{REACHED} The score reaches the tag's threshold in the model."
     return (
         "Scores rank tags; they are not probabilities. For thresholds from music of"
-        " your own: tagger thresholds MODEL --from-music FOLDER --output FILE.keras."
+        " your own: tagger thresholds MODEL --from-music FOLDER --output FILE.onnx."
     )
 
 

@@ -12,6 +12,7 @@ from tagger.cli.arguments import (
     at_least_one,
     check_types,
     model_name,
+    not_below_zero,
     not_negative,
     setting,
 )
@@ -177,7 +178,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add(
         "--seed",
         metavar="N",
-        type=int,
+        type=not_below_zero,
         help="random seed of the initial weights, dropout, augmentation and the order"
         " of the examples (default: 0)",
     )

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import sys
 
-from tagger import listing, models, storage, weights
+from tagger import listing, storage, weights
 from tagger.cli.arguments import (
     add_force,
     add_tag_list,
@@ -104,7 +104,12 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="do not measure log-mel statistics for comparison",
     )
-    add("--seed", type=int, default=0, help="random seed of the folds (default: 0)")
+    add(
+        "--seed",
+        type=not_below_zero,
+        default=0,
+        help="random seed of the folds (default: 0)",
+    )
     add_force(parser)
 
 
@@ -202,7 +207,7 @@ def thresholds(args: argparse.Namespace) -> int:
     """Derives thresholds from unlabelled music; returns 2 if a file failed."""
     check_outputs(args, "output")
     paths = listing.list_audio(args.files)
-    model = weights.path_of(args.model)
+    weights.composition.check_output(args.output, [args.model])
     with storage.file_lock(args.output, "`output=`"):
         tagger = Tagger(selection.open_engine(args.model, args.precision))
         with streaming.progress(len(paths), "Scoring") as bar:
@@ -215,9 +220,8 @@ def thresholds(args: argparse.Namespace) -> int:
             f" {', '.join(args.files)}"
         )
         about = weights.pretrained.provenance_of([args.model], [tagger.info])
-        models.files.copy_with(
-            model, args.output, found, about | {"thresholds": source}
-        )
+        about["thresholds"] = source
+        weights.composition.with_thresholds(args.model, args.output, found, about)
     for one in failed:
         print(f"{printable(one.path)}\n  {printable(str(one.error))}", file=sys.stderr)
     width = max(map(len, map(printable, tagger.tags)))

@@ -104,9 +104,8 @@ class Tagger:
         self.tags = self.info.tags or tags
         if not self.tags:
             raise TaggerError(
-                f"Model {self.info.name} holds no tag names. Give the shards it was"
-                " trained on with `data_dir=`; names and order are read from their"
-                " manifest."
+                f"Model {self.name} holds no tag names. Give them, in the order of the"
+                " scores, or convert the model with its tags."
             )
         if len(self.tags) != self.info.num_tags:
             raise TaggerError(

@@ -42,35 +42,35 @@ class ResultSource:
     tags: Sequence[str]
     settings: dict
 
-    def check(self, path: Path, model: str, settings: dict | None) -> None:
-        """Checks that existing results have the same model and settings.
+    def check(self, path: Path, line: "_Line") -> None:
+        """Checks that an existing result has the same model, tags and settings.
 
         Args:
             path: Path of the results.
-            model: Name of the model that produced them.
-            settings: Settings that produced them; None if they are not stored.
+            line: The existing result.
 
         Raises:
-            ValueError: model or settings differ; the message names the difference.
+            ValueError: they differ; the message names the difference.
         """
-        if model != self.model:
-            raise TaggerError(
-                f"{str(path)!r} holds results of {model}, not {self.model}. Choose"
-                " another `output=`, or add `force=` to replace it."
-            )
-        if settings is None:
-            return
-        for name in dict.fromkeys([*self.settings, *settings]):
-            # Results of earlier versions lack the settings that were added later.
-            value, own = (
-                held.get(name, DEFAULT_SETTINGS.get(name))
-                for held in (settings, self.settings)
-            )
-            if value != own:
-                raise TaggerError(
-                    f"{str(path)!r} holds results with {name} {value}, not {own}."
-                    " Choose another `output=`, or add `force=` to replace it."
+        differing = []
+        if line.model != self.model:
+            differing = [f"of {line.model}, not {self.model}"]
+        elif not {*(line.tags or ())} <= {*self.tags}:
+            differing = [f"with other tags than those of {self.model} now"]
+        elif line.settings is not None:
+            for name in dict.fromkeys([*self.settings, *line.settings]):
+                # Results of earlier versions lack the settings that were added later.
+                value, own = (
+                    held.get(name, DEFAULT_SETTINGS.get(name))
+                    for held in (line.settings, self.settings)
                 )
+                if value != own:
+                    differing.append(f"with {name} {value}, not {own}")
+        if differing:
+            raise TaggerError(
+                f"{str(path)!r} holds results {differing[0]}. Choose another"
+                " `output=`, or add `force=` to replace it."
+            )
 
 
 def check_no_results(output: str | os.PathLike, paths: Sequence[str]) -> None:
@@ -189,6 +189,16 @@ class _File:
             self._file.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A line of the store; earlier versions wrote no settings."""
+
+    path: str
+    model: str
+    tags: dict[str, float] | None = None
+    settings: dict | None = None
+
+
 class Results:
     """JSON Lines: one line per result.
 
@@ -202,24 +212,15 @@ class Results:
         self._output, self._source, self._force = output, source, force
         path = _store_of(output)
         self._file = _File(path, force)
-        half = self._file.half
-        try:
-            rows = [json.loads(line) for line in self._file.lines]
-            self._done = {
-                os.path.realpath(row["path"])
-                for row in rows
-                if row["path"] and "tags" in row
-            }
-            held = [(row["model"], row.get("settings")) for row in rows]
-            if half and not half.startswith('{"path": '[: len(half)]):
-                raise TaggerError(half)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise TaggerError(
-                f"{str(path)!r} does not hold JSON lines written by `tag`. Choose"
-                " another `output=`."
-            ) from error
-        for model, settings in held:
-            source.check(path, model, settings)
+        half, then = self._file.half, "Choose another `output=`."
+        rows = [validation.parse(one, _Line, path, then) for one in self._file.lines]
+        if half and not half.startswith('{"path": '[: len(half)]):
+            raise TaggerError(f"{str(path)!r} was not written by `tag`. {then}")
+        self._done = {
+            os.path.realpath(row.path) for row in rows if row.tags is not None
+        }
+        for row in rows:
+            source.check(path, row)
 
     def has(self, path: str) -> bool:
         """Returns whether a file already has tags."""
@@ -230,6 +231,16 @@ class Results:
         place = {"path": os.path.realpath(result["path"])}
         settings = {"settings": self._source.settings}
         self._file.write(as_line(result | place | settings) + "\n")
+
+    def check_targets(self, paths: Sequence[str]) -> None:
+        """Checks that no file of others would be replaced.
+
+        Args:
+            paths: Files to be tagged.
+
+        Raises:
+            ValueError: one would.
+        """
 
     def close(self) -> None:
         """Closes the file."""
@@ -260,17 +271,22 @@ class Table(Results):
     def close(self) -> None:
         """Closes the JSON Lines, and writes the table unless nothing has changed."""
         super().close()
-        if self._file.is_opened or not self._output.exists():
-            self._write_table()
-
-    def _write_table(self) -> None:
         store = _store_of(self._output)
-        if not store.exists():
-            return
+        if self._file.is_opened or (not self._force and self._is_behind(store)):
+            self._write_table(store)
+
+    def _is_behind(self, store: Path) -> bool:
+        """Returns whether a killed run has left lines that the table lacks."""
+        if not store.exists() or not self._output.exists():
+            return store.exists()
+        return os.stat(store).st_mtime_ns >= os.stat(self._output).st_mtime_ns
+
+    def _write_table(self, store: Path) -> None:
         lines = store.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
         rows = {row["path"]: row for row in map(json.loads, lines)}  # the later counts
         fixed = ["path", "model", "settings", "seconds"]
-        columns = [*fixed, *map(table_cell, self._source.tags), "error"]
+        column_of = {tag: table_cell(tag) for tag in self._source.tags}
+        columns = [*fixed, *column_of.values(), "error"]
         with (
             storage.replacing(self._output) as unfinished,
             open(
@@ -285,11 +301,11 @@ class Table(Results):
             table.writeheader()
             for row in rows.values():
                 cells = {name: row.get(name, "") for name in ("model", "seconds")}
-                cells["settings"] = json.dumps(row["settings"])
-                cells |= {
-                    name: table_cell(row.get(name, "")) for name in ("path", "error")
-                }
-                cells |= {table_cell(tag): x for tag, x in row.get("tags", {}).items()}
+                cells["settings"] = json.dumps(row.get("settings"))
+                for name in ("path", "error"):
+                    cells[name] = table_cell(row.get(name) or "")
+                tags = row.get("tags") or {}
+                cells |= {column_of[tag]: score for tag, score in tags.items()}
                 table.writerow(cells)
 
 
@@ -310,6 +326,14 @@ class JamsFolder(Results):
         self._jams = jams
         super().__init__(output, source, force)
 
+    def check_targets(self, paths: Sequence[str]) -> None:
+        """Checks that no JAMS file of others, or of another model, is replaced."""
+        for target in (_jams_path(self._output, path) for path in paths):
+            model = _model_of(target) if target.exists() else self._source.model
+            if model is None or (model != self._source.model and not self._force):
+                holds = f"is of {model}" if model else "was not written by `tag`"
+                raise TaggerError(f"{str(target)!r} {holds}. Choose another `output=`.")
+
     def write(self, result: dict) -> None:
         """Writes the JAMS file of a result, unless it is an error, and its line."""
         if "tags" in result:
@@ -320,11 +344,6 @@ class JamsFolder(Results):
     def _write_jams(self, result: dict) -> None:
         jams, seconds = self._jams, result["seconds"]
         target = _jams_path(self._output, result["path"])
-        if target.exists() and not _is_ours(target):
-            raise TaggerError(
-                f"{str(target)!r} is not a JAMS file written by `tag`. Choose another"
-                " `output=`."
-            )
         annotation = jams.Annotation(
             "tag_open",
             time=0,
@@ -356,13 +375,13 @@ def _jams_path(folder: Path, path: str) -> Path:
     return folder / relative.with_name(f"{relative.name}.jams")
 
 
-def _is_ours(jam: Path) -> bool:
-    """Returns whether `tag` wrote a JAMS file."""
+def _model_of(jam: Path) -> str | None:
+    """Returns the model of a JAMS file; None: `tag` did not write it."""
     try:
         (annotation,) = json.loads(jam.read_text("utf-8"))["annotations"]
-        return annotation["annotation_metadata"]["annotation_tools"] == "tagger"
+        return annotation["annotation_metadata"]["annotator"]["model"]
     except (ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 def as_line(result: dict) -> str:

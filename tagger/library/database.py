@@ -399,8 +399,8 @@ class MusicLibrary:
             raise self._damaged("an analysis holds NaN")
         return matrix.astype(np.float32, copy=False)
 
-    def _damaged(self, reason: str) -> ValueError:
-        return ValueError(
+    def _damaged(self, reason: str) -> TaggerError:
+        return TaggerError(
             f"The library {str(self.path)!r} is damaged ({reason}). Delete it, and scan"
             " again."
         )
@@ -527,8 +527,8 @@ def explained_errors(path: Path) -> Iterator[None]:
         raise _no_library(path, error) from error
 
 
-def _no_library(path: Path, error: Exception) -> ValueError:
-    return ValueError(
+def _no_library(path: Path, error: Exception) -> TaggerError:
+    return TaggerError(
         f"{str(path)!r} is damaged or not a tagger library ({error}). Choose another"
         " `library=`."
     )

@@ -222,8 +222,8 @@ class Journal:
                 )
         sync_folder(entry.path)  # before the way back is dropped
 
-    def _damaged(self, entry: Entry) -> ValueError:
-        return ValueError(
+    def _damaged(self, entry: Entry) -> TaggerError:
+        return TaggerError(
             f"Cannot undo the change of {entry.path!r}: the journal {str(self.path)!r}"
             " is damaged. The file stays as it is."
         )

@@ -154,8 +154,8 @@ class Query:
         if sign > 0 and tag not in self.wanted:
             self.wanted.append(tag)
 
-    def _not_understood(self, reason: str) -> ValueError:
-        return ValueError(
+    def _not_understood(self, reason: str) -> TaggerError:
+        return TaggerError(
             f"Cannot understand {self.text!r}: {reason}. Write, for example: 'rock > .5"
             " and not vocals', with quotes around names of several words: '\"hard"
             " rock\" > .5'."

@@ -10,9 +10,14 @@ from collections.abc import Sequence
 
 import keras
 
-from tagger.models.head import Head
+from tagger.models.head import NO_HEAD, Head
 from tagger.models.layers import AudioInput, TagScores
-from tagger.models.metadata import PENULTIMATE, ModelInfo, suggest_names
+from tagger.models.metadata import (
+    PENULTIMATE,
+    ModelInfo,
+    network_name,
+    suggest_names,
+)
 from tagger.models.presets import preset
 from tagger.segmentation import INT16_SCALE
 from tagger.text import TaggerError
@@ -67,10 +72,7 @@ def check_no_average(model: keras.Model) -> None:
         ValueError: they are means of several models' scores.
     """
     if model.layers[-1].activation is not keras.activations.sigmoid:
-        raise TaggerError(
-            f"Model {model.name} is an average of models, or its last layer is no"
-            " sigmoid: it cannot be trained or extended. Give a single model."
-        )
+        raise TaggerError(f"Model {model.name} {NO_HEAD}")
 
 
 class _Logits(keras.layers.Layer):
@@ -280,4 +282,4 @@ def with_head(
     )
     output = scores(features)
     scores.set_weights(weights)
-    return keras.Model(network.input, output, name=info.name)
+    return keras.Model(network.input, output, name=network_name(info.name))

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import tempfile
+import textwrap
 import warnings
 import zipfile
 from pathlib import Path
@@ -99,7 +100,7 @@ def save(model: keras.Model, path: str | os.PathLike) -> None:
         save_model(model, unfinished)
         try:
             graphs.attach(graph_of(model), unfinished)
-        except ImportError as error:
+        except (TaggerError, ImportError) as error:
             warnings.warn(f"{path} holds no graph: {error}", stacklevel=2)
 
 
@@ -111,10 +112,9 @@ def graph_of(model: keras.Model, layer: str = PENULTIMATE) -> onnx.ModelProto:
         layer: Layer whose output is the embedding, see `embedding_network`.
 
     Raises:
-        ValueError: the model has no such layer, or the graph gives other scores than
-            Keras.
+        ValueError: the model has no such layer, the converter does not know an
+            operation, or the graph gives other scores than Keras.
         ImportError: a package is missing, or Keras does not run on TensorFlow.
-        Exception: of any kind: the converter does not know an operation.
     """
     from tf2onnx.handler import tf_op  # it imports TensorFlow
 
@@ -128,11 +128,16 @@ def graph_of(model: keras.Model, layer: str = PENULTIMATE) -> onnx.ModelProto:
         contextlib.redirect_stdout(io.StringIO()),
     ):
         warnings.simplefilter("ignore", FutureWarning)  # Keras uses np.object
-        path = os.path.join(folder, "graph.onnx")
-        exported.export(
-            path, format="onnx", verbose=False, input_signature=_signature(None, info)
-        )
-        made = onnx.load(path)
+        path, inputs = os.path.join(folder, "graph.onnx"), _signature(None, info)
+        try:
+            exported.export(path, format="onnx", verbose=False, input_signature=inputs)
+            made = onnx.load(path)
+            onnx.checker.check_model(made, full_check=True)
+        except Exception as error:  # of any kind, from the converter
+            first = textwrap.shorten(str(error), 200)
+            raise TaggerError(
+                f"{info.name} cannot be exported to ONNX: {first}"
+            ) from error
     if info.architecture in MAXIMA_FIRST:
         graph_rewriting.maxima_first(made)
     graph_rewriting.numbers_before_reshapes(made)

@@ -4,12 +4,14 @@
 .onnx    a graph
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tagger import validation
@@ -18,6 +20,7 @@ from tagger.models.metadata import (
     GRAPH_MEMBER,
     MAX_CONFIG_BYTES,
     ModelInfo,
+    network_name,
     read_graph,
 )
 from tagger.storage import replacing, sha256
@@ -75,7 +78,7 @@ def digest(path: str | os.PathLike) -> str:
     if not zipfile.is_zipfile(path):  # resemul's .hdf5
         return sha256(path)
     read_info(path)  # says what is wrong with another file
-    with zipfile.ZipFile(path) as file:
+    with _explained(path), zipfile.ZipFile(path) as file:
         network = json.loads(file.read(CONFIG))
         with file.open(WEIGHTS) as held:
             found = hashlib.file_digest(held, "sha256")
@@ -130,20 +133,32 @@ def copy_with(
             f" not {os.path.basename(output)!r}."
         )
     with (
+        _explained(path),
         zipfile.ZipFile(path) as file,
         replacing(output) as unfinished,
         zipfile.ZipFile(unfinished, "w") as copy,
     ):
         network = json.loads(file.read(CONFIG))
-        network["config"]["name"] = info.name
+        network["config"]["name"] = network_name(info.name)
         for layer in network["config"]["layers"]:
             if layer["class_name"] == "TagScores":
                 layer["config"] |= {key: getattr(info, key) for key in NOTES[1:]}
         written = {CONFIG: json.dumps(network).encode()}
         if graph is not None:
             written[GRAPH_MEMBER] = graph.SerializeToString()
-        for name in file.namelist():
+        for name in dict.fromkeys([*file.namelist(), WEIGHTS]):
             copy.writestr(name, written.get(name) or file.read(name))
+
+
+@contextlib.contextmanager
+def _explained(path: str | os.PathLike) -> Iterator[None]:
+    """Turns errors of a damaged archive into a sentence."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise TaggerError(
+            f"{str(path)!r} is damaged: {str(error).strip(chr(39))}."
+        ) from error
 
 
 def _read_network(path: str | os.PathLike) -> dict:

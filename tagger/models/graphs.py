@@ -12,13 +12,12 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import compose, helper, numpy_helper, utils, version_converter
 
-from tagger.models.head import Head
+from tagger.models.head import NO_HEAD, Head
 from tagger.models.metadata import GRAPH_MEMBER, OUTPUTS, ModelInfo, read_graph
 from tagger.storage import replacing
 from tagger.text import TaggerError
@@ -38,8 +37,9 @@ def load(path: str | os.PathLike) -> onnx.ModelProto:
         raise TaggerError(f"{str(path)!r} holds no graph.")
     try:
         graph = onnx.load_from_string(held)
-    except Exception as error:  # protobuf's DecodeError
-        raise TaggerError(f"{str(path)!r} is not an ONNX file.") from error
+        onnx.checker.check_model(graph)
+    except Exception as error:  # of protobuf, and of the checker
+        raise TaggerError(f"{str(path)!r} is not a whole ONNX file.") from error
     info_of(graph, path)
     return graph
 
@@ -68,10 +68,8 @@ def save(graph: onnx.ModelProto, path: str | os.PathLike) -> None:
 
 def attach(graph: onnx.ModelProto, path: str | os.PathLike) -> None:
     """Adds a graph to a `.keras` file; Keras ignores it."""
-    with replacing(path) as unfinished:
-        unfinished.write_bytes(Path(path).read_bytes())
-        with zipfile.ZipFile(unfinished, "a") as file:
-            file.writestr(GRAPH_MEMBER, graph.SerializeToString())
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(GRAPH_MEMBER, graph.SerializeToString())
 
 
 def head_of(graph: onnx.ModelProto) -> Head:
@@ -92,14 +90,11 @@ def head_of(graph: onnx.ModelProto) -> Head:
         held = [one for one in node.input if one in arrays]
         found = [numpy_helper.to_array(arrays[one]) for one in held] + found
         name = next((one for one in node.input if one not in arrays), "")
-    if kinds == ["Sigmoid", "MatMul"]:  # tf2onnx leaves out a bias of zeros
+    if kinds == ["Sigmoid", "MatMul"] and found:  # tf2onnx leaves out a bias of zeros
         kinds, found = ["Sigmoid", "Gemm"], [*found, 0 * found[0][0]]
     ends = ["Sigmoid", "Gemm"], ["Sigmoid", "Add", "MatMul"]
-    if name != embedding or kinds not in ends:
-        raise TaggerError(
-            f"Model {info.name} is an average of models, or its last layer is no"
-            " sigmoid: it cannot be trained or extended. Give a single model."
-        )
+    if name != embedding or kinds not in ends or len(found) != 2:
+        raise TaggerError(f"Model {info.name} {NO_HEAD}")
     return Head(*found, info.tags)
 
 
@@ -110,7 +105,9 @@ def network(graph: onnx.ModelProto) -> onnx.ModelProto:
         ValueError: it gives no embeddings.
     """
     embedding = OUTPUTS[1]
-    if embedding not in [one.name for one in graph.graph.output]:
+    inputs = [one.name for one in graph.graph.input]
+    names = [one.name for one in graph.graph.output]
+    if inputs != ["waveform"] or embedding not in names:
         raise TaggerError(
             f"Model {info_of(graph).name} gives no embedding: an earlier version"
             " exported it. Export the model again."

@@ -9,6 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+NO_HEAD = (
+    "is an average of models, or its last layer is no sigmoid: it cannot be trained or"
+    " extended. Give a single model."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Head:
@@ -34,9 +39,7 @@ class Head:
         return scores if self.shares is None else scores @ self.shares
 
 
-def kept_tags(
-    bases: Sequence[Head], new_tags: Sequence[str] | None = ()
-) -> tuple[str, ...]:
+def kept_tags(bases: Sequence[Head], new_tags: Sequence[str] = ()) -> tuple[str, ...]:
     """Returns the tags of heads that are not among the new ones, each once."""
     held = dict.fromkeys(tag for base in bases for tag in base.tags)
     return tuple(tag for tag in held if tag not in new_tags)

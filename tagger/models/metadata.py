@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import os
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -225,6 +226,11 @@ def check_export_path(path: str | os.PathLike, to: str) -> None:
         raise FileNotFoundError(
             f"There is no folder {str(path.parent)!r}. Create it first."
         )
+
+
+def network_name(name: str) -> str:
+    """Returns a name as Keras takes it: TensorFlow makes it part of a graph's names."""
+    return re.sub(r"^[^A-Za-z0-9]|[^A-Za-z0-9_.-]", "_", name).lstrip("_") or "model"
 
 
 def suggest_names(name: str, names: Iterable[str]) -> str:

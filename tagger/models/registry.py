@@ -258,7 +258,7 @@ def _outside_entry(name: str) -> ModelEntry:
     if required:
         raise TaggerError(
             f"{name} needs a default for its argument {required[0]}; "
-            f" `set={required[0]}=VALUE` can then change it."
+            f"`set={required[0]}=VALUE` can then change it."
         )
     return ModelEntry(name, module_name, "", OUTSIDE_RECIPE)
 
@@ -275,7 +275,13 @@ def build_model(name: str, **options) -> "keras.Model":
             outside returns another kind of model.
     """
     factory = entry(name).factory
-    model = factory(**options)
+    try:
+        model = factory(**options)
+    except TaggerError:
+        raise
+    except ValueError as error:  # Keras refuses a value
+        first = str(error).strip().splitlines()[0]
+        raise TaggerError(f"Model {name} cannot be built: {first}") from error
     if name not in MODELS:
         from tagger.models import serialization
 

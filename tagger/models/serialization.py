@@ -48,7 +48,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             f"{str(path)!r} does not map waveforms [batch, num_samples] to scores"
             f" [batch, {info.num_tags}], as it says. Use a model made by train.py."
         )
-    return _of_any_length(model)
+    return of_any_length(model)
 
 
 @contextlib.contextmanager
@@ -148,7 +148,7 @@ def set_thresholds(model: keras.Model, thresholds: Sequence[float]) -> None:
     scores.thresholds = tuple(float(threshold) for threshold in thresholds)
 
 
-def _of_any_length(model: keras.Model) -> keras.Model:
+def of_any_length(model: keras.Model) -> keras.Model:
     """Returns the model with an input of any length, if its layers allow that."""
     (audio,) = (layer for layer in model.layers if isinstance(layer, AudioInput))
     if audio.min_samples is None or model.input_shape[1] is None:

@@ -10,6 +10,7 @@ installation runs it. A `.keras` file holds the network for Keras too, which `ex
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def check_output(path: str | os.PathLike, bases: Sequence[str | os.PathLike]) ->
             " tagger."
         )
     for base in bases:
-        if str(base).endswith(".onnx"):
+        if pretrained.is_graph_alone(base):
             raise TaggerError(
                 f"{base} holds no network for Keras, so what is made of it must end in"
                 f" .onnx, not {os.path.basename(path)!r}."
@@ -95,6 +96,34 @@ def write(
     with storage.replacing(path) as unfinished:
         models.save_model(models.with_head(parts, head, info), unfinished)
         graphs.attach(graph, unfinished)
+
+
+def with_thresholds(
+    model: str | os.PathLike,
+    path: str | os.PathLike,
+    thresholds: Sequence[float],
+    provenance: dict[str, str] | None = None,
+) -> None:
+    """Writes a copy of a model with other thresholds.
+
+    Args:
+        model: Name of a pretrained model, or model file.
+        path: File to write, `.onnx` or `.keras`; see `check_output`.
+        thresholds: Decision threshold of each tag.
+        provenance: What to add to `ModelInfo.provenance`.
+
+    Raises:
+        ValueError, OSError, ImportError: see `graph_of`.
+    """
+    held = pretrained.path_of(model)
+    with tempfile.TemporaryDirectory() as folder:
+        if str(path).endswith(".onnx") and read_graph(held) is None:
+            held = Path(folder) / "copy.onnx"
+            graphs.save(graph_of(model), held)
+        elif str(path).endswith(".keras") and held.suffix != ".keras":
+            held = Path(folder) / "copy.keras"
+            models.export.save(pretrained.load(model), held)
+        models.files.copy_with(held, path, thresholds, provenance)
 
 
 def average(members: Sequence[str | os.PathLike], path: str | os.PathLike) -> ModelInfo:

