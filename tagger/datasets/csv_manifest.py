@@ -181,6 +181,8 @@ def _read_rows(path: Path, tag_separator: str) -> "pd.DataFrame":
     if (table["path"] == "").any():
         row = int(np.argmax(table["path"] == ""))
         raise TaggerError(f"{path}: row {row + 1} has no path.")
+    if table["path"].str.contains("\0", regex=False).any():
+        raise TaggerError(f"{path} holds a path with a zero byte.")
     table["path"] = table["path"].map(os.path.normpath)  # ./a.mp3 is a.mp3
     if "artist" in table:
         table["artist"] = table["artist"].str.strip()

@@ -123,6 +123,7 @@ def test_folders_are_tags_and_a_circle_of_links_ends(tmp_path):
         ("file,tags\na.mp3,rock\n", "must have a column called path"),
         ("path,tags\n", "has no rows: name at least one audio file"),
         ("path,tags\n,rock\n", "row 1 has no path"),
+        ("path,tags\na\0.mp3,rock\n", "holds a path with a zero byte"),
         ("path\na.mp3\n", "neither a column called tags nor a column per tag"),
         ("path,rock,title\na.mp3,1,Song\n", "column 'title' holds 'Song', but"),
         ("path,tags\na.mp3,\n", "No file of .* has a tag.* with `tags="),
