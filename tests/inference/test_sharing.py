@@ -101,7 +101,8 @@ def test_a_shared_model_is_used_by_its_name(run, server, model_path, tmp_path):
     tag = ("tag", tmp_path / "song.wav", "--json", "--model")
     shared, local = run(*tag, "hf://ann/mine"), run(*tag, model_path)
     assert shared.returncode == 0, shared.stderr
-    assert json.loads(shared.stdout)["tags"] == json.loads(local.stdout)["tags"]
+    expected = json.loads(local.stdout)["tags"]  # by Keras: the file holds no graph
+    assert json.loads(shared.stdout)["tags"] == pytest.approx(expected, abs=1e-6)
     card = run("card", "hf://ann/mine")
     assert card.returncode == 0 and "--model hf://ann/mine" in card.stdout
     assert "| 1 | calm |" in card.stdout
