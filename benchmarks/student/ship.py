@@ -1,4 +1,4 @@
-"""Puts a judged student into the package, with its graph.
+"""Adds an evaluated student to the package, with its ONNX graph.
 
     tagger thresholds student/model.keras --from-music music --rate .1 \
         --output student/shipped.keras

@@ -69,7 +69,7 @@ def missing(error: Exception) -> str | None:
 
 
 def with_flags(text: str) -> str:
-    """Returns a message of the library with options as a command line has them.
+    """Rewrites the options in a message of the library as command-line flags.
 
     `batch_size=` becomes --batch-size, and `precision=bfloat16` --precision bfloat16.
     """

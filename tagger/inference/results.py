@@ -49,5 +49,5 @@ class Result(Generic[Value]):
         return self.value
 
     def with_value(self, value: Other) -> "Result[Other]":
-        """Returns the result with another value, if it has one."""
+        """Returns the same file's result with another value; an error stays."""
         return self if self.error else Result(self.path, value)

@@ -48,22 +48,16 @@ def open_engine(
         ImportError: the engine is not installed.
     """
     wanted, path = _wanted_engine(precision, layer), pretrained.path_of(model)
-    if wanted != "keras" and read_graph(path) is not None:
+    if wanted != "keras" and (wanted or read_graph(path) is not None):
         engine = EngineSpec(wanted or "onnx", str(path), precision).open()
-        engine.source = os.fspath(model)
-        return engine
-    if wanted in ("onnx", "openvino"):
-        raise TaggerError(
-            f"{model} holds no graph for {wanted}. Run tagger export {model} --to onnx,"
-            " and give what it writes."
-        )
-    if not importlib.util.find_spec("keras"):
+    elif not importlib.util.find_spec("keras"):
         raise ImportError(
             f"Only Keras runs {model}, and it is not installed. Where it is, tagger"
             f" export {model} --to onnx writes a file that runs here."
         )
-    storage.load_tensorflow()
-    engine = KerasEngine(pretrained.load(model), layer)
+    else:
+        storage.load_tensorflow()
+        engine = KerasEngine(pretrained.load(model), layer)
     engine.source = os.fspath(model)
     return engine
 

@@ -117,7 +117,7 @@ class Tagger:
     def from_pretrained(
         cls, name: str = DEFAULT_MODEL, precision: str = "float32"
     ) -> "Tagger":
-        """Returns `Tagger(name)`, in another precision if that is given.
+        """Returns `Tagger(name)`, which may compute in another precision.
 
         Args:
             name: Name of a pretrained model, file, or `hf://user/name`.

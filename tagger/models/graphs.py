@@ -1,4 +1,4 @@
-"""Models as graphs of ONNX: they are read, taken apart and joined without Keras.
+"""Models as ONNX graphs: reading, splitting and joining them without Keras.
 
     .onnx, or the member graph.onnx of a .keras file
       └─▶ load ─┬─▶ head_of ─────────▶ Head ─┐

@@ -229,7 +229,7 @@ def check_export_path(path: str | os.PathLike, to: str) -> None:
 
 
 def network_name(name: str) -> str:
-    """Returns a name as Keras takes it: TensorFlow makes it part of a graph's names."""
+    """Returns a name that Keras accepts; TensorFlow uses it in names of operations."""
     return re.sub(r"^[^A-Za-z0-9]|[^A-Za-z0-9_.-]", "_", name).lstrip("_") or "model"
 
 

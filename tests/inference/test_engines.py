@@ -171,7 +171,7 @@ def test_a_file_without_a_graph_says_how_to_make_one(own_model, monkeypatch):
     with pytest.raises(ValueError, match="holds no graph. Run tagger export"):
         OnnxEngine(own_model)
     monkeypatch.setenv(selection.ENGINE_VARIABLE, "onnx")
-    with pytest.raises(ValueError, match="holds no graph for onnx. Run tagger export"):
+    with pytest.raises(ValueError, match="holds no graph. Run tagger export"):
         selection.open_engine(own_model)
 
 
