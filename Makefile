@@ -6,13 +6,13 @@ PYTHON = .venv/bin/python
 DEMO = demo
 
 demo: .venv/installed
-	$(PYTHON) -m tagger demo --data-dir $(DEMO)
+	$(PYTHON) -m tagger build demo --data-dir $(DEMO)
 	$(PYTHON) build_mtt.py --data-dir $(DEMO) --num-audios-per-shard 20
 	$(PYTHON) train.py --data-dir $(DEMO) --train-dir $(DEMO)/log --block se \
 	    --num-filters 16 --batch-size 8 --lr 0.03 --num-lr-decays 2 --max-epochs 5 \
 	    --patience 4
 	$(PYTHON) extract_excitations.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
-	    --out $(DEMO)/excitations.pkl --plot-dir $(DEMO)/plots --force
+	    --output $(DEMO)/excitations.pkl --plots $(DEMO)/plots --force
 	$(PYTHON) eval.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
 	    --csv $(DEMO)/scores.csv --plot $(DEMO)/plots/scores.png --force
 	$(PYTHON) -m tagger tag $(DEMO)/mp3/f/demo-0-0015-violin.mp3 \

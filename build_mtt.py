@@ -2,7 +2,7 @@
 
 from tagger import cli
 
-main = cli.main_of("build", "mtt")
+main = cli.main_of("build mtt", "build_mtt.py")
 
 if __name__ == "__main__":
     cli.run(main)

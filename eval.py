@@ -2,7 +2,7 @@
 
 from tagger import cli
 
-main = cli.main_of("eval")
+main = cli.main_of("eval", "eval.py")
 
 if __name__ == "__main__":
     cli.run(main)

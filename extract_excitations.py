@@ -2,7 +2,7 @@
 
 from tagger import cli
 
-main = cli.main_of("excitations")
+main = cli.main_of("excitations", "extract_excitations.py")
 
 if __name__ == "__main__":
     cli.run(main)

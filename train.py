@@ -2,7 +2,7 @@
 
 from tagger import cli
 
-main = cli.main_of("train")
+main = cli.main_of("train", "train.py")
 
 if __name__ == "__main__":
     cli.run(main)

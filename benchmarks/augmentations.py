@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tagger import cli
+from tagger import cli, storage
 from tagger.segmentation import INT16_SCALE, Segmentation
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     add("--output", default="augmentations.json")
     args = parser.parse_args()
 
-    cli.load_tensorflow()
+    storage.load_tensorflow()
     import tensorflow as tf
 
     from tagger import augmentations, models

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import cli
+from tagger import cli, storage
 from tagger.audio import stream_audio
 from tagger.data import building
 from tagger.datasets import magnatagatune
@@ -79,7 +79,7 @@ def run_ours(args, annotations: Annotations, output_dir: Path) -> None:
 
 
 def seed_worker(queue, output_dir: str) -> None:
-    cli.load_tensorflow()
+    storage.load_tensorflow()
     import numpy as np
     import tensorflow as tf
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import cli
+from tagger import cli, storage
 
 MODELS = ("self_attention", "music_tagging_transformer")
 
@@ -33,7 +33,7 @@ def main() -> None:
     add("--repeats", type=int, default=3)
     add("--output", default="contribution.json")
     args = parser.parse_args()
-    cli.load_tensorflow()
+    storage.load_tensorflow()
     from tagger import models
 
     results = {}

@@ -24,8 +24,7 @@ from unittest import mock
 
 import numpy as np
 
-from tagger import cli
-from tagger.cli.arguments import at_least_one
+from tagger import cli, storage
 from tagger.models import registry
 
 
@@ -33,11 +32,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--models", nargs="+", default=list(registry.MODELS))
-    add("--batch-size", type=at_least_one, default=16)
-    add("--repeats", type=at_least_one, default=5)
+    add("--batch-size", type=int, default=16)
+    add("--repeats", type=int, default=5)
     add("--output", default="engines.json")
     args = parser.parse_args()
-    cli.load_tensorflow()
+    storage.load_tensorflow()
     results = {}
     for name in args.models:
         results[name] = measure(name, args)

@@ -15,8 +15,7 @@ import time
 
 import numpy as np
 
-from tagger import cli
-from tagger.cli.arguments import at_least_one
+from tagger import cli, storage
 
 SECONDS = 10
 
@@ -25,10 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--audio", metavar="FILE", help="music to measure on (default: random notes)")
-    add("--repeats", type=at_least_one, default=7)
+    add("--repeats", type=int, default=7)
     args = parser.parse_args()
 
-    cli.load_tensorflow()
+    storage.load_tensorflow()
     import keras
 
     from tagger.models import frontends, presets

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import cli
+from tagger import cli, storage
 from tagger.segmentation import INT16_SCALE, Segmentation
 
 
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def run(args, folder: Path) -> None:
-    cli.load_tensorflow()
+    storage.load_tensorflow()
     import keras
 
     from tagger.data.batches import Batches, ReadOptions, ahead, feed

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import cli
+from tagger import cli, storage
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def run(args, folder: Path) -> None:
-    cli.load_tensorflow()
+    storage.load_tensorflow()
     from tagger import models
     from tagger.data import building
     from tagger.data.clips import open_shards

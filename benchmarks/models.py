@@ -26,8 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import cli
-from tagger.cli.arguments import at_least_one
+from tagger import cli, storage
 
 # our name -> (repository, folder, module), class, arguments of the class
 SOTA = ("sota-music-tagging-models", "training", "model")
@@ -60,8 +59,8 @@ def main() -> None:
     add = parser.add_argument
     add("--models", help="comma-separated (default: all)")
     add("--originals", type=Path, metavar="DIR", help="checkouts of the originals")
-    add("--batch-size", type=at_least_one, default=4)
-    add("--repeats", type=at_least_one, default=5)
+    add("--batch-size", type=int, default=4)
+    add("--repeats", type=int, default=5)
     add("--precision", choices=["float32", "bfloat16", "both"], default="float32")
     add("--output", default="models.json")
     args = parser.parse_args()
@@ -71,7 +70,7 @@ def main() -> None:
     from tagger import models
 
     if keras.backend.backend() == "tensorflow":
-        cli.load_tensorflow()
+        storage.load_tensorflow()
     names = args.models.split(",") if args.models else list(models.MODELS)
     precisions = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
     if args.precision != "both":

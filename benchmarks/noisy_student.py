@@ -39,7 +39,7 @@ from tagger.evaluation import metrics, scoring
 from tagger.training import tasks, teacher_scores
 
 ROOT = Path(__file__).parent.parent
-NETWORK = "--model short_chunk_cnn --num-filters 8 --batch-size 16"
+NETWORK = "--architecture short_chunk_cnn --num-filters 8 --batch-size 16"
 COLUMNS = ("ROC-AUC", "PR-AUC", "rho", "highest tenth")
 
 
@@ -144,7 +144,7 @@ def train(
     """Trains one network with train.py, which ends at once if that is done."""
     run = folder_of(work, name, seed)
     command = [sys.executable, ROOT / "train.py", "--train-dir", run, "--seed", seed]
-    command += [*shlex.split(args.network), "--set", "num_samples=48128"]
+    command += [*shlex.split(args.network), "--num-samples", "48128"]
     command += ["--max-epochs", args.max_epochs, "--lr", 1e-3, *method.options]
     if method.taught:
         teacher = args.teacher

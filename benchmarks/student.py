@@ -286,7 +286,16 @@ def similar(args: argparse.Namespace) -> dict:
 def cost(args: argparse.Namespace, work: Path) -> dict:
     """Times whole commands in turn: decoding, the student, and musicnn_mtt."""
     exported = work / "student.onnx"
-    command = [sys.executable, "-m", "tagger", "export", args.student, "--to", "onnx"]
+    command = [
+        sys.executable,
+        "-m",
+        "tagger",
+        "models",
+        "export",
+        args.student,
+        "--to",
+        "onnx",
+    ]
     subprocess.run([*command, "--output", exported, "--force"], check=True)
     (work / "songs").mkdir(exist_ok=True)
     songs = tag_benchmark.make_songs(work / "songs", args.audio_dir, 20)

@@ -33,8 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger import cli
-from tagger.cli.arguments import at_least_one
+from tagger import storage
 
 SECONDS = 180
 SAMPLE_RATE = 44100
@@ -77,8 +76,8 @@ def main() -> None:
         default=["musicnn", "fcn", "crnn", "short_chunk_resnet"],
     )
     add("--long-dir", metavar="DIR", help="long files for --excerpts (default: songs)")
-    add("--minutes", type=at_least_one, default=60)
-    add("--repeats", type=at_least_one, default=3)
+    add("--minutes", type=int, default=60)
+    add("--repeats", type=int, default=3)
     add("--work-dir", default="tag_benchmark", metavar="DIR")
     add("--output", default="tag.json")
     args = parser.parse_args()
@@ -215,7 +214,7 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
 
 def convert(name: str, args: argparse.Namespace, folder: Path) -> str:
     """Converts the original's weights to .keras and .onnx; returns the common path."""
-    cli.load_tensorflow()
+    storage.load_tensorflow()
     from tagger import models
     from tagger.datasets.magnatagatune import TOP_50_TAGS
     from tagger.models import export

@@ -33,7 +33,14 @@ from tagger.weights import pretrained
 
 ROOT = Path(__file__).parent.parent
 SIZES = (5, 10, 20, 50, None)  # positive clips per tag; None: all
-SCRATCH = ("--model", "sample_cnn", "--num-filters", "16", "--num-lr-decays", "2")
+SCRATCH = (
+    "--architecture",
+    "sample_cnn",
+    "--num-filters",
+    "16",
+    "--num-lr-decays",
+    "2",
+)
 
 
 def main() -> None:
@@ -153,7 +160,7 @@ class Music:
         folder = self.work / f"shards{sample_rate}"
         run(
             *("-m", "tagger", "build", "csv", self.csv_path),
-            *("--sample-rate", sample_rate, "--output-dir", folder),
+            *("--sample-rate", sample_rate, "--output", folder),
         )
         return folder
 

@@ -1,8 +1,10 @@
 """Text for people: names that may hold anything, in terminals, pictures and tables."""
 
+import difflib
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 
 
 class TaggerError(ValueError):
@@ -67,3 +69,15 @@ def table_cell(text: str) -> str:
     """
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "'")) else text
+
+
+def suggest_names(name: str, names: Iterable[str]) -> str:
+    """Returns a hint for an unknown name: the most similar names, or all of them."""
+    names = list(names)
+    alike = difflib.get_close_matches(name, names, 3, 0.5)
+    if alike:
+        likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in alike]
+        pairs = zip(alike, likeness, strict=True)
+        alike = [one for one, ratio in pairs if ratio > likeness[0] - 0.1]
+        return f"Did you mean {' or '.join(alike)}?"
+    return f"Available: {', '.join(names)}."

@@ -6,18 +6,20 @@ metadata of models, manifests, the state of training runs, and NumPy's arrays.
 
 import json
 import lzma
-import math
 import os
 import typing
 import zipfile
 import zlib
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
+import lazy_loader
 import msgspec
-import numpy as np
 from msgspec import Meta
 
+from tagger.options import check_range
 from tagger.text import TaggerError
+
+np = lazy_loader.load("numpy")  # not for what reads no arrays, such as --help
 
 Kind = TypeVar("Kind")
 
@@ -89,14 +91,6 @@ def parse(
     return convert(value, kind, path, then)
 
 
-_BOUNDS = {
-    "ge": ("at least", lambda value, bound: value >= bound),
-    "gt": ("above", lambda value, bound: value > bound),
-    "le": ("at most", lambda value, bound: value <= bound),
-    "lt": ("below", lambda value, bound: value < bound),
-}
-
-
 def check_fields(values: object) -> None:
     """Checks the fields of a dataclass against the ranges and choices of their types.
 
@@ -115,17 +109,8 @@ def check_fields(values: object) -> None:
                 f"Unknown {name} {value!r}. Choose one of:"
                 f" {', '.join(typing.get_args(kind))}."
             )
-        for meta in getattr(kind, "__metadata__", ()):
-            bounds = {key: getattr(meta, key) for key in _BOUNDS}
-            bounds = {key: bound for key, bound in bounds.items() if bound is not None}
-            if meta.min_length and len(value) < meta.min_length:
-                raise TaggerError(f"{name} must not be empty.")
-            if bounds and not (
-                math.isfinite(value)
-                and all(_BOUNDS[key][1](value, bound) for key, bound in bounds.items())
-            ):
-                said = [f"{_BOUNDS[key][0]} {bound:g}" for key, bound in bounds.items()]
-                raise TaggerError(f"{name} must be {' and '.join(said)}, not {value}.")
+        for mark in getattr(kind, "__metadata__", ()):
+            check_range(name, value, mark)
 
 
 def check_regular(path: str | os.PathLike) -> None:
@@ -138,7 +123,7 @@ def check_regular(path: str | os.PathLike) -> None:
         raise TaggerError(f"{str(path)!r} is not a regular file")
 
 
-def _read_array(file: BinaryIO) -> np.ndarray:
+def _read_array(file: BinaryIO) -> "np.ndarray":
     """Reads an array of numbers or text that ends where the file ends.
 
     A pickle, which can run code, is refused.
@@ -149,7 +134,7 @@ def _read_array(file: BinaryIO) -> np.ndarray:
     return array
 
 
-def load_array(path: str | os.PathLike) -> np.ndarray:
+def load_array(path: str | os.PathLike) -> "np.ndarray":
     """Reads an `.npy` file.
 
     Raises:
@@ -169,7 +154,7 @@ def load_array(path: str | os.PathLike) -> np.ndarray:
 
 def read_arrays(
     path: str | os.PathLike, max_bytes: int = MAX_ARRAY_BYTES
-) -> dict[str, np.ndarray]:
+) -> "dict[str, np.ndarray]":
     """Reads the arrays of an `.npz` file, by name.
 
     Args:

@@ -72,8 +72,8 @@ def test_a_bare_environment_tags_scans_and_searches_without_tensorflow(tmp_path)
         (("find", "rock > .2", *library), "songs match"),
         (("similar", song, *library), "muldjord_song"),
         (("write", music, *library), "nothing was written"),
-        (("models",), "sample_cnn"),
-        (("pretrained",), "musicnn_mtt"),
+        (("models", "list"), "sample_cnn"),
+        (("models", "show", "musicnn_mtt"), "ISC"),
     ):
         done = run(tagger, *words)
         assert done.returncode == 0, (words, done.stderr)
@@ -84,8 +84,8 @@ def test_a_bare_environment_tags_scans_and_searches_without_tensorflow(tmp_path)
     code = "from tagger import Tagger; print(Tagger.from_pretrained().tag(%r))"
     done = run(python, "-c", code % str(song))
     assert "'rock'" in done.stdout, done.stderr
-    both = ("average", "musicnn_mtt,vgg_mtt", "--output", "both.onnx")
-    given = ("--from-music", music, "--output", "given.onnx")
+    both = ("models", "average", "musicnn_mtt", "vgg_mtt", "--output", "both.onnx")
+    given = (music, "--output", "given.onnx")
     for words, says in (
         (both, "50 tags"),
         (("thresholds", "both.onnx", *given), "10 %"),

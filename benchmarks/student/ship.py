@@ -1,6 +1,6 @@
 """Adds an evaluated student to the package, with its ONNX graph.
 
-    tagger thresholds student/model.keras --from-music music --rate .1 \
+    tagger thresholds student/model.keras music --share .1 \
         --output student/shipped.keras
     python benchmarks/student/ship.py student/shipped.keras --judged student.json
 

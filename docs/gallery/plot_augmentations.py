@@ -6,7 +6,7 @@ Augmentations, seen
 learns what does not matter: polarity, noise, level, filters, echo, pitch and
 reverberation. These are the transforms of `Won, Choi and Serra (2021)
 <https://arxiv.org/abs/2111.13457>`_, each applied alone, and the whole chain; *crop* is
-the excerpt as it is. ``tagger augment song.mp3`` writes them as sound.
+the excerpt as it is.
 """
 
 from tagger import audio, augmentations

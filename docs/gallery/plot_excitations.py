@@ -42,5 +42,5 @@ spread = {n - 1: block.std(ddof=0).mean() for n, block in blocks.items()}
 figure = figures.plot_spread(pd.Series(spread))
 
 # %%
-# ``extract_excitations.py MODEL --plot-dir DIR`` draws these pictures, and more, for a
+# ``extract_excitations.py MODEL --plots DIR`` draws these pictures, and more, for a
 # model and a data set of yours.

@@ -1,9 +1,10 @@
 """How commands start, report errors and exit."""
 
+import errno
 import os
 import re
+import shlex
 import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,13 +14,10 @@ from tagger.text import TaggerError, printable
 SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with a message on how to continue; an empty one means exit code 0."""
-
-
 def run(main: Callable[[], None]) -> None:
     """Calls a command's main; reports errors in one line and exits with code 2."""
     name = os.path.basename(sys.argv[0]).replace("__main__.py", "python -m tagger")
+    name = f"python {name}" if name.endswith(".py") else name
     warnings.showwarning = lambda message, *_, **__: _say(f"Note: {message}")
     # File names need not be UTF-8; their bytes are printed unchanged.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
@@ -30,14 +28,15 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what shells report for it
     except (TaggerError, OSError, ImportError) as error:
-        _say(f"{name}: {missing(error) or error}")
+        _say(f"{name}: {missing(error) or named(error) or error}")
         if os.environ.get(SUPERVISED):
             os._exit(2)  # on a normal exit, JAX would wait for the others and crash
         sys.exit(2)
-    except KeyboardInterrupt as error:
-        if isinstance(error, Interrupted) and not str(error):
-            sys.exit(0)
-        _say(f"\n{name}: interrupted. {error}".rstrip())
+    except KeyboardInterrupt:
+        words = [word for word in sys.argv[1:] if word != "--force"]
+        _say(
+            f"\n{name}: interrupted. To continue: {shlex.join([*name.split(), *words])}"
+        )
         sys.exit(130)
 
 
@@ -68,6 +67,33 @@ def missing(error: Exception) -> str | None:
     return None
 
 
+_REASONS = {
+    errno.EEXIST: "is a file, where a folder is needed",
+    errno.ENOTDIR: "lies below a file, where a folder is needed",
+    errno.EISDIR: "is a folder, where a file is needed",
+    errno.ENOENT: "does not exist",
+    errno.EACCES: "may not be read or written",
+    errno.EROFS: "is on a file system that cannot be written",
+    errno.ENAMETOOLONG: "has a name that is too long",
+    errno.ENOSPC: "does not fit: the disk is full",
+}
+
+
+def named(error: Exception) -> str | None:
+    """Returns the sentence for an error of the operating system about a file."""
+    path, reason = (
+        getattr(error, "filename", None),
+        _REASONS.get(getattr(error, "errno", None)),
+    )
+    if not (path and reason):
+        return None
+    return f"{os.fsdecode(path)} {reason}. Check the path, or choose another one."
+
+
+# Where the command line has another name than Python.
+_FLAGS = {"output_dir": "output", "tags": "tag-file", "tag_map": "rename"}
+
+
 def with_flags(text: str) -> str:
     """Rewrites the options in a message of the library as command-line flags.
 
@@ -75,7 +101,8 @@ def with_flags(text: str) -> str:
     """
 
     def flag(found: re.Match) -> str:
-        return f"--{found[1].replace('_', '-')} {found[2]}".rstrip()
+        name = _FLAGS.get(found[1], found[1].replace("_", "-"))
+        return f"--{name} {found[2]}".rstrip()
 
     return re.sub(r"`([a-z_]+)=([^`]*)`", flag, text)
 
@@ -92,6 +119,8 @@ def supervise() -> None:
     """
     if os.environ.get(SUPERVISED):
         return
+    import subprocess  # takes milliseconds, and few need it
+
     environment = os.environ | {SUPERVISED: "1"}
     is_module = sys.modules["__main__"].__spec__ is not None
     program = ["-m", "tagger"] if is_module else sys.argv[:1]

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +25,7 @@ from tagger.audio import AudioDecodeError, stream_audio
 from tagger.data import records, tfds, workers
 from tagger.data.manifest import MANIFEST_NAME, Manifest, Shard, Sidecar
 from tagger.datasets.annotations import Annotations
+from tagger.options import Option
 from tagger.segmentation import Segmentation, cut, to_float, to_int16
 from tagger.text import TaggerError
 from tagger.validation import HIGHEST_RATE, LONGEST_SEGMENT
@@ -36,15 +37,15 @@ ENDINGS = (".mp3", ".wav", ".flac", ".m4a", ".ogg")
 def build(
     annotations: Annotations,
     output_dir: str | os.PathLike | storage.Remote,
-    sample_rate: int | None = None,
-    segment_samples: int | None = None,
-    num_audios_per_shard: int = 100,
-    features: str | None = None,
+    sample_rate: Annotated[int | None, Option(ge=1)] = None,
+    segment_samples: Annotated[int | None, Option(ge=1, flag="--num-samples")] = None,
+    num_audios_per_shard: Annotated[int, Option(ge=1)] = 100,
+    features: Annotated[str | None, Option(metavar="NAME")] = None,
     dtype: Literal["float16", "float32"] = "float16",
-    num_workers: int | None = None,
-    scheduler: str | None = None,
-    max_skipped: float = 0.01,
-    max_missing: float = 0.01,
+    num_workers: Annotated[int | None, Option(ge=1)] = None,
+    scheduler: Annotated[str | None, Option(metavar="ADDRESS")] = None,
+    max_skipped: Annotated[float, Option(ge=0, le=1)] = 0.01,
+    max_missing: Annotated[float, Option(ge=0, le=1)] = 0.01,
 ) -> Manifest:
     """Decodes, resamples and segments every clip and writes the shards of all splits.
 
@@ -52,16 +53,16 @@ def build(
         annotations: The clips.
         output_dir: Folder of the shards, or a URL (gs://…); created if necessary.
             Shards of an earlier run of the same build are kept.
-        sample_rate: Rate of the waveforms in Hz. Default: that of `features`, or 22050.
-        segment_samples: Length of a segment. Default: that of the models with these
-            `features`, or 59049.
+        sample_rate: Rate of the waveforms in Hz; None: that of the features, or 22050.
+        segment_samples: Length of a segment in samples; None: that of the models with
+            these features, or 59049.
         num_audios_per_shard: Clips per shard, including those that are later skipped;
             the remainder of a split is spread over its shards.
-        features: Key of `presets.PRESETS` (won2019, won2021 …) or of `models.MODELS`.
-            If given, records hold the log-mel spectrogram of every segment instead of
-            its waveform.
+        features: Model or preset (musicnn, won2019 …) whose log-mel spectrogram is
+            written of every segment, instead of its waveform.
         dtype: Data type of log-mel spectrograms.
-        num_workers: Number of processes on this machine. Default: one per core.
+        num_workers: Number of processes on this machine; None: one per core that this
+            process may use.
         scheduler: Address of a Dask scheduler whose workers make the shards. They must
             see the audio and the output folder under the same paths.
         max_skipped: Largest share of the existing clips that may be skipped.

@@ -19,7 +19,7 @@ tags is unlabelled music and joins the split student, unless `split` says otherw
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from unicodedata import normalize
 
 import numpy as np
@@ -33,6 +33,7 @@ from tagger.datasets.annotations import (
 )
 from tagger.datasets.splitting import deal_folds, stratify, tags_lacking
 from tagger.listing import AUDIO_EXTENSIONS, audio_files_in
+from tagger.options import Option
 from tagger.text import TaggerError, as_utf8
 
 if TYPE_CHECKING:
@@ -50,23 +51,24 @@ SPLIT_NAMES = {  # spellings in the column `split`
 
 def load_annotations(
     source: str | os.PathLike,
-    tags: str | None = None,
-    num_tags: int | None = None,
-    seed: int = 0,
+    tags: Annotated[str | None, Option(flag="--tag-file", metavar="FILE")] = None,
+    num_tags: Annotated[int | None, Option(ge=1)] = None,
+    seed: Annotated[int, Option(ge=0)] = 0,
     tag_separator: str = ";",
-    folds: int | None = None,
+    folds: Annotated[int | None, Option(ge=2)] = None,
 ) -> Annotations:
     """Reads a csv, or walks a folder with one subfolder per tag.
 
     Args:
         source: A csv (comma, semicolon or tab), or a folder with one subfolder per tag.
         tags: File with the names of the tags to take, in order (one per line, or a JSON
-            list); other tags are left out. Default: all tags in alphabetical order.
-        num_tags: Number of tags to take, the most frequent ones. Default: all.
-        seed: Seed of the split if the csv has no column `split`.
+            list); other tags are left out; None: all tags in alphabetical order.
+        num_tags: Number of tags to take, the most frequent ones; None: all.
+        seed: Seed of the random split, if the csv has no column split, and of the
+            folds.
         tag_separator: Separator of the tags in the column `tags`.
-        folds: Number of folds to deal the labelled clips to; None deals none, and takes
-            those of the column `fold`, if there is one.
+        folds: Number of folds to deal the labelled clips to, by artist, for fit and
+            eval --fold; None: those of the column fold, if there is one.
 
     Returns:
         Annotations in the order of the rows of the csv, or of the paths.

@@ -13,7 +13,7 @@ Download: https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from tagger.datasets.annotations import (
     top_tags,
     warn_unless_published,
 )
+from tagger.options import Option
 from tagger.text import TaggerError
 
 if TYPE_CHECKING:
@@ -148,16 +149,16 @@ RESEMUL_TAGS = TOP_50_TAGS[::-1]
 def load_annotations(
     data_dir: str | os.PathLike,
     variant: Literal["resemul", "lee", "won", "pons", "multi_scale"] = "resemul",
-    num_tags: int = NUM_TAGS,
-    seed: int = 0,
+    num_tags: Annotated[int, Option(ge=1)] = NUM_TAGS,
+    seed: Annotated[int, Option(ge=0)] = 0,
 ) -> Annotations:
     """Reads `annotations_final.csv` as one of VARIANTS.
 
     Args:
         data_dir: Folder that holds annotations_final.csv and mp3/.
-        variant: Key of VARIANTS, the published reading of the file to follow: lee needs
-            Lee's *_list_pub.cP in the folder, multi_scale splits at random (13:1:3;
-            artists leak from train into test).
+        variant: Paper or project whose rules for the annotations are used: lee splits
+            by Lee's *_list_pub.cP in the folder, multi_scale at random (13:1:3; artists
+            leak from train into test), the others by directory.
         num_tags: Number of tags to take, the most frequent ones; all if there are
             fewer.
         seed: Seed of the random split.

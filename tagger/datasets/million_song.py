@@ -19,7 +19,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from tagger.datasets.annotations import (
     read_table,
     warn_unless_published,
 )
+from tagger.options import Option
 from tagger.text import TaggerError
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ CALS_TAGS = (
 
 def load_annotations(
     data_dir: str | os.PathLike,
-    split: Literal["classic", "cals"] = "classic",
+    split: Annotated[
+        Literal["classic", "cals"], Option(flag="--split-rule")
+    ] = "classic",
     labelled_only: bool = False,
 ) -> Annotations:
     """Reads the lists of a split.
@@ -88,7 +91,7 @@ def load_annotations(
     Args:
         data_dir: Folder that holds the lists and audio/.
         split: classic (241,889 tracks) or cals (749,562, two thirds unlabelled).
-        labelled_only: Whether to leave out the unlabelled tracks of CALS (student).
+        labelled_only: Leave out the unlabelled tracks of cals.
 
     Returns:
         Annotations whose paths have no extension; a build tries `building.ENDINGS`.

@@ -13,11 +13,12 @@ splits.
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from tagger.datasets.annotations import Annotations, warn_unless_published
+from tagger.options import Option
 from tagger.text import TaggerError
 
 AUDIO_FOLDER = "audio"
@@ -55,7 +56,7 @@ TOP_50_TAGS = (
 def load_annotations(
     data_dir: str | os.PathLike,
     subset: Literal["top50tags", "genre", "instrument", "moodtheme"] = "top50tags",
-    split: int = 0,
+    split: Annotated[int, Option(ge=0, le=4, flag="--split-number")] = 0,
     low: bool = False,
 ) -> Annotations:
     """Reads the three TSV files of a subset and split.
@@ -64,7 +65,7 @@ def load_annotations(
         data_dir: Folder that holds the TSV files and audio/.
         subset: Published subset, which determines the tags.
         split: Number of the published random split, 0 to 4.
-        low: Whether to read the mono version with a lower bit rate (.low.mp3).
+        low: Read the mono version with a lower bit rate (.low.mp3).
 
     Returns:
         Annotations; the tags keep their category ("genre---rock") and are in

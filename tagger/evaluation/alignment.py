@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from tagger import datasets, models
 from tagger.data.clips import Shards
 from tagger.data.manifest import MANIFEST_NAME
-from tagger.models.metadata import suggest_names
-from tagger.text import TaggerError
+from tagger.text import TaggerError, suggest_names
 
 
 def tag_names(info: models.ModelInfo, shards: Shards) -> tuple[str, ...]:
@@ -58,7 +57,7 @@ def check_map(
         ):
             if one not in held:
                 raise TaggerError(
-                    f"`map={name}={in_model}`: {where} has no tag {one!r}."
+                    f"`tag_map={name}={in_model}`: {where} has no tag {one!r}."
                     f" {suggest_names(one, held)} Give DATA=MODEL."
                 )
 
@@ -105,7 +104,8 @@ def common_tags(
         raise TaggerError(
             f"Model {info.name} and {shards.directory} share no tags: the model scores"
             f" {', '.join(info.tags[:5])} …, the data holds {', '.join(names[:5])} …"
-            " If they only spell them differently, name pairs with `map=DATA=MODEL`."
+            " If they only spell them differently, name pairs with"
+            " `tag_map=DATA=MODEL`."
         )
     note = ""
     if len(shared) < max(len(names), info.num_tags):
@@ -137,7 +137,7 @@ def check_rate(info: models.ModelInfo, shards: Shards) -> None:
         raise TaggerError(
             f"Model {info.name} expects {info.sample_rate} Hz but {shards.directory}"
             f" holds {manifest.sample_rate} Hz records. Rebuild the data in another"
-            f" folder: {built_by.command} --sample-rate {info.sample_rate} --output-dir"
+            f" folder: {built_by.command} --sample-rate {info.sample_rate} --output"
             " DIR; then give `data_dir=DIR`."
         )
 

@@ -10,6 +10,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import onnx
@@ -25,6 +26,7 @@ from tagger.inference.selection import open_engine
 from tagger.models import graphs
 from tagger.models.head import Head, appended, kept_tags
 from tagger.models.metadata import PENULTIMATE, ModelInfo, check_alike
+from tagger.options import Option
 from tagger.text import TaggerError
 from tagger.weights import composition, pretrained
 
@@ -38,24 +40,27 @@ class FitOptions:
     """Options of a fit.
 
     Attributes:
-        layer: Layer whose output is the embedding, see `models.embedding_network`.
-        appends: Whether to keep the base models' own tags beside the new ones.
+        layer: Layer of the base model whose output is the embedding; penultimate is the
+            input of the last layer.
+        appends: Keep the base models' own tags beside the new ones.
         min_clips: Fewest positive clips of a tag; tags with fewer are left out.
-        num_folds: Number of folds, if the data names none.
-        left_out_fold: Fold whose clips are not used at all; None uses all clips.
+        num_folds: Number of folds of the cross-validation, if the data names none; no
+            artist is in two.
+        left_out_fold: Do not use the clips of this fold, which eval --fold N can then
+            score; None: use all clips.
         max_skipped: Largest share of the files that may be impossible to decode.
-        has_baselines: Whether to measure the baseline.
+        has_baselines: Measure log-mel statistics for comparison.
         seed: Random seed of the folds.
     """
 
-    layer: str = PENULTIMATE
-    appends: bool = False
-    min_clips: int = 1
-    num_folds: int = 5
-    left_out_fold: int | None = None
-    max_skipped: float = 0.1
-    has_baselines: bool = True
-    seed: int = 0
+    layer: Annotated[str, Option(metavar="NAME")] = PENULTIMATE
+    appends: Annotated[bool, Option(flag="--append")] = False
+    min_clips: Annotated[int, Option(ge=1)] = 1
+    num_folds: Annotated[int, Option(ge=2, flag="--folds")] = 5
+    left_out_fold: Annotated[int | None, Option(ge=0, flag="--leave-out-fold")] = None
+    max_skipped: Annotated[float, Option(ge=0, le=1)] = 0.1
+    has_baselines: Annotated[bool, Option(flag="--no-baselines")] = True
+    seed: Annotated[int, Option(ge=0)] = 0
 
 
 @dataclasses.dataclass(frozen=True)

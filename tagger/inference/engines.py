@@ -16,10 +16,11 @@ import os
 import sys
 import textwrap
 import threading
+import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     import keras
 
 ENGINES = ("onnx", "openvino", "keras")
-PRECISIONS = ("float32", "bfloat16")
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS = typing.get_args(Precision)
 # ONNX Runtime's providers, the fastest first, with the options that keep float32.
 PROVIDERS = {
     "CUDAExecutionProvider": {"use_tf32": "0"},
@@ -194,8 +196,8 @@ class _Exported(Engine):
         found = read_graph(self.path)
         if found is None:
             raise TaggerError(
-                f"{str(self.path)!r} holds no graph. Run tagger export {self.path} --to"
-                " onnx, and give what it writes."
+                f"{str(self.path)!r} holds no graph. Run tagger models export"
+                f" {self.path} --to onnx, and give what it writes."
             )
         return found
 
@@ -217,7 +219,7 @@ class _Exported(Engine):
             raise TaggerError(
                 f"{str(self.path)!r} has the inputs {', '.join(inputs)} and the outputs"
                 f" {', '.join(outputs)}, not waveform and scores. Use a file made by"
-                " tagger export MODEL --to onnx."
+                " tagger models export MODEL --to onnx."
             )
         shape = outputs.get("embedding", [None])
         self.embedding_size = shape[-1] if isinstance(shape[-1], int) else None
@@ -235,8 +237,8 @@ class _Exported(Engine):
             if shape != (batch_size, num_channels):
                 raise TaggerError(
                     f"{str(self.path)!r} gives {name} of the shape {shape}, not"
-                    f" {(batch_size, num_channels)}. Use a file made by tagger export"
-                    " MODEL --to onnx."
+                    f" {(batch_size, num_channels)}. Use a file made by tagger models"
+                    " export MODEL --to onnx."
                 )
         return found
 
@@ -270,7 +272,7 @@ class OnnxEngine(_Exported):
 
     Example:
         >>> from tagger import Tagger
-        >>> engine = OnnxEngine("student.onnx")  # tagger export made it
+        >>> engine = OnnxEngine("student.onnx")  # tagger models export made it
         >>> next(iter(Tagger(engine).tag("song.mp3")))
         'classical'
     """

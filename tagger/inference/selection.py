@@ -53,7 +53,7 @@ def open_engine(
     elif not importlib.util.find_spec("keras"):
         raise ImportError(
             f"Only Keras runs {model}, and it is not installed. Where it is, tagger"
-            f" export {model} --to onnx writes a file that runs here."
+            f" models export {model} --to onnx writes a file that runs here."
         )
     else:
         storage.load_tensorflow()

@@ -74,7 +74,7 @@ def share(
             api.upload_folder(
                 repo_id=repository.repo_id,
                 folder_path=folder,
-                commit_message="Upload with tagger share",
+                commit_message="Upload with tagger models share",
             )
     return str(url)
 

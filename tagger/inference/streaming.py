@@ -14,6 +14,7 @@ import functools
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 from tqdm import tqdm
@@ -29,6 +30,7 @@ from tagger.data import workers
 from tagger.inference.engines import Engine, EngineSpec
 from tagger.inference.excerpts import load_excerpts
 from tagger.inference.results import Result, ScoringError
+from tagger.options import Option
 from tagger.segmentation import Segmentation, stream
 from tagger.text import printable
 
@@ -40,18 +42,22 @@ MIN_WORKER_SECONDS = 300  # length of music that is worth starting workers
 class StreamOptions:
     """How files are read and run.
 
+    A Python program that uses several processes must start under
+    `if __name__ == "__main__"`.
+
     Attributes:
-        num_excerpts: Number of segments, spread evenly, that the model hears of each
-            file; None: all of them.
+        num_excerpts: Number of segments of each file that the model hears, spread
+            evenly and found without decoding the rest; None: all of them.
         num_workers: Number of worker processes on this machine; 1: this process alone;
-            None: one per core for engines and jobs that gain from it. A program that
-            uses several must start under `if __name__ == "__main__"`.
-        scheduler: Address of a Dask scheduler whose workers run the model.
+            None: one per core that this process may use, and none for a few minutes of
+            music.
+        scheduler: Address of a Dask scheduler whose workers run the model; they must
+            find the audio and the cache of models under the same paths.
     """
 
-    num_excerpts: int | None = None
-    num_workers: int | None = 1
-    scheduler: str | None = None
+    num_excerpts: Annotated[int | None, Option(ge=1, flag="--excerpts")] = None
+    num_workers: Annotated[int | None, Option(ge=1)] = 1
+    scheduler: Annotated[str | None, Option(metavar="ADDRESS")] = None
 
 
 @dataclasses.dataclass(frozen=True)

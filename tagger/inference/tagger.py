@@ -5,8 +5,9 @@ audio file -> segments -> scores [num_tags], averaged over the segments.
 
 import dataclasses
 import os
+import typing
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -16,14 +17,14 @@ from tagger.inference.engines import Engine
 from tagger.inference.results import Result
 from tagger.inference.selection import as_engine
 from tagger.inference.streaming import StreamOptions, progress, stream_files
-from tagger.models.metadata import DEFAULT_MODEL, suggest_names
-from tagger.text import TaggerError
+from tagger.models.metadata import DEFAULT_MODEL
+from tagger.text import TaggerError, suggest_names
 from tagger.weights.pretrained import short_name
 
 if TYPE_CHECKING:
     import keras
 
-AGGREGATES = ("mean", "max")
+Aggregate = Literal["mean", "max"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Taggram:
     scores: np.ndarray
     length_seconds: float
 
-    def aggregated(self, aggregate: str = "mean") -> np.ndarray:
+    def aggregated(self, aggregate: Aggregate = "mean") -> np.ndarray:
         """Returns the scores of the whole file, float32 [num_tags].
 
         Args:
@@ -52,10 +53,10 @@ class Taggram:
         Raises:
             ValueError: `aggregate` is neither.
         """
-        if aggregate not in AGGREGATES:
+        if aggregate not in typing.get_args(Aggregate):
             raise TaggerError(
                 f"Unknown aggregate {aggregate!r}. Choose one of:"
-                f" {', '.join(AGGREGATES)}."
+                f" {', '.join(typing.get_args(Aggregate))}."
             )
         return getattr(np, aggregate)(self.scores, axis=0).astype(np.float32)
 
@@ -104,8 +105,8 @@ class Tagger:
         self.tags = self.info.tags or tags
         if not self.tags:
             raise TaggerError(
-                f"Model {self.name} holds no tag names. Give them, in the order of the"
-                " scores, or convert the model with its tags."
+                f"Model {self.name} holds no tag names. Name them in the model: tagger"
+                " models convert --tag-file FILE; or give them in Python."
             )
         if len(self.tags) != self.info.num_tags:
             raise TaggerError(

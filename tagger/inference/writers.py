@@ -73,28 +73,6 @@ class ResultSource:
             )
 
 
-def check_no_results(output: str | os.PathLike, paths: Sequence[str]) -> None:
-    """Checks that an output holds no results yet.
-
-    Args:
-        output: As for `open_results`.
-        paths: Files to be tagged.
-
-    Raises:
-        FileExistsError: there are results, or a JAMS file of one of the paths.
-    """
-    output = Path(output)
-    files = [_store_of(output), output]
-    if not _is_file(output):
-        files = [files[0], *(_jams_path(output, path) for path in paths)]
-    for file in files:
-        if file.is_file() and file.stat().st_size:
-            raise FileExistsError(
-                f"{file} exists. Add `resume=` to continue, `force=` to overwrite, or"
-                " choose another `output=`."
-            )
-
-
 def lock(output: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
     """Locks results against a second process.
 

@@ -22,9 +22,8 @@ import platformdirs
 
 from tagger import validation
 from tagger.library.songs import Song, Unreadable
-from tagger.models.metadata import suggest_names
 from tagger.storage import DiskFullError, explained, file_lock
-from tagger.text import TaggerError, as_utf8
+from tagger.text import TaggerError, as_utf8, suggest_names
 from tagger.validation import Name
 
 APPLICATION_ID = 0x54414747  # "TAGG", in the header of the SQLite file

@@ -86,7 +86,7 @@ def read_mapping(path: str | os.PathLike | None = None) -> Mapping:
     """
     path = Path(path or TABLE_PATH)
     validation.check_regular(path)
-    then = "Start from ours: tagger write --show-map > map.csv."
+    then = "Start from ours: tagger write --show-fields > map.csv."
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))

@@ -16,8 +16,7 @@ import numpy as np
 
 from tagger.evaluation import rates
 from tagger.library.database import Analysed
-from tagger.models.metadata import suggest_names
-from tagger.text import TaggerError
+from tagger.text import TaggerError, suggest_names
 
 DEFAULT_RATE = 0.1  # share of the songs that a tag alone finds without thresholds
 MAX_LENGTH = 10_000  # characters of an expression

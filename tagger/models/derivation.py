@@ -12,15 +12,10 @@ import keras
 
 from tagger.models.head import NO_HEAD, Head
 from tagger.models.layers import AudioInput, TagScores
-from tagger.models.metadata import (
-    PENULTIMATE,
-    ModelInfo,
-    network_name,
-    suggest_names,
-)
+from tagger.models.metadata import PENULTIMATE, ModelInfo, network_name
 from tagger.models.presets import preset
 from tagger.segmentation import INT16_SCALE
-from tagger.text import TaggerError
+from tagger.text import TaggerError, suggest_names
 
 MEMBER_SCORES = "member_scores"  # layer of the members' scores in an average
 
@@ -136,7 +131,7 @@ def with_record_inputs(
             raise TaggerError(
                 f"Model {model.name} does not take log-mel spectrograms of the preset"
                 f" {features}, which these records hold. Build without `features=`, or"
-                " with the preset that python -m tagger models shows for this model."
+                " with the preset that tagger models show names for this model."
             )
         network = feature_network(model)
         spectrogram = keras.Input(network.input_shape[1:], dtype=dtype, name="log_mel")

@@ -49,7 +49,7 @@ def read_info(path: str | os.PathLike) -> ModelInfo:
         if str(path).endswith((".hdf5", ".h5")):
             raise TaggerError(
                 f"{str(path)!r} does not say what its scores are. Give a .keras file;"
-                " tagger convert makes one of the weights of other projects."
+                " tagger models convert makes one of the weights of other projects."
             ) from error
         raise TaggerError(
             f"{str(path)!r} was not made by this project: its sample rate, segmentation"
@@ -122,8 +122,8 @@ def copy_with(
     if str(output).endswith(".onnx"):
         if graph is None:
             raise TaggerError(
-                f"{str(path)!r} holds no graph. Run tagger export {path} --to onnx, and"
-                " give what it writes."
+                f"{str(path)!r} holds no graph. Run tagger models export {path} --to"
+                " onnx, and give what it writes."
             )
         graphs.save(graph, output)
         return

@@ -7,15 +7,15 @@ not need it.
 
 import contextlib
 import dataclasses
-import difflib
 import json
 import math
 import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from tagger import validation
 from tagger.segmentation import Segmentation
@@ -28,6 +28,7 @@ GRAPH_MEMBER = "graph.onnx"  # of a `.keras` file
 OUTPUTS = ("scores", "embedding")  # of a graph
 DEFAULT_MODEL = "student"  # key of `pretrained.PRETRAINED`
 PENULTIMATE = "penultimate"  # the layer of embeddings: the input of the last layer
+ExportFormat = Literal["saved-model", "litert", "onnx"]
 EXPORT_FORMATS = {"saved-model": "", "litert": ".tflite", "onnx": ".onnx"}  # suffixes
 
 
@@ -106,7 +107,7 @@ class ModelInfo:
         if missing:
             raise TaggerError(
                 f"{str(path)!r} does not hold {', '.join(missing)}. Use a model file"
-                " made by train.py, or by tagger export or convert."
+                " made by train.py, or by tagger models."
             )
         segmentation = {
             field.name: fields[field.name] for field in dataclasses.fields(Segmentation)
@@ -120,7 +121,7 @@ class ModelInfo:
             own | {"segmentation": segmentation},
             cls,
             path,
-            "Use a model file made by train.py, or by tagger export or convert.",
+            "Use a model file made by train.py, or by tagger models.",
         )
 
 
@@ -231,12 +232,3 @@ def check_export_path(path: str | os.PathLike, to: str) -> None:
 def network_name(name: str) -> str:
     """Returns a name that Keras accepts; TensorFlow uses it in names of operations."""
     return re.sub(r"^[^A-Za-z0-9]|[^A-Za-z0-9_.-]", "_", name).lstrip("_") or "model"
-
-
-def suggest_names(name: str, names: Iterable[str]) -> str:
-    """Returns a hint for an unknown name: the most similar names, or all of them."""
-    names = list(names)
-    alike = difflib.get_close_matches(name, names, 3, 0.5)
-    if alike:
-        return f"Did you mean {' or '.join(alike)}?"
-    return f"Available: {', '.join(names)}."

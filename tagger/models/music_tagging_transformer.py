@@ -7,6 +7,8 @@ scores [batch, 50]. The teacher's encoder has 256 channels, that of the student
 (knowledge distillation) 64.
 """
 
+from typing import Literal
+
 import keras
 from keras import layers
 
@@ -32,7 +34,7 @@ CHANNELS = {"teacher": 256, "student": 64}
 
 def music_tagging_transformer(
     num_tags: int = 50,
-    size: str = "teacher",
+    size: Literal["teacher", "student"] = "teacher",
     num_filters: int = 128,
     channels: int | None = None,
     num_layers: int = 4,

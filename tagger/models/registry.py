@@ -7,14 +7,10 @@ models does not have to build them:
     python -m tagger.models.registry        # rewrites facts.csv
 """
 
-import ast
-import contextlib
 import csv
 import dataclasses
 import functools
 import importlib
-import importlib.util
-import inspect
 import math
 import os
 import sys
@@ -22,9 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tagger.models.metadata import suggest_names
-from tagger.models.presets import PRESETS
-from tagger.text import TaggerError
+from tagger import options
+from tagger.options import Signature
+from tagger.text import TaggerError, suggest_names
 
 if TYPE_CHECKING:
     import keras
@@ -203,8 +199,8 @@ def smaller(name: str, options: dict) -> dict:
     """
     if name not in _SMALLER and not options:
         raise TaggerError(
-            f"{name} has no predefined smaller size. Set its options (python -m tagger"
-            f" models {name}), or choose one of: {', '.join(_SMALLER)}."
+            f"{name} has no predefined smaller size. Set its options (tagger models"
+            f" show {name}), or choose one of: {', '.join(_SMALLER)}."
         )
     return _SMALLER.get(name, {}) | options
 
@@ -247,28 +243,28 @@ def _outside_entry(name: str) -> ModelEntry:
             f"{module_name} has no function {factory_name!r}."
             f" {suggest_names(factory_name, [n for n in vars(module) if n[0] != '_'])}"
         )
-    parameters = inspect.signature(factory).parameters
-    missing = {"num_tags", "tags"} - set(parameters)
+    stated = options.read_imported(name, factory)
+    missing = set(options.TAGS) - stated.parameters.keys()
     if missing:
         raise TaggerError(
             f"{name} must take the arguments num_tags and tags, but lacks"
             f" {' and '.join(sorted(missing))}."
         )
-    required = [p.name for p in _options_of(factory) if p.default is p.empty]
-    if required:
-        raise TaggerError(
-            f"{name} needs a default for its argument {required[0]}; "
-            f"`set={required[0]}=VALUE` can then change it."
-        )
+    for one in stated.parameters.values():
+        if one.default is options.MISSING and one.name not in options.TAGS:
+            raise TaggerError(
+                f"{name} needs a default for its argument {one.name}; the option"
+                f" --{one.name.replace('_', '-')} can then change it."
+            )
     return ModelEntry(name, module_name, "", OUTSIDE_RECIPE)
 
 
-def build_model(name: str, **options) -> "keras.Model":
+def build_model(name: str, **settings) -> "keras.Model":
     """Builds a model and passes the options to its factory.
 
     Args:
         name: See `entry`.
-        **options: Arguments of the factory.
+        **settings: Arguments of the factory.
 
     Raises:
         ValueError: the name or the value of an option is unknown, or a factory from
@@ -276,7 +272,7 @@ def build_model(name: str, **options) -> "keras.Model":
     """
     factory = entry(name).factory
     try:
-        model = factory(**options)
+        model = factory(**settings)
     except TaggerError:
         raise
     except ValueError as error:  # Keras refuses a value
@@ -310,42 +306,23 @@ class Architecture:
         return {"model": default_options(self.name) | self.options}
 
 
-def default_options(name: str) -> dict:
-    """Returns the options of a model's factory with their defaults, except the tags.
+def options_of(name: str) -> Signature:
+    """Returns the options of a model's factory: its arguments, except the tags.
 
-    Those of MODELS are read from the source of the factory, which takes milliseconds;
-    importing it would load Keras.
+    Those of MODELS are read from the source, which takes milliseconds; importing it
+    would load Keras.
     """
     found = entry(name)
-    if name not in MODELS:
-        return {p.name: p.default for p in _options_of(found.factory)}
-    source = Path(importlib.util.find_spec(found.module).origin)
-    constants = {}
-
-    def value(node: ast.expr) -> object:
-        code = compile(ast.Expression(node), str(source), "eval")
-        return eval(code, {"__builtins__": {}}, constants)
-
-    for statement in ast.parse(source.read_text(encoding="utf-8")).body:
-        match statement:
-            case ast.Assign([ast.Name(constant)], node):
-                with contextlib.suppress(Exception):  # needs an import: no default
-                    constants[constant] = value(node)
-            case ast.FunctionDef(function, arguments) if function == name:
-                names = [argument.arg for argument in arguments.args]
-                defaults = map(value, arguments.defaults)
-                stated = dict(zip(names, defaults, strict=True))
-    return {name: stated[name] for name in stated if name not in ("num_tags", "tags")}
+    if name in MODELS:
+        stated = options.read(f"{found.module}:{name}")
+    else:
+        stated = options.read_imported(name, found.factory)
+    return stated.only([one for one in stated.parameters if one not in options.TAGS])
 
 
-def _options_of(factory: Callable) -> list[inspect.Parameter]:
-    """Returns the parameters of a factory without the tags, *args and **kwargs."""
-    return [
-        parameter
-        for parameter in inspect.signature(factory).parameters.values()
-        if parameter.name not in ("num_tags", "tags")
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
+def default_options(name: str) -> dict:
+    """Returns the options of a model's factory with their defaults."""
+    return options_of(name).defaults()
 
 
 def features_of(name: str) -> tuple[str, int | None]:
@@ -386,6 +363,7 @@ def features_of(name: str) -> tuple[str, int | None]:
 def derive_facts(name: str) -> Facts:
     """Builds the default model of a factory and reads its facts."""
     from tagger.models import serialization
+    from tagger.models.presets import PRESETS
 
     model = build_model(name, num_tags=50, tags=None)
     info = serialization.model_info(model)

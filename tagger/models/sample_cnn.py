@@ -4,6 +4,8 @@ waveform [batch, 59049] -> scores [batch, 50].  59049 = 3**10: the stem's stride
 nine poolings by 3 leave one frame.
 """
 
+from typing import Literal
+
 import keras
 from keras import layers
 
@@ -18,7 +20,7 @@ NUM_BLOCKS = 9
 
 def sample_cnn(
     num_tags: int = 50,
-    block: str = "se",
+    block: Literal["se", "rese", "res", "basic"] = "se",
     multi: bool = True,
     alpha: float = 16,
     dropout_rate: float = 0.5,

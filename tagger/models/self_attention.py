@@ -8,6 +8,8 @@ scores [batch, 50]. The paper's `lee_lee`, which uses neither back end, is in
 `sample_cnn_lee.py`.
 """
 
+from typing import Literal
+
 import keras
 from keras import layers
 
@@ -47,15 +49,15 @@ CNN_DENSE_UNITS = 500
 
 def self_attention(
     num_tags: int = 50,
-    front_end: str = "pons",
-    back_end: str = "attention",
+    front_end: Literal["pons", "lee"] = "pons",
+    back_end: Literal["attention", "cnn"] = "attention",
     num_filters: int | None = None,
     channels: int = 512,
     num_layers: int = 2,
     num_heads: int = 8,
     attention_dropout_rate: float = 0.4,
     dropout_rate: float = 0.5,
-    positions: str = "sinusoid",
+    positions: Literal["sinusoid", "learned"] = "sinusoid",
     max_length: int | None = None,
     num_samples: int | None = None,
     log_mel: str = "won2019",

@@ -59,8 +59,13 @@ def short_chunk_resnet(
 ) -> keras.Model:
     """Builds the residual network: two convolutions per block, stride 2, no pooling.
 
-    The arguments are those of `short_chunk_cnn`. Layers: `frontend`, `block1_1_conv`,
-    `block1_shortcut_conv` … `block7_add`, `head_dense`, `head_scores`.
+    Args:
+        num_filters: Channels of a block of width 1.
+        log_mel: Key of a preset with 128 bands in `presets.PRESETS`.
+        widths: Width of each of the seven blocks, as a multiple of num_filters.
+
+    Layers: `frontend`, `block1_1_conv`, `block1_shortcut_conv` … `block7_add`,
+    `head_dense`, `head_scores`.
     """
     return _short_chunk("short_chunk_resnet", **locals())
 

@@ -25,11 +25,13 @@ import tempfile
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tagger.options import Option
 from tagger.text import TaggerError
 from tagger.training.recipes import Strategy
 
@@ -203,14 +205,14 @@ def locally(method: Callable) -> Callable:
 
 
 def choose(
-    strategy: str = "none",
-    hosts: str | None = None,
-    process_id: int | None = None,
+    strategy: Strategy = "none",
+    hosts: Annotated[str | None, Option(metavar="A:P,B:P")] = None,
+    process_id: Annotated[int | None, Option(ge=0)] = None,
 ) -> Devices:
     """Returns the devices to train on. Call it before anything uses a device.
 
     Args:
-        strategy: How to use several devices, see above.
+        strategy: How to use several devices; "none" uses only the first one.
         hosts: For "multiworker": address:port of every process, comma-separated, the
             same list on each. The port of the first one must be free.
         process_id: For "multiworker": position of this process in `hosts`, from 0.

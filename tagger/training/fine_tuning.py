@@ -16,8 +16,7 @@ import keras
 import tagger
 from tagger import models
 from tagger.models.head import Head
-from tagger.models.metadata import suggest_names
-from tagger.text import TaggerError
+from tagger.text import TaggerError, suggest_names
 from tagger.weights import pretrained
 
 FREEZES = ("none", "frontend", "backbone")  # or the name of a layer

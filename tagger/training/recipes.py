@@ -34,7 +34,7 @@ class Stage:
             1 / (1 + step_decay · step).
         max_epochs: Maximum number of epochs.
         patience: Early-stopping patience: the stage ends after this many epochs without
-            a better monitored value. None disables it.
+            a better monitored value; None: never early.
         freeze: What keeps its weights, see `fine_tuning.frozen_layers`.
         backbone_rate: Factor of the learning rate for all weights but the last layer's.
         weight_decay: Factor λ; λ · w is added to the gradient of every weight w, before
@@ -243,11 +243,21 @@ def settings(recipe: TrainingRecipe) -> dict:
     return found
 
 
-def override(recipe: TrainingRecipe, **changes) -> TrainingRecipe:
+def override(
+    recipe: TrainingRecipe,
+    *,
+    momentum: float | None = None,
+    lr_decay: float | None = None,
+    num_stages: Whole | None = None,
+    **changes,
+) -> TrainingRecipe:
     """Returns a recipe with other settings.
 
     Args:
         recipe: Recipe to change.
+        momentum: Nesterov momentum of SGD.
+        lr_decay: Factor of the learning rate from stage to stage.
+        num_stages: Number of stages.
         **changes: Values for keys of `settings`. The learning rate and the maximum
             number of epochs are those of the first stage; those of the others keep
             their proportion to it. With `freeze`, stages that train only the head are
@@ -256,6 +266,8 @@ def override(recipe: TrainingRecipe, **changes) -> TrainingRecipe:
     Raises:
         ValueError: the recipe has no such setting, or a value is out of range.
     """
+    further = {"momentum": momentum, "lr_decay": lr_decay, "num_stages": num_stages}
+    changes |= {name: value for name, value in further.items() if value is not None}
     known = settings(recipe)
     for name in changes:
         if name not in known:

@@ -86,8 +86,8 @@ def card(
 
     Args:
         model: Name of a pretrained model, or a `.keras` file.
-        evaluations: Files that `eval.py --json FILE` wrote for this model; the card
-            then states their scores.
+        evaluations: Files that `eval.py --output FILE.json` wrote for this model; the
+            card then states their scores.
         reference: Repository hf://user/name for which the card is; None: the card is
             for the file.
 
@@ -240,7 +240,7 @@ class _Evaluation:
 
 
 def _read_evaluation(path: str | os.PathLike) -> Score:
-    then = "Give a file that eval.py --json FILE wrote."
+    then = "Give a file that eval.py --output FILE.json wrote."
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no {str(path)!r}. {then}")
     validation.check_regular(path)

@@ -144,8 +144,8 @@ def explained(repository: Repository) -> Iterator[None]:
         raise _failure(repository, error.__cause__ or error) from error
     except errors.EntryNotFoundError as error:
         raise TaggerError(
-            f"{repository} was not published with tagger share: no {KERAS_NAME}."
-            " Download its file by hand, and convert it with tagger convert."
+            f"{repository} was not published with tagger models share: no {KERAS_NAME}."
+            " Download its file by hand, and run tagger models convert."
         ) from error
     except (errors.HfHubHTTPError, *of_library, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # of the disk

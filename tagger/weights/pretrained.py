@@ -23,9 +23,9 @@ import numpy as np
 from tagger import models, storage, weights
 from tagger.datasets import magnatagatune, million_song, mtg_jamendo
 from tagger.models import registry
-from tagger.models.metadata import ModelInfo, suggest_names
+from tagger.models.metadata import ModelInfo
 from tagger.storage import file_lock
-from tagger.text import TaggerError
+from tagger.text import TaggerError, suggest_names
 from tagger.weights import hub
 from tagger.weights.downloads import GitFile, Wheel, fetch, fetch_wheel, unpack
 
@@ -96,7 +96,10 @@ class ByHand:
         download = f"curl -L -o {file} '{url}'"
         if file.endswith(".hdf5"):
             return cls((download,), file)
-        convert = f"tagger convert {file} --model {row['model']} --tags {row['tags']}"
+        convert = (
+            f"tagger models convert {file} --architecture {row['model']} --tag-file"
+            f" {row['tags']}"
+        )
         return cls((download, f"{convert} --output {name}.keras"), f"{name}.keras")
 
 
@@ -128,6 +131,26 @@ class Pretrained:
     repository: str
     scores: tuple[float, float | None] | None
     is_verified: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the download, estimated from the number of weights if unknown."""
+        if isinstance(self.source, Wheel):
+            return Wheel.NUM_BYTES
+        if isinstance(self.source, Shipped):
+            return self.source.path.stat().st_size
+        return 4 * registry.entry(self.model).facts.num_parameters
+
+    @property
+    def place(self) -> str:
+        """Where the weights come from; or the commands that get them."""
+        if isinstance(self.source, ByHand):
+            return f"{'; then '.join(self.source.commands)} (not tried by us)"
+        if isinstance(self.source, Wheel):
+            return f"PyPI, {Wheel.REQUIREMENT}"
+        if isinstance(self.source, Shipped):
+            return "in this package"
+        return f"github.com/{self.repository}"
 
 
 def _read_table() -> dict[str, Pretrained]:
@@ -182,33 +205,6 @@ def entry(name: str) -> Pretrained:
             f"There is no pretrained model {name!r}. {suggest_names(name, PRETRAINED)}"
         )
     return PRETRAINED[name]
-
-
-def listing() -> str:
-    """Returns one line per model: dataset, tags, scores, size, licence, source."""
-    lines = []
-    for name, found in PRETRAINED.items():
-        scores = " ".join(f"{score:.4f}" for score in found.scores or () if score)
-        num_bytes = 4 * registry.entry(found.model).facts.num_parameters
-        source = f"github.com/{found.repository}"
-        if isinstance(found.source, Wheel):
-            source, num_bytes = f"PyPI, {Wheel.REQUIREMENT}", Wheel.NUM_BYTES
-        elif isinstance(found.source, Shipped):
-            source, num_bytes = "in this package", found.source.path.stat().st_size
-        elif isinstance(found.source, ByHand):
-            source = "; then ".join(found.source.commands)
-        verified = "verified" if found.is_verified else ""
-        lines.append(
-            f"{name:<34} {found.dataset:<19} {len(found.tags):>2} tags  {scores:13}"
-            f" {num_bytes / 1e6:>3.0f} MB  {found.licence:<11} {verified:<8}  {source}"
-        )
-    head = (
-        "ROC-AUC and PR-AUC are macro scores on the dataset's test split, as reported"
-        " by the paper or package.\nverified: converted and run by us; MB: size of the"
-        " download, estimated from the number of weights.\ncurl: download it yourself;"
-        " we have not tried these addresses.\n"
-    )
-    return "\n".join([head, *lines])
 
 
 def ensure_cached(name: str) -> Path:

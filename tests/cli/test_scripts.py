@@ -1,28 +1,22 @@
 """The commands as a user types them: what they print, and how they fail."""
 
-import argparse
 import contextlib
-import dataclasses
 import inspect
-import io
 import json
 import re
 import shutil
 import sys
 import time
-import typing
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import REFERENCES, build_corpus, fails, run_process
 
 import tagger
-from tagger import audio, cli, models
-from tagger.cli import process, training
-from tagger.cli.arguments import check_types
-from tagger.inference import embeddings
-from tagger.training import recipes, tasks, trainer
+from tagger import cli, models, options
+from tagger.cli import planning, process
+from tagger.training import recipes, trainer
 
 SCRIPTS = (
     "build_mtt.py", "build_msd.py", "train.py", "eval.py", "extract_excitations.py"
@@ -37,36 +31,46 @@ def test_a_script_has_the_help_of_its_command(script):
     assert done.stdout.startswith(f"usage: {script}")
 
 
-def test_every_command_has_help_and_a_version(capsys):
-    for arguments in (
-        ["--help"],
-        ["--version"],
-        *([c, "--help"] for c in cli.COMMANDS),
-    ):
+def test_every_command_has_help_of_80_columns_and_a_version(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [name for group in cli.COMMANDS.values() for name in group]
+    for arguments in (["--help"], ["--version"], *([*c.split(), "-h"] for c in names)):
         with contextlib.suppress(SystemExit):  # as argparse ends with code 0
             cli.main(arguments)
-    out = " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
     assert f"tagger {tagger.__version__}" in out
-    assert all(command.help in out for command in cli.COMMANDS.values())
+    assert all(f"\n  {name} " in out for name in names)
+    assert max(map(len, out.splitlines())) <= 80
+    assert "None" not in out.replace("None of", "")
+
+
+def test_help_loads_nothing_but_the_standard_library():
+    code = (
+        "import sys; before = set(sys.modules); from tagger import cli\n"
+        "for one in (['-h'], ['find', '-h'], ['fit', '-h'], ['build', 'mtt', '-h']):"
+        "\n    try: cli.main(one)\n    except SystemExit: pass\n"
+        "roots = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(roots - {*sys.stdlib_module_names, 'tagger', 'lazy_loader'}),"
+        " file=sys.stderr)"
+    )
+    assert run_process("-c", code).stderr.strip() == "[]"
 
 
 def test_train_has_every_option_of_the_original(run_script):
-    text = run_script("train.py", "--help").stdout
-    listed = re.split(r"\n  (?=-)", text.partition("original train.py")[2])[1:]
+    text = " ".join(run_script("train.py", "--help").stdout.split())
     # Of resemul's train.py; None: it has no default there.
     defaults = {
         "--data-dir": "./dataset", "--train-dir": "./log", "--block": "se",
         "--no-multi": None, "--alpha": "16", "--batch-size": "23", "--momentum": "0.9",
-        "--lr": "0.01", "--lr-decay": "0.2", "--dropout": "0.5",
-        "--weight-decay": "0.0", "--initial-stage": "0", "--patience": "2",
-        "--num-lr-decays": "5", "--num-audios-per-shard": None,
-        "--num-segments-per-audio": None, "--num-read-threads": None,
+        "--lr": "0.01", "--lr-decay": "0.2", "--dropout": "0.5", "--weight-decay": "0",
+        "--initial-stage": "0", "--patience": "2", "--num-lr-decays": "5",
+        "--num-audios-per-shard": None, "--num-segments-per-audio": None,
+        "--num-read-threads": None,
     }  # fmt: skip
-    assert len(listed) > len(defaults)
-    for (option, default), line in zip(defaults.items(), listed, strict=False):
-        line = " ".join(line.split())
-        assert line.startswith(f"{option} "), (option, line)
-        assert f"(default: {default or ''}" in line
+    options = text.partition("options: -h")[2]
+    for option, default in defaults.items():
+        about = re.split(r" --[a-z]", options.partition(f" {option} ")[2])[0]
+        assert about and f"(default: {default or ''}" in f"{about} (default: ", option
 
 
 @pytest.mark.parametrize(
@@ -99,23 +103,27 @@ def test_train_knows_the_architectures_of_won_2019(
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_help_states_the_defaults_of_the_model_at_hand(name, run_script):
-    text = " ".join(run_script("train.py", "--model", name, "-h").stdout.split())
+    done = run_script("train.py", "--architecture", name, "-h")
+    text = " ".join(done.stdout.split())
     entry = models.entry(name)
     batch_size = recipes.RECIPES[entry.recipe].batch_size
-    assert f"segments per batch (default: {batch_size})" in text
-    rate = inspect.signature(entry.factory).parameters["dropout_rate"].default
-    assert f"dropout rate (default: {rate})" in text
+    assert f"Number of segments per batch (default: {batch_size})" in text
+    for option in models.registry.options_of(name).parameters.values():
+        assert option.kind and option.help, option.name
+        flag = planning.FLAGS.get(option.name, f"--{option.name.replace('_', '-')}")
+        flag = "--no-multi" if option.name == "multi" else flag
+        assert f" {flag} " in text
     assert ("--block " in text.partition("options: -h")[2]) == (name == "sample_cnn")
 
 
 @pytest.mark.parametrize(
     ("arguments", "batch_size"),
     [
-        ("-h --model musicnn", 16),
+        ("-h --architecture musicnn", 16),
         ("--teacher student -h", 64),
         ("--from student -h", 16),
         ("--architecture lee_lee -h", 16),
-        ("--recipe resemul --model musicnn -h", 23),
+        ("--recipe resemul --architecture musicnn -h", 23),
     ],
 )
 def test_help_knows_the_recipe_that_the_command_would_run(
@@ -124,124 +132,62 @@ def test_help_knows_the_recipe_that_the_command_would_run(
     done = run_script("train.py", *arguments.split())
     text = " ".join(done.stdout.split())
     assert done.returncode == 0
-    assert f"segments per batch (default: {batch_size})" in text
-    is_described = "dropout rate (default:" in text
+    assert f"Number of segments per batch (default: {batch_size})" in text
+    is_described = " --dropout " in text
     assert is_described == ("--from" not in arguments)  # the base has its own
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-def test_default_options_are_those_of_the_factory(name):
-    parameters = inspect.signature(models.entry(name).factory).parameters.values()
-    assert models.default_options(name) == {
-        p.name: p.default for p in parameters if p.name not in ("num_tags", "tags")
-    }
-
-
-def parsed(*arguments):
-    parser = argparse.ArgumentParser(conflict_handler="resolve")
-    training.add_train(parser)
-    return parser.parse_args(arguments)
-
-
-def test_options_of_train_belong_to_a_model_or_a_recipe():
-    """The parser lists them again, because --help must not import Keras."""
-
-    args = parsed()
-    of_models = {
-        name
-        for entry in models.MODELS.values()
-        for name in inspect.signature(entry.factory).parameters
-    }
-    assert set(args.model_options.flags) <= of_models
-    known = {n for one in recipes.RECIPES.values() for n in recipes.settings(one)}
-    for group in (args.recipe_options, args.common_options):
-        assert set(group.flags) <= known
-    kinds = tasks.NoisyStudent, tasks.Distillation
-    fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
-    assert set(args.student_options.flags) <= fields | {"student", "rounds"}
-
-
-def test_an_option_that_the_model_lacks_is_named_with_those_it_has():
-    args = parsed("--block", "res", "--no-multi")
-    options = list(models.default_options("sample_cnn"))
-    values = args.model_options.values(options, args, "it")
-    assert values == {"block": "res", "multi": False}
-    options = list(models.default_options("fcn"))
-    with pytest.raises(ValueError, match="--block is not an option of model fcn. Avai"):
-        args.model_options.values(options, args, "model fcn")
-
-
-@pytest.mark.parametrize("name", models.MODELS)
-def test_every_option_that_models_lists_can_be_set(name):
-    for option, default in models.default_options(name).items():
-        args = parsed("--set", f"{option.replace('_', '-')}={default!r}")
-        known = list(models.default_options(name))
-        values = args.model_options.values(known, args, name, dict(args.settings))
-        assert values == {option: default}
-    with pytest.raises(ValueError, match="--set widht is not an option of"):
-        args.model_options.values(known, args, name, {"widht": 3})
+def test_the_source_of_a_factory_is_read_as_python_reads_it(name):
+    stated = inspect.signature(models.entry(name).factory).parameters
+    stated = {n: p.default for n, p in stated.items() if n not in options.TAGS}
+    assert models.default_options(name) == stated
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("width", "abc"), ("width", 2.5), ("width", True), ("kind", 3)]
+    ("arguments", "says"),
+    [
+        ("--architecture fcn --block se", "It is an option of sample_cnn"),
+        ("--num-heads 4", "an option of self_attention, music_tagging_transformer"),
+        ("--temperature 2", "It goes with --teacher."),
+        ("--freeze none", "It goes with --from."),
+        ("--set width=3", "Give the option itself"),
+        ("--model fcn", "It is called --architecture now"),
+        ("--architecture fcnn", "Unknown model 'fcnn'"),
+        ("--recipe resmul", "no recipe 'resmul'. Did you mean resemul"),
+        ("--block see", "no 'see'. Did you mean se"),
+        ("--widths a,2 --architecture short_chunk_cnn", "whole number, not 'a'"),
+    ],
 )
-def test_settings_have_the_types_of_their_defaults(name, value):
-    defaults = {"width": 8, "rate": 0.5, "kind": "a", "filters": (1, 2), "any": None}
-    good = {"width": 9, "rate": 1, "kind": "b", "filters": [3], "any": "x", "new": 1}
-    check_types(good, defaults)
-    with pytest.raises(ValueError, match=f"--set {name}={value} must be of type"):
-        check_types({name: value}, defaults)
-
-
-def test_settings_are_python_values_or_text(capsys):
-    settings = [("block", "rese"), ("filters", (1, 2)), ("multi", False)]
-    written = ["block=rese", "filters=(1, 2)", "multi=False"]
-    args = parsed(*(word for one in written for word in ("--set", one)))
-    assert args.settings == settings
-    with pytest.raises(SystemExit):
-        parsed("--set", "width")
-    assert "'width' is not NAME=VALUE" in capsys.readouterr().err
-
-
-def test_choices_typed_in_the_commands_are_those_of_the_work():
-    flags = {a.dest: a.choices for a in parser_of("train")._actions if a.choices}
-    kind = typing.get_type_hints(tasks.NoisyStudent)["labelled_loss"]
-    assert tuple(flags["labelled_loss"]) == typing.get_args(kind)
-    assert parser_of("embed").get_default("layer") == embeddings.PENULTIMATE
-
-
-def parser_of(name):
-    parser = argparse.ArgumentParser(conflict_handler="resolve")
-    cli.COMMANDS[name].add_arguments(parser)
-    return parser
+def test_an_option_that_does_not_go_with_the_model_is_a_sentence(
+    arguments, says, run_script
+):
+    fails(run_script("train.py", *arguments.split()), says, "See train.py --help.")
 
 
 def test_unlabelled_music_and_a_student_need_a_teacher(run_script):
     alone = run_script("train.py", "--unlabelled", "dataset")
     fails(alone, "--unlabelled needs --teacher with the model that scores it")
-    fails(
-        run_script("train.py", "--student", "expansion"),
-        "--student is not an option of training without --teacher",
-    )
+    fails(run_script("train.py", "--student", "expansion"), "--student needs --teacher")
 
 
 @pytest.mark.parametrize(
     ("command", "output"),
     [
-        ("export musicnn_mtt --to onnx --output {}.onnx", "out.onnx"),
-        ("export musicnn_mtt --to saved-model --output {}", "out"),
-        ("eval musicnn_mtt --csv {}.csv", "out.csv"),
+        ("models export musicnn_mtt --to onnx --output {}.onnx", "out.onnx"),
+        ("models export musicnn_mtt --to saved-model --output {}", "out"),
+        ("eval musicnn_mtt --output {}.csv", "out.csv"),
         ("eval musicnn_mtt --plot {}.png", "out.png"),
-        ("eval musicnn_mtt --json {}.json", "out.json"),
+        ("eval musicnn_mtt --output {}.json", "out.json"),
         ("eval musicnn_mtt --tune-thresholds {}.keras", "out.keras"),
         ("eval musicnn_mtt --robustness {}.png", "out.png"),
         ("excitations musicnn_mtt --out {}.pkl", "out.pkl"),
-        ("excitations musicnn_mtt --plot-dir {}", "out"),
-        ("convert x.npz --model fcn --output {}.keras", "out.keras"),
+        ("excitations musicnn_mtt --plots {}", "out"),
+        ("models convert x.npz --architecture fcn --output {}.keras", "out.keras"),
         ("explain a.mp3 --output {}", "out"),
-        ("augment a.mp3 --output {}", "out"),
-        ("tag a.mp3 --taggram {}.png", "out.png"),
-        ("tag a.mp3 --output {}.csv", "out.csv"),
+        ("tag a.mp3 --plot {}.png", "out.png"),
+        ("find rock --playlist {}.m3u8", "out.m3u8"),
+        ("fit music --output {}.onnx", "out.onnx"),
     ],
 )
 def test_what_exists_is_not_overwritten_without_force(
@@ -261,9 +207,14 @@ def test_what_exists_is_not_overwritten_without_force(
     [
         ("eval.py musicnn_mt", ("pretrained model 'musicnn_mt'", "musicnn_mtt")),
         ("-m tagger tag a.mp3 --model m.keras", ("no model file or pretrained model",)),
-        ("-m tagger export musicnn_mtt --to onnx --output x.tflite", ("end in .onnx",)),
-        ("-m tagger tag a.mp3 --resume", ("--resume needs --output",)),
-        ("-m tagger pretrained x", ("no pretrained model 'x'",)),
+        (
+            "-m tagger models export musicnn_mtt --to onnx --output x.tflite",
+            ("end in .onnx",),
+        ),
+        ("-m tagger tag a.mp3 --resume", ("The same command continues",)),
+        ("-m tagger models fetch x", ("no pretrained model 'x'",)),
+        ("-m tagger pretrained x", ("tagger models fetch NAME downloads",)),
+        ("-m tagger tga x", ("no command tagger tga. Did you mean tag",)),
         ("-m tagger tag a.mp3 --hop x", ("must be a number, not 'x'",)),
     ],
 )
@@ -274,45 +225,33 @@ def test_arguments_are_checked_before_anything_is_loaded(
     fails(run_script(*command.split()), *words)
 
 
-def test_after_an_interruption_the_command_that_works_is_named(monkeypatch, tmp_path):
-    def interrupt(*args):
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("tag song.mp3 --force", 130), ("find rock", 130), ("serve", 0)],
+)
+def test_an_interruption_names_the_command_that_continues(
+    command, code, monkeypatch, capsys
+):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tagger.cli.tagging._open_tagger", interrupt)
-    monkeypatch.setattr("tagger.cli.explaining.load_tagger", interrupt)
-    song = str(REFERENCES / "mono.mp3")
-    for options, said in (
-        ([], "Run the same command again."),
-        (
-            ["--output", "x.csv"],
-            "Run the same command with --resume to continue x.csv.",
-        ),
-        (["--output", "x.csv", "--resume"], "Run the same command to continue x.csv."),
-    ):
-        with pytest.raises(process.Interrupted) as caught:
-            cli.main(["tag", song, *options])
-        assert str(caught.value) == said
-    monkeypatch.setattr("sys.argv", ["tagger", "serve"])
-    for name in ("stdin", "stdout", "stderr"):  # pytest's cannot be reconfigured
-        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO()))
     pytest.importorskip("gradio")
-    with pytest.raises(SystemExit) as ended:
+    monkeypatch.setattr("tagger.cli.songs.list_files", interrupt)
+    monkeypatch.setattr("tagger.library.database.reader", interrupt)
+    monkeypatch.setattr("tagger.cli.serving.load_tagger", interrupt)
+    monkeypatch.setattr("tagger.library.database.default_path", lambda: Path("gone"))
+    monkeypatch.setattr("sys.argv", ["tagger", *command.split()])
+    for name in ("stdin", "stdout", "stderr"):  # pytest's cannot be reconfigured
+        stream = getattr(sys, name)
+        monkeypatch.setattr(stream, "reconfigure", lambda **_: None, raising=False)
+    if code:
+        with pytest.raises(SystemExit) as ended:
+            process.run(cli.main)
+        assert ended.value.code == code
+        again = command.removesuffix(" --force")
+        assert f"interrupted. To continue: tagger {again}\n" in capsys.readouterr().err
+    else:
         process.run(cli.main)
-    assert ended.value.code == 0
-
-
-def test_augment_writes_the_eight_transforms_and_their_chain(corpus, tmp_path):
-    clip = next(corpus.glob("mp3/*/*.mp3"))
-    command = ["augment", clip, "--output", tmp_path / "out", "--seconds", 2]
-    cli.main(list(map(str, command)))
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    transforms = ["crop", "polarity", "noise", "gain", "filter", "delay", "pitch"]
-    transforms += ["reverb", "chain"]
-    wavs = [f"{n}_{name}.wav" for n, name in enumerate(transforms, 1)]
-    assert names == sorted([*wavs, "spectrograms.png"])
-    waveforms = [audio.load_audio(tmp_path / "out" / name, 22050) for name in wavs]
-    assert {len(waveform) for waveform in waveforms} == {44100}
-    np.testing.assert_allclose(waveforms[1], -waveforms[0], atol=1e-4)
 
 
 def test_build_prints_what_it_made(corpus, run_script):
@@ -327,13 +266,13 @@ def test_build_prints_what_it_made(corpus, run_script):
     ("options", "words"),
     [
         (("--data-dir", "nowhere"), ("no folder 'nowhere'", "--data-dir")),
-        (("--num-workers", "0"), ("--num-workers: must be at least 1, not 0",)),
+        (("--num-workers", "0"), ("--num-workers must be at least 1, not 0",)),
         (("--data-dir", "."), ("no annotations_final.csv in '.'",)),
-        (("--num-tags", "0"), ("--num-tags: must be at least 1, not 0",)),
-        (("--sample-rate", "-1"), ("--sample-rate: must be at least 1, not -1",)),
+        (("--num-tags", "0"), ("--num-tags must be at least 1, not 0",)),
+        (("--sample-rate", "-1"), ("--sample-rate must be at least 1, not -1",)),
         (
-            ("--output-dir", "/dev/null/x"),
-            ("Cannot write to /dev/null/x", "--output-dir"),
+            ("--output", "/dev/null/x"),
+            ("Cannot write to /dev/null/x", "--output"),
         ),
     ],
 )
@@ -346,8 +285,8 @@ def test_eval_prints_the_table_and_writes_what_is_asked(
 ):
     done = run_script(
         *("eval.py", trained / "model.keras", "--data-dir", built),
-        *("--csv", tmp_path / "s.csv", "--plot", tmp_path / "s.png"),
-        *("--json", tmp_path / "s.json"),
+        *("--output", tmp_path / "s.csv", "--plot", tmp_path / "s.png"),
+        *("--output", tmp_path / "s.json"),
     )
     assert done.returncode == 0, done.stderr
     last = done.stdout.strip().splitlines()[-1]
@@ -383,15 +322,15 @@ def test_eval_json_is_alone_on_standard_output(trained, built, run_script):
     ("command", "words"),
     [
         (
-            "eval.py musicnn_mtt --csv /nowhere/s.csv",
+            "eval.py musicnn_mtt --output /nowhere/s.csv",
             ("cannot write '/nowhere/s.csv'",),
         ),
         ("eval.py musicnn_mtt --plot s.xyz", ("must end in .png, .svg or .pdf",)),
-        ("eval.py musicnn_mtt --batch-size 0", ("--batch-size: must be at least 1",)),
+        ("eval.py musicnn_mtt --batch-size 0", ("--batch-size must be at least 1",)),
         ("extract_excitations.py musicnn_mtt --out /nowhere/e.pkl", ("cannot write",)),
-        ("train.py --batch-size 0", ("--batch-size: must be at least 1, not 0",)),
+        ("train.py --batch-size 0", ("--batch-size must be at least 1, not 0",)),
         ("train.py --patience x", ("--patience", "whole number", "'x'")),
-        ("-m tagger tag a.mp3 --top 0", ("--top: must be at least 1",)),
+        ("-m tagger tag a.mp3 --top 0", ("--top must be at least 1",)),
     ],
 )
 def test_what_cannot_work_is_said_before_the_work(run_script, command, words):
@@ -401,7 +340,7 @@ def test_what_cannot_work_is_said_before_the_work(run_script, command, words):
 def test_extract_writes_the_table_and_the_figures(trained, built, run_script, tmp_path):
     done = run_script(
         *("extract_excitations.py", trained / "model.keras", "--data-dir", built),
-        *("--out", tmp_path / "ex.pkl", "--plot-dir", tmp_path / "plots"),
+        *("--out", tmp_path / "ex.pkl", "--plots", tmp_path / "plots"),
     )
     assert done.returncode == 0, done.stderr
     assert "Excitations of 6 clips at 9 blocks" in done.stdout
@@ -454,12 +393,16 @@ def test_legacy_models_are_evaluated_extracted_and_tag(corpus, run_script, tmp_p
         tmp_path / "e.pkl",
     )
     assert done.returncode == 0, done.stderr
+    tag = ("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--model")
+    fails(run_script(*tag, legacy), "holds no tag names", "models convert --tag-file")
+    (tmp_path / "tags.txt").write_text("a\nb\nc\nd\ne\n")
+    named = tmp_path / "named.keras"
     done = run_script(
-        *("-m", "tagger", "tag", REFERENCES / "mono.mp3", "--model", legacy),
-        *("--data-dir", corpus),
+        *("-m", "tagger", "models", "convert", legacy, "--output", named),
+        *("--architecture", "sample_cnn", "--tag-file", tmp_path / "tags.txt"),
     )
-    assert done.returncode == 0 and "holds no tag names" in done.stderr
-    assert len(done.stdout.splitlines()) == 6
+    assert done.returncode == 0, done.stderr
+    assert len(run_script(*tag, named).stdout.splitlines()) == 6
 
 
 def test_train_ends_in_one_sentence(built, run_script, tmp_path):
@@ -485,18 +428,20 @@ def test_tagger_is_found_without_its_module_and_import_is_light(run_script):
 @pytest.mark.slow
 def test_demo_music_is_the_same_from_one_seed(corpus, run_script, tmp_path):
     done = run_script(
-        "-m", "tagger", "demo", "--data-dir", tmp_path / "d", "--num-clips", 32
+        "-m", "tagger", "build", "demo", "--data-dir", tmp_path / "d", "--num-clips", 32
     )
     assert done.returncode == 0, done.stderr
     ours = {p.name: p.read_bytes() for p in (tmp_path / "d/mp3").rglob("*.mp3")}
     assert ours == {p.name: p.read_bytes() for p in (corpus / "mp3").rglob("*.mp3")}
     again = run_script(
-        "-m", "tagger", "demo", "--data-dir", tmp_path / "d", "--num-clips", 48
+        "-m", "tagger", "build", "demo", "--data-dir", tmp_path / "d", "--num-clips", 48
     )
     fails(again, "does not belong to", "--data-dir")
     shutil.rmtree(tmp_path / "d/mp3/0")
     started = time.time()
-    run_script("-m", "tagger", "demo", "--data-dir", tmp_path / "d", "--num-clips", 32)
+    run_script(
+        "-m", "tagger", "build", "demo", "--data-dir", tmp_path / "d", "--num-clips", 32
+    )
     kept = [
         p for p in (tmp_path / "d/mp3").rglob("*.mp3") if p.stat().st_mtime < started
     ]

@@ -197,7 +197,7 @@ def test_another_build_in_the_folder_is_refused(corpus, options, difference):
 
 def test_a_second_builder_is_kept_out(corpus):
     pytest.importorskip("fcntl")
-    with storage.writer_lock(corpus / "tfrecord", "--output-dir"):
+    with storage.writer_lock(corpus / "tfrecord", "--output"):
         with pytest.raises(OSError, match="Another run is writing to .*`output_dir=`"):
             build_corpus(corpus)
 

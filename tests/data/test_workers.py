@@ -29,7 +29,7 @@ def slowly(path, sample_rate):
 building.stream_audio = slowly
 
 if __name__ == "__main__":
-    cli.run(cli.main_of("build", "mtt"))
+    cli.run(cli.main_of("build mtt", "build_mtt.py"))
 """
 
 

@@ -294,7 +294,7 @@ def test_eval_compares_tunes_and_measures_robustness(
 ):
     model = trained / "model.keras"
     data = shutil.copytree(built, tmp_path / "data")
-    refused = run_script("eval.py", model, "--data-dir", data, "--compare", "published")
+    refused = run_script("eval.py", model, "--data-dir", data, "--published")
     fails(refused, "There are no published scores for demo")
     manifest = (data / "manifest.json").read_text()
     assert '"dataset": "demo"' in manifest
@@ -304,7 +304,7 @@ def test_eval_compares_tunes_and_measures_robustness(
     done = run_script(
         *("eval.py", model, "--data-dir", data, "--bootstrap", 20),
         *("--compare-with", model, "--tune-thresholds", tuned),
-        *("--compare", "published", "--robustness", plot),
+        *("--published", "--robustness", plot),
     )
     assert done.returncode == 0, done.stderr
     assert "short_chunk_resnet" in done.stdout and "macro F1" in done.stdout
@@ -414,14 +414,14 @@ def test_a_map_pairs_tags_that_are_spelt_differently(built, trained, run_script)
     alignment.check_map({names[0]: "hard rock"}, [info, other], shards)
     alignment.check_comparable(info, other, shards, {names[0]: "hard rock"})
     command = ["eval.py", trained / "model.keras", "--data-dir", built]
-    done = run_script(*command, "--map", f"{names[0]}={names[1]}")
+    done = run_script(*command, "--rename", f"{names[0]}={names[1]}")
     assert done.returncode == 0, done.stderr
     fails(
-        run_script(*command, "--map", f"{names[0]}=nothing"),
+        run_script(*command, "--rename", f"{names[0]}=nothing"),
         "has no tag 'nothing'",
         "Give DATA=MODEL",
     )
-    fails(run_script(*command, "--map", "rock"), "not a list of pairs")
+    fails(run_script(*command, "--rename", "rock"), "no pair of tags")
 
 
 def test_a_fold_is_scored_whatever_its_split(built, trained, tmp_path, run_script):

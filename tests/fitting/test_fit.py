@@ -87,12 +87,13 @@ def test_a_folder_of_folders_becomes_an_ordinary_model(
     done = run_script(*command, "--folds", 4, "--csv", table)
     assert done.returncode == 0, done.stderr
     assert "music: 16 clips, 2 tags, 4 folds" in done.stdout
-    for word in ("log-mel statistics", "ROC 95 %", "macro ROC-AUC"):
+    for word in ("log-mel statistics", "95 %", "macro ROC-AUC"):
         assert word in done.stdout
     columns = table.read_text().splitlines()[0]
     assert columns.startswith("tag,clips,roc_auc,pr_auc,roc_auc_low")
     done = run_script(
-        *("-m", "tagger", "tag", music, "--model", model, "--json", "--threshold")
+        *("-m", "tagger", "tag", music, "--model", model, "--json"),
+        *("--threshold", "model"),
     )
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
@@ -102,7 +103,7 @@ def test_a_folder_of_folders_becomes_an_ordinary_model(
     fails(run_script(*command), "exists. Add --force")
     about = models.files.read_info(model).provenance
     assert about["from"] == "musicnn_pons.keras" and "16 clips" in about["data"]
-    done = run_script("-m", "tagger", "models", model)
+    done = run_script("-m", "tagger", "models", "show", model)
     assert "noise, tone" in done.stdout and "musicnn_pons.keras" in done.stdout
 
 
@@ -349,7 +350,7 @@ def test_shards_hold_the_folds_of_a_build(music, bases, cache, run_script):
         rows += [[f"music/{kind}/{n}.wav", kind] for kind in ("tone", "noise")]
     source, folder = csv_of(music, rows), music.parent / "shards"
     done = run_script(
-        *("-m", "tagger", "build", "csv", source, "--output-dir", folder),
+        *("-m", "tagger", "build", "csv", source, "--output", folder),
         *("--sample-rate", RATE, "--num-samples", RATE, "--folds", 4),
     )
     assert done.returncode == 0, done.stderr

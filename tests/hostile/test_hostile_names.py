@@ -124,15 +124,15 @@ def test_pictures_take_any_title(tmp_path):
 def test_no_code_reaches_the_terminal(tmp_path, run_script):
     for name in NAMES[:5]:
         path = tmp_path / f"gone{name}"
-        done = run_script("-m", "tagger", "augment", path, "--output", tmp_path / "x")
+        done = run_script("-m", "tagger", "explain", path, "--output", tmp_path / "x")
         assert done.returncode == 2 and "gone" in done.stderr
         assert not [one for one in done.stderr if one in "\x1b\x9b\r\u202e"]
 
 
 def test_the_table_of_tags_is_escaped():
-    from tagger.cli import tagging
+    from tagger.cli import songs
 
     row = {"path": NAMES[3], "tags": dict.fromkeys(TAGS, 0.5)}
-    assert not [one for one in tagging._table(row, 9, {}) if one in "\x1b\x07\udce9"]
+    assert not [one for one in songs._table(row, 9, {}) if one in "\x1b\x07\udce9"]
     row = {"path": NAMES[3], "error": "Cannot decode '\x1b[2J'"}
-    assert "\x1b" not in tagging._table(row, 9, {})
+    assert "\x1b" not in songs._table(row, 9, {})

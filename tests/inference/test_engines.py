@@ -168,10 +168,10 @@ def test_a_file_without_a_graph_says_how_to_make_one(own_model, monkeypatch):
     monkeypatch.setattr(selection.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="Only Keras runs .*own.keras --to onnx wri"):
         selection.open_engine(own_model)
-    with pytest.raises(ValueError, match="holds no graph. Run tagger export"):
+    with pytest.raises(ValueError, match="holds no graph. Run tagger models export"):
         OnnxEngine(own_model)
     monkeypatch.setenv(selection.ENGINE_VARIABLE, "onnx")
-    with pytest.raises(ValueError, match="holds no graph. Run tagger export"):
+    with pytest.raises(ValueError, match="holds no graph. Run tagger models export"):
         selection.open_engine(own_model)
 
 

@@ -75,7 +75,7 @@ def run_all(server, tmp_path):
 
 @pytest.mark.slow
 def test_a_shared_model_is_used_by_its_name(run, server, model_path, tmp_path):
-    done = run("share", model_path, "hf://ann/mine")
+    done = run("models", "share", model_path, "hf://ann/mine")
     assert done.returncode == 0, done.stderr
     held = server.files["ann/mine"]
     assert set(held) == {
@@ -91,9 +91,12 @@ def test_a_shared_model_is_used_by_its_name(run, server, model_path, tmp_path):
     assert b"--model hf://ann/mine" in held["README.md"]
     # A card that somebody has edited stays.
     held["README.md"] = b"written by hand"
-    assert run("share", model_path, "hf://ann/mine").returncode == 0
+    assert run("models", "share", model_path, "hf://ann/mine").returncode == 0
     assert held["README.md"] == b"written by hand"
-    assert run("share", model_path, "hf://ann/mine", "--replace-card").returncode == 0
+    assert (
+        run("models", "share", model_path, "hf://ann/mine", "--replace-card").returncode
+        == 0
+    )
     assert held["README.md"] != b"written by hand"
 
     noise = np.random.default_rng(0).uniform(-1, 1, 59049).astype(np.float32)
@@ -103,7 +106,7 @@ def test_a_shared_model_is_used_by_its_name(run, server, model_path, tmp_path):
     assert shared.returncode == 0, shared.stderr
     expected = json.loads(local.stdout)["tags"]  # by Keras: the file holds no graph
     assert json.loads(shared.stdout)["tags"] == pytest.approx(expected, abs=1e-6)
-    card = run("card", "hf://ann/mine")
+    card = run("models", "share", "hf://ann/mine", "hf://ann/mine", "--dry-run")
     assert card.returncode == 0 and "--model hf://ann/mine" in card.stdout
     assert "| 1 | calm |" in card.stdout
     offline = run(*tag, "hf://ann/mine", HF_HUB_OFFLINE="1")
@@ -113,7 +116,10 @@ def test_a_shared_model_is_used_by_its_name(run, server, model_path, tmp_path):
 @pytest.mark.slow
 def test_what_the_hub_refuses_is_said_in_a_sentence(run_all, server, tmp_path):
     write_audio(tmp_path / "song.wav", np.zeros(59049, np.float32), 22050)
-    tag, share = ("tag", tmp_path / "song.wav", "--model"), ("share", "student")
+    tag, share = (
+        ("tag", tmp_path / "song.wav", "--model"),
+        ("models", "share", "student"),
+    )
     server.files["ann/other"] = {"README.md": b"", "weights.bin": b""}
     gated = 403, "GatedRepo", "Access to this model is restricted."
     server.refusals = {"ann/gated": gated, "ann/banned": (403, "", "Not for you.")}
@@ -124,7 +130,7 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(run_all, server, tmp_path):
             (*tag, "hf://ann/none"),
             "Repository Not Found",
         ),
-        ((*tag, "hf://ann/other"), "was not published with tagger share"),
+        ((*tag, "hf://ann/other"), "was not published with tagger models share"),
         ((*tag, "hf://ann/gated"), "Access to this model is restricted."),
         ((*tag, "hf://ann/banned"), "hf://ann/banned: "),
         ((*tag, "hf://ann"), "'hf://ann' is not of the form hf://user/name"),

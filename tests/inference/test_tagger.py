@@ -143,7 +143,9 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
         clips, (folder / "deeper/b.mp3", folder / "a.mp3"), strict=True
     ):
         place.write_bytes(clip.read_bytes())
-    done = run_script("-m", "tagger", "tag", folder, *model, "--json", "--threshold")
+    done = run_script(
+        "-m", "tagger", "tag", folder, *model, "--json", "--threshold", "model"
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["path"] for row in rows] == [
@@ -157,7 +159,7 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
         assert list(row["tags"]) == applying
     listed = run_script(
         *("-m", "tagger", "tag", "-", *model, "--threshold", 0, "--top", 3),
-        *("--taggram", tmp_path / "t.png", "--aggregate", "max", "--hop", 1),
+        *("--plot", tmp_path / "t.png", "--aggregate", "max", "--hop", 1),
         input=f"#EXTM3U\n  {clips[0]}\t\n\n",
     )
     assert listed.returncode == 0, listed.stderr
@@ -168,18 +170,20 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     assert run_script(*tag, clips[0]).returncode == 0
     first = output.read_text()
     again = run_script(*tag, clips[0])
-    assert again.returncode == 2 and "Add --resume to continue" in again.stderr
+    assert again.returncode == 0 and "already holds the tags" in again.stderr
+    other = run_script(*tag, clips[0], "--hop", 1)
+    fails(other, "with hop None, not 1.0", "--force to replace it")
     output.write_text(first + '{"path": "half a li')  # as if killed while writing
-    done = run_script(*tag, *clips, "--resume", "--json")
+    done = run_script(*tag, *clips, "--json")
     assert done.returncode == 0, done.stderr
     assert str(clips[0]) not in done.stdout
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert rows[0] == json.loads(first) and len(rows) == 2
     assert rows[1] == json.loads(done.stdout) | {"settings": rows[0]["settings"]}
     two = run_script(
-        "-m", "tagger", "tag", *clips, *model, "--taggram", tmp_path / "t.png"
+        "-m", "tagger", "tag", *clips, *model, "--plot", tmp_path / "t.png"
     )
-    assert two.returncode == 2 and "--taggram plots exactly one file" in two.stderr
+    assert two.returncode == 2 and "--plot shows exactly one file" in two.stderr
     (tmp_path / "empty").mkdir()
     none = run_script("-m", "tagger", "tag", tmp_path / "empty", *model)
     assert none.returncode == 2 and "contains no audio files" in none.stderr
@@ -206,9 +210,9 @@ def test_thresholds_from_music_are_reached_by_that_share(
     output = tmp_path / "mine.keras"
     command = [
         *("-m", "tagger", "thresholds", trained / "model.keras"),
-        *("--from-music", songs, "--output", output),
+        *(songs, "--output", output),
     ]
-    done = run_script(*command, "--rate", 0.3)
+    done = run_script(*command, "--share", 0.3)
     assert done.returncode == 0, done.stderr
     assert "reached by 30 % of 10 files" in done.stdout
     tagger = tagging.Tagger(models.load_model(output))
@@ -225,10 +229,10 @@ def test_thresholds_from_music_are_reached_by_that_share(
 def test_thresholds_need_enough_music_and_a_rate(songs, trained, tmp_path, run_script):
     command = [
         *("-m", "tagger", "thresholds", trained / "model.keras"),
-        *("--from-music", songs, "--output", tmp_path / "mine.keras"),
+        *(songs, "--output", tmp_path / "mine.keras"),
     ]
-    fails(run_script(*command, "--rate", 0.05), "10 audio files", "at least 20")
-    fails(run_script(*command, "--rate", 0), "between 0 and 1, not 0")
+    fails(run_script(*command, "--share", 0.05), "10 audio files", "at least 20")
+    fails(run_script(*command, "--share", 0), "between 0 and 1, not 0")
     (songs / "3.wav").write_text("no music")
     fails(run_script(*command), "Only 9 of 10 files can be decoded", "3.wav")
     assert not (tmp_path / "mine.keras").exists()

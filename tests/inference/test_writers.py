@@ -176,19 +176,6 @@ def test_names_that_are_not_utf8_survive(tmp_path):
         assert done(write(tmp_path / name)) == {ODD}
 
 
-def test_what_exists_is_continued_or_replaced_but_never_by_accident(tmp_path):
-    paths = [DONE["path"]]
-    writers.check_no_results(tmp_path / "new.csv", paths)
-    (tmp_path / "empty.csv").touch()
-    writers.check_no_results(tmp_path / "empty.csv", paths)
-    for name in KINDS:
-        write(tmp_path / name, DONE)
-        with pytest.raises(FileExistsError, match="`resume=` to continue, `force="):
-            writers.check_no_results(tmp_path / name, paths)
-    with pytest.raises(FileExistsError, match="results.jsonl exists"):
-        writers.check_no_results(tmp_path / "folder", ["another.mp3"])
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_forced_results_replace_the_earlier_ones_at_the_first_write(name, tmp_path):
     def contents():

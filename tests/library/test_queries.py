@@ -119,7 +119,7 @@ def test_thresholds_follow_the_library():
 
 def test_the_command_finds_and_writes_playlists(command, music):
     command.scan(music)
-    done = call(["-m", "tagger", "find", "rock", "--rate", ".4"], music)
+    done = call(["-m", "tagger", "find", "rock", "--share", ".4"], music)
     assert len(done.stdout.splitlines()) == 3  # a head and two songs
     assert "2 of 5 songs match" in done.stderr
     arguments = ["find", "rock >= 0", "--json", "--playlist", "lists.m3u8"]

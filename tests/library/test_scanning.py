@@ -148,7 +148,7 @@ def test_a_drive_that_vanishes_costs_nothing(vanishes, command, music, tmp_path)
     music.rename(tmp_path / "away")
     if vanishes == "content":
         music.mkdir()  # the place where the drive was mounted
-    done = call(["-m", "tagger", "scan", "music", "--prune"], tmp_path)
+    done = call(["-m", "tagger", "scan", "music", "--prune", "files"], tmp_path)
     assert done.returncode == 2 and len(command.songs().paths) == 5
     says = "There is no file or folder" if vanishes == "folder" else "are gone. If its"
     assert says in done.stderr
@@ -156,7 +156,7 @@ def test_a_drive_that_vanishes_costs_nothing(vanishes, command, music, tmp_path)
     if vanishes == "folder":
         assert command.scan(music).num_unchanged == 5
     else:
-        done = call(["-m", "tagger", "scan", "music", "--prune", "--force"], tmp_path)
+        done = call(["-m", "tagger", "scan", "music", "--prune", "folders"], tmp_path)
         assert "5 removed" in done.stdout
 
 

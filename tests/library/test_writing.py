@@ -223,7 +223,7 @@ def test_a_full_disk_leaves_files_as_they_are(command, music, monkeypatch):
         return copy(source, target)
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    done = call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    done = call(["-m", "tagger", "write", music, "--yes", "--share", ".9"], music)
     assert done.returncode == 2 and "no space is left on the disk" in done.stderr
     after = digests(music)
     assert after.keys() == before.keys()
@@ -268,7 +268,7 @@ def test_a_long_name_is_written_and_blocks_nothing(command, music):
     (music / "a.mp3").rename(music / f"{'x' * 250}.mp3")
     command.scan(music)
     before = digests(music)
-    done = call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    done = call(["-m", "tagger", "write", music, "--yes", "--share", ".9"], music)
     assert not done.returncode and "5 of 5 files written" in done.stdout
     done = call(["-m", "tagger", "write", "--undo"], music)
     assert not done.returncode and digests(music) == before
@@ -306,7 +306,7 @@ def test_a_read_only_file_is_named_and_left(command, music):
     command.scan(music)
     (music / "a.mp3").chmod(0o444)
     before = digests(music)["a.mp3"]
-    done = call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    done = call(["-m", "tagger", "write", music, "--yes", "--share", ".9"], music)
     assert done.returncode == 2 and "a.mp3' is read-only" in done.stderr
     assert "4 of 5 files written" in done.stdout
     assert digests(music)["a.mp3"] == before
@@ -326,7 +326,7 @@ def test_a_file_changed_since_the_scan_is_left(command, music):
     command.scan(music)
     make_song(music / "a.mp3", 5)
     before = digests(music)["a.mp3"]
-    done = call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    done = call(["-m", "tagger", "write", music, "--yes", "--share", ".9"], music)
     assert "a.mp3' has changed since the scan. Scan again" in done.stderr
     assert digests(music)["a.mp3"] == before
 
@@ -334,7 +334,7 @@ def test_a_file_changed_since_the_scan_is_left(command, music):
 def test_what_another_program_changed_is_not_undone(command, music):
     command.scan(music)
     before = digests(music)
-    call(["-m", "tagger", "write", music, "--yes", "--rate", ".9"], music)
+    call(["-m", "tagger", "write", music, "--yes", "--share", ".9"], music)
     file = mutagen.File(music / "a.mp3")
     file.tags.add(mutagen.id3.TPE2(encoding=3, text="Mine"))
     file.save()
@@ -442,8 +442,8 @@ def test_a_wrong_table_is_refused_before_anything_is_written(text, says, tmp_pat
 
 def test_an_edited_table_is_used(command, music):
     command.scan(music)
-    table = call(["-m", "tagger", "write", "--show-map"], music).stdout
+    table = call(["-m", "tagger", "write", "--show-fields"], music).stdout
     table = table.replace("rock,genre,Rock", "rock,genre,Krautrock")
     storage.write_text_atomically(music / "map.csv", table)
-    done = call(["-m", "tagger", "write", ".", "--map", "map.csv"], music)
+    done = call(["-m", "tagger", "write", ".", "--fields", "map.csv"], music)
     assert "+ Krautrock" in done.stdout and TAGS[0] == "rock"

@@ -89,7 +89,9 @@ def test_a_copy_with_thresholds_keeps_scores_and_digest(members, ending, tmp_pat
 
 def test_a_copy_holds_what_its_name_says(members, tmp_path):
     paths = members[1]
-    with pytest.raises(ValueError, match="first.keras' holds no graph. Run tagger exp"):
+    with pytest.raises(
+        ValueError, match="first.keras' holds no graph. Run tagger models exp"
+    ):
         models.files.copy_with(paths[0], tmp_path / "copy.onnx")
     models.files.copy_with(paths[1], tmp_path / "copy.onnx")
     with pytest.raises(ValueError, match="no network for Keras, so the copy must end"):
@@ -100,15 +102,14 @@ def test_the_command_average_says_what_it_was_made_of(members, tmp_path, run_scr
     paths = [tmp_path / "a.keras", tmp_path / "b.keras"]
     for path, held, licence in zip(paths, members[1], ("MIT", "ISC"), strict=True):
         models.files.copy_with(held, path, provenance={"licence": licence})
-    names, output = ",".join(map(str, paths)), tmp_path / "both.keras"
-    done = run_script("-m", "tagger", "average", names, "--output", output)
+    command = ("-m", "tagger", "models", "average")
+    output = tmp_path / "both.keras"
+    done = run_script(*command, *paths, "--output", output)
     assert done.stdout == f"{output}: 4 tags, 2 models\n", done.stderr
     provenance = models.files.read_info(output).provenance
     assert provenance["from"] == "a.keras, b.keras"
     assert provenance["licence of the base"] == "MIT, ISC"
-    done = run_script("-m", "tagger", "average", paths[0], "--output", output)
+    done = run_script(*command, paths[0], "--output", output)
     assert done.returncode == 2 and "Add --force" in done.stderr
-    done = run_script(
-        "-m", "tagger", "average", paths[0], "--output", output, "--force"
-    )
+    done = run_script(*command, paths[0], "--output", output, "--force")
     assert done.returncode == 2 and "two" in done.stderr

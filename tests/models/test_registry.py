@@ -361,8 +361,8 @@ def outside(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_model_from_outside_trains_and_tags(outside, built, run_script):
     done = run_script(
-        *("train.py", "--model", "my_models:tiny", "--data-dir", built),
-        *("--train-dir", "log", "--set", "width=3", "--max-epochs", 1),
+        *("train.py", "--architecture", "my_models:tiny", "--data-dir", built),
+        *("--train-dir", "log", "--width", 3, "--max-epochs", 1),
         *("--batch-size", 8),
         cwd=outside,
     )
@@ -371,7 +371,7 @@ def test_a_model_from_outside_trains_and_tags(outside, built, run_script):
     assert model.get_layer("hidden").units == 3
     done = run_script("eval.py", "log/model.keras", "--data-dir", built, cwd=outside)
     assert "test macro: ROC-AUC" in done.stdout
-    done = run_script("-m", "tagger", "models", "my_models:tiny", cwd=outside)
+    done = run_script("-m", "tagger", "models", "show", "my_models:tiny", cwd=outside)
     assert "width = 4" in done.stdout and "8000 samples" in done.stdout
 
 

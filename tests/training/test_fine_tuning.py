@@ -155,8 +155,11 @@ def test_mixed_precision_reaches_the_layers_of_the_base(
     [
         (["--freeze", "block9"], ["no layer 'block9' to freeze", "Did you mean"]),
         (["--freeze", "head_scores"], ["leaves nothing to train"]),
-        (["--model", "fcn"], ["--from or --model, not both"]),
-        (["--num-filters", "4"], ["not an option of training with --from"]),
+        (["--architecture", "fcn"], ["--from or --architecture, not both"]),
+        (
+            ["--num-filters", "4"],
+            ["no option --num-filters", "It is an option of sample_cnn"],
+        ),
         (["--data-dir", "BUILT"], ["expects 16000 Hz but"]),
     ],
 )
@@ -171,7 +174,7 @@ def test_wrong_options_are_a_sentence(
 
 def test_options_that_need_a_base_say_so(built, run_script):
     for options in (["--freeze", "none"], ["--recipe", "transfer"]):
-        fails(run_script("train.py", "--data-dir", built, *options), "needs", "--from")
+        fails(run_script("train.py", "--data-dir", built, *options), "--from")
 
 
 def test_a_model_that_reads_waveforms_has_no_frontend():

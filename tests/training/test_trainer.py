@@ -182,7 +182,7 @@ def test_a_build_of_another_rate_names_the_command_that_builds_it(built, tmp_pat
     with pytest.raises(ValueError, match="fcn expects 16000 Hz .* 22050 Hz") as caught:
         task = tasks.Labels(open_shards(built))
         trainer.train(task, models.Architecture("fcn"), recipe(), tmp_path)
-    command = "python build_mtt.py --sample-rate 16000 --output-dir"
+    command = "python build_mtt.py --sample-rate 16000 --output"
     assert command in str(caught.value)
 
 

@@ -73,16 +73,13 @@ def test_a_card_says_what_the_file_and_its_evaluation_say(model_path, tmp_path):
 
 def test_what_is_no_model_or_no_evaluation_is_said(model_path, tmp_path, capsys):
     (tmp_path / "wrong.json").write_text('{"dataset": 3}')
-    with pytest.raises(ValueError, match="Give a file that eval.py --json FILE wrote"):
+    with pytest.raises(
+        ValueError, match="Give a file that eval.py --output FILE.json wrote"
+    ):
         cards.card(model_path, [tmp_path / "wrong.json"])
     with pytest.raises(ValueError, match="was not made by this project"):
         (tmp_path / "other.keras").write_text("no model")
         cards.card(tmp_path / "other.keras")
-    output = tmp_path / "card.md"
-    cli.main(["card", "musicnn_mtt", "--output", str(output)])
-    assert front_matter(output.read_text())["license"] == "isc"
-    with pytest.raises(FileExistsError, match="--force"):
-        cli.main(["card", "musicnn_mtt", "--output", str(output)])
-    capsys.readouterr()
-    cli.main(["card", str(model_path)])
-    assert front_matter(capsys.readouterr().out)["license"] == "other"
+    for model, licence in (("musicnn_mtt", "isc"), (str(model_path), "other")):
+        cli.main(["models", "share", model, "hf://ann/mine", "--dry-run"])
+        assert front_matter(capsys.readouterr().out)["license"] == licence

@@ -80,7 +80,7 @@ def test_fifty_scores_of_resemul_have_names():
     own = tuple(map(str, range(50)))
     model = conversion.convert(weights, "sample_cnn", tags=own)
     assert models.model_info(model).tags == own
-    # `convert --tags mtt` gives the same order.
+    # `convert --tag-file mtt` gives the same order.
     assert pretrained.vocabulary("mtt", "sample_cnn") == info.tags
     assert pretrained.vocabulary("mtt", "musicnn")[0] == "guitar"
     assert pretrained.vocabulary("tags.txt", "musicnn") is None
@@ -339,8 +339,9 @@ def test_convert_writes_a_model_that_knows_its_tags(npz, tmp_path, run_script):
     (tmp_path / "tags.json").write_text(json.dumps(tags))
     assert read_tags(tmp_path / "tags.json") == tuple(tags)
     done = run_script(
-        "-m", "tagger", "convert", npz, "--model", "music_tagging_transformer",
-        "--output", tmp_path / "out.keras", "--tags", tmp_path / "tags.txt",
+        "-m", "tagger", "models", "convert", npz, "--architecture",
+        "music_tagging_transformer",
+        "--output", tmp_path / "out.keras", "--tag-file", tmp_path / "tags.txt",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "7 tags named by" in done.stdout and "22050 Hz" in done.stdout
@@ -354,8 +355,8 @@ def test_a_conversion_that_fails_writes_nothing(tmp_path, transformer, run_scrip
     weights["extra"] = np.zeros(2, np.float32)
     np.savez(tmp_path / "weights.npz", **weights)
     done = run_script(
-        "-m", "tagger", "convert", tmp_path / "weights.npz", "--output",
-        tmp_path / "out.keras", "--model", "music_tagging_transformer",
+        "-m", "tagger", "models", "convert", tmp_path / "weights.npz", "--output",
+        tmp_path / "out.keras", "--architecture", "music_tagging_transformer",
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "extra: file (2,), not in the model" in done.stderr

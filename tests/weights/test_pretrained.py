@@ -91,7 +91,8 @@ def test_without_a_network_one_sentence(tmp_path):
         downloads.fetch(SOURCE, tmp_path / "x", "http://127.0.0.1:1/model.pth")
 
 
-def test_names_are_of_models_there_are():
+def test_names_are_of_models_there_are(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert DEFAULT_MODEL in pretrained.PRETRAINED
     assert len(pretrained.PRETRAINED) == 1 + 4 + 24 + 2 + 3
     assert "musicnn600_won2020_msd" in pretrained.PRETRAINED
@@ -102,8 +103,10 @@ def test_names_are_of_models_there_are():
             assert len(found.source.blob_id) == 40 and len(found.tags) == 50
             places.add(found.source.url)
     assert len(places) == 26
-    listing = pretrained.listing()
-    assert all(name in listing for name in pretrained.PRETRAINED)
+    cli.main(["models", "list"])
+    listing = capsys.readouterr().out
+    assert all(name in listing for name in (*pretrained.PRETRAINED, *models.MODELS))
+    assert max(map(len, listing.splitlines())) <= 80
 
 
 @pytest.mark.slow
@@ -130,7 +133,7 @@ def test_what_cannot_be_had_is_said(tmp_path, monkeypatch, run_script):
     with pytest.raises(ConnectionError, match="pip could not download musicnn==0.1.0"):
         pretrained.ensure_cached("musicnn_mtt")
     assert not list(tmp_path.rglob("*.keras"))
-    done = run_script("-m", "tagger", "pretrained", "x")
+    done = run_script("-m", "tagger", "models", "fetch", "x")
     fails(done, "no pretrained model 'x'")
 
 
@@ -204,5 +207,5 @@ def test_audio_files_score_as_in_the_original_package(
 
 
 def test_models_names_the_weights_to_be_had_and_their_licence(capsys):
-    cli.main(["models", "musicnn_pons"])
+    cli.main(["models", "show", "musicnn_pons"])
     assert "musicnn_mtt, licence ISC" in capsys.readouterr().out

@@ -1,0 +1,130 @@
+"""The commands fit and thresholds: a model made to measure for music of your own."""
+
+import shutil
+import sys
+import textwrap
+from typing import Annotated
+
+from tagger import listing, storage, weights
+from tagger.cli.kinds import Model, ModelOutput, Share, Streaming
+from tagger.datasets.annotations import read_tags
+from tagger.fitting import calibration
+from tagger.inference import selection
+from tagger.inference.engines import Precision
+from tagger.inference.streaming import progress
+from tagger.inference.tagger import Tagger
+from tagger.models.metadata import DEFAULT_MODEL
+from tagger.options import Option, OptionsOf
+from tagger.text import printable, table_cell
+
+TableOutput = Annotated[str, Option(endings=(".csv",), writes=True)]
+
+
+def fit(
+    source: Annotated[str, Option(metavar="DATA")],
+    *,
+    output: ModelOutput,
+    from_: Annotated[tuple[Model, ...], Option(metavar="MODEL,MODEL")] = (
+        DEFAULT_MODEL,
+    ),
+    csv: TableOutput | None = None,
+    tag_file: Annotated[str | None, Option(metavar="FILE")] = None,
+    tag_separator: Annotated[str, Option(metavar="TEXT")] = ";",
+    options: Annotated[dict, OptionsOf("tagger.fitting.fit:FitOptions", builds=True)],
+    force: bool = False,
+) -> None:
+    """Learns your own tags on a model that already knows music.
+
+    Args:
+        source: A csv of paths and tags, a folder with one subfolder per tag, or shards;
+            see tagger build csv --help.
+        output: Model to write: .onnx, or .keras, which explain, serve and train --from
+            need.
+        from_: Model files or pretrained models whose embeddings are used; with several,
+            the new tags see all their embeddings.
+        csv: Write the table per tag.
+        tag_file: Use only the tags in this file, in its order (one per line, or a JSON
+            list); None: all, in alphabetical order.
+        tag_separator: Separator between the tags in the column tags.
+        force: Overwrite existing files.
+    """
+    tags = read_tags(tag_file) if tag_file else None
+    weights.composition.check_output(output, from_)
+    from tagger.fitting import fit as work  # thresholds does without pandas
+
+    with storage.file_lock(output, "`output=`"):
+        found = work.fit(from_, source, options, tags, tag_separator)
+        found.save(output)
+    table = found.table()
+    if csv:
+        with storage.replacing(csv) as unfinished:
+            table.rename(index=table_cell).to_csv(unfinished)
+    print(printable(_report(found, table), keep="\n"))
+    print(printable(f"Model: {output}"))
+
+
+def _report(found, table) -> str:
+    """Formats the notes, the table per tag and the comparison with the baseline."""
+
+    def value(row, name):
+        return "–" if row[name] != row[name] else f"{row[name]:.3f}"
+
+    def ends(row, name):
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return "" if low != low else f"{low:.2f}–{high:.2f}"
+
+    rows = [["tag", "clips", "ROC", "95 %", "PR", "95 %"]]
+    for tag, row in table.iterrows():
+        aucs = [f(row, n) for n in ("roc_auc", "pr_auc") for f in (value, ends)]
+        rows.append([printable(tag), f"{int(row['clips']):,}", *aucs])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map("{:<{}}".format, row, widths)).rstrip() for row in rows]
+    notes = [textwrap.fill(n, shutil.get_terminal_size().columns) for n in found.notes]
+    return "\n".join([*notes, found.scored.split_rule, *lines, *found.verdicts()])
+
+
+def thresholds(
+    model: Annotated[Model, Option(metavar="MODEL")],
+    files: Annotated[list[str], Option(metavar="FOLDER")],
+    *,
+    output: ModelOutput,
+    share: Share = 0.1,
+    precision: Precision = "float32",
+    streaming: Streaming,
+    force: bool = False,
+) -> int:
+    """Derives a model's thresholds from your own music, which needs no labels.
+
+    Args:
+        model: Model file, pretrained model (see tagger models list), or hf://USER/NAME.
+        files: Your music: folders or audio files.
+        output: Copy of the model with the thresholds, .onnx or .keras.
+        share: Share of the files that reach the threshold of a tag.
+        precision: bfloat16 is faster on CPUs that have it (pip install openvino).
+        force: Overwrite an existing file.
+
+    Returns:
+        Exit code: 2 if a file cannot be decoded.
+    """
+    paths = listing.list_audio(files)
+    weights.composition.check_output(output, [model])
+    with storage.file_lock(output, "`output=`"):
+        tagger = Tagger(selection.open_engine(model, precision))
+        with progress(len(paths), "Scoring") as bar:
+            found, failed = calibration.thresholds_at_rate(
+                tagger, paths, share, bar, streaming
+            )
+        number = len(paths) - len(failed)
+        source = (
+            f"reached by {100 * share:g} % of {number:,} files of {', '.join(files)}"
+        )
+        about = weights.pretrained.provenance_of([model], [tagger.info])
+        about["thresholds"] = source
+        weights.composition.with_thresholds(model, output, found, about)
+    for one in failed:
+        print(f"{printable(one.path)}\n  {printable(str(one.error))}", file=sys.stderr)
+    width = max(map(len, map(printable, tagger.tags)))
+    for tag, threshold in zip(tagger.tags, found, strict=True):
+        print(f"{printable(tag):{width}}  {threshold:.3f}")
+    print(f"Model: {printable(output)}; thresholds {printable(source)}")
+    return 2 if failed else 0

@@ -1,0 +1,114 @@
+"""Types of arguments that commands share, and checks that need no model.
+
+A check takes the text of an argument and returns its value; what it raises is the end
+of a sentence: `--model: there is no …`.
+"""
+
+import csv
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tagger.options import Option, OptionsOf
+from tagger.text import TaggerError, suggest_names
+
+Count = Annotated[int, Option(ge=1)]
+Index = Annotated[int, Option(ge=0)]
+Number = Annotated[float, Option(gt=0)]
+Share = Annotated[float, Option(ge=0, le=1)]
+SomeShare = Annotated[float, Option(gt=0, lt=1)]
+Model = Annotated[str, Option(metavar="MODEL", check="tagger.cli.kinds:model")]
+Folder = Annotated[str, Option(metavar="DIR")]
+Output = Annotated[str, Option(metavar="DIR", writes=True)]
+ModelOutput = Annotated[str, Option(writes=True, endings=(".onnx", ".keras"))]
+FigureOutput = Annotated[str, Option(writes=True, endings=(".png", ".svg", ".pdf"))]
+Precision = Literal["float32", "bfloat16"]
+Streaming = Annotated[
+    dict,
+    OptionsOf(
+        "tagger.inference.streaming:StreamOptions",
+        defaults={"num_workers": None},
+        builds=True,
+    ),
+]
+
+PRETRAINED_PATH = Path(__file__).parents[1] / "weights" / "pretrained.csv"
+MODEL_ENDINGS = (".keras", ".hdf5", ".h5", ".onnx")
+
+
+def model(text: str) -> str:
+    """Checks that a text names a model file, a pretrained model or hf://USER/NAME."""
+    if text.startswith("hf://"):
+        from tagger.weights import hub
+
+        hub.Repository.of(text)
+    elif os.path.isfile(text):
+        if not text.endswith(MODEL_ENDINGS):
+            raise TaggerError(
+                f"unknown type of model file {text!r}: must end in"
+                f" {', '.join(MODEL_ENDINGS)}."
+            )
+    else:
+        names = _pretrained()
+        if text not in names:
+            hint = suggest_names(text, names)
+            if "Available" in hint:
+                hint = "tagger models list names the models."
+            raise TaggerError(f"no model file or pretrained model {text!r}. {hint}")
+    return text
+
+
+def _pretrained() -> list[str]:
+    """Returns the keys of `pretrained.PRETRAINED`, without importing its module."""
+    with PRETRAINED_PATH.open(encoding="utf-8", newline="") as file:
+        return [row["name"] for row in csv.DictReader(file)]
+
+
+def check_ending(path: str, endings: Iterable[str]) -> None:
+    """Checks that a path has one of the endings."""
+    if not path.endswith(tuple(endings)):
+        *others, last = endings
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise TaggerError(f"{path!r} must end in {listed}.")
+
+
+def check_output(path: str, endings: Iterable[str]) -> None:
+    """Checks that a file can be written, before hours of work."""
+    if path == "-":
+        return
+    check_ending(path, endings)
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise TaggerError(f"cannot write {path!r}: it is a folder.")
+    if not os.path.isdir(folder):
+        raise TaggerError(f"cannot write {path!r}: no such folder.")
+    if not os.access(folder, os.W_OK):
+        raise TaggerError(f"cannot write {path!r}: permission denied.")
+    if path.endswith(".parquet") and not importlib.util.find_spec("pyarrow"):
+        raise TaggerError("Parquet needs pyarrow: pip install pyarrow.")
+
+
+def check_files(named: list[tuple[str, Option, str]], replaces: bool) -> None:
+    """Refuses to destroy files that a command reads, or that exist.
+
+    Args:
+        named: Flag or name, mark and value of every text of a command line.
+        replaces: Whether existing outputs may be replaced; inputs never.
+    """
+    for place, (flag, mark, path) in enumerate(named):
+        if not mark.writes or not os.path.exists(path):
+            continue
+        for other, (other_flag, _, other_path) in enumerate(named):
+            if place != other and os.path.isfile(other_path):
+                if os.path.samefile(path, other_path):
+                    raise TaggerError(
+                        f"{flag} would replace {path}, which {other_flag} names, too."
+                        f" Choose another {flag}."
+                    )
+        is_empty = os.path.isdir(path) and all(n[0] == "." for n in os.listdir(path))
+        if not (mark.continues or replaces or is_empty):
+            raise FileExistsError(
+                f"{path} exists. Add --force to overwrite it, or choose another {flag}."
+            )

@@ -1,0 +1,68 @@
+"""The command serve: a web page and an HTTP API."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+from pathlib import Path
+from typing import Annotated
+
+from tagger import web, weights
+from tagger.cli.kinds import Model, Number
+from tagger.cli.songs import load_tagger
+from tagger.inference.tagger import Tagger
+from tagger.library import database
+from tagger.models.metadata import DEFAULT_MODEL, read_graph
+from tagger.options import Option
+from tagger.text import TaggerError
+
+
+def serve(
+    *,
+    model: Model = DEFAULT_MODEL,
+    library: Annotated[str | None, Option(metavar="FILE")] = None,
+    host: Annotated[str, Option(metavar="ADDRESS")] = "127.0.0.1",
+    port: Annotated[int, Option(ge=1, le=65535)] = 7860,
+    max_minutes: Number = 20.0,
+    max_megabytes: Number = 200.0,
+    api_key: Annotated[str | None, Option(metavar="KEY")] = None,
+) -> None:
+    """Opens a web page that tags, plays and explains songs, until Ctrl-C.
+
+    Args:
+        model: Model file, pretrained model (see tagger models list), or hf://USER/NAME.
+        library: Also search the library that tagger scan fills, and play its songs;
+            None: the library in the user's data folder, if there is one.
+        host: Address to listen on; 127.0.0.1 is only for this machine.
+        port: Port to listen on.
+        max_minutes: Maximum length of a song in minutes.
+        max_megabytes: Maximum size of a file in MB.
+        api_key: What requests to the HTTP API must send in the header X-API-Key; None:
+            $TAGGER_API_KEY, or nothing.
+    """
+    found = importlib.util.find_spec("gradio") and importlib.metadata.version("gradio")
+    if not found or tuple(map(int, found.split(".")[:2])) < (6, 20):
+        raise ImportError(
+            f"The page needs Gradio 6.20 or newer; installed: {found or 'none'}. Run"
+            " pip install 'gradio>=6.20'."
+        )
+    if not importlib.util.find_spec("fastapi_offline"):
+        raise ImportError(
+            "The HTTP API needs fastapi-offline. Run pip install"
+            " 'fastapi-offline>=1.7'."
+        )
+    if api_key == "":
+        raise TaggerError("--api-key is empty. Give a key, or omit it.")
+    api_key = api_key or os.environ.get("TAGGER_API_KEY") or None
+    usual = database.default_path()
+    path = Path(library) if library else usual if usual.exists() else None
+    collection = web.collection.Collection(path) if path else None
+    with contextlib.suppress(KeyboardInterrupt):
+        tagger = scorer = load_tagger(model)
+        if read_graph(weights.path_of(model)) is not None:  # the faster engine
+            scorer = Tagger(model, tagger.tags)
+        web.page.serve(
+            *(tagger, scorer, host, port, max_minutes, max_megabytes),
+            collection=collection,
+            api_key=api_key,
+        )

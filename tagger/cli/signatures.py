@@ -1,0 +1,300 @@
+"""Commands are functions: a signature and its docstring are the whole command line.
+
+    def find(expression: str, *, top: Count = 20, force: bool = False):
+        '''Finds songs … Args: top: Number of songs.'''
+
+A parameter before the * is a positional argument, one behind it an option. A dataclass
+or an `OptionsOf` stands for a group of options that are told elsewhere. The source is
+read and not imported (see `options`): --help and errors take milliseconds. The function
+gets what was given; its own defaults are the defaults. There are no nested options,
+settings files, environment variables or short flags.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import importlib
+import os
+import re
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+
+from tagger import options
+from tagger.cli import kinds
+from tagger.cli.renamed import OPTIONS
+from tagger.options import MISSING, Option, Parameter, Signature
+from tagger.text import TaggerError, suggest_names
+
+
+class _Wrong(Exception):
+    """What is wrong with an argument; no ValueError, which argparse would reword."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Options of one signature; `owner` is the command's parameter that gets them."""
+
+    owner: str
+    signature: Signature
+    source: options.OptionsOf
+
+    def items(self) -> Iterator[tuple[str, str, Parameter]]:
+        """Yields destination, flag or name of an argument, and parameter."""
+        for parameter in self.signature.parameters.values():
+            if parameter.kind and not (self.owner and parameter.default is MISSING):
+                name = self.source.flags.get(parameter.name) or parameter.mark.flag
+                if self.owner or parameter.is_keyword:
+                    negates = parameter.kind is bool and parameter.default is True
+                    flag = parameter.name.rstrip("_").replace("_", "-")
+                    name = name or ("--no-" if negates else "--") + flag
+                else:
+                    name = parameter.mark.metavar or parameter.name.upper()
+                yield f"{self.owner}.{parameter.name}", name, parameter
+
+
+class Command:
+    """A command.
+
+    Args:
+        program: Name for messages, such as "tagger find".
+        target: "module:function".
+    """
+
+    def __init__(self, program: str, target: str):
+        self.program, self._target = program, target
+        self.signature = options.read(target)
+
+    def call(self, argv: Sequence[str]) -> int | None:
+        """Parses arguments and calls the function; --help prints the help instead.
+
+        Raises:
+            SystemExit: after the help.
+            TaggerError: an argument is wrong.
+        """
+        try:
+            values = self._parse(argv)
+        except _Wrong as error:
+            raise TaggerError(f"{error} See {self.program} --help.") from None
+        return load(self._target)(**values)
+
+    def parser(self, given: dict | None = None) -> "_Parser":
+        """Returns the parser; `given` holds what decides about further options."""
+        parser = _Parser(
+            prog=self.program,
+            description=self.signature.text,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+        parser.groups = [*self._groups(given or {})]
+        for group in parser.groups:
+            place, title = parser, group.signature.title or group.source.title
+            if group.owner and any(group.items()):
+                title = title or group.signature.text.partition("\n")[0]
+                place = parser.add_argument_group(title.rstrip("."))
+            for destination, name, parameter in group.items():
+                try:
+                    _add(place, destination, name, parameter)
+                except argparse.ArgumentError:
+                    raise TaggerError(
+                        f"{group.signature.name} has an option {name}, which"
+                        f" {self.program} has, too. Rename it there."
+                    ) from None
+        return parser
+
+    def _groups(self, given: dict) -> Iterator[_Group]:
+        yield _Group("", self.signature, options.OptionsOf(""))
+        for parameter in self.signature.parameters.values():
+            source = parameter.source
+            if source and source.chosen:
+                for signature in load(source.source)(given):
+                    yield _Group(parameter.name, signature, source)
+            elif source:
+                stated = options.read(source.source)
+                yield _Group(
+                    parameter.name, stated.with_defaults(source.defaults), source
+                )
+
+    def _parse(self, argv: Sequence[str]) -> dict:
+        wants_help = not {"-h", "--help"}.isdisjoint(argv)
+        words = [word for word in argv if word not in ("-h", "--help")]
+        parser, given = self.parser(), {}
+        if any(
+            p.source and p.source.chosen for p in self.signature.parameters.values()
+        ):
+            try:
+                found, _ = parser.parse_known_args(words)
+                given = _own(found)
+            except _Wrong:
+                if not wants_help:
+                    raise
+            parser = self.parser(given)
+        if wants_help:
+            parser.parse_args(["--help"])
+        found, unknown = parser.parse_known_intermixed_args(words)
+        if unknown:
+            raise _Wrong(self._about(unknown, parser))
+        values = _own(found)
+        replaces = "force" not in self.signature.parameters or "force" in values
+        kinds.check_files([*parser.texts(found)], replaces)
+        for parameter in self.signature.parameters.values():
+            if parameter.source:
+                values[parameter.name] = dict(parameter.source.defaults)
+        for group in parser.groups[1:]:
+            got = {
+                parameter.name: getattr(found, destination)
+                for destination, _, parameter in group.items()
+                if hasattr(found, destination)
+            }
+            values[group.owner] |= got
+            if group.source.builds:
+                build = load(group.source.source)
+                values[group.owner] = build(**values[group.owner])
+        return values
+
+    def _about(self, unknown: Sequence[str], parser: "_Parser") -> str:
+        """Returns what is wrong with words that no option takes."""
+        flags = [word for word in unknown if word.startswith("-") and word != "-"]
+        if not flags:
+            return f"{self.program} has no use for {unknown[0]!r}."
+        flag = flags[0].partition("=")[0]
+        hint = OPTIONS.get((self.signature.name.partition(":")[2], flag))
+        hint = hint or OPTIONS.get(("", flag), "")
+        for parameter in self.signature.parameters.values():
+            if parameter.source and parameter.source.owner and not hint:
+                hint = load(parameter.source.owner)(flag)
+        if not hint:
+            hint = suggest_names(flag, parser._option_string_actions)
+            hint = "" if hint.startswith("Available") else hint
+        return f"There is no option {flag} of {self.program}. {hint}".rstrip()
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports errors as `_Wrong`, in sentences."""
+
+    groups: list[_Group]
+
+    def texts(self, found: argparse.Namespace) -> Iterator[tuple[str, Option, str]]:
+        """Yields flag or name, mark and value of every text that was given."""
+        for group in self.groups:
+            for destination, name, parameter in group.items():
+                value = getattr(found, destination, None)
+                for text in value if isinstance(value, list) else [value]:
+                    if isinstance(text, str):
+                        yield name.split()[0], parameter.mark, text
+
+    def error(self, message: str):
+        name, _, what = message.removeprefix("argument ").partition(": ")
+        if "required" in name:
+            raise _Wrong(f"Give {what.replace(', ', ' and ')}.")
+        if what.startswith("ignored explicit"):
+            raise _Wrong(f"{name} takes no value.")
+        raise _Wrong(f"{name} needs a value." if what else message)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps each paragraph of a description by itself, and keeps indented ones."""
+
+    def __init__(self, prog: str):
+        width = min(shutil.get_terminal_size().columns, 100) - 2
+        super().__init__(prog, max_help_position=26, width=width)
+
+    def _fill_text(self, text, width, indent):
+        return "\n\n".join(
+            textwrap.indent(part, indent)
+            if part.startswith(" ")
+            else textwrap.fill(part, width, initial_indent=indent)
+            for part in re.split(r"\n\n+", text)
+        )
+
+
+def load(name: str) -> Callable:
+    """Imports "module:name"."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _own(found: argparse.Namespace) -> dict:
+    return {
+        name[1:]: value for name, value in vars(found).items() if name.startswith(".")
+    }
+
+
+def _add(place, destination: str, name: str, parameter: Parameter) -> None:
+    """Adds a parameter to a parser or to a group of it."""
+    mark, is_flag = parameter.mark, name.startswith("--")
+    about = {"dest": destination, "help": help_of(parameter).replace("%", "%%")}
+    if parameter.kind is bool:
+        about["action"] = "store_false" if parameter.default is True else "store_true"
+        place.add_argument(*name.split(), **about)
+        return
+    about["type"] = functools.partial(_value, name.split()[0], parameter)
+    about["metavar"] = mark.metavar or (_metavar(parameter) if is_flag else name)
+    if is_flag:
+        about["action"] = "extend" if parameter.is_many else "store"
+        about["required"] = parameter.default is MISSING
+        place.add_argument(*name.split(), **about)
+    else:
+        if parameter.is_many:
+            about["nargs"] = "+" if parameter.default is MISSING else "*"
+        elif parameter.default is not MISSING:
+            about["nargs"] = "?"
+        place.add_argument(about.pop("dest"), **about)
+
+
+def _metavar(parameter: Parameter) -> str:
+    if parameter.choices:
+        return f"{{{','.join(map(str, parameter.choices))}}}"
+    if parameter.is_many and not parameter.mark.repeats:
+        return "A,B"
+    if parameter.kind is not str:
+        return "N" if parameter.kind is int else "X"
+    return "FILE" if parameter.mark.endings else "TEXT"
+
+
+def help_of(parameter: Parameter) -> str:
+    """Returns the help of a parameter, with its default unless its text says it."""
+    text, default = parameter.help.rstrip("."), parameter.default
+    stated = r" (default: \1)" if default is None else ""
+    text = re.sub(r"; None: ((?:[^;.]|\.(?=\S))*)", stated, text)
+    if default in (MISSING, None, (), "") or isinstance(default, bool):
+        return text
+    if isinstance(default, Sequence) and not isinstance(default, str):
+        default = ",".join(map(str, default))
+    if isinstance(default, float):
+        default = f"{default:g}"
+    return f"{text} (default: {default})"
+
+
+def _value(name: str, parameter: Parameter, text: str) -> object:
+    """Converts and checks the text of an argument."""
+    is_listed = parameter.is_many and name.startswith("--")
+    if not is_listed:
+        return _one(name, parameter, text)
+    words = [text]
+    if not (parameter.mark.repeats or os.path.isfile(text)):
+        (words,) = csv.reader([text], skipinitialspace=True)
+    return [_one(name, parameter, word.strip()) for word in words]
+
+
+def _one(name: str, parameter: Parameter, text: str) -> object:
+    mark, kind = parameter.mark, parameter.kind
+    try:
+        if mark.endings:
+            kinds.check_output(text, mark.endings)
+        if mark.check:
+            return load(mark.check)(text)
+        value = kind(text)
+        options.check_range(name, value, mark)
+    except TaggerError as error:
+        said = str(error)
+        raise _Wrong(said if said.startswith(name) else f"{name}: {said}") from None
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise _Wrong(f"{name} must be {what}, not {text!r}.") from None
+    if parameter.choices and value not in parameter.choices:
+        hint = suggest_names(text, map(str, parameter.choices))
+        raise _Wrong(f"{name}: there is no {text!r}. {hint}")
+    return value
