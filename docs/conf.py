@@ -1,5 +1,6 @@
 """Sphinx configuration: `make docs` builds docs/_build/html."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from tagger import __version__  # noqa: E402
+from tagger import __version__, cli  # noqa: E402
 from tagger.weights import cards, pretrained  # noqa: E402
 
 project = "tagger"
@@ -63,14 +64,33 @@ def as_restructured_text(app, what, name, obj, options, lines: list[str]) -> Non
         lines[:] = converted
 
 
+def commands_page() -> str:
+    """Returns the help of every command as a page."""
+    text = (
+        "# Commands\n\nWhat `--help` prints. The options of a model and a recipe are"
+        " those of the command at hand: `train.py --architecture musicnn --help`.\n"
+        "`tagger --completion bash` (zsh, fish, tcsh; `pip install '.[completion]'`)"
+        " prints a script that completes commands and options.\n"
+    )
+    for group, members in cli.COMMANDS.items():
+        text += f"\n## {group}\n"
+        for name in members:
+            shown = cli.command(name).parser().format_help()
+            text += f"\n### tagger {name}\n\n```text\n{shown}```\n"
+    return text
+
+
 def setup(app) -> None:
-    """Converts docstrings, and writes a page per pretrained model, its card."""
+    """Converts docstrings, and writes a page of commands and one per model's card."""
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)
+    os.environ["COLUMNS"] = "80"
+    pages = {Path(__file__).parent / "commands.md": commands_page()}
     for name in ("musicnn_mtt", "vgg_mtt", "musicnn_msd", "vgg_msd"):
         pretrained.path_of(name)  # or a page of the gallery shows the log of it
     folder = Path(__file__).parent / "models" / "cards"
     folder.mkdir(exist_ok=True)
     for name in pretrained.PRETRAINED:
-        path, text = folder / f"{name}.md", cards.card(name)
+        pages[folder / f"{name}.md"] = cards.card(name)
+    for path, text in pages.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")

@@ -9,7 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tagger"
 RANKS = [
     {"text"},
-    {"containers", "storage", "validation"},
+    {"options", "containers", "storage"},
+    {"validation"},
     {"audio", "listing", "segmentation", "plotting", "augmentations"},
     {"datasets", "models"},
     {"data", "weights"},

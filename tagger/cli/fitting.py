@@ -5,6 +5,7 @@ import sys
 import textwrap
 from typing import Annotated
 
+from tagger import fitting as work
 from tagger import listing, storage, weights
 from tagger.cli.kinds import Model, ModelOutput, Share, Streaming
 from tagger.datasets.annotations import read_tags
@@ -50,10 +51,8 @@ def fit(
     """
     tags = read_tags(tag_file) if tag_file else None
     weights.composition.check_output(output, from_)
-    from tagger.fitting import fit as work  # thresholds does without pandas
-
     with storage.file_lock(output, "`output=`"):
-        found = work.fit(from_, source, options, tags, tag_separator)
+        found = work.fit.fit(from_, source, options, tags, tag_separator)
         found.save(output)
     table = found.table()
     if csv:

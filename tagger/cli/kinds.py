@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tagger import weights
 from tagger.options import Option, OptionsOf
 from tagger.text import TaggerError, suggest_names
 
@@ -41,9 +42,7 @@ MODEL_ENDINGS = (".keras", ".hdf5", ".h5", ".onnx")
 def model(text: str) -> str:
     """Checks that a text names a model file, a pretrained model or hf://USER/NAME."""
     if text.startswith("hf://"):
-        from tagger.weights import hub
-
-        hub.Repository.of(text)
+        weights.hub.Repository.of(text)
     elif os.path.isfile(text):
         if not text.endswith(MODEL_ENDINGS):
             raise TaggerError(

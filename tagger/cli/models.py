@@ -29,7 +29,8 @@ def list_models() -> None:
 
 
 def _short_name(dataset: str) -> str:
-    return _DATASETS.get(dataset, dataset)
+    name, _, further = dataset.partition(" ")
+    return f"{_DATASETS.get(name, name)} {further}".strip()
 
 
 def _pretrained_rows() -> list[list[str]]:

@@ -8,7 +8,7 @@ and those of its stages: `options_of_model`, `options_of_recipe` and
 import dataclasses
 from pathlib import Path
 
-from tagger import options
+from tagger import options, training
 from tagger.models import registry
 from tagger.options import Signature
 from tagger.text import TaggerError, suggest_names
@@ -90,9 +90,8 @@ def plan_of(given: dict) -> Plan:
     """
     held, implied = {}, {}
     if given.get("config"):
-        from tagger.training.runs import read_description
-
-        held = read_description(Path(given["config"]), "Give the run.json of a run.")
+        path, then = Path(given["config"]), "Give the run.json of a run."
+        held = training.runs.read_description(path, then)
         given, implied = _with_config(given, held)
     name, usual = given.get("architecture", DEFAULT), None
     if name in registry.ARCHITECTURES:

@@ -4,14 +4,11 @@ import errno
 import os
 import re
 import shlex
-import signal
 import sys
 import warnings
 from collections.abc import Callable
 
 from tagger.text import TaggerError, printable
-
-SUPERVISED = "TAGGER_SUPERVISED"  # set in the child of `supervise`
 
 
 def run(main: Callable[[], None]) -> None:
@@ -29,7 +26,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(141)  # what shells report for it
     except (TaggerError, OSError, ImportError) as error:
         _say(f"{name}: {missing(error) or named(error) or error}")
-        if os.environ.get(SUPERVISED):
+        if os.environ.get("TAGGER_SUPERVISED"):  # see training/supervision.py
             os._exit(2)  # on a normal exit, JAX would wait for the others and crash
         sys.exit(2)
     except KeyboardInterrupt:
@@ -48,6 +45,7 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "beets": ("beets",),
     "cluster": ("distributed",),
+    "completion": ("shtab",),
     "jams": ("jams",),
     "parquet": ("pyarrow",),
     "openvino": ("openvino",),
@@ -109,38 +107,3 @@ def with_flags(text: str) -> str:
 
 def _say(text: str) -> None:
     print(printable(with_flags(text), keep="\n"), file=sys.stderr, flush=True)
-
-
-def supervise() -> None:
-    """Runs the same command in a child process and exits with its exit code.
-
-    If the coordinator is lost, JAX aborts the process with pages of C++ messages. The
-    parent process survives and reports what happened.
-    """
-    if os.environ.get(SUPERVISED):
-        return
-    import subprocess  # takes milliseconds, and few need it
-
-    environment = os.environ | {SUPERVISED: "1"}
-    is_module = sys.modules["__main__"].__spec__ is not None
-    program = ["-m", "tagger"] if is_module else sys.argv[:1]
-    command = [sys.executable, *program, *sys.argv[1:]]
-    child = subprocess.Popen(command, env=environment)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    while True:
-        try:
-            code = child.wait()
-            break
-        except KeyboardInterrupt:
-            pass  # the child receives it too, and reports it
-    if code == -signal.SIGTERM:
-        raise OSError(
-            "Training was terminated. Run the same command again to resume it."
-        )
-    if code < 0:
-        raise OSError(
-            f"This training process was killed by {signal.Signals(-code).name}, most"
-            " likely because another process was lost. Start the same command again on"
-            " every host; it resumes from the last checkpoint."
-        )
-    sys.exit(code)

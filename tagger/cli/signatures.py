@@ -63,21 +63,24 @@ class Command:
     """
 
     def __init__(self, program: str, target: str):
-        self.program, self._target = program, target
-        self.signature = options.read(target)
+        self.program, self.signature = program, options.read(target)
 
     def call(self, argv: Sequence[str]) -> int | None:
-        """Parses arguments and calls the function; --help prints the help instead.
+        """Parses the arguments, then imports and calls the function."""
+        values = self.parse(argv)
+        return load(self.signature.name)(**values)
+
+    def parse(self, argv: Sequence[str]) -> dict:
+        """Returns the values of the function's arguments; --help prints the help.
 
         Raises:
             SystemExit: after the help.
             TaggerError: an argument is wrong.
         """
         try:
-            values = self._parse(argv)
+            return self._parse(argv)
         except _Wrong as error:
             raise TaggerError(f"{error} See {self.program} --help.") from None
-        return load(self._target)(**values)
 
     def parser(self, given: dict | None = None) -> "_Parser":
         """Returns the parser; `given` holds what decides about further options."""

@@ -8,7 +8,6 @@ from tagger import data
 from tagger import training as work
 from tagger.cli.kinds import Count, Folder, Model
 from tagger.cli.planning import DEFAULT, FLAGS, NOTED, TEACHING, Plan, plan_of
-from tagger.cli.process import supervise
 from tagger.models import registry
 from tagger.options import Option, OptionsOf
 from tagger.storage import load_tensorflow
@@ -118,7 +117,7 @@ def train(
         if from_ and other:
             raise TaggerError(f"Give --from or --{name}, not both.")
     if devices.get("strategy") == "multiworker":
-        supervise()
+        work.supervision.supervise()
     load_tensorflow()
     if "from_" in given:
         model, chosen = work.fine_tuning.Base(given["from_"]), None

@@ -182,8 +182,8 @@ def as_json(scored: Evaluation) -> str:
 
 
 def report(scored: Evaluation) -> str:
-    """Returns the table of tags and, below it, the tags left out of the means."""
-    table = per_tag(scored)
+    """Returns the table of tags, best first, and those left out of the means."""
+    table = per_tag(scored).sort_values("roc_auc", ascending=False)
     text = table[["positives", "roc_auc", "pr_auc"]].to_string(
         header=["clips", "ROC-AUC", "PR-AUC"],
         float_format="{:.4f}".format,

@@ -362,14 +362,13 @@ def features_of(name: str) -> tuple[str, int | None]:
 
 def derive_facts(name: str) -> Facts:
     """Builds the default model of a factory and reads its facts."""
-    from tagger.models import serialization
-    from tagger.models.presets import PRESETS
+    from tagger.models import presets, serialization
 
     model = build_model(name, num_tags=50, tags=None)
     info = serialization.model_info(model)
     frontend = [layer for layer in model.layers if layer.name == "frontend"]
     preset = "harmonic" if frontend else "waveform"
-    for key, log_mel in PRESETS.items():
+    for key, log_mel in presets.PRESETS.items():
         if frontend and getattr(frontend[0], "log_mel", None) == log_mel:
             preset = key
     return Facts(

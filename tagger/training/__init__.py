@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "recipes",
         "run_table",
         "runs",
+        "supervision",
         "tasks",
         "teacher_scores",
         "trainer",

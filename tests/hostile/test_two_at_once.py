@@ -185,7 +185,7 @@ def test_ctrl_c_during_the_import_of_tensorflow_is_not_swallowed(tmp_path):
 
 
 def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(tmp_path):
-    (tmp_path / "msgspec.py").write_text("raise KeyboardInterrupt")
+    (tmp_path / "difflib.py").write_text("raise KeyboardInterrupt")
     done = subprocess.run(
         [sys.executable, "-m", "tagger", "--version"],
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},

@@ -54,7 +54,7 @@ def test_tag_and_eval_agree_on_a_clip(tagger, corpus, built):
 
 def test_a_model_without_tags_needs_names():
     legacy = pretrained.load(REFERENCES / "rese_multi.hdf5")
-    with pytest.raises(ValueError, match="holds no tag names. Give them, in"):
+    with pytest.raises(ValueError, match="holds no tag names. Name them"):
         tagging.Tagger(legacy)
     with pytest.raises(ValueError, match="scores 5 tags, but there are 2 names"):
         tagging.Tagger(legacy, ("a", "b"))
