@@ -39,6 +39,7 @@ class Option:
         le: Highest value.
         lt: Value that it must stay below.
         min_length: Length of the shortest sequence.
+        help: What the docstring need not say, because several options share it.
         flag: Name on the command line. Default: that of the parameter.
         metavar: What stands for its value in the help.
         check: "module:function" that checks and converts the text of a command line;
@@ -54,6 +55,7 @@ class Option:
     le: float | None = None
     lt: float | None = None
     min_length: int | None = None
+    help: str = ""
     flag: str | None = None
     metavar: str | None = None
     check: str | None = None
@@ -114,6 +116,31 @@ class Parameter:
     is_keyword: bool = True
     mark: Option = Option()
     source: OptionsOf | None = None
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in a help."""
+        if self.mark.metavar or self.choices:
+            return self.mark.metavar or f"{{{','.join(map(str, self.choices))}}}"
+        if self.is_many and not self.mark.repeats:
+            return "A,B"
+        if self.kind is not str:
+            return "N" if self.kind is int else "X"
+        return "FILE" if self.mark.endings else "TEXT"
+
+    @property
+    def about(self) -> str:
+        """The help with the default, which replaces what it says of None."""
+        text, default = self.help.rstrip("."), self.default
+        stated = r" (default: \1)" if default is None else ""
+        text = re.sub(r"; None: ((?:[^;.]|\.(?=\S))*)", stated, text)
+        if default in (MISSING, None, (), "") or isinstance(default, bool):
+            return text
+        if isinstance(default, Sequence) and not isinstance(default, str):
+            default = ",".join(map(str, default))
+        if isinstance(default, float):
+            default = f"{default:g}"
+        return f"{text} (default: {default})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,7 +388,7 @@ def parameter_of(
         name,
         kind if kind in (int, float, str, bool) else None,
         default,
-        help,
+        help or mark.help,
         choices,
         is_many,
         is_keyword,

@@ -18,9 +18,19 @@ from tagger.datasets.annotations import Annotations
 from tagger.options import Option, OptionsOf
 from tagger.text import printable
 
-Shards = Annotated[dict, OptionsOf("tagger.data.building:build", title="shards")]
-AudioFolder = Annotated[str | None, Option(metavar="DIR")]
-Place = Annotated[str | None, Option(metavar="DIR")]
+ShardOptions = Annotated[dict, OptionsOf("tagger.data.building:build", title="shards")]
+AudioFolder = Annotated[
+    str | None,
+    Option(metavar="DIR", help="Folder with the audio, if it is elsewhere"),
+]
+Place = Annotated[
+    str | None,
+    Option(
+        metavar="DIR",
+        help="Folder or URL (gs://…) for the shards; None: tfrecord, next to the"
+        " annotations",
+    ),
+]
 
 
 def build_mtt(
@@ -34,7 +44,7 @@ def build_mtt(
             "tagger.datasets.magnatagatune:load_annotations", title="annotations"
         ),
     ],
-    shards: Shards,
+    shards: ShardOptions,
 ) -> None:
     """Builds MagnaTagATune: mp3 files and annotations_final.csv -> sharded TFRecords.
 
@@ -42,9 +52,6 @@ def build_mtt(
 
     Args:
         data_dir: Folder with the annotations and mp3/.
-        output: Folder or URL (gs://…) for the shards; None: tfrecord, next to the
-            annotations.
-        audio_dir: Folder with the audio, if it is elsewhere.
     """
     _build("magnatagatune", data_dir, annotations, audio_dir, output, shards)
 
@@ -73,9 +80,6 @@ def build_msd(
 
     Args:
         data_dir: Folder with the lists of a split and audio/.
-        output: Folder or URL (gs://…) for the shards; None: tfrecord, next to the
-            annotations.
-        audio_dir: Folder with the audio, if it is elsewhere.
     """
     _build("million_song", data_dir, annotations, audio_dir, output, shards)
 
@@ -89,7 +93,7 @@ def build_jamendo(
         dict,
         OptionsOf("tagger.datasets.mtg_jamendo:load_annotations", title="annotations"),
     ],
-    shards: Shards,
+    shards: ShardOptions,
 ) -> None:
     """Builds MTG-Jamendo: TSV files and audio -> sharded TFRecords.
 
@@ -97,9 +101,6 @@ def build_jamendo(
 
     Args:
         data_dir: Folder with the TSV files and audio/.
-        output: Folder or URL (gs://…) for the shards; None: tfrecord, next to the
-            annotations.
-        audio_dir: Folder with the audio, if it is elsewhere.
     """
     _build("mtg_jamendo", data_dir, annotations, audio_dir, output, shards)
 
@@ -113,7 +114,7 @@ def build_csv(
         dict,
         OptionsOf("tagger.datasets.csv_manifest:load_annotations", title="annotations"),
     ],
-    shards: Shards,
+    shards: ShardOptions,
 ) -> None:
     """Builds your own music: a csv of paths and tags, or a folder -> sharded TFRecords.
 
@@ -122,8 +123,6 @@ def build_csv(
     Args:
         source: A csv of tracks (separated by comma, semicolon or tab), or a folder with
             one subfolder per tag.
-        output: Folder or URL (gs://…) for the shards; None: tfrecord, next to the csv.
-        audio_dir: Folder with the audio, if it is elsewhere.
     """
     _build("csv", source, annotations, audio_dir, output, shards)
 

@@ -13,7 +13,15 @@ from tagger import (
     storage,
     weights,
 )
-from tagger.cli.kinds import Count, FigureOutput, Folder, Index, Model, ModelOutput
+from tagger.cli.kinds import (
+    Count,
+    FigureOutput,
+    Force,
+    Index,
+    Model,
+    ModelOutput,
+    Shards,
+)
 from tagger.options import Option
 from tagger.text import TaggerError, printable, table_cell
 
@@ -42,7 +50,7 @@ def _scorer(model: str, shards):
 def evaluate(
     model: Annotated[Model, Option(metavar="MODEL")],
     *,
-    data_dir: Folder = "./dataset",
+    data_dir: Shards = "./dataset",
     split: Split | None = None,
     fold: Index | None = None,
     rename: Annotated[
@@ -62,14 +70,13 @@ def evaluate(
     robustness: FigureOutput | None = None,
     tune_thresholds: ModelOutput | None = None,
     published: bool = False,
-    force: bool = False,
+    force: Force = False,
 ) -> None:
     """Evaluates a model on a split: ROC-AUC and PR-AUC, macro and per tag.
 
     Args:
         model: Model file (.keras, .onnx, resemul's .hdf5), pretrained model (see tagger
             models list), or hf://USER/NAME.
-        data_dir: Folder with the shards, or its parent.
         split: Split to run the model on; None: test.
         fold: Score the clips of one fold of build csv --folds, whatever their split.
         rename: Tags that data and model spell differently, DATA=MODEL, such as
@@ -85,7 +92,6 @@ def evaluate(
             noise.
         tune_thresholds: Write a copy with thresholds that maximise F1 on val.
         published: Show the results that others published on this dataset.
-        force: Overwrite existing files.
     """
     if fold is not None:
         for flag, value in (
@@ -200,7 +206,7 @@ def evaluate(
 def excitations(
     model: Annotated[Model, Option(metavar="MODEL")],
     *,
-    data_dir: Folder = "./dataset",
+    data_dir: Shards = "./dataset",
     split: Split = "test",
     output: Annotated[
         str,
@@ -212,18 +218,16 @@ def excitations(
         ),
     ] = "./excitations.pkl",
     plots: Annotated[str | None, Option(metavar="DIR", writes=True)] = None,
-    force: bool = False,
+    force: Force = False,
 ) -> None:
     """Extracts the excitations of a model's SE blocks for every clip of a split.
 
     Args:
         model: Model file (.keras, or resemul's .hdf5), pretrained model, or
             hf://USER/NAME.
-        data_dir: Folder with the shards, or its parent.
         split: Split to run the model on.
         output: File to write, .pkl or .parquet.
         plots: Also write the paper's figures to this folder.
-        force: Overwrite existing files.
     """
     storage.load_tensorflow()
     shards = data.clips.open_shards(data_dir)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tagger import fitting as work
 from tagger import listing, storage, weights
-from tagger.cli.kinds import Model, ModelOutput, Share, Streaming
+from tagger.cli.kinds import Force, Model, ModelOutput, Share, Streaming
 from tagger.datasets.annotations import read_tags
 from tagger.fitting import calibration
 from tagger.inference import selection
@@ -32,7 +32,7 @@ def fit(
     tag_file: Annotated[str | None, Option(metavar="FILE")] = None,
     tag_separator: Annotated[str, Option(metavar="TEXT")] = ";",
     options: Annotated[dict, OptionsOf("tagger.fitting.fit:FitOptions", builds=True)],
-    force: bool = False,
+    force: Force = False,
 ) -> None:
     """Learns your own tags on a model that already knows music.
 
@@ -47,7 +47,6 @@ def fit(
         tag_file: Use only the tags in this file, in its order (one per line, or a JSON
             list); None: all, in alphabetical order.
         tag_separator: Separator between the tags in the column tags.
-        force: Overwrite existing files.
     """
     tags = read_tags(tag_file) if tag_file else None
     weights.composition.check_output(output, from_)
@@ -90,17 +89,14 @@ def thresholds(
     share: Share = 0.1,
     precision: Precision = "float32",
     streaming: Streaming,
-    force: bool = False,
+    force: Force = False,
 ) -> int:
     """Derives a model's thresholds from your own music, which needs no labels.
 
     Args:
-        model: Model file, pretrained model (see tagger models list), or hf://USER/NAME.
         files: Your music: folders or audio files.
         output: Copy of the model with the thresholds, .onnx or .keras.
         share: Share of the files that reach the threshold of a tag.
-        precision: bfloat16 is faster on CPUs that have it (pip install openvino).
-        force: Overwrite an existing file.
 
     Returns:
         Exit code: 2 if a file cannot be decoded.

@@ -9,7 +9,7 @@ import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tagger import weights
 from tagger.options import Option, OptionsOf
@@ -20,12 +20,30 @@ Index = Annotated[int, Option(ge=0)]
 Number = Annotated[float, Option(gt=0)]
 Share = Annotated[float, Option(ge=0, le=1)]
 SomeShare = Annotated[float, Option(gt=0, lt=1)]
-Model = Annotated[str, Option(metavar="MODEL", check="tagger.cli.kinds:model")]
+Model = Annotated[
+    str,
+    Option(
+        metavar="MODEL",
+        check="tagger.cli.kinds:model",
+        help="Model file, pretrained model (see tagger models list), or hf://USER/NAME",
+    ),
+]
+Force = Annotated[bool, Option(help="Overwrite existing files")]
 Folder = Annotated[str, Option(metavar="DIR")]
+Shards = Annotated[
+    str, Option(metavar="DIR", help="Folder with the shards, or its parent")
+]
+Seconds = Annotated[
+    float,
+    Option(
+        gt=0,
+        help="Time in seconds from one segment to the next; None: the model's own hop",
+    ),
+]
+TagFile = Annotated[str, Option(metavar="FILE")]
 Output = Annotated[str, Option(metavar="DIR", writes=True)]
 ModelOutput = Annotated[str, Option(writes=True, endings=(".onnx", ".keras"))]
 FigureOutput = Annotated[str, Option(writes=True, endings=(".png", ".svg", ".pdf"))]
-Precision = Literal["float32", "bfloat16"]
 Streaming = Annotated[
     dict,
     OptionsOf(

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tagger import library, storage, weights
-from tagger.cli.kinds import Count, Model, Share, SomeShare, Streaming
+from tagger.cli.kinds import Count, Force, Model, Share, SomeShare, Streaming
 from tagger.cli.process import with_flags
 from tagger.cli.songs import reading
 from tagger.inference import selection
@@ -27,9 +27,23 @@ NUM_ERRORS = 10  # that are printed
 MIN_SCORE = 0.1  # to be written, where thresholds follow from a share of the library
 
 
-LibraryFile = Annotated[str, Option(metavar="FILE", flag="--library")]
+LibraryFile = Annotated[
+    str | None,
+    Option(
+        metavar="FILE",
+        flag="--library",
+        help="SQLite file of the library; None: library.sqlite in the user's data"
+        " folder",
+    ),
+]
 # Named as it was given at the scan; the file may be gone.
-ScannedModel = Annotated[str, Option(metavar="MODEL")]
+ScannedModel = Annotated[
+    str | None,
+    Option(
+        metavar="MODEL",
+        help="Model whose analyses to use; None: the one with the most",
+    ),
+]
 
 
 def _path(given: str | None) -> Path:
@@ -43,7 +57,7 @@ def _path(given: str | None) -> Path:
 def scan(
     names: Annotated[list[str], Option(metavar="FOLDER")],
     *,
-    library_file: LibraryFile | None = None,
+    library_file: LibraryFile = None,
     model: Model | None = None,
     precision: Precision = "float32",
     streaming: Streaming,
@@ -57,11 +71,8 @@ def scan(
 
     Args:
         names: Folders of music, with their subfolders; or audio files.
-        library_file: SQLite file of the library; None: library.sqlite in the user's
-            data folder.
         model: Pretrained model, or model file; a library may hold several; None: the
             pretrained model that the library uses already, or student.
-        precision: bfloat16 is faster on CPUs that have it (pip install openvino).
         prune: Remove files that no longer exist from the library; "folders": also if
             all files of a folder are gone.
         watch: Continue as files arrive, until Ctrl-C.
@@ -179,9 +190,6 @@ class Answers:
     """Songs that are printed.
 
     Attributes:
-        library_file: SQLite file of the library; None: library.sqlite in the user's
-            data folder.
-        model: Model whose analyses to use; None: the one with the most.
         top: Number of songs.
         json: Print one line of JSON per song.
         playlist: Also write an M3U playlist.
@@ -189,8 +197,8 @@ class Answers:
             it.
     """
 
-    library_file: LibraryFile | None = None
-    model: ScannedModel | None = None
+    library_file: LibraryFile = None
+    model: ScannedModel = None
     top: Count = 20
     json: bool = False
     playlist: Annotated[str | None, Option(endings=(".m3u8", ".m3u"), writes=True)] = (
@@ -243,7 +251,7 @@ def find(
     *,
     share: SomeShare | None = None,
     answers: Answers,
-    force: bool = False,
+    force: Force = False,
 ) -> None:
     """Finds songs of the library by their tags.
 
@@ -289,7 +297,7 @@ def similar(
     max_per_artist: Count | None = None,
     path: bool = False,
     answers: Answers,
-    force: bool = False,
+    force: Force = False,
 ) -> None:
     """Finds songs of the library that sound similar to others.
 
@@ -362,8 +370,8 @@ def _embedded(songs, paths: Sequence[str]) -> np.ndarray:
 def write(
     names: Annotated[list[str], Option(metavar="FOLDER")] = (),
     *,
-    library_file: LibraryFile | None = None,
-    model: ScannedModel | None = None,
+    library_file: LibraryFile = None,
+    model: ScannedModel = None,
     share: SomeShare | None = None,
     min_score: Share | None = None,
     max_per_field: Count = 3,
@@ -378,9 +386,6 @@ def write(
 
     Args:
         names: Folders of the library, with their subfolders; or audio files.
-        library_file: SQLite file of the library; None: library.sqlite in the user's
-            data folder.
-        model: Model whose analyses to use; None: the one with the most.
         share: Write a tag to this share of the library, the songs with its highest
             scores; None: the thresholds of the model, or 0.1 if it holds none.
         min_score: Never write a tag whose score is lower, even if --share selects the

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from tagger import inference, models, storage, weights
-from tagger.cli.kinds import Model, ModelOutput, check_files
+from tagger.cli.kinds import Force, Model, ModelOutput, check_files
 from tagger.cli.planning import FLAGS
 from tagger.datasets.annotations import read_tags
 from tagger.models import registry
@@ -181,7 +181,7 @@ def convert(
             owner="tagger.cli.planning:owner_of",
         ),
     ],
-    force: bool = False,
+    force: Force = False,
 ) -> None:
     """Converts the weights of an original project.
 
@@ -193,7 +193,6 @@ def convert(
         output: File to write.
         tag_file: Tag names, one per line or as a JSON list; or mtt, msd, cals or
             jamendo: the names of that dataset, in the order of the model's authors.
-        force: Overwrite an existing file.
     """
     storage.load_tensorflow()
     if tag_file:
@@ -216,7 +215,7 @@ def average(
     members: Annotated[list[Model], Option(metavar="MODEL")],
     *,
     output: ModelOutput,
-    force: bool = False,
+    force: Force = False,
 ) -> None:
     """Averages the scores of several models in one, such as a teacher.
 
@@ -224,7 +223,6 @@ def average(
         members: Model files or pretrained models; a tag that several know gets their
             mean score.
         output: File to write: .onnx, or .keras, such as a teacher of train.
-        force: Overwrite an existing file.
     """
     info = weights.composition.average(members, output)
     print(printable(f"{output}: {info.num_tags} tags, {len(members)} models"))
@@ -235,16 +233,14 @@ def export(
     *,
     to: ExportFormat,
     output: Annotated[str | None, Option(metavar="PATH", writes=True)] = None,
-    force: bool = False,
+    force: Force = False,
 ) -> None:
     """Exports a model as SavedModel, LiteRT or ONNX.
 
     Args:
-        model: Model file, pretrained model (see tagger models list), or hf://USER/NAME.
         to: Format of the export.
         output: Path to write; None: the model's name with the ending of the format, in
             the working directory.
-        force: Overwrite an existing file.
     """
     if output is None:
         output = Path(model).stem + (EXPORT_FORMATS[to] or "_saved_model")

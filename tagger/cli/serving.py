@@ -30,7 +30,6 @@ def serve(
     """Opens a web page that tags, plays and explains songs, until Ctrl-C.
 
     Args:
-        model: Model file, pretrained model (see tagger models list), or hf://USER/NAME.
         library: Also search the library that tagger scan fills, and play its songs;
             None: the library in the user's data folder, if there is one.
         host: Address to listen on; 127.0.0.1 is only for this machine.

@@ -1,6 +1,6 @@
 """Commands are functions: a signature and its docstring are the whole command line.
 
-    def find(expression: str, *, top: Count = 20, force: bool = False):
+    def find(expression: str, *, top: Count = 20, force: Force = False):
         '''Finds songs … Args: top: Number of songs.'''
 
 A parameter before the * is a positional argument, one behind it an option. A dataclass
@@ -11,6 +11,7 @@ settings files, environment variables or short flags.
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -109,53 +110,37 @@ class Command:
 
     def _groups(self, given: dict) -> Iterator[_Group]:
         yield _Group("", self.signature, options.OptionsOf(""))
-        for parameter in self.signature.parameters.values():
-            source = parameter.source
-            if source and source.chosen:
-                for signature in load(source.source)(given):
-                    yield _Group(parameter.name, signature, source)
-            elif source:
-                stated = options.read(source.source)
-                yield _Group(
-                    parameter.name, stated.with_defaults(source.defaults), source
-                )
+        for owner, source in self._sources().items():
+            stated = [] if source.chosen else [options.read(source.source)]
+            for signature in load(source.source)(given) if source.chosen else stated:
+                yield _Group(owner, signature.with_defaults(source.defaults), source)
 
     def _parse(self, argv: Sequence[str]) -> dict:
         wants_help = not {"-h", "--help"}.isdisjoint(argv)
         words = [word for word in argv if word not in ("-h", "--help")]
-        parser, given = self.parser(), {}
-        if any(
-            p.source and p.source.chosen for p in self.signature.parameters.values()
-        ):
-            try:
-                found, _ = parser.parse_known_args(words)
-                given = _own(found)
-            except _Wrong:
-                if not wants_help:
-                    raise
+        parser, sources = self.parser(), self._sources()
+        if any(source.chosen for source in sources.values()):
+            given = {}
+            with contextlib.suppress(*[_Wrong] * wants_help):
+                given = parser.values(parser.parse_known_args(words)[0], "")
             parser = self.parser(given)
         if wants_help:
             parser.parse_args(["--help"])
         found, unknown = parser.parse_known_intermixed_args(words)
         if unknown:
             raise _Wrong(self._about(unknown, parser))
-        values = _own(found)
+        values = parser.values(found, "")
         replaces = "force" not in self.signature.parameters or "force" in values
         kinds.check_files([*parser.texts(found)], replaces)
-        for parameter in self.signature.parameters.values():
-            if parameter.source:
-                values[parameter.name] = dict(parameter.source.defaults)
-        for group in parser.groups[1:]:
-            got = {
-                parameter.name: getattr(found, destination)
-                for destination, _, parameter in group.items()
-                if hasattr(found, destination)
-            }
-            values[group.owner] |= got
-            if group.source.builds:
-                build = load(group.source.source)
-                values[group.owner] = build(**values[group.owner])
+        for owner, source in sources.items():
+            values[owner] = source.defaults | parser.values(found, owner)
+            if source.builds:
+                values[owner] = load(source.source)(**values[owner])
         return values
+
+    def _sources(self) -> dict[str, options.OptionsOf]:
+        parameters = self.signature.parameters.values()
+        return {one.name: one.source for one in parameters if one.source}
 
     def _about(self, unknown: Sequence[str], parser: "_Parser") -> str:
         """Returns what is wrong with words that no option takes."""
@@ -165,9 +150,8 @@ class Command:
         flag = flags[0].partition("=")[0]
         hint = OPTIONS.get((self.signature.name.partition(":")[2], flag))
         hint = hint or OPTIONS.get(("", flag), "")
-        for parameter in self.signature.parameters.values():
-            if parameter.source and parameter.source.owner and not hint:
-                hint = load(parameter.source.owner)(flag)
+        for source in self._sources().values():
+            hint = hint or (load(source.owner)(flag) if source.owner else "")
         if not hint:
             hint = suggest_names(flag, parser._option_string_actions)
             hint = "" if hint.startswith("Available") else hint
@@ -178,6 +162,15 @@ class _Parser(argparse.ArgumentParser):
     """Reports errors as `_Wrong`, in sentences."""
 
     groups: list[_Group]
+
+    def values(self, found: argparse.Namespace, owner: str) -> dict[str, object]:
+        """Returns what was given of the options of one parameter, by their names."""
+        return {
+            parameter.name: getattr(found, destination)
+            for group in self.groups
+            for destination, _, parameter in group.items()
+            if group.owner == owner and hasattr(found, destination)
+        }
 
     def texts(self, found: argparse.Namespace) -> Iterator[tuple[str, Option, str]]:
         """Yields flag or name, mark and value of every text that was given."""
@@ -219,66 +212,34 @@ def load(name: str) -> Callable:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _own(found: argparse.Namespace) -> dict:
-    return {
-        name[1:]: value for name, value in vars(found).items() if name.startswith(".")
-    }
-
-
 def _add(place, destination: str, name: str, parameter: Parameter) -> None:
     """Adds a parameter to a parser or to a group of it."""
-    mark, is_flag = parameter.mark, name.startswith("--")
-    about = {"dest": destination, "help": help_of(parameter).replace("%", "%%")}
+    names, is_needed = name.split(), parameter.default is MISSING
+    about = {"dest": destination, "help": parameter.about.replace("%", "%%")}
     if parameter.kind is bool:
         about["action"] = "store_false" if parameter.default is True else "store_true"
-        place.add_argument(*name.split(), **about)
-        return
-    about["type"] = functools.partial(_value, name.split()[0], parameter)
-    about["metavar"] = mark.metavar or (_metavar(parameter) if is_flag else name)
-    if is_flag:
+    elif name.startswith("--"):
+        about |= {"required": is_needed, "metavar": parameter.metavar}
         about["action"] = "extend" if parameter.is_many else "store"
-        about["required"] = parameter.default is MISSING
-        place.add_argument(*name.split(), **about)
     else:
+        about["metavar"] = name
         if parameter.is_many:
-            about["nargs"] = "+" if parameter.default is MISSING else "*"
-        elif parameter.default is not MISSING:
+            about["nargs"] = "+" if is_needed else "*"
+        elif not is_needed:
             about["nargs"] = "?"
-        place.add_argument(about.pop("dest"), **about)
-
-
-def _metavar(parameter: Parameter) -> str:
-    if parameter.choices:
-        return f"{{{','.join(map(str, parameter.choices))}}}"
-    if parameter.is_many and not parameter.mark.repeats:
-        return "A,B"
-    if parameter.kind is not str:
-        return "N" if parameter.kind is int else "X"
-    return "FILE" if parameter.mark.endings else "TEXT"
-
-
-def help_of(parameter: Parameter) -> str:
-    """Returns the help of a parameter, with its default unless its text says it."""
-    text, default = parameter.help.rstrip("."), parameter.default
-    stated = r" (default: \1)" if default is None else ""
-    text = re.sub(r"; None: ((?:[^;.]|\.(?=\S))*)", stated, text)
-    if default in (MISSING, None, (), "") or isinstance(default, bool):
-        return text
-    if isinstance(default, Sequence) and not isinstance(default, str):
-        default = ",".join(map(str, default))
-    if isinstance(default, float):
-        default = f"{default:g}"
-    return f"{text} (default: {default})"
+        names = [about.pop("dest")]
+    if parameter.kind is not bool:
+        about["type"] = functools.partial(_value, name.split()[0], parameter)
+    place.add_argument(*names, **about)
 
 
 def _value(name: str, parameter: Parameter, text: str) -> object:
-    """Converts and checks the text of an argument."""
-    is_listed = parameter.is_many and name.startswith("--")
-    if not is_listed:
+    """Converts and checks the text of an argument; "A,B" becomes a list."""
+    if not (parameter.is_many and name.startswith("--")):
         return _one(name, parameter, text)
     words = [text]
     if not (parameter.mark.repeats or os.path.isfile(text)):
-        (words,) = csv.reader([text], skipinitialspace=True)
+        (words,) = csv.reader([" ".join(text.splitlines())], skipinitialspace=True)
     return [_one(name, parameter, word.strip()) for word in words]
 
 
@@ -287,10 +248,9 @@ def _one(name: str, parameter: Parameter, text: str) -> object:
     try:
         if mark.endings:
             kinds.check_output(text, mark.endings)
-        if mark.check:
-            return load(mark.check)(text)
-        value = kind(text)
-        options.check_range(name, value, mark)
+        value = load(mark.check)(text) if mark.check else kind(text)
+        if not mark.check:
+            options.check_range(name, value, mark)
     except TaggerError as error:
         said = str(error)
         raise _Wrong(said if said.startswith(name) else f"{name}: {said}") from None

@@ -13,9 +13,10 @@ from tagger import inference, interpretation, listing, storage, weights
 from tagger.cli.kinds import (
     Count,
     FigureOutput,
+    Force,
     Model,
-    Number,
     Output,
+    Seconds,
     Streaming,
     check_output,
 )
@@ -98,7 +99,7 @@ def tag(
         str | None,
         Option(metavar="X|model", check="tagger.cli.songs:threshold_of"),
     ] = None,
-    hop: Number | None = None,
+    hop: Seconds | None = None,
     aggregate: Aggregate = "mean",
     plot: FigureOutput | None = None,
     json: bool = False,
@@ -113,7 +114,7 @@ def tag(
     ] = None,
     precision: Precision = "float32",
     streaming: Streaming,
-    force: bool = False,
+    force: Force = False,
 ) -> int:
     """Tags audio files.
 
@@ -122,18 +123,14 @@ def tag(
     Args:
         files: Audio files of any length and format, folders of them, or - for a list on
             standard input (one path per line; # starts a comment).
-        model: Model file, pretrained model (see tagger models list), or hf://USER/NAME.
         top: Number of tags to print per file.
         threshold: Keep only tags that score X or more; "model": that reach the model's
             own threshold.
-        hop: Time in seconds from one segment to the next; None: the model's own hop.
         aggregate: How to combine the scores of a file's segments.
         plot: Plot the scores over time, of one file.
         json: Print one line of JSON per file, with all tags (or those of --threshold).
         output: Also write JSON Lines (.jsonl), a table (.csv), or one JAMS file per
             audio file (DIR/).
-        precision: bfloat16 is faster on CPUs that have it (pip install openvino);
-            scores change by up to 0.003.
         force: Replace what --output and --plot hold.
 
     Returns:
@@ -247,10 +244,8 @@ def embed(
         files: Audio files of any length and format, folders of them, or - for a list on
             standard input (one path per line; # starts a comment).
         output: File to write: .npy, with a .npy.json beside it, or .parquet.
-        model: Model file, pretrained model (see tagger models list), or hf://USER/NAME.
         layer: Layer whose output is the embedding; penultimate is the input of the last
             layer.
-        precision: bfloat16 is faster on CPUs that have it (pip install openvino).
 
     Returns:
         Exit code: 2 if a file cannot be decoded.
@@ -291,23 +286,20 @@ def explain(
     tags: tuple[str, ...] | None = None,
     second_file: str | None = None,
     start: Annotated[float | None, Option(ge=0)] = None,
-    hop: Number | None = None,
+    hop: Seconds | None = None,
     output: Output = "explained",
-    force: bool = False,
+    force: Force = False,
 ) -> None:
     """Explains why a file gets its tags: pictures, sounds and one page.
 
     Args:
         file: Audio file of any length and format.
-        model: Model file, pretrained model (see tagger models list), or hf://USER/NAME.
         tags: Tags to explain, separated by commas; quote a tag that contains a comma;
             None: the 3 highest.
         second_file: Second clip, shown next to the first; for models with attention.
         start: Start of the segment to explain in seconds; None: where the tags score
             highest.
-        hop: Time in seconds from one segment to the next; None: the model's own hop.
         output: Folder to write to.
-        force: Overwrite existing files.
     """
     storage.load_tensorflow()
     with storage.writer_lock(Path(output), "`output=`"):
