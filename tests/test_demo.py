@@ -25,7 +25,7 @@ def test_make_demo_ends_in_a_tagger_that_works(tmp_path):
     for name in ("tfrecord", "log/model.keras", "scores.csv", "plots/scores.png"):
         assert (folder / name).exists() and str(folder / name) in done.stdout
     last = done.stdout.strip().splitlines()[-1]
-    assert last == f"Open {folder / 'explained/report.html'}"
+    assert last == f"open {folder / 'explained/report.html'}"
     assert (folder / "explained/report.html").exists()
     # Nothing passes synthetic music off as MagnaTagATune.
     assert "demo (directories 0-b" in done.stdout

@@ -178,7 +178,7 @@ def evaluate(
     if compare_with:
         other_scored = score(predict_other, other_info, split)
         line = evaluation.metrics.macro_line(other_scored)
-        lines.append(f"{compare_with}: {line}; difference:")
+        lines += [compare_with, line, "difference:"]
         pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other_scored)
         lines += evaluation.bootstrap.describe(pair)
     if robustness:

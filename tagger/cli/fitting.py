@@ -1,13 +1,12 @@
 """The commands fit and thresholds: a model made to measure for music of your own."""
 
-import shutil
 import sys
-import textwrap
 from typing import Annotated
 
 from tagger import fitting as work
 from tagger import listing, storage, weights
 from tagger.cli.kinds import Force, Model, ModelOutput, Share, Streaming
+from tagger.cli.process import wrapped
 from tagger.datasets.annotations import read_tags
 from tagger.fitting import calibration
 from tagger.inference import selection
@@ -77,8 +76,9 @@ def _report(found, table) -> str:
         rows.append([printable(tag), f"{int(row['clips']):,}", *aucs])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map("{:<{}}".format, row, widths)).rstrip() for row in rows]
-    notes = [textwrap.fill(n, shutil.get_terminal_size().columns) for n in found.notes]
-    return "\n".join([*notes, found.scored.split_rule, *lines, *found.verdicts()])
+    prose = [*found.notes, found.scored.split_rule], found.verdicts()
+    notes, verdicts = ([wrapped(one) for one in several] for several in prose)
+    return "\n".join([*notes, *lines, *verdicts])
 
 
 def thresholds(

@@ -282,12 +282,10 @@ def find(
     if len(shown) < len(rows):
         said += f"; the best {len(shown):,} are shown"
     if not len(rows) and len(songs.paths):
-        nearest = []
         for tag, number in zip(tags, query.mentioned, strict=True):
             row = int(np.argmax(songs.scores[:, number]))
-            score = songs.scores[row, number]
-            nearest.append(f"highest {tag}: {score:.2f} ({_short(songs.paths[row])})")
-        said = printable(f"{said}; {', '.join(nearest)}")
+            score, path = songs.scores[row, number], _short(songs.paths[row])
+            said += printable(f"\n  highest {tag}: {score:.2f} ({path})", keep="\n")
     print(said, file=sys.stderr)
 
 

@@ -4,7 +4,9 @@ import errno
 import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 
@@ -103,6 +105,15 @@ def with_flags(text: str) -> str:
         return f"--{name} {found[2]}".rstrip()
 
     return re.sub(r"`([a-z_]+)=([^`]*)`", flag, text)
+
+
+def wrapped(text: str) -> str:
+    """Breaks the lines of prose at the width of the terminal."""
+    width = shutil.get_terminal_size().columns
+    lines = text.splitlines()
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False) for line in lines
+    )
 
 
 def _say(text: str) -> None:

@@ -42,7 +42,7 @@ def test_the_command_writes_a_page_that_stands_alone(
     expected |= {"attribution1_loud.wav", "attribution2_quiet.wav"}
     assert names == expected | {"arrays.npz", "report.html"}
     *listed, last = done.stdout.splitlines()
-    assert last == f"Open {tmp_path / 'out/report.html'}"
+    assert last == f"open {tmp_path / 'out/report.html'}"
     assert len(listed) == len(names) - 1
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("data:image/png;base64,") == len(pictures)
