@@ -71,13 +71,17 @@ def table_cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "'")) else text
 
 
+def similar_names(name: str, names: Iterable[str]) -> list[str]:
+    """Returns the names, three at most, that are most similar to an unknown one."""
+    alike = difflib.get_close_matches(name, names, 3, 0.5)
+    likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in alike]
+    pairs = zip(alike, likeness, strict=True)
+    return [one for one, ratio in pairs if ratio > likeness[0] - 0.1]
+
+
 def suggest_names(name: str, names: Iterable[str]) -> str:
     """Returns a hint for an unknown name: the most similar names, or all of them."""
     names = list(names)
-    alike = difflib.get_close_matches(name, names, 3, 0.5)
-    if alike:
-        likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in alike]
-        pairs = zip(alike, likeness, strict=True)
-        alike = [one for one, ratio in pairs if ratio > likeness[0] - 0.1]
+    if alike := similar_names(name, names):
         return f"Did you mean {' or '.join(alike)}?"
     return f"Available: {', '.join(names)}."

@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import importlib
 import os
-import re
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from tagger import options
 from tagger.cli import kinds
 from tagger.cli.renamed import OPTIONS
 from tagger.options import MISSING, Option, Parameter, Signature
-from tagger.text import TaggerError, suggest_names
+from tagger.text import TaggerError, similar_names, suggest_names
 
 
 class _Wrong(Exception):
@@ -85,10 +84,14 @@ class Command:
 
     def parser(self, given: dict | None = None) -> "_Parser":
         """Returns the parser; `given` holds what decides about further options."""
+        width = min(shutil.get_terminal_size().columns, 100) - 2
+        paragraphs = self.signature.text.split("\n\n")
         parser = _Parser(
             prog=self.program,
-            description=self.signature.text,
-            formatter_class=_Formatter,
+            description="\n\n".join(textwrap.fill(one, width) for one in paragraphs),
+            formatter_class=functools.partial(
+                argparse.RawDescriptionHelpFormatter, max_help_position=26, width=width
+            ),
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
         )
@@ -102,9 +105,15 @@ class Command:
                 try:
                     _add(place, destination, name, parameter)
                 except argparse.ArgumentError:
+                    chosen = [one for one in parser.groups if one.source.chosen]
+                    (of,) = [
+                        one.signature.name
+                        for one in chosen
+                        if name in [flag for _, flag, _ in one.items()]
+                    ]
                     raise TaggerError(
-                        f"{group.signature.name} has an option {name}, which"
-                        f" {self.program} has, too. Rename it there."
+                        f"{of} has an option {name}, which {self.program} has, too."
+                        " Rename it there."
                     ) from None
         return parser
 
@@ -126,7 +135,9 @@ class Command:
             parser = self.parser(given)
         if wants_help:
             parser.parse_args(["--help"])
-        found, unknown = parser.parse_known_intermixed_args(words)
+        intermixed = parser.parse_known_intermixed_args  # files between options
+        parse = parser.parse_known_args if "--" in words else intermixed
+        found, unknown = parse(words)
         if unknown:
             raise _Wrong(self._about(unknown, parser))
         values = parser.values(found, "")
@@ -152,9 +163,9 @@ class Command:
         hint = hint or OPTIONS.get(("", flag), "")
         for source in self._sources().values():
             hint = hint or (load(source.owner)(flag) if source.owner else "")
-        if not hint:
-            hint = suggest_names(flag, parser._option_string_actions)
-            hint = "" if hint.startswith("Available") else hint
+        known = [one.removeprefix("--") for one in parser._option_string_actions]
+        if not hint and (alike := similar_names(flag.removeprefix("--"), known)):
+            hint = f"Did you mean --{' or --'.join(alike)}?"
         return f"There is no option {flag} of {self.program}. {hint}".rstrip()
 
 
@@ -188,22 +199,6 @@ class _Parser(argparse.ArgumentParser):
         if what.startswith("ignored explicit"):
             raise _Wrong(f"{name} takes no value.")
         raise _Wrong(f"{name} needs a value." if what else message)
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Wraps each paragraph of a description by itself, and keeps indented ones."""
-
-    def __init__(self, prog: str):
-        width = min(shutil.get_terminal_size().columns, 100) - 2
-        super().__init__(prog, max_help_position=26, width=width)
-
-    def _fill_text(self, text, width, indent):
-        return "\n\n".join(
-            textwrap.indent(part, indent)
-            if part.startswith(" ")
-            else textwrap.fill(part, width, initial_indent=indent)
-            for part in re.split(r"\n\n+", text)
-        )
 
 
 def load(name: str) -> Callable:

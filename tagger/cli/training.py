@@ -71,7 +71,7 @@ def train(
     num_segments_per_audio: Count | None = None,
     verify: bool = False,
     config: Annotated[str | None, Option(metavar="FILE")] = None,
-    run: Annotated[dict, OptionsOf("tagger.training.trainer:RunOptions")],
+    run: Annotated[dict, OptionsOf("tagger.training.trainer:RunOptions", title="run")],
     devices: Annotated[
         dict, OptionsOf("tagger.training.devices:choose", title="devices")
     ],

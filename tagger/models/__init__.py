@@ -9,7 +9,7 @@ Args:
     tags: Names of the tags, stored in the model.
     num_samples: Length of the waveform in samples.
     sample_rate: Rate of the waveform in Hz.
-    log_mel: Key of `presets.PRESETS`.
+    log_mel: Log-mel spectrogram to use, a key of PRESETS in presets.py.
     dropout_rate: Dropout rate before the last layer.
 
 Everything here is loaded at its first use: `registry` and `metadata` need no Keras, the

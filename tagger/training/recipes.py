@@ -68,15 +68,15 @@ class TrainingRecipe:
     Attributes:
         batch_size: Number of segments per batch.
         stages: Stages in order; each starts from the best checkpoint before it.
-        crops_per_clip: Random crops of a clip per epoch, see
-            `batches.Batches`; 0: every whole segment.
+        crops_per_clip: Random crops of a clip per epoch; 0: every whole segment.
         monitor: Value that decides which epoch is the best.
-        loss: Key of `losses.LOSSES`.
-        augment: Whether `augmentations.Augmentation` augments the segments.
-        transforms: Transforms to use, keys of `augmentations.TRANSFORMS`; None: all.
+        loss: Loss of the scores, a key of LOSSES in losses.py.
+        augment: Augment the segments at random.
+        transforms: Transforms that augment: polarity, noise, gain, filter, delay, pitch
+            and reverb, of which the last two take most of the time; None: all.
         precision: Precision of the layers' arithmetic. Weights, scores and saved models
             are always float32.
-        xla: Whether to compile TensorFlow's graph with XLA; JAX always does.
+        xla: Compile TensorFlow's graph with XLA; JAX always does.
         clip_norm: Maximum norm of the gradient of all weights; None: no limit.
         accumulation_steps: Number of batches whose gradients are accumulated for one
             step; None: one.

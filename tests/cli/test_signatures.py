@@ -106,6 +106,7 @@ def test_arguments_are_converted_and_defaults_are_those_of_the_function(run):
     found = run('a --names "c' if False else "a --out x.csv --kind max --grams 5")
     assert found["output"] == "x.csv" and found["further"] == {"grams": 5}
     assert found["reading"].rate is None and found["counts"] == (1, 2)
+    assert run("--level .5 -- -a --b")["files"] == ["-a", "--b"]
 
 
 def test_a_name_may_hold_a_comma(run):
