@@ -1,13 +1,9 @@
 """Commands are functions: a signature and its docstring are the whole command line.
 
-    def find(expression: str, *, top: Count = 20, force: Force = False):
-        '''Finds songs … Args: top: Number of songs.'''
-
-A parameter before the * is a positional argument, one behind it an option. A dataclass
-or an `OptionsOf` stands for a group of options that are told elsewhere. The source is
-read and not imported (see `options`): --help and errors take milliseconds. The function
-gets what was given; its own defaults are the defaults. There are no nested options,
-settings files, environment variables or short flags.
+A parameter before the * is a positional argument, one behind it an option, `OptionsOf`
+a group of options told elsewhere. The source is read, not imported (see `options`). The
+function gets what was given: its own defaults are the defaults. There are no nested
+options, settings files, environment variables or short flags.
 """
 
 import argparse
@@ -40,7 +36,7 @@ class _Group:
     signature: Signature
     source: options.OptionsOf
 
-    def items(self) -> Iterator[tuple[str, str, Parameter]]:
+    def __iter__(self) -> Iterator[tuple[str, str, Parameter]]:
         """Yields destination, flag or name of an argument, and parameter."""
         for parameter in self.signature.parameters.values():
             if parameter.kind and not (self.owner and parameter.default is MISSING):
@@ -98,19 +94,15 @@ class Command:
         parser.groups = [*self._groups(given or {})]
         for group in parser.groups:
             place, title = parser, group.signature.title or group.source.title
-            if group.owner and any(group.items()):
+            if group.owner and any(True for _ in group):
                 title = title or group.signature.text.partition("\n")[0]
                 place = parser.add_argument_group(title.rstrip("."))
-            for destination, name, parameter in group.items():
+            for destination, name, parameter in group:
                 try:
                     _add(place, destination, name, parameter)
                 except argparse.ArgumentError:
                     chosen = [one for one in parser.groups if one.source.chosen]
-                    (of,) = [
-                        one.signature.name
-                        for one in chosen
-                        if name in [flag for _, flag, _ in one.items()]
-                    ]
+                    of = {n: g.signature.name for g in chosen for _, n, _ in g}[name]
                     raise TaggerError(
                         f"{of} has an option {name}, which {self.program} has, too."
                         " Rename it there."
@@ -179,14 +171,14 @@ class _Parser(argparse.ArgumentParser):
         return {
             parameter.name: getattr(found, destination)
             for group in self.groups
-            for destination, _, parameter in group.items()
+            for destination, _, parameter in group
             if group.owner == owner and hasattr(found, destination)
         }
 
     def texts(self, found: argparse.Namespace) -> Iterator[tuple[str, Option, str]]:
         """Yields flag or name, mark and value of every text that was given."""
         for group in self.groups:
-            for destination, name, parameter in group.items():
+            for destination, name, parameter in group:
                 value = getattr(found, destination, None)
                 for text in value if isinstance(value, list) else [value]:
                     if isinstance(text, str):
