@@ -72,7 +72,7 @@ class OptionsOf:
     Attributes:
         source: "module:name" of a function or dataclass, whose parameters with a
             default are meant. If `chosen`: of a function that takes the options that
-            were given so far, and returns one `Signature` or more.
+            were given so far, and returns the `Signature`s that go with them.
         defaults: Values in the place of the defaults there.
         flags: Names on the command line that differ from those of the parameters.
         title: Title of the group in the help.

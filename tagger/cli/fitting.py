@@ -30,7 +30,7 @@ def fit(
     csv: TableOutput | None = None,
     tag_file: Annotated[str | None, Option(metavar="FILE")] = None,
     tag_separator: Annotated[str, Option(metavar="TEXT")] = ";",
-    options: Annotated[dict, OptionsOf("tagger.fitting.fit:FitOptions", builds=True)],
+    options: Annotated[dict, OptionsOf("tagger.fitting.fit:FitOptions")],
     force: Force = False,
 ) -> None:
     """Learns your own tags on a model that already knows music.
@@ -50,7 +50,8 @@ def fit(
     tags = read_tags(tag_file) if tag_file else None
     weights.composition.check_output(output, from_)
     with storage.file_lock(output, "`output=`"):
-        found = work.fit.fit(from_, source, options, tags, tag_separator)
+        chosen = work.fit.FitOptions(**options)
+        found = work.fit.fit(from_, source, chosen, tags, tag_separator)
         found.save(output)
     table = found.table()
     if csv:
