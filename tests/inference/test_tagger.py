@@ -181,7 +181,7 @@ def test_the_command_takes_folders_lists_thresholds_and_draws(
     assert rows[0] == json.loads(first) and len(rows) == 2
     assert rows[1] == json.loads(done.stdout) | {"settings": rows[0]["settings"]}
     two = run_script(
-        "-m", "tagger", "tag", *clips, *model, "--plot", tmp_path / "t.png"
+        "-m", "tagger", "tag", *clips, *model, "--plot", tmp_path / "two.png"
     )
     assert two.returncode == 2 and "--plot shows exactly one file" in two.stderr
     (tmp_path / "empty").mkdir()
