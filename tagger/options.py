@@ -379,6 +379,7 @@ def parameter_of(
         elif annotation is tuple or annotation is list:
             first = default[0] if isinstance(default, Sequence) and default else ""
             is_many, annotation = True, type(first)
+            break
         else:
             break
     if isinstance(annotation, _Elsewhere) and annotation.is_read:

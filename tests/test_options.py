@@ -76,6 +76,8 @@ def test_completion_knows_commands_and_their_options(capsys):
         ("tuple[int, ...]", (1,), int, True, ()),
         ('Annotated[Literal["a", "b"], Option(help="x")]', "a", str, False, ("a", "b")),
         ("str | os.PathLike", options.MISSING, str, False, ()),
+        ("tuple", ((1, 2), (3, 4)), None, True, ()),
+        ("list", [], str, True, ()),
         ("Callable | None", None, None, False, ()),
     ],
 )
