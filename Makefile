@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(PYTHON) extract_excitations.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
 	    --output $(DEMO)/excitations.pkl --plots $(DEMO)/plots --force
 	$(PYTHON) eval.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
-	    --csv $(DEMO)/scores.csv --plot $(DEMO)/plots/scores.png --force
+	    --output $(DEMO)/scores.csv --plot $(DEMO)/plots/scores.png --force
 	$(PYTHON) -m tagger tag $(DEMO)/mp3/f/demo-0-0015-violin.mp3 \
 	    --model $(DEMO)/log/model.keras
 	$(PYTHON) -m tagger explain $(DEMO)/mp3/f/demo-0-0015-violin.mp3 \

@@ -131,7 +131,9 @@ class Parameter:
     @property
     def about(self) -> str:
         """The help with the default, which replaces what it says of None."""
-        text, default = self.help.rstrip("."), self.default
+        text, default = self.help.rstrip(".").replace("`", ""), self.default
+        if default is True:  # its flag is --no-…
+            return f"Do not {text[:1].lower()}{text[1:]}"
         stated = r" (default: \1)" if default is None else ""
         text = re.sub(r"; None: ((?:[^;.]|\.(?=\S))*)", stated, text)
         if default in (MISSING, None, (), "") or isinstance(default, bool):
@@ -365,9 +367,11 @@ def parameter_of(
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
         if origin is typing.Annotated:
             annotation, *marks = arguments
+            level = Option()
             for one in marks:
                 source = one if isinstance(one, OptionsOf) else source
-                mark = _merged(one, mark) if isinstance(one, Option) else mark
+                level = _merged(one, level) if isinstance(one, Option) else level
+            mark = _merged(mark, level)
         elif origin in (typing.Union, types.UnionType):
             annotation = next(
                 a for a in arguments if a not in (type(None), os.PathLike)
@@ -407,6 +411,12 @@ def _merged(outer: Option, inner: Option) -> Option:
         if getattr(outer, field.name) != getattr(usual, field.name)
     }
     return dataclasses.replace(inner, **changes)
+
+
+def load(name: str) -> Callable:
+    """Imports "module:name"."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Layers):", re.MULTILINE)

@@ -108,7 +108,7 @@ def main_of(name: str, script: str) -> Callable[[Sequence[str] | None], None]:
 
     def main(argv: Sequence[str] | None = None) -> None:
         argv = sys.argv[1:] if argv is None else argv
-        _exit(command(name, script).call(argv))
+        _exit(command(name, f"python {script}").call(argv))
 
     return main
 
@@ -119,10 +119,9 @@ def _exit(code: int | None) -> None:
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    hint = renamed.COMMANDS.get(name) or renamed.COMMANDS.get(name.partition(" ")[0])
-    hint = hint or suggest_names(name, known)
-    if "Available" in hint and len(list(known)) == len(_TARGETS):
-        hint = "tagger --help lists them."
+    hint = renamed.COMMANDS.get(name, "") or suggest_names(name, known)
+    if "Available" in hint and "-" not in name:
+        hint = renamed.COMMANDS.get(name.partition(" ")[0], "tagger --help lists them.")
     return f"There is no command tagger {name}. {hint}"
 
 

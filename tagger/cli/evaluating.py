@@ -32,7 +32,9 @@ def tag_pair(text: str) -> tuple[str, str]:
     """Checks a pair of tag names, A=B."""
     name, _, other = (part.strip() for part in text.partition("="))
     if not (name and other):
-        raise TaggerError(f"{text!r} is no pair of tags such as 'metal=heavy metal'.")
+        raise TaggerError(
+            f"{text!r} is not a pair of tags such as 'metal=heavy metal'."
+        )
     return name, other
 
 

@@ -29,7 +29,7 @@ def fit(
     ),
     csv: TableOutput | None = None,
     tag_file: Annotated[str | None, Option(metavar="FILE")] = None,
-    tag_separator: Annotated[str, Option(metavar="TEXT")] = ";",
+    tag_separator: Annotated[str, Option(min_length=1)] = ";",
     options: Annotated[dict, OptionsOf("tagger.fitting.fit:FitOptions")],
     force: Force = False,
 ) -> None:

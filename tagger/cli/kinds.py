@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from tagger import weights
-from tagger.options import Option, OptionsOf
+from tagger.options import Option, OptionsOf, Parameter, check_range, load
 from tagger.text import TaggerError, suggest_names
 
 Count = Annotated[int, Option(ge=1)]
@@ -54,7 +54,12 @@ Streaming = Annotated[
 ]
 
 PRETRAINED_PATH = Path(__file__).parents[1] / "weights" / "pretrained.csv"
+LITERAL = "\0"  # before an argument that follows --; no argument can hold it
 MODEL_ENDINGS = (".keras", ".hdf5", ".h5", ".onnx")
+
+
+class Wrong(Exception):
+    """What is wrong with an argument; no ValueError, which argparse would reword."""
 
 
 def model(text: str) -> str:
@@ -93,8 +98,6 @@ def check_ending(path: str, endings: Iterable[str]) -> None:
 
 def check_output(path: str, endings: Iterable[str]) -> None:
     """Checks that a file can be written, before hours of work."""
-    if path == "-":
-        return
     check_ending(path, endings)
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
@@ -121,7 +124,7 @@ def check_files(named: list[tuple[str, Option, str]], replaces: bool) -> None:
             if place != other and os.path.isfile(other_path):
                 if os.path.samefile(path, other_path):
                     raise TaggerError(
-                        f"{flag} would replace {path}, which {other_flag} names, too."
+                        f"{flag} would replace {path}, which is also {other_flag}."
                         f" Choose another {flag}."
                     )
         is_empty = os.path.isdir(path) and all(n[0] == "." for n in os.listdir(path))
@@ -129,3 +132,40 @@ def check_files(named: list[tuple[str, Option, str]], replaces: bool) -> None:
             raise FileExistsError(
                 f"{path} exists. Add --force to overwrite it, or choose another {flag}."
             )
+
+
+def value_of(name: str, parameter: Parameter, text: str) -> object:
+    """Converts and checks the text of an argument; "A,B" becomes a list.
+
+    Raises:
+        Wrong: the text is wrong; the message is a sentence.
+    """
+    text = text.removeprefix(LITERAL)
+    if not (parameter.is_many and name.startswith("--")):
+        return _one(name, parameter, text)
+    words = [text]
+    if not (parameter.mark.repeats or os.path.isfile(text)):
+        (words,) = csv.reader([" ".join(text.splitlines())], skipinitialspace=True)
+    if not words:
+        raise Wrong(f"{name} needs a value: {parameter.metavar}.")
+    return [_one(name, parameter, word.strip()) for word in words]
+
+
+def _one(name: str, parameter: Parameter, text: str) -> object:
+    mark, kind = parameter.mark, parameter.kind
+    try:
+        if mark.endings:
+            check_output(text, mark.endings)
+        value = load(mark.check)(text) if mark.check else kind(text)
+        if not mark.check:
+            check_range(name, value, mark)
+    except TaggerError as error:
+        said = str(error)
+        raise Wrong(said if said.startswith(name) else f"{name}: {said}") from None
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise Wrong(f"{name} must be {what}, not {text!r}.") from None
+    if parameter.choices and value not in parameter.choices:
+        hint = suggest_names(text, map(str, parameter.choices))
+        raise Wrong(f"{name} cannot be {text!r}. {hint}")
+    return value

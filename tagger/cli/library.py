@@ -82,6 +82,15 @@ def scan(
     Returns:
         Exit code: 2 if a file cannot be read or analysed.
     """
+    with contextlib.suppress(*[KeyboardInterrupt] * watch):
+        return _scan(
+            names, library_file, model, precision, streaming, prune, watch, poll
+        )
+    return 0
+
+
+def _scan(names, library_file, model, precision, streaming, prune, watch, poll) -> int:
+    """Scans, and perhaps watches, see `scan`."""
     if poll and not watch:
         raise TaggerError("--poll goes with --watch.")
     if watch and not all(map(os.path.isdir, names)):
@@ -99,8 +108,6 @@ def scan(
         streaming,
     )
     with contextlib.ExitStack() as stack:
-        if watch:
-            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         opened = stack.enter_context(library.database.writer(path))
         if model not in weights.pretrained.PRETRAINED:
             # Scans before 2026-11-25 stored the digest of the whole file.
@@ -177,7 +184,7 @@ def _print_report(report: "library.scanning.Report", opened) -> None:
     if report.missing:
         print(
             f"{len(report.missing):,} files of the library no longer exist; --prune"
-            " removes them.",
+            " files removes them.",
             file=sys.stderr,
         )
 
@@ -330,8 +337,9 @@ def similar(
             known,
             max_per_artist,
         )
-    heading = "similarity to the song before" if path else "similarity"
-    columns = {heading: [similarity for _, similarity in found]}
+    columns = {"similarity": [similarity for _, similarity in found]}
+    if path and not answers.json:
+        print("Each with its similarity to the song before:", file=sys.stderr)
     answers.show(songs, [row for row, _ in found], columns)
 
 

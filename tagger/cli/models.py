@@ -178,7 +178,7 @@ def convert(
             "tagger.cli.planning:options_of_architecture",
             chosen=True,
             flags=FLAGS,
-            owner="tagger.cli.planning:owner_of",
+            owner="tagger.cli.planning:owner_of_model",
         ),
     ],
     force: Force = False,
@@ -244,7 +244,8 @@ def export(
     """
     if output is None:
         output = Path(model).stem + (EXPORT_FORMATS[to] or "_saved_model")
-        check_files([("--output", Option(writes=True), output)], force)
+        named = [("--output", Option(writes=True), output), ("MODEL", Option(), model)]
+        check_files(named, force)
     check_export_path(output, to)
     if to == "onnx":
         graph = weights.composition.graph_of(model)

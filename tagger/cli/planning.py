@@ -24,12 +24,21 @@ FLAGS = {
     "backbone_rate": "--backbone-learning-rate",
 }
 FINE_TUNING = ("freeze", "backbone_rate")
+# What the fields of a stage mean for a whole recipe, see `recipes.override`.
+OF_FIRST_STAGE = {
+    "learning_rate": "Learning rate of stage 0; the others keep their proportion to it",
+    "max_epochs": "Maximum number of epochs of stage 0; the others keep their"
+    " proportion to it",
+}
 
 
 def architecture(text: str) -> str:
     """Checks the name of a model to train."""
-    if text not in registry.ARCHITECTURES:
+    known = [*registry.MODELS, *registry.ARCHITECTURES]
+    if ":" in text:
         registry.entry(text)
+    elif text not in known:
+        raise TaggerError(f"there is no model {text!r}. {suggest_names(text, known)}")
     return text
 
 
@@ -91,6 +100,8 @@ def plan_of(given: dict) -> Plan:
     held, implied = {}, {}
     if given.get("config"):
         path, then = Path(given["config"]), "Give the run.json of a run."
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {str(path)!r}. {then}")
         held = training.runs.read_description(path, then)
         given, implied = _with_config(given, held)
     name, usual = given.get("architecture", DEFAULT), None
@@ -134,7 +145,11 @@ def _with_config(given: dict, held: dict) -> tuple[dict, dict]:
         known = {"from": "base"}.get(name, name)
         if name in held and known not in unwanted and argument not in taken | given:
             raise TaggerError(f"{given['config']} does not say which. Give --{name}.")
-    implied = {} if "options" in unwanted else noted.get("options", {})
+    implied = {} if "options" in unwanted else noted.get("options")
+    if implied is None:  # a run of before: what differs from the defaults
+        usual = registry.default_options(held["model"]["name"])
+        stated = {name: held["model"].get(name, usual[name]) for name in usual}
+        implied = {name: one for name, one in stated.items() if one != usual[name]}
     return taken | given, implied
 
 
@@ -164,6 +179,8 @@ def options_of_recipe(given: dict) -> list[Signature]:
     known = {}
     for source in ("Stage", "override", "TrainingRecipe"):
         known |= options.read(f"tagger.training.recipes:{source}").parameters
+    for name, what in OF_FIRST_STAGE.items():
+        known[name] = dataclasses.replace(known[name], help=what)
     found = Signature("recipe", f"options of the recipe {plan.recipe_name}", known)
     return [found.only(values).with_defaults(values)]
 
@@ -184,6 +201,19 @@ TEACHING = {
 }
 
 
+def owner_of_model(flag: str) -> str:
+    """Returns the sentence that says which architectures have a flag."""
+    name = {flag: name for name, flag in FLAGS.items()}.get(flag, "")
+    name = name or flag.removeprefix("--").replace("-", "_")
+    names = (name, name.removeprefix("no_"))
+    found = [
+        model
+        for model in registry.MODELS
+        if not registry.options_of(model).parameters.keys().isdisjoint(names)
+    ]
+    return f"It is an option of {', '.join(found)}; see --architecture." * bool(found)
+
+
 def owner_of(flag: str) -> str:
     """Returns the sentence that says whose option a flag is."""
     name = {flag: name for name, flag in FLAGS.items()}.get(flag, "")
@@ -195,13 +225,7 @@ def owner_of(flag: str) -> str:
     ):  # fmt: skip
         if name in TEACHING[kind]:
             return f"It goes with {needed}."
-    names = (name, name.removeprefix("no_"))
-    found = [
-        model
-        for model in registry.MODELS
-        if not registry.options_of(model).parameters.keys().isdisjoint(names)
-    ]
-    if found:
-        return f"It is an option of {', '.join(found)}; see --architecture."
+    if hint := owner_of_model(flag):
+        return hint
     found = [one for one, recipe in RECIPES.items() if name in recipes.settings(recipe)]
     return f"It is an option of the recipe {' or '.join(found)}." if found else ""

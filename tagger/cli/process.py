@@ -32,7 +32,9 @@ def run(main: Callable[[], None]) -> None:
             os._exit(2)  # on a normal exit, JAX would wait for the others and crash
         sys.exit(2)
     except KeyboardInterrupt:
-        words = [word for word in sys.argv[1:] if word != "--force"]
+        # Only tag continues what --force would begin anew.
+        unwanted = "--force" if sys.argv[1:2] == ["tag"] else None
+        words = [word for word in sys.argv[1:] if word != unwanted]
         _say(
             f"\n{name}: interrupted. To continue: {shlex.join([*name.split(), *words])}"
         )

@@ -35,6 +35,7 @@ OPTIONS = {
     ("convert", "--tags"): "It is called --tag-file now.",
     ("convert", "--model"): "It is called --architecture now.",
     ("train", "--model"): "It is called --architecture now.",
+    ("build_mtt", "--split"): "The splits are those of --variant.",
     ("build_msd", "--split"): "It is called --split-rule now.",
     ("build_jamendo", "--split"): "It is called --split-number now.",
     ("evaluate", "--map"): "It is called --rename now.",

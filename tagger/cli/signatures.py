@@ -8,24 +8,18 @@ options, settings files, environment variables or short flags.
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import functools
-import importlib
-import os
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from tagger import options
 from tagger.cli import kinds
+from tagger.cli.kinds import LITERAL, Wrong, value_of
 from tagger.cli.renamed import OPTIONS
-from tagger.options import MISSING, Option, Parameter, Signature
-from tagger.text import TaggerError, similar_names, suggest_names
-
-
-class _Wrong(Exception):
-    """What is wrong with an argument; no ValueError, which argparse would reword."""
+from tagger.options import MISSING, Option, Parameter, Signature, load
+from tagger.text import TaggerError, similar_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,23 +69,28 @@ class Command:
         """
         try:
             return self._parse(argv)
-        except _Wrong as error:
+        except Wrong as error:
             raise TaggerError(f"{error} See {self.program} --help.") from None
 
-    def parser(self, given: dict | None = None) -> "_Parser":
-        """Returns the parser; `given` holds what decides about further options."""
-        width = min(shutil.get_terminal_size().columns, 100) - 2
+    def parser(self, given: dict | None = None, is_first: bool = False) -> "_Parser":
+        """Returns the parser.
+
+        Args:
+            given: What decides about further options.
+            is_first: Whether it looks for these alone, and nothing is required.
+        """
+        width = max(min(shutil.get_terminal_size().columns, 100) - 2, 20)
         paragraphs = self.signature.text.split("\n\n")
         parser = _Parser(
             prog=self.program,
             description="\n\n".join(textwrap.fill(one, width) for one in paragraphs),
             formatter_class=functools.partial(
-                argparse.RawDescriptionHelpFormatter, max_help_position=26, width=width
+                _Formatter, max_help_position=26, width=width
             ),
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
         )
-        parser.groups = [*self._groups(given or {})]
+        parser.groups = [*self._groups(given or {}, is_first)]
         for group in parser.groups:
             place, title = parser, group.signature.title or group.source.title
             if group.owner and any(True for _ in group):
@@ -99,39 +98,47 @@ class Command:
                 place = parser.add_argument_group(title.rstrip("."))
             for destination, name, parameter in group:
                 try:
-                    _add(place, destination, name, parameter)
+                    _add(place, destination, name, parameter, not is_first)
                 except argparse.ArgumentError:
                     chosen = [one for one in parser.groups if one.source.chosen]
-                    of = {n: g.signature.name for g in chosen for _, n, _ in g}[name]
+                    of = {n: g for g in reversed(chosen) for _, n, _ in g}[name]
                     raise TaggerError(
-                        f"{of} has an option {name}, which {self.program} has, too."
-                        " Rename it there."
+                        f"{of.signature.name} has an option {name}, which"
+                        f" {self.program} has, too. Rename it there."
                     ) from None
         return parser
 
-    def _groups(self, given: dict) -> Iterator[_Group]:
+    def _groups(self, given: dict, is_first: bool) -> Iterator[_Group]:
         yield _Group("", self.signature, options.OptionsOf(""))
         for owner, source in self._sources().items():
-            stated = [] if source.chosen else [options.read(source.source)]
-            for signature in load(source.source)(given) if source.chosen else stated:
+            if source.chosen:
+                found = [] if is_first else load(source.source)(given)
+            else:
+                found = [options.read(source.source)]
+            for signature in found:
                 yield _Group(owner, signature.with_defaults(source.defaults), source)
 
     def _parse(self, argv: Sequence[str]) -> dict:
-        wants_help = not {"-h", "--help"}.isdisjoint(argv)
-        words = [word for word in argv if word not in ("-h", "--help")]
-        parser, sources = self.parser(), self._sources()
+        end = [*argv, "--"].index("--")  # what follows are no options
+        wants_help = not {"-h", "--help"}.isdisjoint(argv[:end])
+        words = [word for word in argv[:end] if word not in ("-h", "--help")]
+        words += [LITERAL + word for word in argv[end + 1 :]]
+        sources, given = self._sources(), {}
         if any(source.chosen for source in sources.values()):
-            given = {}
-            with contextlib.suppress(*[_Wrong] * wants_help):
-                given = parser.values(parser.parse_known_args(words)[0], "")
-            parser = self.parser(given)
+            with contextlib.suppress(*[Wrong] * wants_help):
+                first = self.parser(is_first=True)
+                given = first.values(first.parse_known_args(words)[0], "")
+        parser = self.parser(given)
         if wants_help:
             parser.parse_args(["--help"])
-        intermixed = parser.parse_known_intermixed_args  # files between options
-        parse = parser.parse_known_args if "--" in words else intermixed
-        found, unknown = parse(words)
+        for word in words:
+            flag = word.partition("=")[0]
+            is_flag = word[:1] == "-" and word[1:2] not in ("", *".0123456789")
+            if is_flag and flag not in parser._option_string_actions:
+                raise Wrong(self._about(flag, parser))
+        found, unknown = parser.parse_known_intermixed_args(words)
         if unknown:
-            raise _Wrong(self._about(unknown, parser))
+            raise Wrong(f"Unexpected argument {unknown[0].removeprefix(LITERAL)!r}.")
         values = parser.values(found, "")
         replaces = "force" not in self.signature.parameters or "force" in values
         kinds.check_files([*parser.texts(found)], replaces)
@@ -145,24 +152,26 @@ class Command:
         parameters = self.signature.parameters.values()
         return {one.name: one.source for one in parameters if one.source}
 
-    def _about(self, unknown: Sequence[str], parser: "_Parser") -> str:
-        """Returns what is wrong with words that no option takes."""
-        flags = [word for word in unknown if word.startswith("-") and word != "-"]
-        if not flags:
-            return f"{self.program} has no use for {unknown[0]!r}."
-        flag = flags[0].partition("=")[0]
+    def _about(self, flag: str, parser: "_Parser") -> str:
+        """Returns what is wrong with an option that there is not."""
+        name, known = flag.strip("-"), parser._option_string_actions
         hint = OPTIONS.get((self.signature.name.partition(":")[2], flag))
         hint = hint or OPTIONS.get(("", flag), "")
+        if not flag.startswith("--"):
+            hint = f"Files whose names start with a dash go after --: -- {flag}."
         for source in self._sources().values():
+            other = source.flags.get(name.replace("-", "_"), "")
+            for one in (other, f"--no-{name}", f"--{name.replace('_', '-')}"):
+                hint = hint or (f"Did you mean {one}?" if one in known else "")
             hint = hint or (load(source.owner)(flag) if source.owner else "")
-        known = [one.removeprefix("--") for one in parser._option_string_actions]
-        if not hint and (alike := similar_names(flag.removeprefix("--"), known)):
+        names = [one[2:] for one in known if one.startswith("--")]
+        if not hint and (alike := similar_names(name, names)):
             hint = f"Did you mean --{' or --'.join(alike)}?"
         return f"There is no option {flag} of {self.program}. {hint}".rstrip()
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports errors as `_Wrong`, in sentences."""
+    """Reports errors as `Wrong`, in sentences."""
 
     groups: list[_Group]
 
@@ -176,10 +185,11 @@ class _Parser(argparse.ArgumentParser):
         }
 
     def texts(self, found: argparse.Namespace) -> Iterator[tuple[str, Option, str]]:
-        """Yields flag or name, mark and value of every text that was given."""
+        """Yields flag or name, mark and text of what is given, and of outputs."""
         for group in self.groups:
             for destination, name, parameter in group:
-                value = getattr(found, destination, None)
+                usual = parameter.default if parameter.mark.writes else None
+                value = getattr(found, destination, usual)
                 for text in value if isinstance(value, list) else [value]:
                     if isinstance(text, str):
                         yield name.split()[0], parameter.mark, text
@@ -187,21 +197,25 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         name, _, what = message.removeprefix("argument ").partition(": ")
         if "required" in name:
-            raise _Wrong(f"Give {what.replace(', ', ' and ')}.")
+            raise Wrong(f"Give {what.replace(', ', ' and ')}.")
         if what.startswith("ignored explicit"):
-            raise _Wrong(f"{name} takes no value.")
-        raise _Wrong(f"{name} needs a value." if what else message)
+            raise Wrong(f"{name} takes no value.")
+        action = self._option_string_actions.get(name)
+        raise Wrong(f"{name} needs a value: {action.metavar}." if action else message)
 
 
-def load(name: str) -> Callable:
-    """Imports "module:name"."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Does not break options at their dashes."""
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
-def _add(place, destination: str, name: str, parameter: Parameter) -> None:
+def _add(
+    place, destination: str, name: str, parameter: Parameter, is_strict: bool
+) -> None:
     """Adds a parameter to a parser or to a group of it."""
-    names, is_needed = name.split(), parameter.default is MISSING
+    names, is_needed = name.split(), parameter.default is MISSING and is_strict
     about = {"dest": destination, "help": parameter.about.replace("%", "%%")}
     if parameter.kind is bool:
         about["action"] = "store_false" if parameter.default is True else "store_true"
@@ -216,35 +230,5 @@ def _add(place, destination: str, name: str, parameter: Parameter) -> None:
             about["nargs"] = "?"
         names = [about.pop("dest")]
     if parameter.kind is not bool:
-        about["type"] = functools.partial(_value, name.split()[0], parameter)
+        about["type"] = functools.partial(value_of, name.split()[0], parameter)
     place.add_argument(*names, **about)
-
-
-def _value(name: str, parameter: Parameter, text: str) -> object:
-    """Converts and checks the text of an argument; "A,B" becomes a list."""
-    if not (parameter.is_many and name.startswith("--")):
-        return _one(name, parameter, text)
-    words = [text]
-    if not (parameter.mark.repeats or os.path.isfile(text)):
-        (words,) = csv.reader([" ".join(text.splitlines())], skipinitialspace=True)
-    return [_one(name, parameter, word.strip()) for word in words]
-
-
-def _one(name: str, parameter: Parameter, text: str) -> object:
-    mark, kind = parameter.mark, parameter.kind
-    try:
-        if mark.endings:
-            kinds.check_output(text, mark.endings)
-        value = load(mark.check)(text) if mark.check else kind(text)
-        if not mark.check:
-            options.check_range(name, value, mark)
-    except TaggerError as error:
-        said = str(error)
-        raise _Wrong(said if said.startswith(name) else f"{name}: {said}") from None
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise _Wrong(f"{name} must be {what}, not {text!r}.") from None
-    if parameter.choices and value not in parameter.choices:
-        hint = suggest_names(text, map(str, parameter.choices))
-        raise _Wrong(f"{name}: there is no {text!r}. {hint}")
-    return value

@@ -155,6 +155,11 @@ def tag(
             results = writers.open_results(output, source, force)
             paths = [path for path in paths if not results.has(path)]
             results.check_targets(paths)
+            if plot and not paths:
+                raise TaggerError(
+                    f"{output} already holds the tags of this file, so there is nothing"
+                    " to plot. Omit --output, or add --force."
+                )
             if not paths:
                 print(f"{output} already holds the tags of all files.", file=sys.stderr)
         held = tagger.thresholds() if tagger.info.thresholds else {}
@@ -284,7 +289,7 @@ def explain(
     *,
     model: Model = DEFAULT_MODEL,
     tags: tuple[str, ...] | None = None,
-    second_file: str | None = None,
+    second_file: Annotated[str | None, Option(metavar="FILE")] = None,
     start: Annotated[float | None, Option(ge=0)] = None,
     hop: Seconds | None = None,
     output: Output = "explained",

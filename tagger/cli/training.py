@@ -113,8 +113,10 @@ def train(
     plan = plan_of({name: value for name, value in given.items() if value is not None})
     given = {"data_dir": DATA_DIR, "architecture": DEFAULT} | plan.given
     _check_together(given | {"rounds": rounds}, plan.recipe_name)
-    for name, other in (("architecture", architecture), ("teacher", teacher)):
-        if from_ and other:
+    for name, other in (
+        ("architecture", architecture), ("teacher", plan.given.get("teacher"))
+    ):  # fmt: skip
+        if "from_" in plan.given and other:
             raise TaggerError(f"Give --from or --{name}, not both.")
     if devices.get("strategy") == "multiworker":
         work.supervision.supervise()

@@ -54,7 +54,7 @@ def load_annotations(
     tags: Annotated[str | None, Option(flag="--tag-file", metavar="FILE")] = None,
     num_tags: Annotated[int | None, Option(ge=1)] = None,
     seed: Annotated[int, Option(ge=0)] = 0,
-    tag_separator: str = ";",
+    tag_separator: Annotated[str, Option(min_length=1)] = ";",
     folds: Annotated[int | None, Option(ge=2)] = None,
 ) -> Annotations:
     """Reads a csv, or walks a folder with one subfolder per tag.

@@ -43,9 +43,9 @@ def thresholds_at_rate(
             would be less than one of them.
     """
     if not 0 < rate < 1:
-        raise TaggerError(f"The rate must be between 0 and 1, not {rate:g}.")
+        raise TaggerError(f"The share must be between 0 and 1, not {rate:g}.")
     needed = math.ceil(1 / rate)
-    too_few = f"a rate of {rate:g} needs at least {needed}. Give more music"
+    too_few = f"a share of {rate:g} needs at least {needed}. Give more music"
     if len(paths) < needed:
         raise TaggerError(f"There are {len(paths)} audio files, but {too_few}.")
     found = list(tagger.taggrams(paths, None, bar, options))

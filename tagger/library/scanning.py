@@ -97,7 +97,7 @@ def check_exists(name: str) -> None:
         raise FileNotFoundError(
             f"There is no file or folder {name!r}. If it is on another drive, check"
             " that the drive is connected. The library keeps what it holds; if you have"
-            " deleted it, scan it with `prune=` and `force=`."
+            " deleted it, scan it with `prune=folders`."
         )
 
 
@@ -158,7 +158,7 @@ def prune(library: MusicLibrary, names: Sequence[str], force: bool) -> list[str]
             raise TaggerError(
                 f"All {len(held):,} files that the library holds in {name!r} are gone."
                 " If its drive is not connected, connect it. If you have deleted or"
-                " moved them, add `force=`."
+                " moved them, use `prune=folders`."
             )
         empty = Counter() if force else Counter(map(_empty_folder_of, missing))
         del empty[None]
@@ -167,7 +167,7 @@ def prune(library: MusicLibrary, names: Sequence[str], force: bool) -> list[str]
             raise TaggerError(
                 f"{folder!r} is empty, but the library holds {number:,} files in it. If"
                 " a drive belongs there, connect it. If you have deleted or moved the"
-                " files, add `force=`."
+                " files, use `prune=folders`."
             )
         gone += missing
     library.forget(gone)

@@ -193,7 +193,7 @@ def check_writable(path: str) -> None:
     if not os.path.lexists(path):
         raise FileNotFoundError(
             f"There is no file {path!r} any more. If its drive is not connected,"
-            " connect it; else: tagger scan --prune."
+            " connect it; else: tagger scan FOLDER --prune files."
         )
     mode = os.stat(path).st_mode
     if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):

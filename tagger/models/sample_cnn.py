@@ -34,8 +34,8 @@ def sample_cnn(
 
     Args:
         block: "se", "rese", "res" or "basic".
-        multi: Whether to concatenate the global maxima of the last three blocks
-            (multi-level feature aggregation) instead of using only the last block's.
+        multi: Concatenate the global maxima of the last three blocks (multi-level
+            feature aggregation) instead of using only the last block's.
         alpha: Amplifying ratio of the SE blocks.
         dropout_rate: Dropout rate before the last layer. Residual blocks always use 0.2
             between their convolutions.

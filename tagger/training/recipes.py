@@ -35,7 +35,8 @@ class Stage:
         max_epochs: Maximum number of epochs.
         patience: Early-stopping patience: the stage ends after this many epochs without
             a better monitored value; None: never early.
-        freeze: What keeps its weights, see `fine_tuning.frozen_layers`.
+        freeze: What keeps its weights: none, frontend, backbone (all but the last
+            layer), or the name of a layer (that one and all before it).
         backbone_rate: Factor of the learning rate for all weights but the last layer's.
         weight_decay: Factor λ; λ · w is added to the gradient of every weight w, before
             momentum and Adam's scaling: PyTorch's weight_decay, not Keras'.
@@ -144,7 +145,7 @@ RECIPES = {
             for stage in range(5)
         ),
     ),
-    # Won, Chun and Serra 2019: train.py --model self_attention.
+    # Won, Chun and Serra 2019: train.py --architecture self_attention.
     "won2019": TrainingRecipe(
         batch_size=16,
         stages=(
@@ -156,7 +157,7 @@ RECIPES = {
         crops_per_clip=1,
         monitor="val_roc_auc",
     ),
-    # Won et al., SMC 2020: train.py --model short_chunk_resnet.
+    # Won et al., SMC 2020: train.py --architecture short_chunk_resnet.
     "won2020": TrainingRecipe(
         batch_size=16,
         stages=(
@@ -168,14 +169,14 @@ RECIPES = {
         crops_per_clip=1,
         monitor="val_roc_auc",
     ),
-    # Dabral and Deshmukh: train.py --model multi_scale_cnn.
+    # Dabral and Deshmukh: train.py --architecture multi_scale_cnn.
     "multi_scale": TrainingRecipe(
         batch_size=20,
         stages=(dataclasses.replace(_ADAM_2020, max_epochs=100),),
         monitor="val_roc_auc",
     ),
-    # Won, Choi and Serra, ISMIR 2021, without its noisy student: train.py --model
-    # music_tagging_transformer.
+    # Won, Choi and Serra, ISMIR 2021, without its noisy student: train.py
+    # --architecture music_tagging_transformer.
     "transformer": TrainingRecipe(
         batch_size=32,
         stages=(dataclasses.replace(_ADAM_2019, max_epochs=200, patience=40),),

@@ -27,6 +27,7 @@ from tagger.data.batches import Batches, Mixture, ReadOptions
 from tagger.data.clips import UNLABELLED, Shards
 from tagger.evaluation import agreement, alignment, metrics, scoring
 from tagger.models.files import read_info
+from tagger.options import Option
 from tagger.segmentation import INT16_SCALE, Segmentation
 from tagger.text import TaggerError
 from tagger.training.losses import loss_of, similarity, softened
@@ -170,7 +171,7 @@ class Distillation:
     teacher: str | os.PathLike
     temperature: Positive = 1.0
     embedding_weight: NotNegative = 0.0
-    scores_dir: str | os.PathLike | None = None
+    scores_dir: Annotated[str | os.PathLike | None, Option(metavar="DIR")] = None
     scores: Path | None = None
 
     def __post_init__(self):

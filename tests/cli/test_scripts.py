@@ -28,7 +28,7 @@ def test_a_script_has_the_help_of_its_command(script):
     """Starts a process for each; test_architecture.py checks what they import."""
     done = run_process(script, "--help")
     assert done.returncode == 0 and "--data-dir" in done.stdout
-    assert done.stdout.startswith(f"usage: {script}")
+    assert done.stdout.startswith(f"usage: python {script}")
 
 
 def test_every_command_has_help_of_80_columns_and_a_version(capsys, monkeypatch):
@@ -150,19 +150,24 @@ def test_the_source_of_a_factory_is_read_as_python_reads_it(name):
         ("--architecture fcn --block se", "It is an option of sample_cnn"),
         ("--num-heads 4", "an option of self_attention, music_tagging_transformer"),
         ("--temperature 2", "It goes with --teacher."),
+        ("--learning-rate 1", "Did you mean --lr?"),
+        ("--multi", "Did you mean --no-multi?"),
+        ("--config nowhere.json", "There is no file 'nowhere.json'"),
         ("--freeze none", "It goes with --from."),
         ("--set width=3", "Give the option itself"),
         ("--model fcn", "It is called --architecture now"),
-        ("--architecture fcnn", "Unknown model 'fcnn'"),
+        ("--architecture fcnn", "no model 'fcnn'. Did you mean fcn"),
         ("--recipe resmul", "no recipe 'resmul'. Did you mean resemul"),
-        ("--block see", "no 'see'. Did you mean se"),
+        ("--block see", "cannot be 'see'. Did you mean se"),
         ("--widths a,2 --architecture short_chunk_cnn", "whole number, not 'a'"),
     ],
 )
 def test_an_option_that_does_not_go_with_the_model_is_a_sentence(
     arguments, says, run_script
 ):
-    fails(run_script("train.py", *arguments.split()), says, "See train.py --help.")
+    done = run_script("train.py", *arguments.split())
+    fails(done, says)
+    assert ("See python train.py --help." in done.stderr) == ("config" not in arguments)
 
 
 def test_unlabelled_music_and_a_student_need_a_teacher(run_script):
@@ -200,6 +205,23 @@ def test_what_exists_is_not_overwritten_without_force(
     words = command.format(tmp_path / "out").split()
     fails(run_script("-m", "tagger", *words), "exists. Add --", "--force", path)
     assert path.is_dir() or path.read_text() == "mine"
+
+
+def test_a_default_output_is_not_overwritten_either(tmp_path, run_script):
+    (tmp_path / "explained").mkdir()
+    for name in ("explained/mine.txt", "excitations.pkl", "student.onnx"):
+        (tmp_path / name).write_text("mine")
+    for command, says in (
+        ("-m tagger explain a.mp3", "explained exists. Add --force"),
+        ("extract_excitations.py musicnn_mtt", "excitations.pkl exists. Add --force"),
+        ("-m tagger models export student --to onnx", "student.onnx exists. Add"),
+        (
+            "-m tagger models export student.onnx --to onnx --force",
+            "--output would replace student.onnx, which is also MODEL",
+        ),
+    ):
+        fails(run_script(*command.split(), cwd=tmp_path), says)
+    assert (tmp_path / "student.onnx").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +270,7 @@ def test_an_interruption_names_the_command_that_continues(
         with pytest.raises(SystemExit) as ended:
             process.run(cli.main)
         assert ended.value.code == code
-        again = command.removesuffix(" --force")
+        again = command.removesuffix(" --force")  # tag continues without it
         assert f"interrupted. To continue: tagger {again}\n" in capsys.readouterr().err
     else:
         process.run(cli.main)

@@ -107,6 +107,7 @@ def test_arguments_are_converted_and_defaults_are_those_of_the_function(run):
     assert found["output"] == "x.csv" and found["further"] == {"grams": 5}
     assert found["reading"].rate is None and found["counts"] == (1, 2)
     assert run("--level .5 -- -a --b")["files"] == ["-a", "--b"]
+    assert run("a --level .5 -- -h")["files"] == ["a", "-h"]
 
 
 def test_a_name_may_hold_a_comma(run):
@@ -121,13 +122,21 @@ def test_a_name_may_hold_a_comma(run):
         ("a --level 1", "--level must be above 0 and below 1, not 1.0."),
         ("a --level nan", "--level must be above 0 and below 1, not nan."),
         ("a --level x", "--level must be a number, not 'x'."),
-        ("a --level", "--level needs a value."),
+        ("a --level", "--level needs a value: X."),
         ("a --loud=1", "--loud takes no value."),
-        ("a --kind mx", "--kind: there is no 'mx'. Did you mean max?"),
-        ("a --kind zz", "--kind: there is no 'zz'. Available: mean, max."),
+        ("a --kind mx", "--kind cannot be 'mx'. Did you mean max?"),
+        ("a --kind zz", "--kind cannot be 'zz'. Available: mean, max."),
         ("a --lvel 1", "There is no option --lvel of x cook. Did you mean --level?"),
         ("a --grams 1", "no option --grams of x cook. It goes with --kind max."),
         ("a --kind max --grams 0", "--grams must be at least 1, not 0."),
+        ("a --names=", "--names needs a value: A,B."),
+        (
+            "-b.csv",
+            "no option -b.csv of x cook. Files whose names start with a dash go",
+        ),
+        ("a --ouput x.csv", "no option --ouput of x cook. Did you mean --output?"),
+        ("--output -", "--output: '-' must end in .csv or .json."),
+        ("a --num_counts 2", "There is no option --num_counts of x cook."),
         ("a --counts 1,b", "--counts must be a whole number, not 'b'."),
         ("a --output x.txt", "--output: 'x.txt' must end in .csv or .json."),
         ("a --output no/x.csv", "--output: cannot write 'no/x.csv': no such folder."),
@@ -144,7 +153,7 @@ def test_no_output_replaces_an_input_or_by_accident(run, tmp_path):
     (tmp_path / "a.csv").write_text("labels")
     (tmp_path / "link.csv").symlink_to(tmp_path / "a.csv")
     for output in ("a.csv", "./a.csv", "link.csv"):
-        with pytest.raises(TaggerError, match="--output would replace .*FILE names"):
+        with pytest.raises(TaggerError, match="--output would replace .* also FILE"):
             run(f"a.csv --output {output} --force")
     with pytest.raises(FileExistsError, match="a.csv exists. Add --force to overwr"):
         run("b --output a.csv")
@@ -167,7 +176,7 @@ def test_help_shows_what_the_source_says(run, capsys, monkeypatch):
         "--counts A,B Counts (default: 1,2)",
         "--output FILE, --out FILE Table",
         "How files are read: --rate N Rate in Hz (default: that of the file)",
-        "--no-fast Skip silence",
+        "--no-fast Do not skip silence",
     ):
         assert words in text
     assert "--grams" not in text

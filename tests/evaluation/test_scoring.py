@@ -421,7 +421,7 @@ def test_a_map_pairs_tags_that_are_spelt_differently(built, trained, run_script)
         "has no tag 'nothing'",
         "Give DATA=MODEL",
     )
-    fails(run_script(*command, "--rename", "rock"), "no pair of tags")
+    fails(run_script(*command, "--rename", "rock"), "not a pair of tags")
 
 
 def test_a_fold_is_scored_whatever_its_split(built, trained, tmp_path, run_script):
