@@ -457,5 +457,10 @@ def check_range(name: str, value: float | Sequence, mark: object) -> None:
         abs(value) < float("inf")
         and all(_BOUNDS[key][1](value, bound) for key, bound in bounds.items())
     ):
-        said = [f"{_BOUNDS[key][0]} {bound:,g}" for key, bound in bounds.items()]
+        said = [
+            f"{_BOUNDS[key][0]} {bound:,}"
+            if isinstance(bound, int)
+            else f"{_BOUNDS[key][0]} {bound:g}"
+            for key, bound in bounds.items()
+        ]
         raise TaggerError(f"{name} must be {' and '.join(said)}, not {value}.")

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 _exit(command(word).call(rest))
             elif members := [one for one in _TARGETS if one.startswith(f"{word} ")]:
                 if rest and rest[0] not in ("-h", "--help"):
-                    raise TaggerError(_unknown(name, members))
+                    raise TaggerError(_unknown(rest[0], members, f"tagger {word}"))
                 print(overview(members))
             else:
                 raise TaggerError(_unknown(word, _TARGETS))
@@ -118,11 +118,14 @@ def _exit(code: int | None) -> None:
         sys.exit(code)
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
-    hint = renamed.COMMANDS.get(name, "") or suggest_names(name, known)
-    if "Available" in hint and "-" not in name:
-        hint = renamed.COMMANDS.get(name.partition(" ")[0], "tagger --help lists them.")
-    return f"There is no command tagger {name}. {hint}"
+def _unknown(name: str, known: Iterable[str], group: str = "tagger") -> str:
+    """Returns the sentence for a command that there is not."""
+    hint = suggest_names(name, [one.rpartition(" ")[2] for one in known])
+    if group == "tagger" and name in renamed.COMMANDS:
+        hint = renamed.COMMANDS[name]
+    elif "Available" in hint:
+        hint = renamed.COMMANDS.get(group, f"{group} --help lists them.")
+    return f"There is no command {name!r} of {group}. {hint}"
 
 
 def overview(names: Iterable[str] = _TARGETS) -> str:

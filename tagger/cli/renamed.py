@@ -7,7 +7,7 @@ COMMANDS = {
     "convert": "It is called tagger models convert now.",
     "demo": "It is called tagger build demo now.",
     "export": "It is called tagger models export now.",
-    "models": "It is called tagger models show NAME now.",
+    "tagger models": "To describe a model: tagger models show NAME.",
     "pretrained": "tagger models list names them, tagger models fetch NAME downloads.",
     "share": "It is called tagger models share now.",
 }

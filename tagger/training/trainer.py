@@ -58,7 +58,7 @@ class RunOptions:
         ValueError: a number is out of range.
     """
 
-    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] = 0
     initial_stage: Annotated[int, Meta(ge=0)] = 0
     num_read_threads: Whole | None = None
     checkpoint_minutes: NotNegative = 10.0
