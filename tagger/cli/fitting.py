@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tagger import fitting as work
 from tagger import listing, storage, weights
-from tagger.cli.kinds import Force, Model, ModelOutput, Share, Streaming
+from tagger.cli.kinds import Force, Model, ModelOutput, Share, Streaming, check_distinct
 from tagger.cli.process import wrapped
 from tagger.datasets.annotations import read_tags
 from tagger.fitting import calibration
@@ -47,6 +47,7 @@ def fit(
             list); None: all, in alphabetical order.
         tag_separator: Separator between the tags in the column tags.
     """
+    check_distinct(from_)
     tags = read_tags(tag_file) if tag_file else None
     weights.composition.check_output(output, from_)
     with storage.file_lock(output, "`output=`"):

@@ -82,6 +82,13 @@ def model(text: str) -> str:
     return text
 
 
+def check_distinct(models: Iterable[str]) -> None:
+    """Checks that no model is named twice."""
+    models = list(models)
+    if len(set(models)) < len(models):
+        raise TaggerError(f"{', '.join(models)} names a model twice.")
+
+
 def _pretrained() -> list[str]:
     """Returns the keys of `pretrained.PRETRAINED`, without importing its module."""
     with PRETRAINED_PATH.open(encoding="utf-8", newline="") as file:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from tagger import inference, models, storage, weights
-from tagger.cli.kinds import Force, Model, ModelOutput, check_files
+from tagger.cli.kinds import Force, Model, ModelOutput, check_distinct, check_files
 from tagger.cli.planning import FLAGS
 from tagger.datasets.annotations import read_tags
 from tagger.models import registry
@@ -224,6 +224,7 @@ def average(
             mean score.
         output: File to write: .onnx, or .keras, such as a teacher of train.
     """
+    check_distinct(members)
     info = weights.composition.average(members, output)
     print(printable(f"{output}: {info.num_tags} tags, {len(members)} models"))
 

@@ -47,12 +47,9 @@ def check_output(path: str | os.PathLike, bases: Sequence[str | os.PathLike]) ->
     """Checks, before anything is computed, that `write` can write a file.
 
     Raises:
-        ValueError: a base is named twice, or has no network for Keras, but the file
-            needs one.
+        ValueError: a base has no network for Keras, but the file needs one.
         ImportError: the file is for Keras, which is not installed.
     """
-    if len({*map(str, bases)}) < len(bases):
-        raise TaggerError(f"{', '.join(map(str, bases))} names a model twice.")
     if str(path).endswith(".onnx"):
         return
     if not importlib.util.find_spec("keras"):

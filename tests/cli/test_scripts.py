@@ -238,6 +238,10 @@ def test_a_default_output_is_not_overwritten_either(tmp_path, run_script):
         ("-m tagger pretrained x", ("tagger models fetch NAME downloads",)),
         ("-m tagger models lst", ("no command 'lst' of tagger models", "mean list?")),
         ("-m tagger models crnn", ("describe a model: tagger models show NAME.",)),
+        (
+            "-m tagger models average student student --output x.onnx",
+            ("student, student names a model twice",),
+        ),
         ("-m tagger tga x", ("no command 'tga' of tagger. Did you mean tag",)),
         ("-m tagger tag a.mp3 --hop x", ("must be a number, not 'x'",)),
     ],
