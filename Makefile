@@ -4,12 +4,13 @@
 
 PYTHON = .venv/bin/python
 DEMO = demo
+EPOCHS = 6
 
 demo: .venv/installed
 	$(PYTHON) -m tagger build demo --data-dir $(DEMO)
 	$(PYTHON) build_mtt.py --data-dir $(DEMO) --num-audios-per-shard 20
 	$(PYTHON) train.py --data-dir $(DEMO) --train-dir $(DEMO)/log --block se \
-	    --num-filters 16 --batch-size 8 --lr 0.03 --num-lr-decays 2 --max-epochs 6 \
+	    --num-filters 16 --batch-size 8 --lr 0.03 --num-lr-decays 2 --max-epochs $(EPOCHS) \
 	    --patience 4
 	$(PYTHON) extract_excitations.py $(DEMO)/log/model.keras --data-dir $(DEMO) \
 	    --output $(DEMO)/excitations.pkl --plots $(DEMO)/plots --force
