@@ -3,6 +3,7 @@
 The modules and packages, each of which imports only from those above it:
 
     text             escapes names for terminals, pictures and tables
+    options          reads options of functions and dataclasses from their source
     validation       checks values from outside
     storage          local paths and URLs (gs://…), atomic writes, locks
     containers       opens audio files with FFmpeg's limits

@@ -118,6 +118,7 @@ def train(
     ):  # fmt: skip
         if "from_" in plan.given and other:
             raise TaggerError(f"Give --from or --{name}, not both.")
+    changed = recipes.override(plan.recipe, **settings)
     if devices.get("strategy") == "multiworker":
         work.supervision.supervise()
     load_tensorflow()
@@ -140,7 +141,6 @@ def train(
         **run, devices=work.devices.choose(**devices), arguments=noted
     )
     shards = data.clips.open_shards(given["data_dir"], verify)
-    changed = recipes.override(plan.recipe, **settings)
     if shards.manifest.features and "crops_per_clip" not in settings:
         # A spectrogram cannot be cut anew.
         changed = dataclasses.replace(changed, crops_per_clip=0)
