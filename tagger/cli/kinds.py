@@ -40,7 +40,6 @@ Seconds = Annotated[
         help="Time in seconds from one segment to the next; None: the model's own hop",
     ),
 ]
-TagFile = Annotated[str, Option(metavar="FILE")]
 Output = Annotated[str, Option(metavar="DIR", writes=True)]
 ModelOutput = Annotated[str, Option(writes=True, endings=(".onnx", ".keras"))]
 FigureOutput = Annotated[str, Option(writes=True, endings=(".png", ".svg", ".pdf"))]

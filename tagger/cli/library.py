@@ -82,15 +82,6 @@ def scan(
     Returns:
         Exit code: 2 if a file cannot be read or analysed.
     """
-    with contextlib.suppress(*[KeyboardInterrupt] * watch):
-        return _scan(
-            names, library_file, model, precision, streaming, prune, watch, poll
-        )
-    return 0
-
-
-def _scan(names, library_file, model, precision, streaming, prune, watch, poll) -> int:
-    """Scans, and perhaps watches, see `scan`."""
     if poll and not watch:
         raise TaggerError("--poll goes with --watch.")
     if watch and not all(map(os.path.isdir, names)):
@@ -98,16 +89,18 @@ def _scan(names, library_file, model, precision, streaming, prune, watch, poll) 
     if prune != "folders":
         for name in names:
             library.scanning.check_exists(name)
-    path = _path(library_file)
-    model = model or _usual_model(path)
-    analysis = library.scanning.Analysis(
-        model,
-        weights.pretrained.digest(model),
-        lambda: selection.open_engine(model, precision),
-        reading(streaming, precision),
-        streaming,
-    )
     with contextlib.ExitStack() as stack:
+        if watch:
+            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+        path = _path(library_file)
+        model = model or _usual_model(path)
+        analysis = library.scanning.Analysis(
+            model,
+            weights.pretrained.digest(model),
+            lambda: selection.open_engine(model, precision),
+            reading(streaming, precision),
+            streaming,
+        )
         opened = stack.enter_context(library.database.writer(path))
         if model not in weights.pretrained.PRETRAINED:
             # Scans before 2026-11-25 stored the digest of the whole file.

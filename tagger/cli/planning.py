@@ -61,7 +61,7 @@ def recipe(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What decides which further options there are.
+    """What a command line asks for, as far as it decides which other options exist.
 
     Attributes:
         given: Arguments of `train`, with those that --config adds.
