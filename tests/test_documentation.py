@@ -287,6 +287,7 @@ def place(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
+    sys.modules.pop("mymodels", None)  # that of the test of its command
     return folder
 
 
