@@ -317,7 +317,7 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
                 raise DiskFullError(path) from error
             raise
         folder = os.path.dirname(os.path.abspath(path))
-        if number in _FULL or (number is None and _is_full(folder)):
+        if number in _FULL or (number is None and disk_is_full(folder)):
             raise DiskFullError(path) from error
         is_here = os.path.dirname(str(getattr(error, "filename", ""))) in ("", folder)
         if isinstance(error, OSError) and number is not None and is_here:
@@ -326,7 +326,8 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
         raise
 
 
-def _is_full(folder: str) -> bool:
+def disk_is_full(folder: str | os.PathLike) -> bool:
+    """Returns whether a disk has less than 64 KiB left."""
     with contextlib.suppress(OSError):
         return shutil.disk_usage(folder).free < 1 << 16
     return False

@@ -94,6 +94,8 @@ def scan(
             stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         path = _path(library_file)
         model = model or _usual_model(path)
+        if os.path.exists(model) and model not in weights.pretrained.PRETRAINED:
+            model = os.path.realpath(model)  # found again from other folders
         analysis = library.scanning.Analysis(
             model,
             weights.pretrained.digest(model),
@@ -218,9 +220,7 @@ class Answers:
                 values = {
                     name: round(float(x[place]), 6) for name, x in columns.items()
                 }
-                about = {"path": songs.paths[row], "artist": songs.artists[row]}
-                about |= {"title": songs.titles[row], **values}
-                print(json.dumps(about, ensure_ascii=False))
+                print(json.dumps(songs.about(row) | values, ensure_ascii=False))
         elif len(rows):
             names = [printable(name) for name in columns]
             print("  ".join([*(f"{name:>5}" for name in names), "file"]))
@@ -286,12 +286,16 @@ def find(
             row = int(np.argmax(songs.scores[:, number]))
             score, path = songs.scores[row, number], _short(songs.paths[row])
             said += printable(f"\n  highest {tag}: {score:.2f} ({path})", keep="\n")
+        for tag, value, number in library.queries.values_for(songs, query, 10):
+            said += printable(f"\n  {tag} > {value:g} finds {number}", keep="\n")
     print(said, file=sys.stderr)
 
 
 def similar(
     seeds: Annotated[list[str], Option(metavar="SONG")],
     *,
+    unlike: Annotated[list[str], Option(metavar="SONG")] = (),
+    exclude: Annotated[str | None, Option(metavar="EXPRESSION")] = None,
     max_per_artist: Count | None = None,
     path: bool = False,
     answers: Answers,
@@ -300,19 +304,24 @@ def similar(
     """Finds songs of the library that sound similar to others.
 
     Args:
-        seeds: Songs, of the library or not; results are similar to all of them.
-        max_per_artist: At most N songs of one artist.
+        seeds: Songs, of the library or not, or playlists (.m3u8, .m3u); results are
+            similar to all of them.
+        unlike: Songs, or playlists, to which results should not be similar.
+        exclude: Leave out the songs that an expression finds, such as 'vocals or
+            loud > .5'.
+        max_per_artist: At most N songs of one artist, besides those given.
         path: Find songs that lead from the first song to the second.
         force: Overwrite an existing playlist.
     """
-    if path and len(seeds) != 2:
+    if path and (len(seeds) != 2 or unlike or exclude):
         raise TaggerError(
-            f"--path leads from one song to another: give two songs, not {len(seeds)}."
+            "--path leads from one song to another: give two songs, without --unlike"
+            " and --exclude."
         )
     songs = answers.songs(with_embeddings=True)
     neighbours = library.similarity.Neighbours(songs)
-    rows = [_row_of(songs, seed) for seed in seeds]
     if path:
+        rows = [_row_of(songs, seed) for seed in seeds]
         for row, seed in zip(rows, seeds, strict=True):
             if row is None:
                 raise TaggerError(
@@ -321,19 +330,32 @@ def similar(
                 )
         found = neighbours.path(*rows, answers.top, max_per_artist)
     else:
-        known = [row for row in rows if row is not None]
-        unknown = [seed for seed, row in zip(seeds, rows, strict=True) if row is None]
-        parts = [songs.embeddings[known], _embedded(songs, unknown)]
+        query = exclude and library.queries.Query(exclude, songs.model.tags)
+        (known, near), (others, far) = (_seeds(songs, x) for x in (seeds, unlike))
         found = neighbours.similar(
-            np.concatenate([part for part in parts if len(part)]),
+            near,
             answers.top,
-            known,
+            [*known, *others],
             max_per_artist,
+            far,
+            query and library.queries.find(songs, query),
         )
     columns = {"similarity": [similarity for _, similarity in found]}
     if path and not answers.json:
         print("Each with its similarity to the song before:", file=sys.stderr)
     answers.show(songs, [row for row, _ in found], columns)
+
+
+def _seeds(songs, names: Sequence[str]) -> tuple[list[int], np.ndarray]:
+    """Returns the rows of songs, and the embeddings of them and of those elsewhere."""
+    paths = []
+    for name in names:
+        is_list = name.lower().endswith((".m3u8", ".m3u"))
+        paths += library.playlists.read_playlist(name) if is_list else [name]
+    rows = [_row_of(songs, path) for path in paths]
+    known = [row for row in rows if row is not None]
+    unknown = [path for path, row in zip(paths, rows, strict=True) if row is None]
+    return known, np.concatenate([songs.embeddings[known], _embedded(songs, unknown)])
 
 
 def _short(path: str) -> str:
@@ -388,7 +410,7 @@ def write(
         share: Write a tag to this share of the library, the songs with its highest
             scores; None: the thresholds of the model, or 0.1 if it holds none.
         min_score: Never write a tag whose score is lower, even if --share selects the
-            song; None: 0.1, or 0 with the model's thresholds.
+            song; None: 0.1, or 1.5 times the model's thresholds.
         max_per_field: Maximum number of values to add to a field, those with the
             highest scores relative to their thresholds.
         fields: CSV table with the columns tag, field and value: which tag goes to which
@@ -413,22 +435,33 @@ def write(
     if undo:
         return _undo(path, real)
     songs = Answers(library_file=library_file, model=model).songs(False)
-    rows = [row for row, song in enumerate(songs.paths) if _is_below(song, real)]
+    inside = set(library.scanning.find_files(names))  # those behind links, too
+    rows = [
+        row
+        for row, song in enumerate(songs.paths)
+        if song in inside or _is_below(song, real)
+    ]
     if not rows:
         raise TaggerError(
             f"The library holds no song in {', '.join(names)}. Add them: tagger scan"
             f" {names[0]}."
         )
     thresholds = library.queries.thresholds_of(songs, share)
+    has_own = songs.model.thresholds and not share
+    if has_own:  # a threshold that is just reached is often wrong
+        thresholds = library.mapping.MARGIN * thresholds
     if min_score is None:
-        has_own = songs.model.thresholds and not share
         min_score = 0.0 if has_own else MIN_SCORE
     thresholds = np.maximum(thresholds, min_score)
     changes = library.writing.plan(songs, rows, table, thresholds, max_per_field)
     if yes:
-        code = _write(path, changes, len(rows))
-        where = f" --library {library_file}" if library_file else ""
-        print(f"To take it back: tagger write --undo{where}.", file=sys.stderr)
+        number, code = _write(path, changes, len(rows))
+        if number:
+            where = f" --library {library_file}" if library_file else ""
+            print(
+                f"To take it back: tagger write --undo{where} {' '.join(names)}.",
+                file=sys.stderr,
+            )
         return code
     num_changes, errors = 0, []
     for planned in changes:
@@ -460,7 +493,8 @@ def _print_change(change) -> None:
         print(f"  {field:<10} {printable('  '.join(signed))}")
 
 
-def _write(path: Path, changes, number: int) -> int | None:
+def _write(path: Path, changes, number: int) -> tuple[int, int | None]:
+    """Returns how many files were written, and the exit code."""
     num_written, errors = 0, []
     with (
         library.database.writer(path) as opened,
@@ -478,11 +512,17 @@ def _write(path: Path, changes, number: int) -> int | None:
                     raise
                 except (ValueError, OSError) as error:
                     errors.append(error)
-    return _say_done(f"{num_written:,} of {number:,} files written", errors)
+    said = f"{num_written:,} of {number:,} files written"
+    return num_written, _say_done(said, errors)
 
 
 def _undo(path: Path, names: Sequence[str]) -> int | None:
     restored, errors, failed = set(), [], set()
+    if not path.exists() and not library.journal.path_of(path).exists():
+        raise FileNotFoundError(
+            f"There is no library {str(path)!r}, and no journal of what was written."
+            " Choose another `library=`."
+        )
     with (
         library.database.writer(path) as opened,
         library.journal.open_journal(path) as journal,

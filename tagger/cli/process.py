@@ -45,7 +45,7 @@ EXTRAS = {
     "fit": ("sklearn", "scipy", "pandas"),
     "train": ("keras", "tensorflow", "h5py", "tf2onnx", "tensorboard", "jinja2"),
     "plots": ("matplotlib",),
-    "web": ("gradio", "fastapi", "fastapi_offline", "uvicorn"),
+    "web": ("fastapi", "fastapi_offline", "python_multipart", "uvicorn"),
     "hub": ("huggingface_hub",),
     "beets": ("beets",),
     "cluster": ("distributed",),

@@ -1,18 +1,16 @@
-"""The command serve: a web page and an HTTP API."""
+"""The command serve: a web page, and what other programs ask."""
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import os
 from pathlib import Path
 from typing import Annotated
 
-from tagger import web, weights
+from tagger import web
 from tagger.cli.kinds import Model, Number
 from tagger.cli.songs import load_tagger
 from tagger.inference.tagger import Tagger
 from tagger.library import database
-from tagger.models.metadata import DEFAULT_MODEL, read_graph
+from tagger.models.metadata import DEFAULT_MODEL
 from tagger.options import Option
 from tagger.text import TaggerError
 
@@ -35,33 +33,19 @@ def serve(
         host: Address to listen on; 127.0.0.1 is only for this machine.
         port: Port to listen on.
         max_minutes: Maximum length of a song in minutes.
-        max_megabytes: Maximum size of a file in MB.
-        api_key: What requests to the HTTP API must send in the header X-API-Key; None:
-            $TAGGER_API_KEY, or nothing.
+        max_megabytes: Maximum size of a request in MB.
+        api_key: What requests of other programs, to /api and /rest, must send in the
+            header X-API-Key; None: $TAGGER_API_KEY, or nothing.
     """
-    found = importlib.util.find_spec("gradio") and importlib.metadata.version("gradio")
-    if not found or tuple(map(int, found.split(".")[:2])) < (6, 20):
-        raise ImportError(
-            f"The page needs Gradio 6.20 or newer; installed: {found or 'none'}. Run"
-            " pip install 'gradio>=6.20'."
-        )
-    if not importlib.util.find_spec("fastapi_offline"):
-        raise ImportError(
-            "The HTTP API needs fastapi-offline. Run pip install"
-            " 'fastapi-offline>=1.7'."
-        )
     if api_key == "":
         raise TaggerError("--api-key is empty. Give a key, or omit it.")
     api_key = api_key or os.environ.get("TAGGER_API_KEY") or None
     usual = database.default_path()
     path = Path(library) if library else usual if usual.exists() else None
     collection = web.collection.Collection(path) if path else None
+    limits = web.page.Limits(host, max_minutes, max_megabytes, api_key)
     with contextlib.suppress(KeyboardInterrupt):
-        tagger = scorer = load_tagger(model)
-        if read_graph(weights.path_of(model)) is not None:  # the faster engine
-            scorer = Tagger(model, tagger.tags)
-        web.page.serve(
-            *(tagger, scorer, host, port, max_minutes, max_megabytes),
-            collection=collection,
-            api_key=api_key,
+        listener = web.song.Listener(
+            Tagger(model), lambda: load_tagger(model), max_minutes
         )
+        web.page.serve(listener, limits, port, collection)

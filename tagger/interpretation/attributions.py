@@ -15,6 +15,7 @@ waveform [num_samples], tag -> attribution [num_frames, num_bands]
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
@@ -97,7 +98,7 @@ def attribute(
         ValueError: the waveform has another length.
     """
     line = _line(model, as_batch(model, waveform)[0])
-    gradients = _gradients(line.network)
+    network, gradients = _differentiable(model)
 
     def summed(tag: int, places: np.ndarray) -> np.ndarray:
         total = 0
@@ -107,7 +108,7 @@ def attribute(
         return total
 
     ends = np.array([0.0, 1.0])
-    scores = ops.convert_to_numpy(line.network(line.at(ends), training=False))
+    scores = ops.convert_to_numpy(network(line.at(ends), training=False))
     found = []
     for tag in tqdm(tags, "Attributing", unit="tag", disable=None):
         start, end = (float(score) for score in scores[:, tag])
@@ -165,7 +166,6 @@ class _Line:
     """The line from silence to the music, along which gradients are taken.
 
     Attributes:
-        network: Model that takes a batch of points.
         at: Function of places [n] between 0 (silence) and 1 (music) that returns points
             [n, …].
         speed: Function of places [n] that returns how fast the points move there [n],
@@ -175,7 +175,6 @@ class _Line:
         music: Spectrogram that the values belong to.
     """
 
-    network: keras.Model
     at: Callable[[np.ndarray], np.ndarray]
     speed: Callable[[np.ndarray], np.ndarray]
     shares: Callable[[np.ndarray], np.ndarray]
@@ -188,7 +187,6 @@ def _line(model: keras.Model, waveform: np.ndarray) -> _Line:
         silence = spectrogram(model, np.zeros_like(waveform)).values
         rise = music.values - silence
         return _Line(
-            models.feature_network(model),
             lambda places: silence + places[:, None, None].astype(np.float32) * rise,
             np.ones_like,
             lambda gradient: gradient * rise,
@@ -208,12 +206,19 @@ def _line(model: keras.Model, waveform: np.ndarray) -> _Line:
 
     bands = FourierBands(models.model_info(model).sample_rate)
     return _Line(
-        model,
         lambda places: level(places)[:, None].astype(np.float32) * waveform,
         speed,
         lambda gradient: bands.products(waveform, gradient).values,
         music,
     )
+
+
+@functools.lru_cache(maxsize=1)  # compiling takes longer than a tag
+def _differentiable(model: keras.Model) -> tuple[keras.Model, Callable]:
+    """Returns the part of a model along whose input the line runs, and `_gradients`."""
+    has_frontend = log_mel_frontend(model) is not None
+    network = models.feature_network(model) if has_frontend else model
+    return network, _gradients(network)
 
 
 def _gradients(network: keras.Model) -> Callable[[np.ndarray, int], np.ndarray]:

@@ -14,12 +14,14 @@ DIR
 
 import base64
 import dataclasses
+import io
 import tempfile
 import warnings
 from pathlib import Path
 
 import jinja2
 import keras
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -35,6 +37,11 @@ from tagger.storage import replacing
 
 NUM_TAGGRAM_TAGS = 15
 SILENCE = 1e-4  # of full scale, -80 dB
+# Matplotlib's settings that a page in light or dark decides.
+TEXT_COLOURS = (
+    "text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color",
+    "axes.titlecolor",
+)  # fmt: skip
 # Files of an earlier call that this one may not overwrite.
 LEFTOVERS = (
     "attribution[0-9]*_*.wav", "attention.*", "attention_heads.*",
@@ -166,6 +173,45 @@ def explain(
     with replacing(page) as unfinished:
         unfinished.write_text(html, encoding="utf-8")
     return [page, *files]
+
+
+def why(tagger: Tagger, path: str, tag: str, taggram: Taggram) -> dict:
+    """Explains one tag where it scores highest, for a page.
+
+    Args:
+        tagger: Tagger to explain.
+        path: Audio file.
+        tag: Name of the tag.
+        taggram: Scores of the file over time.
+
+    Returns:
+        {"summary": how much of the score is explained, "start_seconds",
+        "segment_seconds", "picture": data URL of a picture for light and dark pages,
+        "sounds": {name: data URL}}.
+
+    Raises:
+        ValueError: the model is not a Keras model, or has no such tag.
+    """
+    numbers = tagger.tag_numbers([tag])
+    excerpt = _excerpt(tagger, path, taggram, numbers, None)
+    (found,) = attributions.attribute(tagger.model, excerpt.waveform, numbers)
+    rate, held = tagger.info.sample_rate, io.BytesIO()
+    raised = attributions.filtered(excerpt.waveform, found, rate)
+    with matplotlib.rc_context(dict.fromkeys(TEXT_COLOURS, "#7f7f7f")):
+        figure = figures.plot_attributions(
+            {f"the strongest cells for {tag}": found.values},
+            _music(tagger, excerpt),
+            "",
+        )
+        figure.savefig(held, dpi=150, transparent=True)
+    sounds = {"original": excerpt.waveform, f"what raised {tag}": raised}
+    return {
+        "summary": found.summary,
+        "start_seconds": excerpt.start_seconds,
+        "segment_seconds": tagger.segment_seconds,
+        "picture": _url(held.getvalue(), "image/png"),
+        "sounds": {name: _mp3(waveform, rate) for name, waveform in sounds.items()},
+    }
 
 
 def _write(
@@ -469,8 +515,12 @@ def _mp3(waveform: np.ndarray, sample_rate: int) -> str:
 
 
 def _data(path: Path, kind: str) -> str:
+    return _url(path.read_bytes(), kind)
+
+
+def _url(content: bytes, kind: str) -> str:
     """Returns a file as a data URL."""
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _file_name(tag: str) -> str:

@@ -12,6 +12,7 @@ One process writes (`writer`), any number reads meanwhile (`reader`).
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ import platformdirs
 
 from tagger import validation
 from tagger.library.songs import Song, Unreadable
-from tagger.storage import DiskFullError, explained, file_lock
+from tagger.storage import DiskFullError, disk_is_full, explained, file_lock
 from tagger.text import TaggerError, as_utf8, suggest_names
 from tagger.validation import Name
 
@@ -92,6 +93,13 @@ class Model:
     thresholds: tuple[float, ...] | None = None
     settings: dict[str, int | str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        if self.thresholds is not None and len(self.thresholds) != len(self.tags):
+            raise TaggerError(
+                f"{self.name} has {len(self.tags)} tags, but {len(self.thresholds)}"
+                " thresholds."
+            )
+
     @property
     def key(self) -> tuple[str, str]:
         """What identifies it in a library."""
@@ -125,6 +133,18 @@ class Analysed:
     titles: list[str]
     scores: np.ndarray
     embeddings: np.ndarray
+
+    def about(self, row: int) -> dict:
+        """Returns what is known of a song, as JSON can hold it."""
+        seconds = float(self.seconds[row])
+        return {
+            "id": int(self.recordings[row]),
+            "path": as_utf8(self.paths[row]),
+            "artist": self.artists[row],
+            "album": self.albums[row],
+            "title": self.titles[row],
+            "seconds": None if math.isnan(seconds) else round(seconds, 3),
+        }
 
 
 class MusicLibrary:
@@ -318,8 +338,10 @@ class MusicLibrary:
             ValueError: the library holds no such model.
         """
         known = self.models()
+        asked = (name, name and os.path.realpath(name))  # files have full paths
         for number, model in known.items():
-            if name is None or name in (model.name, model.digest, str(model)):
+            names = (model.name, model.digest, str(model))
+            if name is None or any(one in names for one in asked):
                 return number
         if not known:
             raise TaggerError(
@@ -375,6 +397,8 @@ class MusicLibrary:
         ).fetchall()
         columns = list(zip(*rows, strict=True)) or [()] * 8
         about = self.models()[model]
+        if not all(isinstance(text, str) for texts in columns[3:6] for text in texts):
+            raise self._damaged("a name is not text")
         scores = self._matrix(columns[6], len(about.tags))
         embeddings = self._matrix(columns[7])
         return Analysed(
@@ -413,11 +437,11 @@ class MusicLibrary:
 
 @contextlib.contextmanager
 def reader(path: str | os.PathLike) -> Iterator[MusicLibrary]:
-    """Opens a library to ask it.
+    """Opens a library to ask it; nothing is written to the file.
 
     Raises:
         FileNotFoundError: there is no library.
-        ValueError: it is no library, is damaged, or of a newer version.
+        ValueError: it is no library, is damaged, or of another version.
         OSError: it cannot be read.
     """
     path = Path(path)
@@ -425,7 +449,13 @@ def reader(path: str | os.PathLike) -> Iterator[MusicLibrary]:
         raise FileNotFoundError(
             f"There is no library {str(path)!r}. Make one: tagger scan FOLDER."
         )
-    with _connected(path) as connection:
+    with open_database(path, APPLICATION_ID, is_read=True) as connection:
+        version = _version(path, connection)
+        if version < VERSION:
+            raise TaggerError(
+                f"The library {str(path)!r} was written by an older version of tagger."
+                " Update it: tagger scan FOLDER."
+            )
         yield MusicLibrary(path, connection)
 
 
@@ -435,57 +465,66 @@ def writer(path: str | os.PathLike) -> Iterator[MusicLibrary]:
 
     Raises:
         ValueError: it is no library, is damaged, or of a newer version.
-        OSError: it cannot be written, or another process is filling it.
+        OSError: it cannot be written, is deleted meanwhile, or another process is
+            filling it.
     """
     path = Path(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(path, "`library=`"), _connected(path) as connection:
+    with (
+        file_lock(path, "`library=`"),
+        open_database(path, APPLICATION_ID) as connection,
+    ):
+        _migrate(path, connection)
         yield MusicLibrary(path, connection)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"The library {str(path)!r} was deleted meanwhile, so nothing was kept."
+                " Run the same command again."
+            )
 
 
 @contextlib.contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    validation.check_regular(path)
-    with (
-        explained_errors(path),
-        contextlib.closing(connect(path, APPLICATION_ID)) as connection,
-    ):
-        _migrate(path, connection)
-        yield connection
-
-
-def connect(path: Path, application_id: int) -> sqlite3.Connection:
+def open_database(
+    path: Path, application_id: int, is_read: bool = False
+) -> Iterator[sqlite3.Connection]:
     """Opens an SQLite file in WAL mode: readers do not wait for the writer.
 
     Args:
-        path: File to open; an empty one is created if there is none.
+        path: File to open; where there is none, or an empty one, it is created.
         application_id: Number in the header of such files.
+        is_read: Whether it is only read; then it has to exist, and stays as it is.
 
     Raises:
-        ValueError: it is the database of another program, which stays as it is.
+        ValueError: it is damaged, or the database of another program; it stays as it
+            is.
+        OSError: it cannot be opened.
     """
-    connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-    try:
+    validation.check_regular(path)
+    is_new = not is_read and not (path.exists() and path.stat().st_size)
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if is_read else 'rwc'}"
+    with (
+        explained_errors(path),
+        contextlib.closing(
+            sqlite3.connect(uri, timeout=30, check_same_thread=False, uri=True)
+        ) as connection,
+    ):
         (found,) = connection.execute("PRAGMA application_id").fetchone()
-        (number,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        if number and found != application_id:
+        if found != application_id and not is_new:
             raise TaggerError(
                 f"{str(path)!r} is the database of another program. Choose another"
                 " `library=`."
             )
-        connection.execute("PRAGMA journal_mode = WAL")
-        # A loss of power may lose the last songs, but does not damage the file.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        if not is_read:
+            connection.execute("PRAGMA journal_mode = WAL")
+            # A loss of power may lose the last songs, but does not damage the file.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        yield connection
 
 
-def _migrate(path: Path, connection: sqlite3.Connection) -> None:
-    """Brings a library to the present version of the schema."""
+def _version(path: Path, connection: sqlite3.Connection) -> int:
+    """Returns the version of the schema of a library."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise TaggerError(
@@ -493,7 +532,12 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
             f" (schema {version}, this version knows {VERSION}). Update tagger, or"
             " choose another `library=`."
         )
-    for number in range(version, VERSION):
+    return version
+
+
+def _migrate(path: Path, connection: sqlite3.Connection) -> None:
+    """Brings a library to the present version of the schema."""
+    for number in range(_version(path, connection), VERSION):
         # `executescript` commits what came before, so the script holds its own
         # transaction: a kill leaves the schema as it was.
         connection.executescript(
@@ -516,13 +560,17 @@ def explained_errors(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if "UTF-8" in str(error):
             raise _no_library(path, error) from error
-        if "full" in str(error):
+        # SQLite calls a full disk an I/O error, too.
+        is_full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        if is_full or disk_is_full(path.absolute().parent):
             raise DiskFullError(path, "; it keeps what is complete") from error
+        if path.exists() and not os.access(path, os.R_OK):
+            raise PermissionError(f"{str(path)!r} may not be read.") from error
         raise OSError(
             f"Cannot use the library {str(path)!r}: {error}. Close other programs that"
             " use it, or choose another `library=`."
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise _no_library(path, error) from error
 
 

@@ -6,14 +6,16 @@ in Vorbis comments (flac, ogg, opus), ©gen in MP4, Genre in APE, and WM/Genre i
 """
 
 import abc
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import mutagen
-from mutagen.apev2 import APEv2
+from mutagen.apev2 import APENoHeaderError, APEv2
 from mutagen.asf import ASFTags, ASFUnicodeAttribute
 from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TCON, TMOO, TXXX, Encoding
+from mutagen.mp3 import MP3
 from mutagen.mp4 import MP4FreeForm, MP4Tags
 from mutagen.oggflac import OggFLAC
 from mutagen.oggopus import OggOpus
@@ -44,8 +46,23 @@ class Fields(abc.ABC):
         self._file, self._tags = file, file.tags
 
     @abc.abstractmethod
+    def _key(self, field: str) -> str:
+        """Returns the format's name of a field."""
+
+    @abc.abstractmethod
     def get(self, field: str) -> list[str]:
         """Returns the values of a field."""
+
+    def others(self, fields: Iterable[str]) -> list:
+        """Returns everything that the file says beside some fields."""
+        left_out = {self._key(field).casefold() for field in fields}
+        said = [
+            (key, value)
+            for key, value in self._tags.items()
+            if key.casefold() not in left_out
+        ]
+        said.sort(key=lambda pair: pair[0])  # formats store them in any order
+        return [*said, *getattr(self._file, "pictures", ())]
 
     @abc.abstractmethod
     def set(self, field: str, values: Sequence[str]) -> None:
@@ -99,14 +116,21 @@ class _Id3(Fields):
 
 
 class _Vorbis(Fields):
+    def _key(self, field: str) -> str:
+        return field.upper()
+
     def get(self, field: str) -> list[str]:
-        return list(self._tags.get(field.upper(), []))
+        return [str(value) for value in self._tags.get(self._key(field), [])]
 
     def set(self, field: str, values: Sequence[str]) -> None:
+        key = self._key(field)
         if values:
-            self._tags[field.upper()] = list(values)
-        elif field.upper() in self._tags:
-            del self._tags[field.upper()]
+            self._tags[key] = self._values(values)
+        elif key in self._tags:
+            del self._tags[key]
+
+    def _values(self, values: Sequence[str]) -> list:
+        return list(values)
 
 
 class _Mp4(Fields):
@@ -130,40 +154,29 @@ class _Mp4(Fields):
             self._tags[key] = list(values)
 
 
-class _Ape(Fields):
+class _Ape(_Vorbis):
     def _key(self, field: str) -> str:
         return field.capitalize() if field in (GENRE, MOOD) else field.upper()
 
-    def get(self, field: str) -> list[str]:
-        return list(self._tags.get(self._key(field), []))
 
-    def set(self, field: str, values: Sequence[str]) -> None:
-        key = self._key(field)
-        if values:
-            self._tags[key] = list(values)
-        elif key in self._tags:
-            del self._tags[key]
-
-
-class _Asf(Fields):
+class _Asf(_Vorbis):
     def _key(self, field: str) -> str:
         return f"WM/{field.capitalize()}" if field in (GENRE, MOOD) else field.upper()
 
-    def get(self, field: str) -> list[str]:
-        return [str(value) for value in self._tags.get(self._key(field), [])]
-
-    def set(self, field: str, values: Sequence[str]) -> None:
-        key = self._key(field)
-        if values:
-            self._tags[key] = [ASFUnicodeAttribute(value) for value in values]
-        elif key in self._tags:
-            del self._tags[key]
+    def _values(self, values: Sequence[str]) -> list:
+        return [ASFUnicodeAttribute(value) for value in values]
 
 
 _VORBIS_FILES = (FLAC, OggFLAC, OggOpus, OggSpeex, OggVorbis)
 # Their metadata may be ID3 or APE, and programs disagree on which one counts.
 _AMBIGUOUS = (TrueAudio,)
 _KINDS = ((ID3, _Id3), (MP4Tags, _Mp4), (APEv2, _Ape), (ASFTags, _Asf))
+
+
+def _has_ape(path: str | os.PathLike) -> bool:
+    with contextlib.suppress(APENoHeaderError):
+        return bool(APEv2(path))
+    return False
 
 
 def open_fields(path: str | os.PathLike) -> Fields:
@@ -178,7 +191,10 @@ def open_fields(path: str | os.PathLike) -> Fields:
             # mutagen translates older tags, and drops what it cannot translate.
             file = type(file)(path, translate=False)
         if file is not None and file.tags is None:
-            file.add_tags()
+            if isinstance(file, MP3) and _has_ape(path):
+                file = None  # players that prefer ID3 would see nothing else
+            else:
+                file.add_tags()
     except Exception as error:  # damaged files raise errors of every kind
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise FieldsError(path, f"mutagen says {reason[0]!r}") from error

@@ -1,6 +1,6 @@
 """Remembers how files were before their metadata changed, byte for byte.
 
-(old file, new file) -> the parts of the old file that the new one lacks
+(old file, new file) -> head and tail of the old file around the audio
 
 The journal is an SQLite file of its own beside the library, so that deleting the
 library does not take the way back. Per file it holds little: the audio itself is in the
@@ -18,14 +18,13 @@ from pathlib import Path
 
 import msgspec
 
-from tagger import validation
-from tagger.library.database import connect, explained_errors
+from tagger.library.database import explained_errors, open_database
 from tagger.library.songs import version_of
 from tagger.storage import replacing, sha256
 from tagger.text import TaggerError
 
 APPLICATION_ID = 0x5441474A  # "TAGJ", in the header of the SQLite file
-BLOCK_BYTES = 1 << 12
+BLOCK_BYTES = 1 << 16
 PROBE_BYTES = 64  # of the old file, looked for in the new one
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS entries (
@@ -46,7 +45,8 @@ class Delta(msgspec.Struct, array_like=True):
 
     Attributes:
         pieces: (where in the new file, number of bytes) of each piece of the old file;
-            -1: the next bytes of `literals`.
+            -1: the next bytes of `literals`. Entries of before 2026-11-25 hold more
+            than three.
         literals: Bytes that the new file lacks, compressed.
     """
 
@@ -55,43 +55,50 @@ class Delta(msgspec.Struct, array_like=True):
 
 
 def delta(old: str | os.PathLike, new: str | os.PathLike) -> Delta:
-    """Returns how to make a file from a changed copy of it."""
-    with _mapped(old) as old_bytes, _mapped(new) as new_bytes:
-        shifts = _shifts(old_bytes, new_bytes)
-        pieces, literals = [], []
-        for start in range(0, len(old_bytes), BLOCK_BYTES):
-            block = old_bytes[start : start + BLOCK_BYTES]
-            place = -1
-            for shift in shifts:
-                begin = start + shift
-                if begin >= 0 and new_bytes[begin : begin + len(block)] == block:
-                    place = begin
-                    break
-            if place < 0:
-                literals.append(block)
-            _append(pieces, place, len(block))
-    return Delta(pieces, zlib.compress(b"".join(literals)))
+    """Returns how to make a file from a copy whose metadata changed.
+
+    It holds the head and the tail around the longest part that both share: the audio,
+    wherever the format keeps its metadata.
+    """
+    with _mapped(old) as one, _mapped(new) as other:
+        start, place, length = max(
+            (_shared(one, other, share) for share in (0, 0.25, 0.5, 0.75, 1)),
+            key=lambda found: found[2],
+        )
+        end = start + length
+        pieces = [(-1, start), (place, length), (-1, len(one) - end)]
+        return Delta(
+            [piece for piece in pieces if piece[1]],
+            zlib.compress(one[:start] + one[end:]),
+        )
 
 
-def _shifts(old: mmap.mmap | bytes, new: mmap.mmap | bytes) -> list[int]:
-    """Returns by how much parts of the old file may have moved."""
-    shifts = [0, len(new) - len(old)]
-    for share in (0.25, 0.5, 0.75):
-        start = int(share * len(old))
-        found = new.find(old[start : start + PROBE_BYTES])
-        if found >= 0:
-            shifts.append(found - start)
-    return list(dict.fromkeys(shifts))
+def _shared(one, other, share: float) -> tuple[int, int, int]:
+    """Returns where a part begins in two files, and its length.
+
+    The part is found by a few bytes of the first file at a share of its length.
+    """
+    middle = int(share * max(len(one) - PROBE_BYTES, 0))
+    place = other.find(one[middle : middle + PROBE_BYTES])
+    if place < 0:
+        return 0, 0, 0
+    before = _num_equal(one, other, middle, place, -1)
+    after = _num_equal(one, other, middle, place, 1)
+    return middle - before, place - before, before + after
 
 
-def _append(pieces: list[tuple[int, int]], place: int, length: int) -> None:
-    """Adds a piece, as part of the last one where they are neighbours."""
-    if pieces:
-        last, held = pieces[-1]
-        if (place < 0 and last < 0) or (last >= 0 and place == last + held):
-            pieces[-1] = (last, held + length)
-            return
-    pieces.append((place, length))
+def _num_equal(one, other, i: int, j: int, step: int) -> int:
+    """Returns how many bytes are equal from two places on, forwards or backwards."""
+    most = min(i, j) if step < 0 else min(len(one) - i, len(other) - j)
+    done, size = 0, BLOCK_BYTES
+    while done < most and size:
+        size = min(size, most - done)
+        shift = done if step > 0 else -done - size
+        if one[i + shift : i + shift + size] == other[j + shift : j + shift + size]:
+            done += size
+        else:
+            size //= 2
+    return done
 
 
 @contextlib.contextmanager
@@ -156,6 +163,15 @@ class Journal:
             " VALUES (?, ?, ?, ?)",
             [os.fsencode(path), sha256(Path(old)), sha256(Path(new)), change],
         )
+
+    def knows(self, path: str) -> bool:
+        """Returns whether a file is as an entry says: killed before or after it."""
+        present = sha256(Path(path))
+        rows = self._connection.execute(
+            "SELECT 1 FROM entries WHERE path = ? AND ? IN (old_sha256, new_sha256)",
+            [os.fsencode(path), present],
+        )
+        return rows.fetchone() is not None
 
     def drop(self, number: int) -> None:
         """Removes the entry of a change that was not made, or that was undone."""
@@ -263,6 +279,11 @@ def keep_attributes(source: str | os.PathLike, target: str | os.PathLike) -> Non
             os.setxattr(target, name, os.getxattr(source, name))
 
 
+def path_of(library: Path) -> Path:
+    """Returns where the journal of a library is."""
+    return library.with_name(f"{library.name}.journal")
+
+
 @contextlib.contextmanager
 def open_journal(library: Path) -> Iterator[Journal]:
     """Opens the journal beside a library, which must be open for writing.
@@ -271,12 +292,8 @@ def open_journal(library: Path) -> Iterator[Journal]:
         OSError: it cannot be read or written.
         ValueError: it is damaged.
     """
-    path = library.with_name(f"{library.name}.journal")
-    validation.check_regular(path)
-    with (
-        explained_errors(path),
-        contextlib.closing(connect(path, APPLICATION_ID)) as connection,
-    ):
+    path = path_of(library)
+    with open_database(path, APPLICATION_ID) as connection:
         # What it says must be on the disk before the file changes.
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(

@@ -1,6 +1,8 @@
 """Which tag goes to which field of a file: a table, `fields.csv`, that users may edit.
 
 scores of a song -> values by field, such as {"genre": ["Rock"], "mood": ["sad"]}
+
+Its column `group` says where the page shows a tag; it may be empty or missing.
 """
 
 import csv
@@ -17,8 +19,20 @@ from tagger.text import TaggerError
 
 TABLE_PATH = Path(__file__).parent / "fields.csv"
 COLUMNS = ["tag", "field", "value"]
+GROUPS = ("genre", "instrument", "mood", "voice", "other")
+MARGIN = 1.5  # times the model's threshold that a score must reach to be written
+# Of these, only the stronger side is written.
+CONTRADICTIONS = (
+    (
+        {"no vocals", "instrumental"},
+        {"vocals", "female vocals", "male vocals", "choir", "opera"},
+    ),
+    ({"slow"}, {"fast"}),
+    ({"quiet", "soft"}, {"loud"}),
+)
 OTHER = "*"  # as the tag of the row for all tags without a row
 WRITTEN = "autotags_written"  # field that names our values among those of others
+USUAL_FIELDS = ("genre", "mood", "autotags")  # those of our own table
 # Fields that say what a recording is; scores may not change them.
 IDENTITY = {
     "title", "artist", "album", "albumartist", "album artist", "album_artist", "date",
@@ -35,10 +49,26 @@ class Mapping:
         targets: Field and value of each tag, by its name in lower case; an empty field
             means that it is not written.
         other: Field of all other tags; "" does not write them.
+        groups: Group of tags whose field does not say it, by name in lower case.
     """
 
     targets: dict[str, tuple[str, str]]
     other: str
+    groups: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fields(self) -> set[str]:
+        """The fields to which it writes, and those of our own table."""
+        return {field for field, _ in self.targets.values()} | {
+            *USUAL_FIELDS,
+            self.other,
+        } - {""}
+
+    def group_of(self, tag: str) -> str:
+        """Returns the group, one of GROUPS, in which a page shows a tag."""
+        field, _ = self.target_of(tag) or ("", "")
+        group = self.groups.get(tag.casefold()) or field
+        return group if group in GROUPS else "other"
 
     def target_of(self, tag: str) -> tuple[str, str] | None:
         """Returns the field and the value of a tag, or None if it is not written."""
@@ -62,16 +92,22 @@ class Mapping:
         """
         # A score of .2 is much for some tags and little for others.
         relative = scores / np.maximum(thresholds, 1e-12)
-        found = {}
+        found, said = {}, set()
         for tag in np.argsort(-relative, kind="stable"):
             target = self.target_of(tags[tag])
             if target is None or scores[tag] < thresholds[tag]:
                 continue
             field, value = target
             values = found.setdefault(field, [])
-            if value not in values and len(values) < max_per_field:
+            contradicts = any(
+                value in one and said & other
+                for pair in CONTRADICTIONS
+                for one, other in (pair, pair[::-1])
+            )
+            said.add(value)
+            if not contradicts and value not in values and len(values) < max_per_field:
                 values.append(value)
-        return found
+        return {field: values for field, values in found.items() if values}
 
 
 def read_mapping(path: str | os.PathLike | None = None) -> Mapping:
@@ -92,9 +128,13 @@ def read_mapping(path: str | os.PathLike | None = None) -> Mapping:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise TaggerError(f"{str(path)!r} is no table in UTF-8. {then}") from error
-    targets, other = {}, ""
+    targets, groups, other = {}, {}, ""
     for number, row in enumerate(rows, 2):
-        if list(row) != COLUMNS or None in row.values():
+        if (
+            list(row)[:3] != COLUMNS
+            or {*list(row)[3:]} - {"group"}
+            or None in row.values()
+        ):
             raise TaggerError(
                 f"{str(path)!r}, line {number}: the columns must be"
                 f" {', '.join(COLUMNS)}. {then}"
@@ -105,9 +145,10 @@ def read_mapping(path: str | os.PathLike | None = None) -> Mapping:
             other = field.lower()
         else:
             targets[tag.casefold()] = field.lower(), value
+            groups[tag.casefold()] = (row.get("group") or "").strip()
     if not rows:
         raise TaggerError(f"{str(path)!r} holds no rows. {then}")
-    return Mapping(targets, other)
+    return Mapping(targets, other, groups)
 
 
 def _check(path: Path, number: int, field: str, value: str) -> None:

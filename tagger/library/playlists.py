@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tagger import validation
 from tagger.library.database import Analysed
 from tagger.storage import replacing
-from tagger.text import printable
+from tagger.text import TaggerError, printable
 
 
 def write_playlist(
@@ -31,7 +32,24 @@ def write_playlist(
     Raises:
         OSError: the file cannot be written.
     """
-    folder = os.path.dirname(os.path.realpath(path))
+    folder = os.path.dirname(os.path.realpath(path)) if is_relative else None
+    text, left_out = playlist_of(songs, rows, folder)
+    with replacing(path) as unfinished:
+        # Bytes of names that are not UTF-8 stay as they are: players open the file.
+        unfinished.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return left_out
+
+
+def playlist_of(
+    songs: Analysed, rows: Sequence[int], folder: str | None = None
+) -> tuple[str, list[str]]:
+    """Returns the text of a playlist, and the paths that it cannot name.
+
+    Args:
+        songs: Songs of the library.
+        rows: Rows of the songs in the playlist, in its order.
+        folder: Folder to which the names of files are relative; None: they are full.
+    """
     lines, left_out = ["#EXTM3U"], []
     for row in rows:
         target = songs.paths[row]
@@ -43,12 +61,24 @@ def write_playlist(
         named = filter(None, (songs.artists[row], songs.titles[row]))
         title = " - ".join(named) or Path(target).stem
         lines += [f"#EXTINF:{length},{printable(title)}"]
-        lines += [_relative(target, folder) if is_relative else target]
-    with replacing(path) as unfinished:
-        text = "\n".join([*lines, ""])
-        # Bytes of names that are not UTF-8 stay as they are: players open the file.
-        unfinished.write_bytes(text.encode("utf-8", "surrogateescape"))
-    return left_out
+        lines += [_relative(target, folder) if folder else target]
+    return "\n".join([*lines, ""]), left_out
+
+
+def read_playlist(path: str | os.PathLike) -> list[str]:
+    """Returns the files that an M3U playlist names, wherever they are.
+
+    Raises:
+        ValueError: it names no files.
+        OSError: it cannot be read.
+    """
+    validation.check_regular(Path(path))
+    text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
+    folder = os.path.dirname(os.path.realpath(path))
+    names = [line for line in text.splitlines() if line and not line.startswith("#")]
+    if not names:
+        raise TaggerError(f"{str(path)!r} names no songs.")
+    return [os.path.join(folder, name) for name in names]
 
 
 def _relative(target: str, folder: str) -> str:

@@ -7,6 +7,7 @@ is understood too. The expression is parsed by Python, but nothing of it is exec
 """
 
 import ast
+import contextlib
 import operator
 import re
 import warnings
@@ -130,7 +131,7 @@ class Query:
             raise self._not_understood(
                 f"{ast.unparse(node)} is neither a tag nor a number"
             )
-        return lambda scores: scores[:, tag]
+        return lambda scores: scores[:, tag].astype(float)  # numbers may be huge
 
     def _tag(self, node: ast.expr) -> int | None:
         """Returns the number of the tag that a part of the expression names."""
@@ -162,11 +163,15 @@ class Query:
 
 
 def _place(text: str, error: Exception) -> str:
-    """Returns where an expression ends to be one."""
+    """Returns where the syntax error is."""
     if isinstance(error, ValueError):
         return "it contains a null character or is not UTF-8 text"
     if not isinstance(error, SyntaxError):
         return "it is nested too deeply"
+    for rest in (" _", ")", " _)"):
+        with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):
+            ast.parse(text + rest, mode="eval")
+            return "it ends too early"
     rest = text[max(error.offset or 1, 1) - 1 :]
     words = re.match(r"\S*", rest).group()
     return f"there is an error at {words!r}" if words else "it ends too early"
@@ -210,9 +215,37 @@ def find(songs: Analysed, query: Query, rate: float | None = None) -> np.ndarray
     thresholds = (
         thresholds_of(songs, rate) if query.needs_thresholds else np.zeros(num_tags)
     )
-    rows = np.flatnonzero(query.matches(songs.scores, thresholds))
+    return ranked(songs, query, np.flatnonzero(query.matches(songs.scores, thresholds)))
+
+
+def ranked(songs: Analysed, query: Query, rows: np.ndarray) -> np.ndarray:
+    """Returns rows of songs in the order of `find`, whether they match or not."""
     if not query.wanted or not len(rows):
         return rows
     wanted = songs.scores[:, query.wanted]
     relative = (wanted / np.maximum(wanted.max(axis=0), 1e-12)).mean(axis=1)
     return rows[np.argsort(-relative[rows], kind="stable")]
+
+
+def values_for(
+    songs: Analysed, query: Query, number: int
+) -> list[tuple[str, float, int]]:
+    """Returns, for each tag of which much is wanted, a value that finds some songs.
+
+    Args:
+        songs: Songs of the library.
+        query: What was asked for.
+        number: About how many songs to find.
+
+    Returns:
+        Tag, value, and how many songs have a higher score.
+    """
+    found = []
+    for tag in query.wanted if len(songs.scores) else ():
+        scores = np.sort(songs.scores[:, tag])[::-1].astype(float)
+        lowest = scores[min(number, len(scores)) - 1]
+        # Two digits, rounded down, so that this song is found too.
+        step = 10.0 ** (np.floor(np.log10(max(lowest, 1e-6))) - 1)
+        value = float(f"{max(np.ceil(lowest / step) - 1, 0) * step:.2g}")
+        found.append((songs.model.tags[tag], value, int((scores > value).sum())))
+    return found

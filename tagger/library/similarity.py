@@ -51,24 +51,35 @@ class Neighbours:
         self,
         seeds: np.ndarray,
         number: int,
-        excluded: Sequence[int] = (),
+        heard: Sequence[int] = (),
         max_per_artist: int | None = None,
+        unlike: np.ndarray | None = None,
+        excluded: Sequence[int] | None = None,
     ) -> list[tuple[int, float]]:
         """Returns the songs that are most similar to others on average.
 
         Args:
             seeds: Embeddings of the other songs, float32 [num_seeds, channels].
             number: Number of songs to return.
-            excluded: Rows of songs not to return, nor others with the same music.
+            heard: Rows of songs not to return, nor others with the same music.
             max_per_artist: Number of songs per artist; None: any. Songs without an
                 artist are not limited.
+            unlike: Embeddings of songs to which they should not be similar.
+            excluded: Rows of further songs not to return.
 
         Returns:
             The row and the similarity (-1 to 1) of each song, the most similar first.
             No recording occurs twice.
         """
         target = self._direction(np.atleast_2d(seeds)).mean(axis=0)
-        return self._nearest(target, number, list(excluded), max_per_artist)
+        if unlike is not None and len(unlike):
+            target = target - self._direction(np.atleast_2d(unlike)).mean(axis=0)
+        left_out = () if excluded is None else excluded
+        return self._nearest(target, number, heard, max_per_artist, (), left_out)
+
+    def between(self, row: int, others: Sequence[int]) -> list[float]:
+        """Returns how similar a song is to others, -1 to 1."""
+        return (self._directions[list(others)] @ self._directions[row]).tolist()
 
     def path(
         self,
@@ -93,11 +104,12 @@ class Neighbours:
         rows = [first]
         for step in range(1, number + 1):
             target = start + (end - start) * step / (number + 1)
-            found = self._nearest(target, 1, [*rows, last], max_per_artist)
+            heard = [*rows, last]
+            found = self._nearest(target, 1, heard, max_per_artist, heard)
             rows += [row for row, _ in found]
         rows.append(last)
         steps = [
-            float(self._directions[one] @ self._directions[other])
+            self.between(one, [other])[0]
             for one, other in zip(rows, rows[1:], strict=False)
         ]
         return list(zip(rows, [1.0, *steps], strict=True))
@@ -106,17 +118,24 @@ class Neighbours:
         self,
         target: np.ndarray,
         number: int,
-        heard: list[int],
+        heard: Sequence[int],
         max_per_artist: int | None,
+        counted: Sequence[int] = (),
+        excluded: Sequence[int] = (),
     ) -> list[tuple[int, float]]:
-        """Returns the nearest songs, none of which repeats one that was heard."""
+        """Returns the nearest songs, none of which repeats one that was heard.
+
+        The artists of the rows `counted` have had these songs already.
+        """
         target = target / max(float(np.linalg.norm(target)), 1e-12)
         similarities = self._directions @ target
-        heard, found = list(heard), []
-        num_of = Counter(self._songs.artists[row].casefold() for row in heard)
+        heard, left_out, found = list(heard), set(map(int, excluded)), []
+        num_of = Counter(self._songs.artists[row].casefold() for row in counted)
         for row in _descending(similarities):
             if len(found) == number:
                 break
+            if row in left_out:
+                continue
             artist = self._songs.artists[row].casefold()
             if max_per_artist and artist and num_of[artist] >= max_per_artist:
                 continue

@@ -1,20 +1,21 @@
 """Writes scores into the files' own metadata, and takes them out again.
 
-    library ──mapping──▶ changes ──copy, compare the audio, journal──▶ the file
+    library ──mapping──▶ changes ──copy, compare, journal──▶ the file
 
 Values of others stay. Ours are named in a field of their own, so that writing again
 replaces them. A file changes in one step, by renaming a finished copy: whatever happens
 meanwhile, it is whole, with the old content or the new.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tagger.containers import AudioDecodeError, open_audio
+from tagger.containers import AudioDecodeError
 from tagger.inference.results import Result
 from tagger.library import mapping
 from tagger.library.database import Analysed, MusicLibrary
@@ -24,7 +25,6 @@ from tagger.library.songs import audio_hash, version_of
 from tagger.storage import replacing
 from tagger.text import TaggerError
 
-MOOD_FRAME = "tmoo"  # FFmpeg's name of the mood in ID3
 SEPARATOR = ": "  # between field and value in the field that names ours
 
 
@@ -41,23 +41,24 @@ class Change:
     fields: dict[str, tuple[list[str], list[str]]]
 
 
-def planned(path: str, wanted: Mapping[str, Sequence[str]]) -> Change:
+def planned(
+    path: str,
+    wanted: Mapping[str, Sequence[str]],
+    known: Collection[str] = mapping.USUAL_FIELDS,
+) -> Change:
     """Returns what has to change in a file so that it holds the wanted values.
 
     Args:
         path: Real path of the file.
         wanted: Our values by field. Values of ours that it lacks are removed.
+        known: Fields in which values may be ours; a stranger's file may claim any.
 
     Raises:
         FieldsError: its metadata cannot be read or written.
     """
     fields = open_fields(path)
     marks = [mark.partition(SEPARATOR) for mark in fields.get(mapping.WRITTEN)]
-    ours = [
-        (field, value)
-        for field, _, value in marks
-        if field not in mapping.IDENTITY  # a stranger's file may claim anything
-    ]
+    ours = [(field, value) for field, _, value in marks if field in known]
     changes, written = {}, []
     for field in dict.fromkeys([*wanted, *(field for field, _ in ours)]):
         before = fields.get(field)
@@ -89,7 +90,8 @@ def write(library: MusicLibrary, journal: Journal, change: Change) -> None:
     path = change.path
     check_writable(path)
     version = version_of(path)
-    if version != library.version_of(path):
+    # After a kill, a file may be as the journal says, and the library not know it.
+    if version != library.version_of(path) and not journal.knows(path):
         raise TaggerError(
             f"{path!r} has changed since the scan. Scan again: tagger scan"
             f" {os.path.dirname(path)!r}."
@@ -97,9 +99,11 @@ def write(library: MusicLibrary, journal: Journal, change: Change) -> None:
     with replacing(path) as unfinished:
         journal.note_unfinished(unfinished)
         shutil.copyfile(path, unfinished)
-        _apply(unfinished, path, change)
+        with _explained(path, unfinished):
+            others = open_fields(unfinished).others(change.fields)
+            _apply(unfinished, change)
+            _check(path, open_fields(unfinished), change, others)
         _check_audio(path, unfinished, library.audio_hash_of(path))
-        _check_others(path, unfinished, change)
         keep_attributes(path, unfinished)
         sync(unfinished)
         number = journal.add(path, path, unfinished)
@@ -125,16 +129,14 @@ def undo(library: MusicLibrary, journal: Journal, entry: Entry) -> None:
         library.set_version(entry.path, version_of(entry.path))
 
 
-def _apply(unfinished: Path, path: str, change: Change) -> None:
+@contextlib.contextmanager
+def _explained(path: str, unfinished: Path) -> Iterator[None]:
+    """Names the file in mutagen's errors, which are of every kind."""
     try:
-        fields = open_fields(unfinished)
-        for field, (_, after) in change.fields.items():
-            fields.set(field, after)
-        fields.save()
-        _check_values(open_fields(unfinished), change)
-    except OSError:
+        yield
+    except (OSError, TaggerError):
         raise
-    except Exception as error:  # mutagen raises errors of every kind
+    except Exception as error:
         # Its own errors of the disk hold the first one.
         if isinstance(error.__cause__ or error.__context__, OSError):
             raise (error.__cause__ or error.__context__) from error
@@ -142,44 +144,35 @@ def _apply(unfinished: Path, path: str, change: Change) -> None:
         raise FieldsError(path, f"mutagen says {reason!r}") from error
 
 
-def _check_values(fields: Fields, change: Change) -> None:
+def _apply(unfinished: Path, change: Change) -> None:
+    fields = open_fields(unfinished)
+    for field, (_, after) in change.fields.items():
+        fields.set(field, after)
+    fields.save()
+
+
+def _check(path: str, fields: Fields, change: Change, others: list) -> None:
+    """Checks that a changed copy says what it should, and the rest as before."""
     for field, (_, after) in change.fields.items():
         if fields.get(field) != after:
-            raise TaggerError(f"the field {field} was not stored as given")
+            raise FieldsError(path, f"the field {field} was not stored as given")
+    if fields.others(change.fields) != others:
+        raise TaggerError(
+            f"{path!r} was not written: other metadata would not stay the same. The"
+            " file is as it was."
+        )
 
 
 def _check_audio(path: str, unfinished: Path, known: bytes | None) -> None:
-    """Checks that the audio of a copy is that of the file, and of the scan."""
+    """Checks that the audio of a changed copy is that of the scan."""
     try:
-        is_same = audio_hash(path) == audio_hash(unfinished) == known
+        is_same = audio_hash(unfinished) == known
     except AudioDecodeError:
         is_same = False
     if not is_same:
         raise TaggerError(
             f"{path!r} was not written: its audio would not stay the same. The file is"
             " as it was."
-        )
-
-
-def _check_others(path: str, unfinished: Path, change: Change) -> None:
-    """Checks that a copy says the rest of what the file says, as FFmpeg reads both."""
-    changed = [field.casefold() for field in change.fields] + [MOOD_FRAME]
-
-    def others(place: str | os.PathLike) -> dict[str, str]:
-        with open_audio(place) as file:
-            said = file.fields
-        return {
-            name: text
-            for name, text in said.items()
-            if not any(field in name for field in changed)
-        }
-
-    before, after = others(path), others(unfinished)
-    if before != after:
-        lost = [name for name in before if before[name] != after.get(name)]
-        raise TaggerError(
-            f"{path!r} was not written: other metadata would not stay the same"
-            f" ({', '.join(lost) or 'fields would be added'}). The file is as it was."
         )
 
 
@@ -225,7 +218,7 @@ def plan(
         )
         try:
             check_writable(path)
-            yield Result(path, planned(path, wanted))
+            yield Result(path, planned(path, wanted, table.fields))
         except (ValueError, OSError) as error:
             yield Result(path, error=error)
         except Exception as error:  # mutagen raises errors of every kind

@@ -1,273 +1,300 @@
-"""The HTTP API of `tagger serve`: tags and embeddings of uploads, and the library.
+"""What other programs ask of `tagger serve`: tags, embeddings, and the library.
 
-    POST /api/tag, /api/embed     audio files -> scores, or embeddings
-    GET  /api/models              the model
-    GET  /api/find, /api/similar  songs of the library
-    GET  /api/docs                a page that describes all of this, and tries it
+    POST /api/tag, /api/embed            audio files -> scores, or embeddings
+    GET  /api/models                     the model
+    GET  /api/find, /similar, /path      songs of the library
+    GET  /api/similar_tracks, /find_path the same, as clients of AudioMuse-AI ask it
+    GET  /rest/getSonicSimilarTracks, /rest/findSonicPath
+                                         the same, as OpenSubsonic's sonicSimilarity
+    GET  /api/docs                       a page that describes all of this, and tries it
 
-A request names no file of the server and no URL: music comes in the request itself, and
-songs of the library are named by numbers.
+A request names no file of the server to read, and no URL: music comes in the request
+itself, and songs of the library are found by their numbers, tags or paths in it.
 """
 
 import contextlib
-import hmac
-import os
-import shutil
-import threading
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import (
-    APIRouter,
-    Depends,
-    FastAPI,
-    HTTPException,
-    Query,
-    Request,
-    UploadFile,
-)
-from fastapi.responses import JSONResponse
+import numpy as np
+from fastapi import APIRouter, Depends, HTTPException, Query, UploadFile
 from fastapi.security import APIKeyHeader
-from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, Field
 
 import tagger
-from tagger.audio import AudioDecodeError
 from tagger.inference.results import Result
-from tagger.inference.streaming import stream_files
-from tagger.inference.tagger import Tagger
 from tagger.text import TaggerError
-from tagger.web.collection import Collection
-from tagger.web.decoding import decoded, temporary_folder
-from tagger.web.limits import KEY_MISSING, BodyLimits
+from tagger.web.collection import Answer, Collection
+from tagger.web.song import Listener, Song
 
 MAX_FILES = 32  # per request
 MAX_SONGS = 1000  # per answer
-NUM_DECODERS = 2  # uploads that are decoded at the same time, each in a process
+SUBSONIC_VERSION = "1.16.1"
+NOT_FOUND = 70  # Subsonic's code
+MISSING = 10  # Subsonic's code of a parameter that is needed
+
+Number = Annotated[int, Query(ge=1, le=MAX_SONGS)]
 
 
-class ModelFacts(BaseModel):
-    """A model."""
-
-    name: str
-    sample_rate: int = Field(description="of the audio it hears, in Hz")
-    segment_seconds: float
-    tags: list[str]
-    thresholds: list[float] | None = Field(description="one per tag, if it holds any")
-    embedding_size: int | None
-
-
-class Tags(BaseModel):
-    """The scores of a file, or why it has none."""
-
-    path: str = Field(description="name of the file, as sent")
-    model: str
-    seconds: float | None = None
-    tags: dict[str, float] | None = Field(None, description="the highest score first")
-    error: str | None = None
-
-
-class Embedding(BaseModel):
-    """The embedding of a file, or why it has none."""
-
-    path: str = Field(description="name of the file, as sent")
-    seconds: float | None = None
-    embedding: list[float] | None = None
-    error: str | None = None
-
-
-class LibrarySong(BaseModel):
-    """A song of the library."""
-
-    id: int
-    path: str
-    artist: str
-    album: str
-    title: str
-    seconds: float | None
-    scores: dict[str, float]
-
-
-class Songs(BaseModel):
-    """Songs of the library."""
-
-    number: int = Field(description="of songs that match")
-    songs: list[LibrarySong]
-
-
-def build(
-    scorer: Tagger,
-    max_minutes: float,
-    max_megabytes: float,
-    collection: Collection | None = None,
-    api_key: str | None = None,
-) -> FastAPI:
-    """Builds the API as an ASGI application, to be mounted at `limits.API_PATH`.
+def build(listener: Listener, collection: Collection | None, folder: Path) -> APIRouter:
+    """Builds the routes.
 
     Args:
-        scorer: Tagger that scores uploads.
-        max_minutes: Maximum length of a file in minutes.
-        max_megabytes: Maximum size of a request in MB.
-        collection: Library for /find and /similar, or None.
-        api_key: What requests must send in the header X-API-Key, or None.
+        listener: What hears uploads.
+        collection: Library to ask, or None.
+        folder: Folder for uploads.
     """
-    held_key = APIKeyHeader(name="X-API-Key", auto_error=False)
-
-    def is_admitted(key: str) -> bool:
-        return not api_key or hmac.compare_digest(key.encode(), api_key.encode())
-
-    def admitted(key: Annotated[str | None, Depends(held_key)]) -> None:
-        if not is_admitted(key or ""):
-            raise HTTPException(401, KEY_MISSING)
-
-    app = FastAPIOffline(
-        title="tagger",
-        version=tagger.__version__,
-        description="Scores of music tags. They rank tags and are not probabilities.",
-        redoc_url=None,
-    )
-    app.add_middleware(
-        BodyLimits, max_bytes=int(max_megabytes * 1e6), is_admitted=is_admitted
-    )
-    # The description needs no key: whoever tries it out gives the key there.
-    router = APIRouter(dependencies=[Depends(admitted)])
-    uploads = _Uploads(scorer, max_minutes)
-
-    @app.exception_handler(TaggerError)
-    def refused(request: Request, error: TaggerError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 400)
-
-    @app.exception_handler(OSError)
-    def failed(request: Request, error: OSError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 503)
+    # The key itself is checked by `page.Guard`; this describes it in /api/docs.
+    key = Depends(APIKeyHeader(name="X-API-Key", auto_error=False))
+    router = APIRouter(dependencies=[key])
+    scorer = listener.tagger
 
     def library() -> Collection:
         if collection is None:
             raise HTTPException(404, "This server has no library.")
         return collection
 
-    @router.post("/tag")
-    def tag(
-        files: list[UploadFile],
-        top: Annotated[int | None, Query(ge=1, description="tags per file")] = None,
-    ) -> list[Tags]:
-        """Scores the tags of audio files; one that cannot be decoded has an error."""
-        answers = []
-        for found in uploads.heard(files, lambda wav: scorer.taggrams([wav])):
-            answer = scorer.described(found)
-            if "tags" in answer:
-                named = list(answer["tags"].items())[:top]
-                answer["tags"] = {tag: round(score, 6) for tag, score in named}
-            answers.append(Tags(**answer))
-        return answers
+    held = Annotated[Collection, Depends(library)]
 
-    @router.post("/embed")
-    def embed(files: list[UploadFile]) -> list[Embedding]:
-        """Computes the embeddings of audio files; similar songs have similar ones."""
-        if not scorer.engine.embedding_size:
-            raise HTTPException(404, "This model gives no embeddings.")
-        answers, outputs = [], ("embedding",)
-        for found in uploads.heard(
-            files, lambda wav: stream_files(scorer.engine, [wav], None, outputs)
-        ):
-            if found.error:
-                answers.append(Embedding(path=found.path, error=str(found.error)))
-                continue
-            vector = [round(float(x), 6) for x in found.value.rows.mean(axis=0)]
-            seconds = round(found.value.length_seconds, 3)
-            answers.append(
-                Embedding(path=found.path, seconds=seconds, embedding=vector)
-            )
-        return answers
-
-    @router.get("/models")
-    def models() -> list[ModelFacts]:
-        """Describes the model that scores uploads."""
-        info = scorer.info
-        facts = ModelFacts(
-            name=scorer.name,
-            sample_rate=info.sample_rate,
-            segment_seconds=scorer.segment_seconds,
-            tags=list(scorer.tags),
-            thresholds=info.thresholds and list(info.thresholds),
-            embedding_size=scorer.engine.embedding_size,
-        )
-        return [facts]
-
-    @router.get("/find")
-    def find(
-        held: Annotated[Collection, Depends(library)],
-        expression: Annotated[str, Query(description="rock > .5 and not vocals")],
-        top: Annotated[int, Query(ge=1, le=MAX_SONGS)] = 20,
-    ) -> Songs:
-        """Finds songs of the library by their tags."""
-        answer = held.find(expression, top)
-        return Songs(number=answer.number, songs=answer.as_dicts())
-
-    @router.get("/similar")
-    def similar(
-        held: Annotated[Collection, Depends(library)],
-        song: Annotated[list[int], Query(description="ids of songs", max_length=100)],
-        top: Annotated[int, Query(ge=1, le=MAX_SONGS)] = 20,
-        max_per_artist: Annotated[int | None, Query(ge=1)] = None,
-    ) -> Songs:
-        """Finds songs of the library that sound similar to others."""
-        answer = held.similar(song, top, max_per_artist)
-        return Songs(number=answer.number, songs=answer.as_dicts())
-
-    app.include_router(router)
-    return app
-
-
-class _Uploads:
-    """Runs the model on uploaded files."""
-
-    def __init__(self, scorer: Tagger, max_minutes: float):
-        self._scorer, self._max_minutes = scorer, max_minutes
-        self._decoders = threading.Semaphore(NUM_DECODERS)
-        self._scoring = threading.Lock()  # a batch of one request uses all cores
-
-    def heard(self, files: list[UploadFile], run: Callable) -> Iterator[Result]:
-        """Runs a function of a decoded file on each upload; yields what it gives."""
+    def heard(files: list[UploadFile]) -> Iterator[Result[Song]]:
         if len(files) > MAX_FILES:
             raise HTTPException(
                 413, f"Send at most {MAX_FILES} files at once, not {len(files)}."
             )
         for file in files:
-            name = Path(file.filename or "upload").name
-            try:
-                with self._saved(file) as path, self._decoded(path) as wav:
-                    with self._scoring:
-                        (found,) = run(wav)
-            except TaggerError as error:
-                found = Result(name, error=error)
-            error = found.error and _named(found.error, name)
-            yield Result(name, found.value, error)
+            name = Path(file.filename or "upload").name[-100:]
+            with contextlib.ExitStack() as stack:
+                made = tempfile.TemporaryDirectory(dir=folder)
+                path = Path(stack.enter_context(made)) / name.replace("\0", "")
+                with path.open("wb") as saved:
+                    while block := file.file.read(1 << 20):
+                        saved.write(block)
+                try:
+                    yield Result(name, listener.hear(path))
+                except TaggerError as error:
+                    yield Result(name, error=error)
 
-    @contextlib.contextmanager
-    def _saved(self, file: UploadFile) -> Iterator[str]:
-        """Writes an upload to a file; only its ending is the sender's."""
-        ending = os.path.splitext(file.filename or "")[1].lower()
-        is_known = ending[1:].isalnum() and ending.isascii() and len(ending) < 8
-        with temporary_folder() as folder:
-            path = Path(folder) / f"upload{ending if is_known else ''}"
-            with path.open("wb") as saved:
-                shutil.copyfileobj(file.file, saved)
-            yield str(path)
+    @router.post("/api/tag")
+    def tag(
+        files: list[UploadFile],
+        top: Annotated[int | None, Query(ge=1, description="tags per file")] = None,
+    ) -> list[dict]:
+        """Scores the tags of audio files; one that cannot be decoded has an error."""
+        answers = []
+        for found in heard(files):
+            song = found.value
+            answer = scorer.described(found.with_value(song and song.taggram))
+            if song:
+                best = list(answer["tags"].items())[:top]
+                answer["tags"] = {tag: round(score, 6) for tag, score in best}
+            answers.append(answer)
+        return answers
 
-    @contextlib.contextmanager
-    def _decoded(self, path: str) -> Iterator[Path]:
-        with contextlib.ExitStack() as stack:
-            with self._decoders:
-                wav = stack.enter_context(
-                    decoded(path, self._scorer.info.sample_rate, self._max_minutes)
+    @router.post("/api/embed")
+    def embed(files: list[UploadFile]) -> list[dict]:
+        """Computes the embeddings of audio files; similar songs have similar ones."""
+        if not scorer.engine.embedding_size:
+            raise HTTPException(404, "This model gives no embeddings.")
+        answers = []
+        for found in heard(files):
+            if found.error:
+                answers.append({"path": found.path, "error": str(found.error)})
+                continue
+            seconds = round(found.value.taggram.length_seconds, 3)
+            vector = [round(float(x), 6) for x in found.value.embedding]
+            answers.append(
+                {"path": found.path, "seconds": seconds, "embedding": vector}
+            )
+        return answers
+
+    @router.get("/api/models")
+    def models() -> list[dict]:
+        """Describes the model that scores uploads."""
+        info = scorer.info
+        facts = {
+            "name": scorer.name,
+            "sample_rate": info.sample_rate,
+            "segment_seconds": scorer.segment_seconds,
+            "tags": list(scorer.tags),
+            "thresholds": info.thresholds and list(info.thresholds),
+            "embedding_size": scorer.engine.embedding_size,
+        }
+        return [facts]
+
+    @router.get("/api/find")
+    def find(
+        held: held,
+        expression: Annotated[str, Query(description="rock > .5 and not vocals")],
+        top: Number = 20,
+    ) -> dict:
+        """Finds songs of the library by their tags."""
+        answer = held.find(expression, top)
+        return {"number": answer.number, "songs": answer.as_dicts()}
+
+    @router.get("/api/similar")
+    def similar(
+        held: held,
+        song: Annotated[list[str], Query(description="ids or paths", max_length=100)],
+        top: Number = 20,
+        unlike: Annotated[list[str], Query(description="ids or paths")] = (),
+        exclude: Annotated[str | None, Query(description="an expression")] = None,
+        max_per_artist: Annotated[int | None, Query(ge=1)] = None,
+    ) -> dict:
+        """Finds songs of the library that sound similar to others."""
+        answer = held.similar(song, top, max_per_artist, unlike, exclude)
+        return {"number": answer.number, "songs": answer.as_dicts()}
+
+    @router.get("/api/path")
+    def path(held: held, first: str, last: str, top: Number = 20) -> dict:
+        """Finds songs that lead from one song to another, `top` between them."""
+        answer = held.path(first, last, top)
+        return {"number": answer.number, "songs": answer.as_dicts()}
+
+    # --- AudioMuse-AI: https://github.com/NeptuneHub/AudioMuse-AI ---------------------
+
+    @router.get("/api/similar_tracks")
+    def similar_tracks(
+        held: held,
+        item_id: str | None = None,
+        title: str | None = None,
+        artist: str | None = None,
+        n: Number = 10,
+    ):
+        """Similar songs, by id or path, or by title and artist."""
+        with _missing_is_404():
+            seed = held.id_of(item_id, title, artist)
+        return _tracks(held.similar([seed], n))
+
+    @router.get("/api/find_path")
+    def find_path(
+        held: held, start_song_id: str, end_song_id: str, max_steps: Number = 25
+    ):
+        """A path between two songs, `max_steps` songs between them."""
+        with _missing_is_404():
+            ends = [held.id_of(one) for one in (start_song_id, end_song_id)]
+        tracks = _tracks(held.path(*ends, max_steps))
+        total = sum(track["distance"] for track in tracks[1:])
+        return {"path": tracks, "total_distance": round(total, 4)}
+
+    # --- OpenSubsonic: https://opensubsonic.netlify.app/docs/extensions/ --------------
+
+    def subsonic(name: str):
+        """Adds a route with and without the ending `.view`."""
+
+        def added(function):
+            for ending in ("", ".view"):
+                router.add_api_route(
+                    f"/rest/{name}{ending}",
+                    function,
+                    include_in_schema=not ending,
                 )
-            yield wav
+            return function
+
+        return added
+
+    @subsonic("ping")
+    def ping() -> dict:
+        """Says that the server answers."""
+        return _subsonic()
+
+    @subsonic("getOpenSubsonicExtensions")
+    def extensions() -> dict:
+        """Names the extensions of OpenSubsonic that are served."""
+        names = ["sonicSimilarity"] if collection else []
+        known = [{"name": name, "versions": [1]} for name in names]
+        return _subsonic(openSubsonicExtensions=known)
+
+    @subsonic("getSonicSimilarTracks")
+    def sonic_similar(
+        held: held,
+        id: str | None = None,
+        title: str | None = None,
+        artist: str | None = None,
+        count: Number = 10,
+    ) -> dict:
+        """Similar songs; 1 is the same music, 0 the most different."""
+        try:
+            answer = held.similar([held.id_of(id, title, artist)], count)
+        except TaggerError as error:
+            return _refused(error, id or title)
+        return _subsonic(sonicMatch=_matches(answer, answer.columns["similarity"]))
+
+    @subsonic("findSonicPath")
+    def sonic_path(
+        held: held,
+        startSongId: str | None = None,
+        endSongId: str | None = None,
+        count: Number = 25,
+    ) -> dict:
+        """At most `count` songs from one to another, compared with the first."""
+        try:
+            ends = [held.id_of(one) for one in (startSongId, endSongId)]
+            answer = held.path(*ends, max(count - 2, 0))
+        except TaggerError as error:
+            return _refused(error, startSongId and endSongId)
+        return _subsonic(sonicMatch=_matches(answer, held.similarities(answer)))
+
+    return router
 
 
-def _named(error: Exception, name: str) -> Exception:
-    """Returns an error with the sender's name of the file instead of ours."""
-    if isinstance(error, AudioDecodeError):
-        return AudioDecodeError(name, error.reason)
-    return error
+@contextlib.contextmanager
+def _missing_is_404() -> Iterator[None]:
+    try:
+        yield
+    except TaggerError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+def _tracks(answer: Answer) -> list[dict]:
+    """Returns songs as AudioMuse-AI names their fields."""
+    return [
+        {
+            "item_id": str(song["id"]),
+            "title": song["title"],
+            "author": song["artist"],
+            "album": song["album"],
+            "path": song["path"],
+            "distance": round(1 - song["scores"]["similarity"], 4),
+        }
+        for song in answer.as_dicts()
+    ]
+
+
+def _matches(answer: Answer, similarities: list[float]) -> list[dict]:
+    """Returns songs as OpenSubsonic's SonicMatch; a cosine below 0 counts as 0."""
+    return [
+        {
+            "entry": {
+                "id": str(song["id"]),
+                "isDir": False,
+                "isVideo": False,
+                "type": "music",
+                "mediaType": "song",
+                "title": song["title"] or Path(song["path"]).stem,
+                "artist": song["artist"],
+                "album": song["album"],
+                "path": song["path"],
+                "suffix": Path(song["path"]).suffix[1:],
+                "duration": round(song["seconds"] or 0),
+            },
+            "similarity": round(float(np.clip(similarity, 0, 1)), 4),
+        }
+        for song, similarity in zip(answer.as_dicts(), similarities, strict=True)
+    ]
+
+
+def _subsonic(status: str = "ok", **content) -> dict:
+    about = {
+        "status": status,
+        "version": SUBSONIC_VERSION,
+        "type": "tagger",
+        "serverVersion": tagger.__version__,
+        "openSubsonic": True,
+    }
+    return {"subsonic-response": about | content}
+
+
+def _refused(error: Exception, given: str | None) -> dict:
+    code = NOT_FOUND if given else MISSING
+    return _subsonic("failed", error={"code": code, "message": str(error)})

@@ -1,4 +1,4 @@
-"""The library behind the page and the HTTP API: questions and their answers as rows."""
+"""The library behind the page and the API: questions and their answers as rows."""
 
 import dataclasses
 import math
@@ -8,11 +8,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from tagger.inference.tagger import Tagger
 from tagger.library import database, queries, similarity
 from tagger.library.database import Analysed
-from tagger.text import TaggerError
+from tagger.text import TaggerError, printable
+from tagger.web.song import Song
+from tagger.weights import pretrained
 
 REREAD_SECONDS = 5  # a running scan changes the library all the time
+NUM_NEAREST = 10  # songs that are shown if none matches
+MAX_SHOWN = 200  # songs on the page
+MAX_SIMILAR = 20
+ALIKE = 0.1  # similarity below which a song is not shown as similar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,24 +42,11 @@ class Answer:
 
     def as_dicts(self) -> list[dict]:
         """Returns what is known of each song, as JSON can hold it."""
-        songs, found = self.songs, []
-        for place, row in enumerate(self.rows):
-            seconds = float(songs.seconds[row])
-            found.append(
-                {
-                    "id": int(songs.recordings[row]),
-                    "path": os.fsencode(songs.paths[row]).decode("utf-8", "replace"),
-                    "artist": songs.artists[row],
-                    "album": songs.albums[row],
-                    "title": songs.titles[row],
-                    "seconds": None if math.isnan(seconds) else round(seconds, 3),
-                    "scores": {
-                        name: round(values[place], 4)
-                        for name, values in self.columns.items()
-                    },
-                }
-            )
-        return found
+        return [
+            self.songs.about(row)
+            | {"scores": {name: round(x[i], 4) for name, x in self.columns.items()}}
+            for i, row in enumerate(self.rows)
+        ]
 
 
 class Collection:
@@ -64,7 +60,7 @@ class Collection:
     """
 
     def __init__(self, path: Path):
-        self._path, self._lock = path, threading.Lock()
+        self._path, self._lock = path, threading.RLock()
         self._version = self._songs = self._neighbours = None
         self._read_at = -math.inf
         self.songs()
@@ -86,77 +82,242 @@ class Collection:
                 self._read_at = time.monotonic()
             return self._songs
 
-    def _compared(self, songs: Analysed) -> similarity.Neighbours:
-        """Returns the songs ready to be compared; the newest are prepared once."""
+    def _compared(self) -> similarity.Neighbours:
+        """Returns the songs ready to be compared; they are prepared once."""
         with self._lock:
-            if songs is not self._songs:
-                return similarity.Neighbours(songs)
+            songs = self.songs()
             if self._neighbours is None:
                 self._neighbours = similarity.Neighbours(songs)
             return self._neighbours
 
-    def find(self, expression: str, number: int) -> Answer:
-        """Returns the songs that match an expression; see `queries.Query`.
+    # --- Which song -------------------------------------------------------------------
 
-        Raises:
-            ValueError: it is no such expression.
-        """
-        songs = self.songs()
-        query = queries.Query(expression, songs.model.tags)
-        rows = queries.find(songs, query)
-        shown = [int(row) for row in rows[:number]]
-        columns = {
-            songs.model.tags[tag]: songs.scores[shown, tag].tolist()
-            for tag in query.mentioned
-        }
-        return Answer(songs, shown, columns, len(rows))
-
-    def similar(
-        self, recordings: Sequence[int], number: int, max_per_artist: int | None = None
-    ) -> Answer:
-        """Returns the songs that are similar to others.
+    def row_of(self, song: str) -> int:
+        """Returns the row of a song.
 
         Args:
-            recordings: Numbers of the other songs, as `Answer.as_dicts` says them.
-            number: Number of songs to return.
-            max_per_artist: See `similarity.Neighbours.similar`.
-
-        Raises:
-            ValueError: there is no such song, or the library holds no embeddings.
-        """
-        songs = self.songs()
-        known = {int(one): row for row, one in enumerate(songs.recordings)}
-        missing = [one for one in recordings if one not in known]
-        if missing or not recordings:
-            raise TaggerError(
-                f"The library holds no song with the id {missing[0]}."
-                if missing
-                else "Give the id of at least one song."
-            )
-        rows = [known[one] for one in recordings]
-        found = self._compared(songs).similar(
-            songs.embeddings[rows], number, rows, max_per_artist
-        )
-        columns = {"similarity": [value for _, value in found]}
-        return Answer(songs, [row for row, _ in found], columns, len(found))
-
-    def path_of(self, recording: int) -> str:
-        """Returns a file that holds a recording.
+            song: Id of the song, as `Analysed.about` gives it; or its path, or the end
+                of its path from a folder on.
 
         Raises:
             ValueError: there is no such song.
         """
         songs = self.songs()
-        for row, one in enumerate(songs.recordings):
-            if one == recording:
-                return songs.paths[row]
-        raise TaggerError(f"The library holds no song with the id {recording}.")
+        if song.isdecimal():
+            rows = np.flatnonzero(songs.recordings == int(song[:18]))
+        else:
+            end = os.sep + song.lstrip("/")
+            rows = [i for i, path in enumerate(songs.paths) if path.endswith(end)]
+        if not len(rows):
+            what = "id" if song.isdecimal() else "path"
+            raise TaggerError(
+                f"The library holds no song with the {what} {song[:200]}. Add it:"
+                " tagger scan FOLDER."
+            )
+        return int(rows[0])
+
+    def id_of(
+        self, song: str | None, title: str | None = None, artist: str | None = None
+    ) -> str:
+        """Returns the id of a song: by its id or path, or by its title and artist.
+
+        Raises:
+            ValueError: there is no such song, or nothing was asked for.
+        """
+        songs = self.songs()
+        if song:
+            return str(songs.recordings[self.row_of(song)])
+        if not title:
+            raise TaggerError("Give the id of a song, or its title and artist.")
+        wanted = title.casefold(), (artist or "").casefold()
+        for row, found in enumerate(songs.titles):
+            same = songs.artists[row].casefold() == wanted[1] or not artist
+            if (found or Path(songs.paths[row]).stem).casefold() == wanted[0] and same:
+                return str(songs.recordings[row])
+        named = printable(" – ".join(filter(None, (artist, title))))
+        raise TaggerError(f"The library holds no song {named[:200]!r}.")
+
+    def path_of(self, number: int) -> str:
+        """Returns the path of a song by its number.
+
+        Raises:
+            ValueError: there is none, or a link has taken its place since the scan.
+        """
+        path = self.songs().paths[self.row_of(str(number))]
+        if os.path.realpath(path) != path:
+            raise TaggerError(f"{path!r} is another file since the scan. Scan again.")
+        return path
+
+    # --- Questions --------------------------------------------------------------------
+
+    def find(self, expression: str, number: int) -> Answer:
+        """Returns the songs that match an expression; see `queries.Query`.
+
+        Args:
+            expression: What to find; "": all songs, the newest first.
+            number: Number of songs to return.
+
+        Raises:
+            ValueError: it is no such expression.
+        """
+        songs = self.songs()
+        if not expression.strip():
+            rows = np.argsort(-songs.recordings, kind="stable")
+            return Answer(songs, rows[:number].tolist(), {}, len(rows))
+        query = queries.Query(expression, songs.model.tags)
+        rows = queries.find(songs, query)
+        return _scored(songs, query, rows[:number], len(rows))
+
+    def nearest(self, expression: str) -> tuple[Answer, str]:
+        """Returns the songs that come nearest to an expression that none matches."""
+        songs = self.songs()
+        query = queries.Query(expression, songs.model.tags)
+        rows = queries.ranked(songs, query, np.arange(len(songs.paths)))
+        values = queries.values_for(songs, query, NUM_NEAREST)
+        hints = [f"{_word(tag)} > {value:.2g} finds {n}" for tag, value, n in values]
+        sentence = "No song matches. The nearest are shown."
+        if hints:
+            sentence = f"No song matches; {', '.join(hints)}. The nearest are shown."
+        return _scored(songs, query, rows[:NUM_NEAREST], 0), sentence
+
+    def similar(
+        self,
+        seeds: Sequence[str],
+        number: int,
+        max_per_artist: int | None = None,
+        unlike: Sequence[str] = (),
+        exclude: str | None = None,
+    ) -> Answer:
+        """Returns the songs that are similar to others.
+
+        Args:
+            seeds: Ids or paths of the other songs, see `row_of`.
+            number: Number of songs to return.
+            max_per_artist: See `similarity.Neighbours.similar`.
+            unlike: Ids or paths of songs to which they should not be similar.
+            exclude: Expression for songs not to return.
+
+        Raises:
+            ValueError: there is no such song, or the library holds no embeddings.
+        """
+        songs = self.songs()
+        rows, others = [[self.row_of(one) for one in x] for x in (seeds, unlike)]
+        if not rows:
+            raise TaggerError("Give the id of at least one song.")
+        found = self._compared().similar(
+            songs.embeddings[rows],
+            number,
+            [*rows, *others],
+            max_per_artist,
+            songs.embeddings[others],
+            exclude and queries.find(songs, queries.Query(exclude, songs.model.tags)),
+        )
+        return _compared(songs, found)
+
+    def asked(self, query: str, like: str | Song = "") -> Answer:
+        """Returns what the page shows: songs like another, or those of a query."""
+        if not like:
+            return self.find(query, MAX_SHOWN)
+        if isinstance(like, Song):
+            near = self._compared().similar(like.embedding, MAX_SIMILAR)
+            found = _compared(self.songs(), near)
+        else:
+            found = self.similar([like], MAX_SIMILAR)
+        alike = [value for value in found.columns["similarity"] if value >= ALIKE]
+        number = len(alike)  # they fall
+        return Answer(found.songs, found.rows[:number], {"similarity": alike}, number)
+
+    def path(self, first: str, last: str, number: int) -> Answer:
+        """Returns songs that lead from one song to another, see `Neighbours.path`."""
+        rows = self.row_of(first), self.row_of(last)
+        return _compared(self.songs(), self._compared().path(*rows, number))
+
+    def similarities(self, answer: Answer) -> list[float]:
+        """Returns how similar the songs of an answer are to the first of them."""
+        return self._compared().between(answer.rows[0], answer.rows)
+
+    def holds(self, tagger: Tagger, song: Song) -> bool:
+        """Returns whether a song that was heard can be compared with the library."""
+        model, source = self.songs().model, tagger.engine.source or tagger.name
+        if song.embedding is None or not self.songs().embeddings.size:
+            return False
+        return model.digest == pretrained.digest(source) and not model.settings
+
+    # --- What the page shows ----------------------------------------------------------
+
+    def name_of(self, song: str) -> str:
+        """Returns artist and title of a song, or the name of its file."""
+        return _name(self.songs().about(self.row_of(song)))
+
+    def shown(self, answer: Answer) -> list[dict]:
+        """Returns the songs of an answer with their names and two strongest tags."""
+        songs = answer.songs
+        strengths = songs.scores[answer.rows] / self._thresholds(songs)
+        highest = np.argsort(-strengths, axis=1)[:, :2]
+        return [
+            about
+            | {
+                "name": _name(about),
+                "strongest": [songs.model.tags[tag] for tag in tags],
+            }
+            for about, tags in zip(answer.as_dicts(), highest, strict=True)
+        ]
+
+    @staticmethod
+    def _thresholds(songs: Analysed) -> np.ndarray:
+        return np.maximum(queries.thresholds_of(songs), 1e-12)
+
+    def counts(self) -> list[tuple[str, str, int]]:
+        """Returns each tag, its word in queries, and how many songs reach it."""
+        songs = self.songs()
+        numbers = (songs.scores >= queries.thresholds_of(songs)).sum(axis=0)
+        order = np.argsort(-numbers, kind="stable")
+        found = [(songs.model.tags[tag], int(numbers[tag])) for tag in order]
+        return [(tag, _word(tag), number) for tag, number in found if number]
+
+    def example(self) -> str:
+        """Returns a query that finds about ten songs of this library."""
+        songs, counts = self.songs(), self.counts()
+        if not counts:
+            return "rock > .5"
+        tag = counts[0][0]
+        scores = np.sort(songs.scores[:, list(songs.model.tags).index(tag)])[::-1]
+        value = scores[min(NUM_NEAREST, len(scores)) - 1]
+        return f"{_word(tag)} > {np.floor(100 * value) / 100:g}"
+
+
+def _name(about: dict) -> str:
+    named = " – ".join(filter(None, (about["artist"], about["title"])))
+    return printable(named or Path(about["path"]).stem)
+
+
+def _scored(songs: Analysed, query: queries.Query, rows, number: int) -> Answer:
+    shown = [int(row) for row in rows]
+    columns = {
+        songs.model.tags[tag]: songs.scores[shown, tag].tolist()
+        for tag in query.mentioned
+    }
+    return Answer(songs, shown, columns, number)
+
+
+def _compared(songs: Analysed, found: Sequence[tuple[int, float]]) -> Answer:
+    columns = {"similarity": [value for _, value in found]}
+    return Answer(songs, [row for row, _ in found], columns, len(found))
+
+
+def _word(tag: str) -> str:
+    """Returns a tag as queries name it."""
+    word = tag.replace(" ", "_")
+    return word if word.isidentifier() else f'"{tag}"'
 
 
 def _version(path: Path) -> tuple:
-    """Returns what changes whenever a scan stores something."""
-    held = []
+    """Returns what changes with a library: size and time of it and of its WAL file."""
+    found = []
     for one in (path, path.with_name(f"{path.name}-wal")):
-        status = one.stat() if one.exists() else None
-        held.append(status and (status.st_size, status.st_mtime_ns))
-    return tuple(held)
+        try:
+            status = one.stat()
+            found.append((status.st_size, status.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    return tuple(found)

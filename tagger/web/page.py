@@ -1,277 +1,491 @@
 """`tagger serve`: a page that tags, plays and explains a song, and asks the library.
 
-Gradio builds the page. `song.py` builds the parts that follow playback (waveform,
-taggram, cursor), and `cursor.js` moves the cursor. Visitors do not share songs.
+FastAPI serves the page (`page.html.jinja`), its parts as fragments of HTML, and the
+routes for other programs (`api.py`) in one process.
 """
 
+import collections
 import contextlib
-import os
+import dataclasses
+import ipaddress
+import queue
+import secrets
 import shutil
 import signal
-import stat
+import socket
 import tempfile
 import threading
-import time
 import traceback
+import urllib.parse
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from secrets import compare_digest
 
-import gradio as gr
-from starlette.routing import Mount
-
-from tagger.inference.tagger import Tagger
-from tagger.storage import LOCK_NAME, writer_lock
-from tagger.web import api, library_tab, limits
-from tagger.web.collection import Collection
-from tagger.web.song import (
-    Song,
-    analyse,
-    html,
-    json_file,
-    player_html,
-    report_html,
-    rows_html,
+import jinja2
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, UploadFile
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
 )
+from fastapi_offline import FastAPIOffline
+from starlette.datastructures import Headers
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-NUM_BARS = 10
-NUM_EXPLAINED = 3  # of the tags to compare
-NUM_VISITORS = 8  # whose songs are decoded at the same time
+import tagger
+from tagger.audio import AudioDecodeError
+from tagger.library import mapping, playlists
+from tagger.text import TaggerError
+from tagger.web import api
+from tagger.web.collection import Collection
+from tagger.web.decoding import decode, is_playable
+from tagger.web.song import Listener, Song, clock
+from tagger.weights import cards
+
+MAX_SONGS = 20  # uploads that are kept; an older one has to be dropped again
 _FILES = Path(__file__).parent
+EXAMPLES = sorted(path.name for path in (_FILES / "examples").glob("*.opus"))
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FILES), autoescape=True, trim_blocks=True
+)
+_TEMPLATES.filters["clock"] = clock
 
 
-def serve(
-    tagger: Tagger,
-    scorer: Tagger,
-    host: str,
-    port: int,
-    max_minutes: float,
-    max_megabytes: float,
-    collection: Collection | None = None,
-    api_key: str | None = None,
-) -> None:
-    """Serves the page and the HTTP API until it is interrupted.
+def html(part: str, **values) -> str:
+    """Returns a rendered block of `page.html.jinja`."""
+    template = _TEMPLATES.get_template("page.html.jinja")
+    return "".join(template.blocks[part](template.new_context(values))).strip()
 
-    No uploaded files stay on the disk.
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a visitor may send.
+
+    Attributes:
+        host: Address that the page listens on.
+        max_minutes: Maximum length of a song in minutes.
+        max_megabytes: Maximum size of a request in MB.
+        api_key: What requests of other programs must send, or None.
+    """
+
+    host: str = "127.0.0.1"
+    max_minutes: float = 20.0
+    max_megabytes: float = 200.0
+    api_key: str | None = None
+
+
+def build(
+    listener: Listener, limits: Limits, collection: Collection | None, folder: Path
+) -> FastAPI:
+    """Builds the page and the API as one ASGI application.
 
     Args:
-        tagger: Tagger that the page uses.
-        scorer: Tagger that the API uses; it need not show its layers.
-        host: Address to listen on.
-        port: Port to listen on.
-        max_minutes: Maximum length of a file in minutes; longer ones are refused.
-        max_megabytes: Maximum size of a file in MB; larger ones are refused.
+        listener: What hears the songs.
+        limits: What visitors may send.
         collection: Library to ask, or None.
-        api_key: What requests to the API must send, or None.
-
-    Raises:
-        OSError: the page cannot listen on this address and port.
+        folder: Folder for uploads, which ends with the server.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
-    # Gradio checks that the page responds; that request must not go through a proxy.
-    os.environ["NO_PROXY"] = ",".join([os.environ.get("NO_PROXY", ""), host])
-    _remove_leftovers()
-    with (
-        tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
-        writer_lock(Path(folder), "`port=`"),
-    ):
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        cleaner = threading.Thread(target=_delete_old_files, args=[Path(folder)])
-        cleaner.daemon = True
-        cleaner.start()
-        page = build(tagger, max_minutes, collection)
-        served = api.build(scorer, max_minutes, max_megabytes, collection, api_key)
+    app = FastAPIOffline(
+        title="tagger",
+        version=tagger.__version__,
+        description="Scores of music tags. They rank tags and are not probabilities.",
+        docs_url="/api/docs",
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        static_url="/api/static",
+        max_body_size=int(limits.max_megabytes * 1e6),
+    )
+    app.add_middleware(Guard, api_key=limits.api_key)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(limits.host))
+
+    @app.exception_handler(TaggerError)
+    def refused(request: Request, error: TaggerError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 400)
+
+    @app.exception_handler(OSError)
+    def failed(request: Request, error: OSError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 503)
+
+    uploads = Uploads(folder)
+    _add_page(app, listener, limits, collection, uploads)
+    if collection:
+        _add_library(app, collection, uploads, limits.max_minutes, folder)
+    app.include_router(api.build(listener, collection, folder))
+    return app
+
+
+class Uploads:
+    """The songs of all visitors, each under a token that nobody can guess."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._songs = folder, collections.OrderedDict()
+
+    @contextlib.contextmanager
+    def new(self, name: str | None) -> Iterator[tuple[str, Path]]:
+        """Makes a token and a path for an upload; an error removes both."""
+        token = secrets.token_urlsafe(16)
+        path = self._folder / token / (Path(name or "song").name[-100:] or "song")
+        path.parent.mkdir()
         try:
-            _, url, _ = page.launch(
-                server_name=host,
-                server_port=port,
-                max_file_size=int(max_megabytes * 1e6),
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                ssr_mode=False,
-                footer_links=[],
-                css=(_FILES / "page.css").read_text(),
-                app_kwargs={
-                    "middleware": limits.middleware(host, max_megabytes),
-                    "routes": [Mount(limits.API_PATH, app=served)],
-                },
-                theme=gr.themes.Default(
-                    font=["system-ui", "sans-serif"], font_mono=["monospace"]
-                ),
+            yield token, path
+        except BaseException:
+            shutil.rmtree(path.parent, ignore_errors=True)
+            raise
+
+    def add(self, token: str, song: Song) -> None:
+        """Keeps a song, and forgets the oldest of too many."""
+        self._songs[token] = song
+        while len(self._songs) > MAX_SONGS:
+            old, _ = self._songs.popitem(last=False)
+            shutil.rmtree(self._folder / old, ignore_errors=True)
+
+    def get(self, token: str) -> Song:
+        """Returns a song."""
+        if token not in self._songs:
+            raise HTTPException(
+                404, "The server has forgotten this song. Send it again."
             )
-        except OSError as error:
-            raise OSError(
-                f"Cannot listen on {host}, port {port}: the port is in use, or the"
-                " address is not one of this machine. Choose another `port=` or"
-                " `host=`."
-            ) from error
-        print(f"The page is at {url} (press Ctrl-C to stop)", flush=True)
-        print(f"The HTTP API is described at {url}api/docs", flush=True)
+        return self._songs[token]
+
+
+def _add_page(
+    app: FastAPI,
+    listener: Listener,
+    limits: Limits,
+    collection: Collection | None,
+    uploads: Uploads,
+) -> None:
+    """Adds the page, and what it asks of a song."""
+    model, tags = listener.tagger.name, listener.tagger.tags
+
+    @app.get("/", include_in_schema=False)
+    def page() -> HTMLResponse:
+        return HTMLResponse(
+            html(
+                "page",
+                css=(_FILES / "page.css").read_text("utf-8"),
+                script=_TEMPLATES.filters["safe"](
+                    (_FILES / "page.js").read_text("utf-8")
+                ),
+                model=model,
+                num_tags=len(tags),
+                limits=limits,
+                examples=EXAMPLES,
+                has_library=collection is not None,
+            )
+        )
+
+    @app.get("/card", include_in_schema=False)
+    def card() -> PlainTextResponse:
+        source = listener.tagger.engine.source or model
+        return PlainTextResponse(cards.card(source), media_type="text/markdown")
+
+    @app.post("/songs", include_in_schema=False)
+    def hear(file: UploadFile) -> StreamingResponse:
+        with uploads.new(file.filename) as (token, path):
+            with path.open("wb") as saved:
+                shutil.copyfileobj(file.file, saved)
+        return heard(token, path)
+
+    @app.post("/examples/{name}", include_in_schema=False)
+    def example(name: str) -> StreamingResponse:
+        if name not in EXAMPLES:
+            raise HTTPException(404, f"There is no example {name!r}.")
+        with uploads.new(name) as (token, path):
+            shutil.copyfile(_FILES / "examples" / name, path)
+        return heard(token, path)
+
+    def heard(token: str, path: Path) -> StreamingResponse:
+        def work(tell: Callable) -> str:
+            try:
+                song = listener.hear(path, tell)
+            except BaseException as error:
+                shutil.rmtree(path.parent, ignore_errors=True)
+                return failure(error, path.name)
+            uploads.add(token, song)
+            listener.prepare()
+            return song_html(listener, token, song, collection)
+
+        return StreamingResponse(told(work), media_type="text/html")
+
+    @app.get("/songs/{token}/sound", include_in_schema=False)
+    def sound(token: str) -> FileResponse:
+        return FileResponse(uploads.get(token).sound)
+
+    @app.get("/songs/{token}/why", include_in_schema=False)
+    def why(token: str, tag: str) -> HTMLResponse:
         try:
-            threading.Event().wait()
-        finally:
-            page.close(verbose=False)
+            found = listener.why(uploads.get(token), tag)
+        except HTTPException as error:
+            return HTMLResponse(html("error", name=tag, sentence=error.detail))
+        except Exception as error:
+            return HTMLResponse(failure(error, tag))
+        return HTMLResponse(html("why", tag=tag, **found))
+
+    @app.get("/songs/{token}/scores.json", include_in_schema=False)
+    def as_json(token: str) -> JSONResponse:
+        song = uploads.get(token)
+        return saved(JSONResponse(listener.as_json(song)), song, "json")
+
+    @app.get("/songs/{token}/scores.csv", include_in_schema=False)
+    def as_csv(token: str) -> Response:
+        song = uploads.get(token)
+        return saved(
+            Response(listener.as_csv(song), media_type="text/csv"), song, "csv"
+        )
+
+    @app.get("/songs/{token}/report.html", include_in_schema=False)
+    def as_report(token: str) -> Response:
+        song = uploads.get(token)
+        with tempfile.TemporaryDirectory(dir=song.wav.parent) as made:
+            text = listener.report(song, Path(made)).read_text("utf-8")
+        return saved(HTMLResponse(text), song, "html")
 
 
-_PREFIX = "tagger-page-"
-START_SECONDS = 60  # a server may still be locking a folder of this age
-KEPT_SECONDS = 3600  # age at which uploads, and what was made of them, are deleted
+def saved(response: Response, song: Song, ending: str) -> Response:
+    """Names the file as which a browser saves a response."""
+    name = urllib.parse.quote(f"{Path(song.name).stem}.{ending}")
+    response.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{name}"
+    return response
 
 
-def _remove_leftovers() -> None:
-    """Removes the uploads of servers that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # a server that runs
-            status = folder.lstat()
-            is_ours = stat.S_ISDIR(status.st_mode) and _is_own(status)
-            is_old = time.time() - status.st_mtime > START_SECONDS
-            if is_ours and is_old:
-                with writer_lock(folder, "`port=`"):
-                    shutil.rmtree(folder)
+def told(work: Callable[[Callable], str]) -> Iterator[str]:
+    """Runs a function in a thread; yields what it tells in lines, then its result.
+
+    If nobody listens any more, what it tells next raises GeneratorExit in it.
+    """
+    said, is_over = queue.Queue(), threading.Event()
+
+    def tell(share: float) -> None:
+        if is_over.is_set():
+            raise GeneratorExit
+        said.put(f"{share:.3f}\n")
+
+    def run() -> None:
+        said.put(work(tell))
+        said.put(None)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        yield "0\n"
+        yield from iter(said.get, None)
+    finally:
+        is_over.set()
 
 
-def _is_own(status: os.stat_result) -> bool:
-    return not hasattr(os, "getuid") or status.st_uid == os.getuid()
-
-
-def _delete_old_files(folder: Path) -> None:
-    """Deletes what is older than an hour, for as long as the server runs."""
-    while True:
-        for path in sorted(folder.rglob("*"), reverse=True):
-            with contextlib.suppress(OSError):
-                is_old = time.time() - path.stat().st_mtime > KEPT_SECONDS
-                if is_old and path.is_file() and path.name != LOCK_NAME:
-                    path.unlink()
-        time.sleep(KEPT_SECONDS / 6)
-
-
-class _Replaced(Exception):
-    """The visitor has removed this song, or has dropped another."""
-
-
-def _failure(error: Exception, path: str) -> str:
-    """Returns the HTML that says what went wrong with a file."""
-    name, sentence = Path(path).name, str(error).replace(path, Path(path).name)
-    if not isinstance(error, (ValueError, OSError)):
+def failure(error: BaseException, name: str) -> str:
+    """Returns the HTML that says what went wrong with a song."""
+    if isinstance(error, AudioDecodeError):
+        sentence = f"This holds no sound that can be read ({error.reason})."
+    elif isinstance(error, ModuleNotFoundError):
+        sentence = (
+            f"Explaining needs {error.name}, which this server lacks. In the folder of"
+            " tagger: pip install '.[train]'."
+        )
+    elif isinstance(error, (TaggerError, OSError)):
+        sentence = str(error)
+    else:
         traceback.print_exception(error)  # into the server's log
         sentence = "The server failed on this file; its log says why."
     return html("error", name=name, sentence=sentence)
 
 
-def build(
-    tagger: Tagger, max_minutes: float, collection: Collection | None = None
-) -> gr.Blocks:
-    """Builds the page without serving it.
+def song_html(
+    listener: Listener, token: str, song: Song, collection: Collection | None = None
+) -> str:
+    """Returns the part of the page that shows a song."""
+    rows, taggram = listener.rows(song), song.taggram
+    length = max(taggram.length_seconds, 1e-9)
+    # A score counts from halfway between its segment's middle and its neighbours'.
+    middles = (taggram.seconds + taggram.segment_seconds / 2) / length
+    groups = [
+        (name, [row for row in rows if row.group == name]) for name in mapping.GROUPS
+    ]
+    return html(
+        "song",
+        song=song,
+        token=token,
+        verdict=listener.verdict(song, rows),
+        has_thresholds=listener.tagger.info.thresholds is not None,
+        outline=50 * np.maximum(song.loudness / max(song.loudness.max(), 1e-9), 0.01),
+        times=[share / 4 * length for share in range(5)],
+        borders=[f"{x:.5f}" for x in (middles[1:] + middles[:-1]) / 2],
+        end=min(float(taggram.seconds[-1] + taggram.segment_seconds) / length, 1.0),
+        groups=[(name, members) for name, members in groups if members],
+        num_tags=len(rows),
+        is_comparable=bool(collection and collection.holds(listener.tagger, song)),
+    )
+
+
+# --- The library ----------------------------------------------------------------------
+
+
+def _add_library(
+    app: FastAPI,
+    collection: Collection,
+    uploads: Uploads,
+    max_minutes: float,
+    folder: Path,
+) -> None:
+    """Adds the songs of the library, to be found, heard and saved."""
+    one = threading.Lock()
+
+    def seed_of(like: str) -> str | Song:
+        return like if not like or like.isdecimal() else uploads.get(like)
+
+    @app.get("/library", include_in_schema=False)
+    def library(query: str = "", like: str = "") -> HTMLResponse:
+        return HTMLResponse(library_html(collection, query, like, seed_of(like)))
+
+    @app.get("/library.m3u8", include_in_schema=False)
+    def playlist(query: str = "", like: str = "") -> Response:
+        answer = collection.asked(query, seed_of(like))
+        # The visitor saves it anywhere, so it names the files in full.
+        text, _ = playlists.playlist_of(answer.songs, answer.rows)
+        return PlainTextResponse(
+            text.encode("utf-8", "surrogateescape"), media_type="audio/x-mpegurl"
+        )
+
+    @app.get("/library/{number}/sound", include_in_schema=False)
+    def sound(number: int) -> FileResponse:
+        path = collection.path_of(number)
+        if is_playable(path):
+            return FileResponse(path)
+        copy = folder / f"library-{number}.flac"  # one per recording
+        with one:
+            if not copy.exists():
+                decode(path, None, 1, max_minutes, copy)
+        return FileResponse(copy)
+
+
+def library_html(
+    collection: Collection, query: str, like: str = "", seed: str | Song = ""
+) -> str:
+    """Returns the part of the page that shows songs of the library.
 
     Args:
-        tagger: Tagger that the page uses.
-        max_minutes: Maximum length of a file in minutes; longer ones are refused.
-        collection: Library to ask, or None.
+        collection: The library.
+        query: What to find; "": all songs.
+        like: Id of a song of the library, or token of an upload; "": none.
+        seed: That id again, or the upload.
     """
-    with gr.Blocks(
-        title="tagger",
-        analytics_enabled=False,
-        delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS),
-    ) as page:
-        if collection is None:
-            _song_tab(tagger, max_minutes)
-        else:
-            with gr.Tab("A song"):
-                _song_tab(tagger, max_minutes)
-            with gr.Tab("Library"):
-                library_tab.build(collection)
-    return page
-
-
-def _song_tab(tagger: Tagger, max_minutes: float) -> None:
-    """Builds the part of the page that tags a dropped song."""
-    song, newest = gr.State(), gr.State({})  # per visitor
-    gr.Markdown(
-        f"# What is in this song?\n`{tagger.name}` scores {len(tagger.tags)} tags in"
-        f" segments of {tagger.segment_seconds:.1f} s. Files may be up to"
-        f" {max_minutes:g} minutes long, and they stay on the machine that serves"
-        " this page."
+    error = name = sentence = ""
+    answer = None
+    try:
+        answer = collection.asked(query, seed)
+        if seed:
+            name = seed.name if isinstance(seed, Song) else collection.name_of(seed)
+        total, seconds = len(answer.songs.paths), answer.songs.seconds[answer.rows]
+        sentence = f"{answer.number:,} of {total:,} songs"
+        if answer.number > len(answer.rows):
+            sentence += f"; the first {len(answer.rows)} are shown"
+        sentence += f", {playing_time(np.nansum(seconds))}."
+        if not answer.number and not seed:
+            answer, sentence = collection.nearest(query)
+    except (TaggerError, OSError) as failed:
+        error = str(failed)
+    return html(
+        "library",
+        query=query,
+        example=collection.example(),
+        chips=collection.counts(),
+        like=name,
+        saved=urllib.parse.urlencode({"query": query, "like": like}),
+        sentence=sentence,
+        error=error,
+        columns=list(answer.columns) if answer else [],
+        songs=collection.shown(answer) if answer else [],
     )
-    upload = gr.File(label="Drop a song here", type="filepath", height=120)
-    player = gr.HTML(js_on_load=(_FILES / "cursor.js").read_text(), min_height=60)
-    rows = gr.HTML()  # no gr.Label, which shows scores as percentages
-    chosen = gr.Dropdown(
-        label="Tags to compare", choices=list(tagger.tags), multiselect=True
-    )
-    with gr.Row():
-        explain = gr.Button("Why these tags?", interactive=False)
-        download = gr.DownloadButton("Download JSON", interactive=False)
-    pictures = gr.HTML()
 
-    def empty(newest: dict, text: str = "") -> dict:
-        newest["path"] = None
-        return {
-            song: None,
-            player: text,
-            chosen: gr.Dropdown(value=[]),
-            rows: "",
-            explain: gr.Button(interactive=False),
-            download: gr.DownloadButton(value=None, interactive=False),
-            pictures: "",
-        }
 
-    def tag(path: str | None, newest: dict, bar=gr.Progress()) -> dict:  # noqa: B008
-        if path is None:
-            return empty(newest)
-        newest["path"] = path
+def playing_time(seconds: float) -> str:
+    """Returns a length in hours and minutes."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60}" if minutes >= 60 else f"{minutes} min"
 
-        def show(share: float, desc: str) -> None:
-            if newest["path"] != path:
-                raise _Replaced
-            bar(share, desc=desc)
 
+# --- Serving --------------------------------------------------------------------------
+
+
+def allowed_hosts(host: str) -> list[str]:
+    """Returns the host names by which the page may be called.
+
+    A website could otherwise let its own name point to this machine (DNS rebinding),
+    and read what the page shows. A page that listens on all addresses has any name.
+    """
+    loopback = ["localhost", "127.0.0.1", "[::1]"]
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:  # a name
+        return [host, *loopback]
+    if address.is_unspecified:
+        return ["*"]
+    own = f"[{address}]" if address.version == 6 else str(address)
+    return list(dict.fromkeys([own, *loopback]))
+
+
+class Guard:
+    """Refuses requests that lack the key, or that another website makes a browser send.
+
+    It answers before the body arrives.
+    """
+
+    def __init__(self, app: Callable, api_key: str | None):
+        self._app, self._key = app, (api_key or "").encode()
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """Handles a request."""
+        refusal = None
+        if scope["type"] == "http":
+            headers, path = Headers(scope=scope), scope["path"]
+            origin, host = headers.get("origin"), headers.get("host")
+            given = headers.get("x-api-key", "").encode()
+            is_open = path in ("/api/docs", "/api/openapi.json")
+            needs_key = path.startswith(("/api/", "/rest/")) and not is_open
+            if origin and origin not in (f"http://{host}", f"https://{host}"):
+                refusal = 403, f"Requests from {origin[:200]} are not accepted."
+            elif needs_key and self._key and not compare_digest(given, self._key):
+                refusal = 401, "Send the API key in the header X-API-Key."
+        app = self._app
+        if refusal:
+            close = {"Connection": "close"}  # the body is not read
+            app = JSONResponse({"detail": refusal[1]}, refusal[0], close)
+        await app(scope, receive, send)
+
+
+def serve(
+    listener: Listener, limits: Limits, port: int, collection: Collection | None = None
+) -> None:
+    """Serves the page and the API until Ctrl-C; no upload stays on the disk.
+
+    Raises:
+        OSError: the page cannot listen on this address and port.
+    """
+    host = limits.host.strip("[]")
+    with tempfile.TemporaryDirectory(prefix="tagger-page-") as folder:
+        app = build(listener, limits, collection, Path(folder))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            tagged = analyse(tagger, path, max_minutes, show)
-        except Exception as error:
-            if newest["path"] != path:
-                return gr.skip()
-            return empty(newest, _failure(error, path))
-        if newest["path"] != path:
-            return gr.skip()
-        named = tagger.named(tagged.taggram.aggregated())
-        highest = list(named)[:NUM_BARS]
-        return {
-            song: tagged,
-            player: player_html(tagged),
-            chosen: gr.Dropdown(value=highest),
-            rows: rows_html(tagger, tagged, highest),
-            explain: gr.Button(interactive=True),
-            download: gr.DownloadButton(
-                value=json_file(tagger, tagged), interactive=True
-            ),
-            pictures: "",
-        }
-
-    def compare(tagged: Song | None, tags: list[str]) -> str:
-        return rows_html(tagger, tagged, tags) if tagged and tags else ""
-
-    def why(tagged: Song, tags: list[str]) -> str:
-        if not os.path.exists(tagged.path):
-            gone = "the server has deleted this file. Drop it here again."
-            return html("error", name=tagged.name, sentence=gone)
-        try:
-            page = report_html(tagger, tagged, tags[:NUM_EXPLAINED], max_minutes)
-        except Exception as error:
-            return _failure(error, tagged.path)
-        return html("report", page=page)
-
-    # A file that is slow to decode holds one of these places, and not for long.
-    # Gradio's `cancels` would be wrong for a song that is removed: the server cancels
-    # by function, so that a late request ends the work on the next song.
-    together = {"concurrency_limit": NUM_VISITORS, "concurrency_id": "songs"}
-    outputs = [song, player, chosen, rows, explain, download, pictures]
-    upload.upload(
-        tag,
-        [upload, newest],
-        outputs,
-        show_progress_on=player,
-        trigger_mode="multiple",
-        **together,
-    )
-    upload.clear(empty, newest, outputs)
-    chosen.input(compare, [song, chosen], rows, show_progress="hidden")
-    explain.click(why, [song, chosen], pictures, **together)
+            bound = socket.create_server((host, port), family=family)
+        except OSError as error:
+            raise OSError(
+                f"Cannot listen on {limits.host}, port {port}: the port is in use, or"
+                " the address is not one of this machine. Choose another `port=` or"
+                " `host=`."
+            ) from error
+        name = f"[{host}]" if ":" in host else host
+        url = f"http://{name}:{port}/"
+        print(f"The page is at {url} (press Ctrl-C to stop)", flush=True)
+        print(f"Other programs: {url}api/docs", flush=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
+        config = uvicorn.Config(
+            app, log_level="warning", ws="none", timeout_graceful_shutdown=1
+        )
+        uvicorn.Server(config).run([bound])

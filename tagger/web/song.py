@@ -1,80 +1,263 @@
-"""An uploaded song: its analysis, and its HTML and JSON."""
+"""A song on the page: what the model heard, in the order in which it is read."""
 
-import base64
+import contextlib
+import csv
 import dataclasses
+import functools
 import io
-import json
-import os
-import tempfile
 import threading
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-import jinja2
 import numpy as np
-from matplotlib import colormaps, image
 
-from tagger import audio
+from tagger.audio import AudioDecodeError, stream_audio
 from tagger.inference.results import Result
+from tagger.inference.streaming import stream_files
 from tagger.inference.tagger import Tagger, Taggram
-from tagger.interpretation import report
+from tagger.library import mapping
 from tagger.text import TaggerError
-from tagger.web.decoding import decoded, temporary_folder
+from tagger.web.decoding import decode
 
-NUM_COLUMNS = 600  # columns of the waveform and the taggram
-# One song at a time is scored, because a batch of one song uses all cores.
-_scoring = threading.Lock()
-_TEMPLATE = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
-).get_template("song.html.jinja")
+NUM_COLUMNS = 600  # of the waveform
+NUM_DECODERS = 2  # uploads that are decoded at the same time, each in a process
+NUM_ROWS = 5  # that are shown even if no tag reaches its threshold
+NUM_NAMED = 6  # tags in the verdict
+LONG_SECONDS = 180.0  # from which the verdict names the best moment
+SILENCE = 1e-4  # root mean square of a silent file
 
 
 @dataclasses.dataclass(frozen=True)
 class Song:
-    """A tagged file.
+    """A file that was heard.
 
     Attributes:
-        path: Path of the visitor's uploaded file.
-        sound: Path of a file with the same music that browsers can play.
-        loudness: Root mean square per column [NUM_COLUMNS], scaled to a maximum of 1.
+        name: Name of the file, as uploaded.
+        wav: WAV file with the same samples at the rate of the model.
+        sound: File with the same music that browsers can play.
+        loudness: Root mean square per column [NUM_COLUMNS].
         taggram: Scores over time.
+        embedding: float32 [channels]; None if the model gives none.
     """
 
-    path: str
-    sound: str
+    name: str
+    wav: Path
+    sound: Path
     loudness: np.ndarray
     taggram: Taggram
+    embedding: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A tag of a song.
+
+    Attributes:
+        tag: Name of the tag.
+        group: One of `mapping.GROUPS`.
+        score: Mean score.
+        threshold: Threshold of the tag; None if the model holds none.
+        strength: Score over threshold; the score itself if there is no threshold.
+        scores: Score of each segment [num_segments].
+        spoken: The scores in words, for screen readers.
+        is_shown: Whether it is seen before all tags are unfolded.
+    """
+
+    tag: str
+    group: str
+    score: float
+    threshold: float | None
+    strength: float
+    scores: np.ndarray
+    spoken: str
+    is_shown: bool = False
 
     @property
-    def name(self) -> str:
-        """Name of the file, as uploaded."""
-        return Path(self.path).name
+    def is_reached(self) -> bool:
+        """Whether the score reaches the threshold."""
+        return self.threshold is not None and self.strength >= 1
 
 
-def analyse(tagger: Tagger, path: str, max_minutes: float, bar=None) -> Song:
-    """Tags a file.
+class Listener:
+    """Hears and explains uploads, one at a time, because one song uses all cores.
 
     Args:
-        tagger: Tagger to use.
-        path: Path of an audio file.
-        max_minutes: Maximum length in minutes.
-        bar: Function called with the share of the work that is done, and with `desc`,
-            the current activity; or None.
-
-    Raises:
-        AudioDecodeError, ValueError: see `decoding.decoded`.
+        tagger: Tagger that scores.
+        open_explainer: Function that returns the same model in Keras, whose layers are
+            known; it is called once, when a song is explained.
+        max_minutes: Maximum length of a song in minutes.
     """
-    rate, sound = tagger.info.sample_rate, f"{path}.flac"
-    with decoded(path, rate, max_minutes, sound) as wav:
-        blocks = audio.stream_audio(wav, rate)
-        power = np.concatenate([_power(block, rate) for block in blocks])
-        with _scoring:
-            (found,) = tagger.taggrams([wav], bar=None if bar is None else _Bar(bar))
-    if found.error:
-        raise TaggerError(str(found.error).replace(str(wav), path))
-    played = sound if os.path.exists(sound) else path
-    return Song(path, played, _loudness(power), found.value)
+
+    def __init__(
+        self, tagger: Tagger, open_explainer: Callable[[], Tagger], max_minutes: float
+    ):
+        self.tagger, self._max_minutes = tagger, max_minutes
+        self._opening, self._opened = threading.Lock(), functools.cache(open_explainer)
+        self._table = mapping.read_mapping()
+        self._decoders = threading.Semaphore(NUM_DECODERS)
+        self._one = threading.Lock()
+
+    def hear(self, path: Path, tell: Callable | None = None) -> Song:
+        """Tags an upload.
+
+        Args:
+            path: The upload; files are written beside it.
+            tell: Function that is called with the share of the song that is scored, or
+                None.
+
+        Raises:
+            AudioDecodeError: it cannot be decoded.
+            ValueError: it is longer than allowed, or the model gives NaN.
+        """
+        try:
+            return self._heard(path, tell)
+        except AudioDecodeError as error:  # of a path that the sender does not know
+            raise AudioDecodeError(path.name, error.reason) from error
+
+    def _heard(self, path: Path, tell: Callable | None) -> Song:
+        rate, engine = self.tagger.info.sample_rate, self.tagger.engine
+        # Messages and pictures name a file by its name, so the WAV file has the same.
+        (path.parent / "wav").mkdir()
+        wav, flac = path.parent / "wav" / path.name, path.parent / "player.flac"
+        with self._decoders:
+            decode(path, wav, rate, self._max_minutes, flac)
+        power = [_power(block, rate) for block in stream_audio(wav, rate)]
+        outputs = ("scores", "embedding")[: 2 if engine.embedding_size else 1]
+        with self._one:
+            bar = tell and _Bar(tell)
+            (found,) = stream_files(engine, [wav], None, outputs, bar=bar)
+        heard = found.get()
+        scores, embeddings = np.split(heard.rows, [len(self.tagger.tags)], axis=1)
+        taggram = Taggram(
+            heard.seconds, self.tagger.segment_seconds, scores, heard.length_seconds
+        )
+        return Song(
+            path.name,
+            wav,
+            flac if flac.exists() else path,
+            _loudness(np.concatenate(power)),
+            taggram,
+            embeddings.mean(axis=0) if engine.embedding_size else None,
+        )
+
+    def rows(self, song: Song) -> list[Row]:
+        """Returns the tags of a song, those far above their thresholds first."""
+        tagger, means = self.tagger, song.taggram.aggregated()
+        thresholds = tagger.info.thresholds
+        strengths = means / np.maximum(thresholds or 1.0, 1e-12)
+        num_shown = max(int((strengths >= 1).sum() if thresholds else 0), NUM_ROWS)
+        return [
+            Row(
+                tagger.tags[number],
+                self._table.group_of(tagger.tags[number]),
+                float(means[number]),
+                thresholds and thresholds[number],
+                float(strengths[number]),
+                song.taggram.scores[:, number],
+                _spoken(tagger.tags[number], song.taggram, number),
+                place < num_shown,
+            )
+            for place, number in enumerate(np.argsort(-strengths, kind="stable"))
+        ]
+
+    def verdict(self, song: Song, rows: list[Row]) -> dict:
+        """Returns what the page says of a song in a sentence.
+
+        Returns:
+            {"is_silent", "reached": tags, "num_more": further ones, "others": the
+            next tags, "best": (row, second) or None}.
+        """
+        values = {}  # "female" and "woman" are one thing
+        for row in rows:
+            _, value = self._table.target_of(row.tag) or ("", row.tag)
+            values.setdefault(value.casefold(), row)
+        reached = [row for row in values.values() if row.is_reached]
+        return {
+            "is_silent": song.loudness.max() < SILENCE,
+            "reached": [row.tag for row in reached[:NUM_NAMED]],
+            "num_more": max(len(reached) - NUM_NAMED, 0),
+            "others": [row.tag for row in values.values() if not row.is_reached][:3],
+            "best": self._best(song, rows),
+        }
+
+    def _best(self, song: Song, rows: list[Row]) -> tuple[Row, float, float] | None:
+        """Returns the tag with the highest score in a long song: row, score, second."""
+        peaks = [row for row in rows if row.threshold and not row.is_reached]
+        peaks = [row for row in peaks if row.scores.max() >= row.threshold]
+        if song.taggram.length_seconds < LONG_SECONDS or not peaks:
+            return None
+        row = max(peaks, key=lambda row: row.scores.max())
+        second = max(float(song.taggram.seconds[row.scores.argmax()]), 0.0)
+        return row, float(row.scores.max()), second
+
+    def why(self, song: Song, tag: str) -> dict:
+        """Explains the score of a tag where it is highest.
+
+        Returns:
+            See `report.why`.
+
+        Raises:
+            ValueError: there is no such tag.
+            ImportError: Keras is not installed.
+        """
+        explainer = self._explainer()
+        from tagger.interpretation import report  # needs Keras
+
+        with self._one:
+            return report.why(explainer, str(song.wav), tag, song.taggram)
+
+    def report(self, song: Song, folder: Path) -> Path:
+        """Writes the report of `tagger explain`; returns the path of its page."""
+        explainer = self._explainer()
+        from tagger.interpretation import report
+
+        tags = [row.tag for row in self.rows(song)[:3]]
+        with self._one:
+            page, *_ = report.explain(
+                explainer, str(song.wav), folder, tags, taggram=song.taggram
+            )
+        return page
+
+    def prepare(self) -> None:
+        """Opens the explainer in a thread: a visitor who has a song may ask why."""
+
+        def opened() -> None:
+            with contextlib.suppress(ImportError, TaggerError, OSError):
+                self._explainer()
+
+        threading.Thread(target=opened, daemon=True).start()
+
+    def _explainer(self) -> Tagger:
+        with self._opening:
+            return self._opened()
+
+    def as_json(self, song: Song) -> dict:
+        """Returns all scores of a song, overall and over time."""
+        return self.tagger.described(Result(song.name, song.taggram), over_time=True)
+
+    def as_csv(self, song: Song) -> str:
+        """Returns the scores of each segment as a table with a column per tag."""
+        held = io.StringIO()
+        table = csv.writer(held, lineterminator="\n")
+        table.writerow(["second", *self.tagger.tags])
+        starts = song.taggram.seconds.round(3).tolist()
+        for second, scores in zip(starts, song.taggram.scores, strict=True):
+            table.writerow([second, *(f"{score:.5f}" for score in scores)])
+        return held.getvalue()
+
+
+class _Bar:
+    """A progress bar for `streaming` that tells somebody else."""
+
+    disable = False
+
+    def __init__(self, tell: Callable):
+        self.n, self._tell = 0.0, tell
+
+    def update(self, share: float) -> None:
+        """Advances the bar by a share of the work."""
+        self.n += share
+        self._tell(self.n)
 
 
 def _power(block: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -85,128 +268,24 @@ def _power(block: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def _loudness(power: np.ndarray) -> np.ndarray:
-    """Returns the root mean square of power over time, per column [NUM_COLUMNS].
-
-    The maximum is scaled to 1.
-    """
+    """Returns the root mean square of power over time, per column [NUM_COLUMNS]."""
     power = power if len(power) else np.zeros(1)
     edges = np.linspace(0, len(power), NUM_COLUMNS + 1)
     sums = np.interp(edges, np.arange(len(power) + 1), np.cumsum([0.0, *power]))
-    columns = np.sqrt(np.diff(sums) / np.diff(edges))
-    return columns / max(columns.max(), 1e-9)
+    return np.sqrt(np.maximum(np.diff(sums), 0) / np.diff(edges))
 
 
-class _Bar:
-    """A progress bar for `streaming` that Gradio shows."""
-
-    disable = False
-
-    def __init__(self, show: Callable):
-        self.n, self._show = 0.0, show
-
-    def update(self, share: float) -> None:
-        """Advances the bar by a share of the work."""
-        self.n += share
-        self._show(self.n, desc="Listening")
-
-
-def player_html(song: Song) -> str:
-    """Returns the HTML of a song's player and waveform, with a cursor."""
-    heights = 50 * np.maximum(song.loudness, 0.01)
-    top = [f"{x},{50 - h:.1f}" for x, h in enumerate(heights)]
-    bottom = [f"{x},{50 + h:.1f}" for x, h in enumerate(heights)]
-    return html(
-        "player",
-        name=song.name,
-        url=file_url(song.sound),
-        outline=" ".join(top + bottom[::-1]),
-        num_columns=NUM_COLUMNS,
-        times=[_clock(share / 4 * song.taggram.length_seconds) for share in range(5)],
-    )
-
-
-def file_url(path: str | os.PathLike) -> str:
-    """Returns the URL under which the page serves one of its temporary files."""
-    return f"gradio_api/file={urllib.parse.quote(str(path))}"
-
-
-def rows_html(tagger: Tagger, song: Song, tags: list[str]) -> str:
-    """Returns the HTML of the taggram of some tags, with a cursor."""
-    taggram = song.taggram
-    seconds = (np.arange(NUM_COLUMNS) + 0.5) / NUM_COLUMNS * taggram.length_seconds
-    # Each column shows the segment whose middle is nearest.
-    middles = taggram.seconds + taggram.segment_seconds / 2
-    borders = (middles[1:] + middles[:-1]) / 2
-    segments = np.searchsorted(borders, seconds)
-    scores = taggram.scores[segments][:, tagger.tag_numbers(tags)].T
-    highest = max(scores.max(), 0.01)
-    colours = colormaps["magma"](scores / highest)
-    # The rest after the last segment was not scored.
-    colours[:, seconds > taggram.seconds[-1] + taggram.segment_seconds, 3] = 0
-    rows = [
-        (*numbers, _png(colour[None]))
-        for numbers, colour in zip(
-            _mean_scores(tagger, song, tags), colours, strict=True
-        )
+def _spoken(tag: str, taggram: Taggram, number: int) -> str:
+    scores = taggram.scores[:, number]
+    places = dict.fromkeys([0, int(scores.argmin()), int(scores.argmax())])
+    said = [
+        f"{scores[place]:.2f} at {clock(taggram.seconds[place])}"
+        for place in sorted(places)
     ]
-    has_thresholds = tagger.info.thresholds is not None
-    return html("rows", rows=rows, highest=highest, has_thresholds=has_thresholds)
+    return f"{tag}: {', '.join(said)}"
 
 
-def _mean_scores(
-    tagger: Tagger, song: Song, tags: list[str]
-) -> list[tuple[str, float, bool]]:
-    """Returns each tag with its mean score, and whether that reaches the threshold."""
-    means, thresholds = song.taggram.aggregated(), tagger.info.thresholds
-    return [
-        (tag, means[number], bool(thresholds) and means[number] >= thresholds[number])
-        for tag, number in zip(tags, tagger.tag_numbers(tags), strict=True)
-    ]
-
-
-def report_html(tagger: Tagger, song: Song, tags: list[str], max_minutes: float) -> str:
-    """Returns the HTML page of `interpretation.report` for a song.
-
-    Args:
-        tagger: Tagger to explain.
-        song: Song to explain.
-        tags: Tags to explain; empty: the highest ones.
-        max_minutes: Maximum length in minutes.
-
-    Raises:
-        AudioDecodeError, ValueError: see `decoding.decoded`.
-    """
-    with (
-        decoded(song.path, tagger.info.sample_rate, max_minutes) as wav,
-        temporary_folder() as folder,
-        _scoring,
-    ):
-        report.explain(tagger, wav, folder, tags or None, taggram=song.taggram)
-        return (Path(folder) / "report.html").read_text(encoding="utf-8")
-
-
-def json_file(tagger: Tagger, song: Song) -> str:
-    """Writes a JSON file with all scores, overall and over time; returns its path."""
-    found = Result(song.name, song.taggram)
-    result = tagger.described(found, over_time=True)
-    folder = tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))
-    path = Path(folder) / f"{Path(song.path).stem}.json"
-    path.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
-    return str(path)
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
-
-
-def _png(pixels: np.ndarray) -> str:
-    """Returns colours [height, width, 4] as the data URL of a PNG image."""
-    held = io.BytesIO()
-    image.imsave(held, pixels, format="png")
-    return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
-
-
-def html(part: str, **values) -> str:
-    """Returns a rendered block of `song.html.jinja`."""
-    context = _TEMPLATE.new_context(values)
-    return "".join(_TEMPLATE.blocks[part](context))
+def clock(seconds: float) -> str:
+    """Returns a time as players show it: `1:45`."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes}:{rest:02d}"

@@ -263,10 +263,10 @@ def test_an_interruption_names_the_command_that_continues(
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    pytest.importorskip("gradio")
+    pytest.importorskip("fastapi_offline")
     monkeypatch.setattr("tagger.cli.songs.list_files", interrupt)
     monkeypatch.setattr("tagger.library.database.reader", interrupt)
-    monkeypatch.setattr("tagger.cli.serving.load_tagger", interrupt)
+    monkeypatch.setattr("tagger.cli.serving.Tagger", interrupt)
     monkeypatch.setattr("tagger.library.database.default_path", lambda: Path("gone"))
     monkeypatch.setattr("sys.argv", ["tagger", *command.split()])
     for name in ("stdin", "stdout", "stderr"):  # pytest's cannot be reconfigured

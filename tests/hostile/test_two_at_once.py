@@ -137,7 +137,7 @@ def test_a_full_disk_is_named_with_the_file_and_the_remedy(tmp_path, monkeypatch
         with storage.replacing(tmp_path / "a.txt"):
             full()
     with pytest.raises(OSError, match=message):  # as TensorFlow and HDF5 say it
-        monkeypatch.setattr(storage, "_is_full", lambda folder: True)
+        monkeypatch.setattr(storage, "disk_is_full", lambda folder: True)
         with storage.replacing(tmp_path / "a.txt"):
             raise RuntimeError("write failed")
     figure = plotting.Figure()

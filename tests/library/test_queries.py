@@ -204,7 +204,7 @@ def test_one_artist_does_not_fill_the_list():
     )
     found = similarity.Neighbours(songs).similar(songs.embeddings[0], 30, [0], 2)
     artists = [songs.artists[row] for row, _ in found]
-    assert artists.count("Ann") == 1  # the seed is the first
+    assert artists.count("Ann") == 2  # the seed does not count, as one from elsewhere
     assert artists.count("Ben") == 2 and artists.count("") == 5
 
 

@@ -412,31 +412,28 @@ def test_a_newer_library_is_refused_and_kept(scanner, music):
 
 def test_libraries_of_every_version_are_understood(tmp_path):
     """The script of each version is applied to what the one before it left."""
-    for version in range(database.VERSION + 1):
+    for version in range(1, database.VERSION + 1):
         path = tmp_path / f"{version}.sqlite"
         with sqlite3.connect(path) as connection:
             for number in range(version):
                 connection.executescript(database.MIGRATIONS[number])
             connection.execute(f"PRAGMA user_version = {version}")
-            if version:
-                connection.execute(f"PRAGMA application_id = {database.APPLICATION_ID}")
-                connection.execute("INSERT INTO recordings VALUES (1, x'00', 3.0)")
-                connection.execute(
-                    "INSERT INTO files VALUES ('/a', 1, 1, 1, NULL, NULL, NULL, NULL)"
-                )
-                connection.execute(
-                    "INSERT INTO models VALUES (1, 'd', '{}', 'm', '[\"rock\"]', NULL)"
-                )
-                connection.execute(
-                    "INSERT INTO analyses VALUES (1, 1, x'0000003f', x'0000803f')"
-                )
+            connection.execute(f"PRAGMA application_id = {database.APPLICATION_ID}")
+            connection.execute("INSERT INTO recordings VALUES (1, x'00', 3.0)")
+            connection.execute(
+                "INSERT INTO files VALUES ('/a', 1, 1, 1, NULL, NULL, NULL, NULL)"
+            )
+            connection.execute(
+                "INSERT INTO models VALUES (1, 'd', '{}', 'm', '[\"rock\"]', NULL)"
+            )
+            connection.execute(
+                "INSERT INTO analyses VALUES (1, 1, x'0000003f', x'0000803f')"
+            )
         connection.close()
         with database.writer(path) as library:
-            found = library.models()
-            assert len(found) == (1 if version else 0)
-            if version:
-                held = library.analysed(1)
-                assert held.scores.tolist() == [[0.5]] and held.paths == ["/a"]
+            assert len(library.models()) == 1
+            held = library.analysed(1)
+            assert held.scores.tolist() == [[0.5]] and held.paths == ["/a"]
 
 
 @pytest.mark.parametrize(

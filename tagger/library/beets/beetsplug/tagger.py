@@ -116,7 +116,10 @@ class TaggerPlugin(BeetsPlugin):
             UserError: the model cannot be opened.
         """
         try:
+            num_excerpts = self.config["excerpts"].get(int) or None
             digest = pretrained.digest(self._model())
+            if num_excerpts:
+                digest += f" excerpts {num_excerpts}"
             waiting = {
                 syspath(item.path): item
                 for item in items
@@ -128,7 +131,7 @@ class TaggerPlugin(BeetsPlugin):
             tagger = self._tagger()
         except (ValueError, OSError, ImportError) as error:
             raise UserError(f"tagger: {error}") from error
-        options = StreamOptions(self.config["excerpts"].get(int) or None, None)
+        options = StreamOptions(num_excerpts, None)
         with progress(len(paths), "Tagging") as bar:
             found = tagger.taggrams(paths, None, bar, options)
             for item, one in zip(waiting.values(), found, strict=True):
@@ -146,7 +149,7 @@ class TaggerPlugin(BeetsPlugin):
             if self.config["threshold"].get() is not None:
                 thresholds[:] = self.config["threshold"].get(float)
             elif tagger.info.thresholds:
-                thresholds[:] = tagger.info.thresholds
+                thresholds[:] = mapping.MARGIN * np.array(tagger.info.thresholds)
             values = mapping.read_mapping().values(
                 tagger.tags, scores, thresholds, MAX_GENRES
             )

@@ -1,0 +1,156 @@
+// The page of tagger: sends a song, draws its strips, follows the player, asks the library.
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+const main = $("#drop"), song = $("#song"), library = $("#library"), file = $("input[type=file]");
+const player = () => $("#song > audio");
+let sending = null;
+
+async function fragment(answer) {
+  if (!answer.ok && !answer.headers.get("content-type")?.startsWith("text/html"))
+    return `<p class="error" role="alert">The server answers ${answer.status}.</p>`;
+  return answer.text();
+}
+
+// A song: lines of progress, then the fragment of the page.
+async function hear(send, name) {
+  sending?.abort();
+  const mine = sending = new AbortController();
+  main.classList.add("small");
+  $(".choose").textContent = "Another song";
+  song.innerHTML = "<p role=status></p><progress></progress>";
+  $("p", song).textContent = `Listening to ${name} …`;
+  try {
+    const answer = await send(mine.signal);
+    if (!answer.ok) return failed(name, `the server answers ${answer.status}.`);
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      text += value;
+      const shares = text.match(/^(?:[\d.]+\n)*/)[0];
+      text = text.slice(shares.length);
+      if (shares && mine === sending) $("progress", song)?.setAttribute("value", shares.trim().split("\n").pop());
+    }
+    if (mine === sending) shown(text);
+  } catch (error) {
+    if (mine === sending) failed(name, "the server does not answer. Is it still running?");
+  }
+}
+function upload(chosen) {
+  const most = Number(main.dataset.megabytes), size = chosen.size / 1e6;
+  if (size > most) return failed(chosen.name, `it has ${size.toFixed(0)} MB; this page takes ${most}. Use tagger tag.`);
+  hear((signal) => {
+    const body = new FormData();
+    body.append("file", chosen);
+    return fetch("songs", { method: "POST", body, signal });
+  }, chosen.name);
+}
+function failed(name, sentence) {
+  song.innerHTML = "<p class=error role=alert></p>";
+  $("p", song).textContent = `${name}: ${sentence}`;
+}
+
+function shown(text) {
+  song.innerHTML = text;
+  const table = $(".tags");
+  if (!table) return;
+  const borders = table.dataset.borders.split(" ").filter(Boolean).map(Number), end = Number(table.dataset.end);
+  table.borders = borders;
+  for (const row of $$(".row", table)) {
+    row.scores = row.dataset.scores.trim().split(" ").map(Number);
+    const edges = [0, ...borders, end];
+    const points = row.scores.flatMap((score, i) => {
+      const y = 100 - 100 * strength(score, row);
+      return [`${100 * edges[i]},${y}`, `${100 * edges[i + 1]},${y}`];
+    });
+    $("polygon", row).setAttribute("points", `0,100 ${points.join(" ")} ${100 * end},100`);
+    level(row, Number($("[data-mean]", row).dataset.mean));
+  }
+  const audio = player();
+  audio.addEventListener("timeupdate", follow);
+  audio.addEventListener("play", frame);
+  audio.addEventListener("ended", () => $$(".row").forEach((row) => level(row, Number($("[data-mean]", row).dataset.mean))));
+}
+// Half of a bar is the threshold, three quarters three times as much.
+const strength = (score, row) => score / (score + Number(row.dataset.threshold));
+function level(row, score) {
+  $(".level span", row).style.width = `${100 * strength(score, row)}%`;
+  $("[data-mean]", row).textContent = score.toFixed(2);
+}
+function follow() {
+  const audio = player(), table = $(".tags");
+  if (!audio?.duration || !table) return;
+  const share = audio.currentTime / audio.duration;
+  $$(".cursor").forEach((cursor) => (cursor.style.left = `${100 * share}%`));
+  const segment = table.borders.filter((border) => border <= share).length;
+  if (!audio.paused) $$(".row", table).forEach((row) => level(row, row.scores[segment]));
+}
+function frame() {
+  follow();
+  if (player() && !player().paused) requestAnimationFrame(frame);
+}
+
+async function why(button) {
+  const row = button.closest("tr"), old = row.nextElementSibling;
+  const isOpen = button.getAttribute("aria-expanded") === "true";
+  button.setAttribute("aria-expanded", String(!isOpen));
+  if (isOpen) return old.remove();
+  row.insertAdjacentHTML("afterend", "<tr class=why><td colspan=4 aria-live=polite><progress></progress></td></tr>");
+  const cell = $("td", row.nextElementSibling);
+  const token = $("[download]", song).getAttribute("href").split("/")[1];
+  cell.innerHTML = await fragment(await fetch(`songs/${token}/why?tag=${encodeURIComponent(button.dataset.why)}`));
+  cell.scrollIntoView({ behavior: "smooth", block: "nearest" });
+}
+
+async function ask(question) {
+  library.innerHTML = await fragment(await fetch(`library?${new URLSearchParams(question)}`));
+}
+
+document.addEventListener("click", (event) => {
+  const at = (selector) => event.target.closest(selector);
+  const button = at("button"), data = button?.dataset ?? {}, time = at(".time"), audio = player();
+  if (at(".choose")) file.click();
+  else if (data.example) hear((signal) => fetch(`examples/${encodeURIComponent(data.example)}`, { method: "POST", signal }), data.example);
+  else if (data.why) why(button);
+  else if ("all" in data) { $$(".tags [hidden]").forEach((one) => (one.hidden = false)); button.remove(); }
+  else if (data.word) {
+    const query = $("form input", library).value.trim();
+    ask({ query: query ? `${query} and ${data.word}` : data.word });
+  } else if (data.like) { ask({ like: data.like }).then(() => library.scrollIntoView({ behavior: "smooth" })); }
+  else if ("unlike" in data) ask({});
+  else if (data.play) {
+    const heard = $(".listen audio");
+    $(".listen").hidden = false;
+    $$(".playing").forEach((row) => row.classList.remove("playing"));
+    button.closest("tr").classList.add("playing");
+    heard.setAttribute("aria-label", button.getAttribute("aria-label"));
+    heard.src = data.play;
+    heard.play();
+  } else if (time && audio?.duration) {
+    const box = time.getBoundingClientRect();
+    audio.currentTime = ((event.clientX - box.left) / box.width) * audio.duration;
+    follow();
+  }
+});
+document.addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask({ query: $("input", event.target).value });
+});
+document.addEventListener("keydown", (event) => {
+  const audio = player();
+  if (!audio || event.target.closest("button, input, a, audio, summary")) return;
+  const step = { ArrowLeft: -5, ArrowRight: 5 }[event.key];
+  if (event.key === " ") audio.paused ? audio.play() : audio.pause();
+  else if (step) audio.currentTime = Math.max(audio.currentTime + step, 0);
+  else return;
+  event.preventDefault();
+});
+file.addEventListener("change", () => { if (file.files[0]) upload(file.files[0]); file.value = ""; });
+for (const name of ["dragover", "drop", "dragleave"])
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    main.classList.toggle("over", name === "dragover");
+    if (name === "drop" && event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
+  });
+if (library) ask({});
