@@ -313,11 +313,12 @@ def similar(
         path: Find songs that lead from the first song to the second.
         force: Overwrite an existing playlist.
     """
-    if path and (len(seeds) != 2 or unlike or exclude):
+    if path and len(seeds) != 2:
         raise TaggerError(
-            "--path leads from one song to another: give two songs, without --unlike"
-            " and --exclude."
+            f"--path leads from one song to another: give two songs, not {len(seeds)}."
         )
+    if path and (unlike or exclude):
+        raise TaggerError("--unlike and --exclude do not go with --path.")
     songs = answers.songs(with_embeddings=True)
     neighbours = library.similarity.Neighbours(songs)
     if path:

@@ -100,8 +100,11 @@ def write(library: MusicLibrary, journal: Journal, change: Change) -> None:
         journal.note_unfinished(unfinished)
         shutil.copyfile(path, unfinished)
         with _explained(path, unfinished):
-            others = open_fields(unfinished).others(change.fields)
-            _apply(unfinished, change)
+            fields = open_fields(unfinished)
+            others = fields.others(change.fields)
+            for field, (_, after) in change.fields.items():
+                fields.set(field, after)
+            fields.save()
             _check(path, open_fields(unfinished), change, others)
         _check_audio(path, unfinished, library.audio_hash_of(path))
         keep_attributes(path, unfinished)
@@ -142,13 +145,6 @@ def _explained(path: str, unfinished: Path) -> Iterator[None]:
             raise (error.__cause__ or error.__context__) from error
         reason = str(error).replace(str(unfinished), path)
         raise FieldsError(path, f"mutagen says {reason!r}") from error
-
-
-def _apply(unfinished: Path, change: Change) -> None:
-    fields = open_fields(unfinished)
-    for field, (_, after) in change.fields.items():
-        fields.set(field, after)
-    fields.save()
 
 
 def _check(path: str, fields: Fields, change: Change, others: list) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tagger.audio import AudioDecodeError, stream_audio
-from tagger.inference.results import Result
+from tagger.inference.results import Result, ScoringError
 from tagger.inference.streaming import stream_files
 from tagger.inference.tagger import Tagger, Taggram
 from tagger.library import mapping
@@ -20,7 +20,7 @@ from tagger.text import TaggerError
 from tagger.web.decoding import decode
 
 NUM_COLUMNS = 600  # of the waveform
-NUM_DECODERS = 2  # uploads that are decoded at the same time, each in a process
+NUM_DECODERS = 4  # uploads that are decoded at the same time, each in a process
 NUM_ROWS = 5  # that are shown even if no tag reaches its threshold
 NUM_NAMED = 6  # tags in the verdict
 LONG_SECONDS = 180.0  # from which the verdict names the best moment
@@ -113,6 +113,8 @@ class Listener:
             return self._heard(path, tell)
         except AudioDecodeError as error:  # of a path that the sender does not know
             raise AudioDecodeError(path.name, error.reason) from error
+        except ScoringError as error:
+            raise ScoringError(path.name) from error
 
     def _heard(self, path: Path, tell: Callable | None) -> Song:
         rate, engine = self.tagger.info.sample_rate, self.tagger.engine

@@ -1,9 +1,8 @@
-"""The page against its visitors: names of hosts, quotas, slow files, dead servers."""
+"""The page against its visitors: names of hosts, large and slow files."""
 
 import asyncio
-import os
 import threading
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,9 @@ from test_report import attentive
 
 from tagger import audio
 
-pytest.importorskip("gradio", reason="the page needs gradio")
+page = pytest.importorskip("tagger.web.page", reason="the page needs fastapi-offline")
 
-from tagger.web import decoding, limits, page, song  # noqa: E402
+from tagger.web import decoding, song  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +33,25 @@ def tagger():
     ],
 )
 def test_a_page_answers_to_its_own_names(host, allowed):
-    assert limits.allowed_hosts(host) == allowed
+    assert page.allowed_hosts(host) == allowed
 
 
-def answer(app, path="/", host="127.0.0.1", body=b"", declared=None, client="1.2.3.4"):
+@pytest.fixture
+def listener(tagger):
+    return song.Listener(tagger, lambda: tagger, 1)
+
+
+def answer(app, path="/", host="127.0.0.1", body=b"", declared=None):
     """Sends a request to an ASGI application; returns the status and the text."""
     sent, parts = [], [body[at : at + 1000] for at in range(0, len(body) or 1, 1000)]
     length = str(len(body) if declared is None else declared).encode()
+    form = b"multipart/form-data; boundary=x"
     scope = {
-        "type": "http", "method": "POST", "path": path, "query_string": b"",
-        "headers": [(b"host", host.encode()), (b"content-length", length)],
-        "client": (client, 1), "scheme": "http", "server": ("127.0.0.1", 7860),
+        "type": "http", "method": "POST" if body else "GET", "path": path,
+        "query_string": b"", "headers": [
+            (b"host", host.encode()), (b"content-length", length),
+            (b"content-type", form),
+        ], "client": ("1.2.3.4", 1), "scheme": "http", "server": ("127.0.0.1", 7860),
     }  # fmt: skip
 
     async def receive():
@@ -61,65 +68,44 @@ def answer(app, path="/", host="127.0.0.1", body=b"", declared=None, client="1.2
     return sent[0]["status"], content.decode()
 
 
-async def takes_all(scope, receive, send):
-    while (message := await receive())["type"] == "http.request":
-        if not message["more_body"]:
-            break
-    status = 200 if message["type"] == "http.request" else 400
-    await send({"type": "http.response.start", "status": status, "headers": []})
-    await send({"type": "http.response.body", "body": b"taken"})
+def built(listener, tmp_path, host="127.0.0.1"):
+    limits = page.Limits(host, 1, 0.001)  # 1,000 bytes
+    return page.build(listener, limits, None, tmp_path)
 
 
-def protected(host="127.0.0.1", max_megabytes=0.001):
-    app = takes_all
-    for one in reversed(limits.middleware(host, max_megabytes)):
-        app = one.cls(app, *one.args, **one.kwargs)
-    return app
+def test_a_website_that_points_its_name_to_this_machine_is_refused(listener, tmp_path):
+    app = built(listener, tmp_path)
+    assert answer(app, host="127.0.0.1:7860")[0] == 200
+    assert answer(app, host="localhost:7860")[0] == 200
+    assert answer(app, host="evil.example:7860")[0] == 400
+    assert answer(built(listener, tmp_path, "0.0.0.0"), host="any.example")[0] == 200
 
 
-def test_a_website_that_points_its_name_to_this_machine_is_refused():
-    assert answer(protected(), host="127.0.0.1:7860") == (200, "taken")
-    assert answer(protected(), host="localhost:7860") == (200, "taken")
-    assert answer(protected(), host="evil.example:7860")[0] == 400
-    assert answer(protected("0.0.0.0"), host="any.example")[0] == 200
-
-
-def test_uploads_of_a_visitor_have_a_quota_that_starts_again(monkeypatch):
-    app, upload = protected(), {"path": "/gradio_api/upload", "body": bytes(3000)}
-    assert [answer(app, **upload)[0] for _ in range(4)] == [200, 200, 200, 413]
-    status, sentence = answer(app, **upload)
-    assert status == 413 and "You may upload 0.01 MB in 60 minutes. Wait" in sentence
-    assert answer(app, **upload, client="5.6.7.8")[0] == 200
-    assert answer(app, path="/", body=bytes(3000))[0] == 200
-    assert answer(app, path="/queue/join", body=bytes(2_000_000))[0] == 413
-    assert answer(app, path="/gradio_api/process_recording", body=b"x")[0] == 404
-    later = time.monotonic() + limits.QUOTA_SECONDS + 1
-    monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert answer(app, **upload)[0] == 200
-
-
-def test_a_request_that_is_longer_than_it_says_is_cut():
-    app, upload = protected(), {"path": "/gradio_api/upload", "body": bytes(30_000)}
-    assert answer(app, **upload, declared=10)[0] == 400
-    assert answer(app, **upload, declared=10)[0] == 413
+@pytest.mark.parametrize("path", ["/songs", "/api/tag", "/examples/x"])
+def test_a_large_request_is_refused_whatever_it_says(path, listener, tmp_path):
+    start = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    app, body = built(listener, tmp_path), start + bytes(30_000)
+    assert answer(app, path, body=body)[0] == 413
+    if path != "/examples/x":  # which reads no body
+        assert answer(app, path, body=body, declared=10)[0] == 413
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_upload_is_decoded_elsewhere_to_the_same_samples(tmp_path):
-    path = str(tone(tmp_path, "ä: 50 %.wav"))
-    with decoding.decoded(path, 16000, 1) as wav:
-        assert wav.stem == "ä: 50 %"
-        expected = audio.load_audio(path, 16000)
-        np.testing.assert_array_equal(audio.load_audio(wav, 16000), expected)
-    assert not wav.exists()
+    path, wav = str(tone(tmp_path, "ä: 50 %.wav")), tmp_path / "made.mp3"
+    decoding.decode(path, wav, 16000, 1)
+    expected = audio.load_audio(path, 16000)
+    np.testing.assert_array_equal(audio.load_audio(wav, 16000), expected)
 
 
 @pytest.mark.parametrize(
     "name", ["an endless playlist", "a playlist of another file", "a pipe"]
 )
-def test_a_hostile_upload_is_a_sentence(name, tagger, tmp_path):
+def test_a_hostile_upload_is_a_sentence(name, listener, tmp_path):
     make, says = CASES[name]
-    with pytest.raises(audio.AudioDecodeError):
-        song.analyse(tagger, str(make(tmp_path)), 1)
+    with pytest.raises(audio.AudioDecodeError) as caught:
+        listener.hear(Path(make(tmp_path)))
+    assert str(tmp_path) not in str(caught.value).replace(caught.value.reason, "")
 
 
 def slow_child(monkeypatch, seconds):
@@ -132,23 +118,27 @@ def slow_child(monkeypatch, seconds):
     monkeypatch.setattr(decoding, "_CODE", code)
 
 
-def test_a_slow_upload_is_given_up(tagger, tmp_path, monkeypatch):
+def test_a_slow_upload_is_given_up(listener, tmp_path, monkeypatch):
     slow_child(monkeypatch, 60)
     monkeypatch.setattr(decoding, "SECONDS", 1)
     with pytest.raises(audio.AudioDecodeError, match="takes longer than 1 s"):
-        song.analyse(tagger, str(tone(tmp_path, "slow.wav")), 1)
+        listener.hear(Path(tone(tmp_path, "slow.wav")))
 
 
 @pytest.mark.slow
-def test_a_slow_upload_stops_nobody(tagger, tmp_path, monkeypatch):
+def test_a_slow_upload_stops_nobody(listener, tmp_path, monkeypatch):
     slow_child(monkeypatch, 15)
-    slow, quick = str(tone(tmp_path, "slow.wav")), str(tone(tmp_path, "quick.wav"))
+    folders = [tmp_path / str(number) for number in range(4)]
+    for folder in folders:
+        folder.mkdir()
+    *slow, quick = folders
     threads = [
-        threading.Thread(target=song.analyse, args=(tagger, slow, 1)) for _ in range(3)
+        threading.Thread(target=listener.hear, args=[Path(tone(folder, "slow.wav"))])
+        for folder in slow
     ]
     for thread in threads:
         thread.start()
-    assert song.analyse(tagger, quick, 1).name == "quick.wav"
+    assert listener.hear(Path(tone(quick, "quick.wav"))).name == "quick.wav"
     assert all(thread.is_alive() for thread in threads), "the others were waited for"
     for thread in threads:
         thread.join()
@@ -166,33 +156,12 @@ def test_an_upload_that_needs_too_much_memory_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "long.wav"
     audio.write_audio(path, np.zeros(8000 * 3600), 8000)
     with pytest.raises(audio.AudioDecodeError, match="memory"):
-        with decoding.decoded(str(path), 48000, 100):
-            pass
+        decoding.decode(path, tmp_path / "made.wav", 48000, 100)
 
 
 def test_failures_become_sentences_and_name_no_path_of_the_server(capfd):
-    said = page._failure(ValueError("Cannot read '/srv/x/a.mp3': no."), "/srv/x/a.mp3")
-    assert "Cannot read" in said and "/srv" not in said
-    said = page._failure(KeyError("secret"), "/srv/x/a.mp3")
+    said = page.failure(audio.AudioDecodeError("/srv/x/a.mp3", "it is cut"), "a.mp3")
+    assert "no sound that can be read (it is cut)" in said and "/srv" not in said
+    said = page.failure(KeyError("secret"), "a.mp3")
     assert "The server failed on this file; its log says why." in said
     assert "secret" not in said and "secret" in capfd.readouterr().err
-
-
-def test_what_a_killed_server_left_is_removed_and_a_living_one_keeps_its_files(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(page.tempfile, "gettempdir", lambda: str(tmp_path))
-    for name in ("tagger-page-dead", "tagger-page-alive", "other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "song.mp3").touch()
-        os.utime(tmp_path / name, (0, 0))
-    precious = tmp_path / "precious.txt"
-    precious.write_text("mine")
-    (tmp_path / "tagger-page-evil").mkdir()
-    (tmp_path / "tagger-page-evil/.lock").symlink_to(precious)
-    os.utime(tmp_path / "tagger-page-evil", (0, 0))
-    with page.writer_lock(tmp_path / "tagger-page-alive", "--port"):
-        page._remove_leftovers()
-        left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"tagger-page-alive", "tagger-page-evil", "other", "precious.txt"}
-    assert precious.read_text() == "mine"

@@ -243,3 +243,62 @@ def test_ways_need_songs_of_the_library(command, music):
     done = call(["-m", "tagger", *arguments], music)
     lines = done.stdout.splitlines()
     assert "a.mp3" in lines[1] and "e.mp3" in lines[-1]
+
+
+@pytest.mark.parametrize("text", ["rock >", "rock and", "(rock", "not", "rock > (", ""])
+def test_an_expression_that_ends_too_early_is_said_to(text):
+    with pytest.raises(ValueError, match="it ends too early"):
+        queries.Query(text, TAGS)
+
+
+def test_huge_numbers_are_compared_in_silence(recwarn):
+    songs = songs_of(SCORES)
+    assert len(queries.find(songs, queries.Query("rock < 1e308", TAGS))) == 4
+    assert not recwarn.list
+
+
+def test_a_value_that_finds_some_songs_is_named():
+    songs = songs_of(SCORES)
+    query = queries.Query("rock > .95 and not slow > 2", TAGS)
+    ((tag, value, number),) = queries.values_for(songs, query, 2)
+    found = queries.find(songs, queries.Query(f"{tag} > {value:g}", TAGS))
+    assert tag == "rock" and len(found) == number == 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_value_finds_as_many_as_it_says(seed):
+    scores = np.random.default_rng(seed).random((30, 1)) ** 8
+    songs = songs_of(scores)
+    ((tag, value, number),) = queries.values_for(songs, queries.Query("rock", TAGS), 10)
+    found = queries.find(songs, queries.Query(f"rock > {value:g}", TAGS))
+    assert len(found) == number >= 10
+
+
+def test_songs_unlike_others_and_without_tags_are_found(command, music, tmp_path):
+    command.scan(music)
+
+    def found(*options):
+        done = call(["-m", "tagger", "similar", *options, "--json"], music)
+        assert not done.returncode, done.stderr
+        return [json.loads(line)["path"] for line in done.stdout.splitlines()]
+
+    usual = found("a.mp3")
+    assert usual
+    assert usual[0] not in found("a.mp3", "--unlike", usual[0])
+    assert found("a.mp3", "--exclude", "rock > -1") == []
+    (music / "list.m3u8").write_text("#EXTM3U\n#EXTINF:3,x\na.mp3\nsub/d.mp3\n")
+    assert found("list.m3u8") == found("a.mp3", "sub/d.mp3")
+    (music / "none.m3u").write_text("#EXTM3U\n")
+    done = call(["-m", "tagger", "similar", "none.m3u"], music)
+    assert done.returncode == 2 and "names no songs" in done.stderr
+
+
+def test_an_artist_counts_alike_for_seeds_of_the_library_and_others():
+    random = np.random.default_rng(0)
+    songs = songs_of(
+        np.zeros((12, 1)), random.normal(0, 1, (12, 8)), artists=["Ann"] * 12
+    )
+    compared = similarity.Neighbours(songs)
+    inside = compared.similar(songs.embeddings[0], 3, [0], 1)
+    outside = compared.similar(songs.embeddings[0] * 1.001, 3, [], 1)
+    assert len(inside) == len(outside) == 1

@@ -1,5 +1,6 @@
 """Scanning: only what is new is analysed, and nothing that is known is lost."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from collection import TAGS, Scanner, make_song
 from conftest import REPOSITORY, call
 
+from tagger import storage
 from tagger.cli import library as commands
 from tagger.library import database, scanning, songs, watching
 from tagger.models.metadata import DEFAULT_MODEL
@@ -469,6 +471,8 @@ def test_other_files_are_not_touched(content, says, scanner, music):
         ("UPDATE models SET tags = '{}'", "cannot be right"),
         (f"UPDATE analyses SET embedding = x'{'0000c07f' * 8}'", "holds NaN"),
         ("UPDATE analyses SET embedding = 'text'", "another length"),
+        ("UPDATE models SET thresholds = '[0.5]'", "4 tags, but 1 thresholds"),
+        ("UPDATE files SET title = x'ff'", "a name is not text"),
         (
             "UPDATE files SET artist = CAST(x'ff' AS TEXT)",
             "damaged or not a tagger library",
@@ -501,3 +505,67 @@ def test_a_missing_library_says_how_to_make_one(tmp_path):
     scanner = Scanner(tmp_path / "none.sqlite")
     with pytest.raises(FileNotFoundError, match="Make one: tagger scan FOLDER"):
         scanner.songs()
+
+
+@pytest.mark.parametrize("content", [b"x", b"", "ours?"])
+def test_reading_turns_no_file_into_a_library(content, tmp_path):
+    path = tmp_path / "notes.txt"
+    if content == "ours?":  # the database of another program, without tables
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA application_id = 77")
+        connection.close()
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises((ValueError, OSError)), database.reader(path):
+        pass
+    assert path.read_bytes() == before
+    if content:
+        with pytest.raises((ValueError, OSError)), database.writer(path):
+            pass
+        assert path.read_bytes() == before
+    assert {one.name for one in tmp_path.iterdir()} <= {path.name, ".notes.txt.lock"}
+
+
+def test_a_library_is_read_where_nothing_may_be_written(scanner, music):
+    scanner.scan(music)
+    os.chmod(scanner.path, 0o444)
+    assert len(scanner.songs().paths) == 5
+
+
+def test_a_library_that_is_deleted_meanwhile_is_missed(scanner, music):
+    def delete(*_):
+        scanner.path.unlink()
+        return scanner.engine
+
+    with pytest.raises(FileNotFoundError, match="was deleted meanwhile"):
+        with database.writer(scanner.path) as library:
+            analysis = dataclasses.replace(scanner.analysis(), open_engine=delete)
+            scanning.scan(library, [str(music)], analysis)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_full_disk_that_sqlite_calls_an_error_is_called_so(
+    full, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(database, "disk_is_full", lambda folder: full)
+    says = "no space is left on the disk" if full else "disk I/O error. Close other"
+    with pytest.raises(OSError, match=says):
+        with database.explained_errors(tmp_path / "l.sqlite"):
+            raise sqlite3.OperationalError("disk I/O error")
+    with pytest.raises(ValueError, match="damaged or not a tagger library"):
+        with database.explained_errors(tmp_path / "l.sqlite"):
+            b"\xff".decode()
+
+
+def test_a_model_file_is_found_from_every_folder(command, music, tmp_path, monkeypatch):
+    from tagger import weights
+
+    (tmp_path / "mine.onnx").touch()
+    monkeypatch.setattr(weights.pretrained, "digest", lambda name: "stub")
+    monkeypatch.setattr(storage, "sha256", lambda path: "stub")
+    done = call(["-m", "tagger", "scan", "music", "--model", "mine.onnx"], tmp_path)
+    assert not done.returncode, done.stderr
+    assert command.songs().model.name == str(tmp_path / "mine.onnx")
+    find = ["-m", "tagger", "find", "rock > 0", "--model", "../mine.onnx"]
+    assert not call(find, music).returncode

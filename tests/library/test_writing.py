@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+import zlib
 
 import av
 import mutagen
@@ -392,7 +394,135 @@ def test_damaged_metadata_are_left(scanner, music):
     assert digests(music)["b.flac"] == before["b.flac"]
 
 
+def test_links_are_written_behind(command, music, tmp_path):
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "song.mp3").symlink_to(music / "a.mp3")
+    command.scan(links)
+    done = call(["-m", "tagger", "write", "links", "--yes", "--share", ".9"], tmp_path)
+    assert "1 of 1 files written" in done.stdout
+    assert fields.open_fields(music / "a.mp3").get(mapping.WRITTEN)
+
+
+@pytest.mark.parametrize("moment", ["add", "drop"])
+def test_the_same_command_continues_after_a_kill(moment, command, music, monkeypatch):
+    """The file may have its new content, and the library not know it."""
+    command.scan(music)
+    write = ["-m", "tagger", "write", music, "--yes", "--share", ".9"]
+    before = digests(music)
+    if moment == "add":
+        monkeypatch.setattr(database.MusicLibrary, "set_version", lambda *_: None)
+        assert not call(write, music).returncode
+        monkeypatch.undo()
+        monkeypatch.setattr(database, "default_path", lambda: command.path)
+    write[-1] = ".5"
+    done = call(write, music)
+    assert not done.returncode and "Scan again" not in done.stderr, done.stderr
+    assert not call(["-m", "tagger", "write", "--undo"], music).returncode
+    assert digests(music) == before
+
+
+def test_an_undo_without_a_library_is_an_error(tmp_path):
+    undo = ["-m", "tagger", "write", "--undo", "--library", "typo.sqlite"]
+    done = call(undo, tmp_path)
+    assert done.returncode == 2 and "There is no library" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_said_to_be_undone_where_nothing_was_written(command, music):
+    command.scan(music)
+    write = ["-m", "tagger", "write", music, "--yes", "--share", ".9"]
+    assert "To take it back" in call(write, music).stderr
+    done = call(write, music)
+    assert "0 of 5 files written" in done.stdout and "take it back" not in done.stderr
+
+
+def test_an_mp3_whose_metadata_are_ape_is_left(scanner, music):
+    from mutagen.apev2 import APEv2
+
+    path = make_song(music / "ape.mp3")
+    mutagen.File(path).delete()
+    tags = APEv2()
+    tags["Title"] = "Only here"
+    tags.save(path)
+    scanner.scan(music)
+    before = digests(music)["ape.mp3"]
+    errors = write_all(scanner, music, WANTED)
+    assert list(errors) == [str(path)] and digests(music)["ape.mp3"] == before
+
+
+def test_a_strangers_mark_removes_no_field_of_theirs(scanner, tmp_path):
+    path = make_song(tmp_path / "music" / "a.flac")
+    file = mutagen.File(path)
+    file.tags["MUSICBRAINZ_TRACKID"] = ["abc"]
+    file.tags["AUTOTAGS_WRITTEN"] = ["musicbrainz_trackid: abc"]
+    file.save()
+    scanner.scan(tmp_path / "music")
+    assert not write_all(scanner, tmp_path / "music", WANTED)
+    assert mutagen.File(path).tags["MUSICBRAINZ_TRACKID"] == ["abc"]
+
+
+def test_a_song_is_opened_once_by_ffmpeg(scanner, music, monkeypatch):
+    """Of an mp3 with 20,000 fields, FFmpeg reads the list in 6 s."""
+    scanner.scan(music / "a.mp3")
+    opened, open_audio = [], songs.open_audio
+
+    def counted(path):
+        opened.append(path)
+        return open_audio(path)
+
+    monkeypatch.setattr(songs, "open_audio", counted)
+    assert not write_all(scanner, music, WANTED) and len(opened) == 1
+
+
+def test_old_journals_keep_undoing(scanner, tmp_path):
+    """Before 2026-11-25 an entry held any number of pieces."""
+    import msgspec
+
+    path = tmp_path / "song"
+    path.write_bytes(b"NEW" + b"audio one" + b"x" + b"audio two")
+    pieces = [(-1, 4), (3, 9), (-1, 2), (13, 9)]
+    old = b"old " + b"audio one" + b"--" + b"audio two"
+    change = journal.Delta(pieces, zlib.compress(b"old --"))
+    with journal.open_journal(scanner.path) as opened:
+        opened._change(
+            "INSERT INTO entries (path, old_sha256, new_sha256, delta)"
+            " VALUES (?, ?, ?, ?)",
+            [
+                os.fsencode(path),
+                hashlib.sha256(old).hexdigest(),
+                storage.sha256(path),
+                msgspec.msgpack.encode(change),
+            ],
+        )
+        (entry,) = opened.entries()
+        opened.undo(entry)
+    assert path.read_bytes() == old
+
+
 # --- The table ------------------------------------------------------------------------
+
+
+def test_contradictions_are_not_written_together():
+    table = mapping.read_mapping()
+    tags = ["no vocals", "female", "slow", "fast", "drums"]
+    found = table.values(tags, np.array([0.6, 0.9, 0.7, 0.8, 0.5]), np.full(5, 0.4), 9)
+    assert found == {"autotags": ["female vocals", "fast", "drums"]}
+
+
+def test_a_threshold_that_is_just_reached_is_not_written(command, music, monkeypatch):
+    command.scan(music)
+    scores = command.songs().scores[:, 0]
+    with database.writer(command.path) as library:
+        for share, number in ((1.0, 4), (1 / mapping.MARGIN, 5)):
+            low = [float(scores.min()) * share * 0.999, 1.0, 1.0, 1.0]
+            with library._changing() as connection:
+                connection.execute(
+                    "UPDATE models SET thresholds = ?", [json.dumps(low)]
+                )
+            done = call(["-m", "tagger", "write", "."], music)
+            assert done.stdout.count("+ Rock") <= number
+            assert (done.stdout.count("+ Rock") == 5) == (number == 5)
 
 
 def test_our_table_sends_every_vocabulary_somewhere():
