@@ -8,7 +8,7 @@ import pytest
 from collection import make_song
 from conftest import call
 
-from tagger.library import playlists, queries, similarity
+from tagger.library import database, playlists, queries, similarity
 from tagger.library.database import Analysed, Model
 from tagger.weights import pretrained
 
@@ -302,3 +302,33 @@ def test_an_artist_counts_alike_for_seeds_of_the_library_and_others():
     inside = compared.similar(songs.embeddings[0], 3, [0], 1)
     outside = compared.similar(songs.embeddings[0] * 1.001, 3, [], 1)
     assert len(inside) == len(outside) == 1
+
+
+def test_songs_to_label_next_come_back_as_data(command, music, tmp_path):
+    """The nearest to each threshold, once; those that are labelled are left out."""
+    from tagger.datasets import csv_manifest
+
+    command.scan(music)
+    scores = command.songs().scores
+    with database.writer(command.path) as library, library._changing() as connection:
+        limits = json.dumps([float(np.median(scores[:, 0])), 2.0, 2.0, 2.0])
+        connection.execute("UPDATE models SET thresholds = ?", [limits])
+    (tmp_path / "mine.csv").write_text("path,tags,artist\nmusic/a.mp3,rock,Ann\n")
+    ask = ["-m", "tagger", "fit", "mine.csv", "--suggest", "2", "--csv", "next.csv"]
+    done = call(ask, tmp_path)
+    assert not done.returncode and "and 2 to listen to" in done.stdout, done.stderr
+    found = csv_manifest.load_unsplit(tmp_path / "next.csv")
+    assert (
+        len(found) == 3 and set(found.splits) == {"train"} and found.tags == ("rock",)
+    )
+    assert found.paths[0] == str(music / "a.mp3") and found.labels[0] == 1
+    paths = command.songs().paths
+    distance = np.abs(scores[:, 0] - np.median(scores[:, 0]))
+    order = [paths[row] for row in np.argsort(distance)]
+    order.remove(str(music / "a.mp3"))
+    assert list(found.paths[1:]) == order[:2]
+    done = call([*ask, "--output", "m.onnx", "--force"], tmp_path)
+    assert done.returncode == 2 and "no --output" in done.stderr
+    (tmp_path / "mine.csv").write_text("path,tags\nmusic/a.mp3,polka\n")
+    done = call([*ask, "--force"], tmp_path)
+    assert done.returncode == 2 and "knows none of the tags" in done.stderr
