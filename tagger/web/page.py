@@ -22,6 +22,7 @@ from pathlib import Path
 from secrets import compare_digest
 
 import jinja2
+import markupsafe
 import numpy as np
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, UploadFile
@@ -165,13 +166,14 @@ def _add_page(
 
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:
+        files = {
+            name: markupsafe.Markup((_FILES / f"page.{name}").read_text("utf-8"))
+            for name in ("css", "js")
+        }
         return HTMLResponse(
             html(
                 "page",
-                css=(_FILES / "page.css").read_text("utf-8"),
-                script=_TEMPLATES.filters["safe"](
-                    (_FILES / "page.js").read_text("utf-8")
-                ),
+                **files,
                 model=model,
                 num_tags=len(tags),
                 limits=limits,
