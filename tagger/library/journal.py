@@ -184,8 +184,8 @@ class Journal:
         )
         return [Entry(row[0], os.fsdecode(row[1]), *row[2:]) for row in rows]
 
-    def undo(self, entry: Entry) -> None:
-        """Gives a file the content that it had before a change, and drops the entry.
+    def restore(self, entry: Entry) -> None:
+        """Gives a file the content that it had before a change; the entry stays.
 
         Raises:
             ValueError: the file is gone, or another program has changed it since.
@@ -205,7 +205,6 @@ class Journal:
                 f"Cannot undo the change of {entry.path!r}: another program has changed"
                 " it since."
             )
-        self.drop(entry.number)
 
     def _restore(self, entry: Entry, version: tuple[int, int] | None) -> None:
         (content,) = self._connection.execute(

@@ -123,13 +123,11 @@ def undo(library: MusicLibrary, journal: Journal, entry: Entry) -> None:
     """Gives a file the content that it had before a change.
 
     Raises:
-        ValueError, OSError: see `Journal.undo`.
+        ValueError, OSError: see `Journal.restore`.
     """
-    version = version_of(entry.path)
-    was_known = version is not None and version == library.version_of(entry.path)
-    journal.undo(entry)
-    if was_known:  # the audio has not changed
-        library.set_version(entry.path, version_of(entry.path))
+    journal.restore(entry)
+    library.set_version(entry.path, version_of(entry.path))  # with the same audio
+    journal.drop(entry.number)  # last: after a kill, the same command drops it
 
 
 @contextlib.contextmanager

@@ -167,8 +167,8 @@ def test_a_delta_restores_any_change(seed, tmp_path):
         opened.add(str(path), path, copy)
         os.replace(copy, path)
         (entry,) = opened.entries()
-        opened.undo(entry)
-        assert path.read_bytes() == content and not opened.entries()
+        opened.restore(entry)
+        assert path.read_bytes() == content
 
 
 KILLED = """
@@ -422,6 +422,20 @@ def test_the_same_command_continues_after_a_kill(moment, command, music, monkeyp
     assert digests(music) == before
 
 
+def test_the_same_command_continues_after_a_kill_of_undo(command, music, monkeypatch):
+    command.scan(music)
+    write = ["-m", "tagger", "write", music, "--yes", "--share", ".9"]
+    before = digests(music)
+    assert not call(write, music).returncode
+    with monkeypatch.context() as patch:  # killed after the first file was restored
+        patch.setattr(journal.Journal, "drop", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            call(["-m", "tagger", "write", "--undo"], music)
+    assert not call(write, music).returncode
+    assert not call(["-m", "tagger", "write", "--undo"], music).returncode
+    assert digests(music) == before
+
+
 def test_an_undo_without_a_library_is_an_error(tmp_path):
     undo = ["-m", "tagger", "write", "--undo", "--library", "typo.sqlite"]
     done = call(undo, tmp_path)
@@ -496,7 +510,7 @@ def test_old_journals_keep_undoing(scanner, tmp_path):
             ],
         )
         (entry,) = opened.entries()
-        opened.undo(entry)
+        opened.restore(entry)
     assert path.read_bytes() == old
 
 
