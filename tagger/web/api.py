@@ -13,6 +13,7 @@ itself, and songs of the library are found by their numbers, tags or paths in it
 """
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ import tagger
 from tagger.inference.results import Result
 from tagger.text import TaggerError
 from tagger.web.collection import Answer, Collection
-from tagger.web.song import Listener, Song
+from tagger.web.song import Listener, Song, file_name
 
 MAX_FILES = 32  # per request
 MAX_SONGS = 1000  # per answer
@@ -63,17 +64,14 @@ def build(listener: Listener, collection: Collection | None, folder: Path) -> AP
                 413, f"Send at most {MAX_FILES} files at once, not {len(files)}."
             )
         for file in files:
-            name = Path(file.filename or "upload").name[-100:]
-            with contextlib.ExitStack() as stack:
-                made = tempfile.TemporaryDirectory(dir=folder)
-                path = Path(stack.enter_context(made)) / name.replace("\0", "")
+            with tempfile.TemporaryDirectory(dir=folder) as held:
+                path = Path(held) / file_name(file.filename)
                 with path.open("wb") as saved:
-                    while block := file.file.read(1 << 20):
-                        saved.write(block)
+                    shutil.copyfileobj(file.file, saved)
                 try:
-                    yield Result(name, listener.hear(path))
+                    yield Result(path.name, listener.hear(path))
                 except TaggerError as error:
-                    yield Result(name, error=error)
+                    yield Result(path.name, error=error)
 
     @router.post("/api/tag")
     def tag(

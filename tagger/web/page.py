@@ -45,7 +45,7 @@ from tagger.text import TaggerError
 from tagger.web import api
 from tagger.web.collection import Collection
 from tagger.web.decoding import decode, is_playable
-from tagger.web.song import Listener, Song, clock
+from tagger.web.song import Listener, Song, clock, file_name
 from tagger.weights import cards
 
 MAX_SONGS = 20  # uploads that are kept; an older one has to be dropped again
@@ -130,7 +130,7 @@ class Uploads:
     def new(self, name: str | None) -> Iterator[tuple[str, Path]]:
         """Makes a token and a path for an upload; an error removes both."""
         token = secrets.token_urlsafe(16)
-        path = self._folder / token / (Path(name or "song").name[-100:] or "song")
+        path = self._folder / token / file_name(name)
         path.parent.mkdir()
         try:
             yield token, path
@@ -206,12 +206,13 @@ def _add_page(
         def work(tell: Callable) -> str:
             try:
                 song = listener.hear(path, tell)
+                text = song_html(listener, token, song, collection)
             except BaseException as error:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 return failure(error, path.name)
             uploads.add(token, song)
             listener.prepare()
-            return song_html(listener, token, song, collection)
+            return text
 
         return StreamingResponse(told(work), media_type="text/html")
 
@@ -289,7 +290,7 @@ def failure(error: BaseException, name: str) -> str:
             f"Explaining needs {error.name}, which this server lacks. In the folder of"
             " tagger: pip install '.[train]'."
         )
-    elif isinstance(error, (TaggerError, OSError)):
+    elif isinstance(error, (TaggerError, OSError, GeneratorExit)):
         sentence = str(error)
     else:
         traceback.print_exception(error)  # into the server's log

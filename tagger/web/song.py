@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import functools
 import io
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -285,6 +286,13 @@ def _spoken(tag: str, taggram: Taggram, number: int) -> str:
         for place in sorted(places)
     ]
     return f"{tag}: {', '.join(said)}"
+
+
+def file_name(given: str | None) -> str:
+    """Returns the name of an upload as a file's name in one folder."""
+    name = os.path.basename((given or "").replace("\0", ""))
+    short = os.fsencode(name)[-200:].decode("utf-8", "ignore")
+    return short if short not in ("", ".", "..") else "song"
 
 
 def clock(seconds: float) -> str:

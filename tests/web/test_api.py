@@ -196,12 +196,24 @@ def test_what_is_not_accepted_has_its_status(client, method, path, given, status
 
 
 @pytest.mark.parametrize(
-    "name", ["../../../tmp/x.mp3", "/etc/x.mp3", "x" * 500, "a\0b", "💥.mp3"]
+    "name",
+    [
+        "../../../tmp/x.mp3",
+        "/etc/x.mp3",
+        "x" * 500,
+        "a\0b",
+        "💥.mp3",
+        "💥" * 99,
+        "..",
+        ".",
+    ],
 )
 def test_names_of_uploads_are_never_paths(client, music, name):
     files = [("files", (name, (music / "a.mp3").read_bytes()))]
     (found,) = client.post("/api/tag", files=files).json()
     assert "/" not in found["path"] and (found.get("tags") or found.get("error"))
+    answer = client.post("/songs", files={"file": files[0][1]})
+    assert answer.status_code == 200 and "</h2>" in answer.text
 
 
 def test_a_playlist_upload_reads_no_other_file(client, music):
