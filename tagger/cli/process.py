@@ -43,9 +43,9 @@ def run(main: Callable[[], None]) -> None:
 
 EXTRAS = {
     "fit": ("sklearn", "scipy", "pandas"),
-    "train": ("keras", "tensorflow", "h5py", "tf2onnx", "tensorboard", "jinja2"),
+    "train": ("keras", "tensorflow", "h5py", "tf2onnx", "tensorboard"),
     "plots": ("matplotlib",),
-    "web": ("fastapi", "fastapi_offline", "python_multipart", "uvicorn"),
+    "web": ("fastapi", "fastapi_offline", "jinja2", "python_multipart", "uvicorn"),
     "hub": ("huggingface_hub",),
     "beets": ("beets",),
     "cluster": ("distributed",),
