@@ -98,6 +98,7 @@ def test_a_bare_environment_tags_scans_and_searches_without_tensorflow(tmp_path)
         ((*fit, "mine.onnx"), "fit"),
         ((*fit, "mine.keras"), "train"),
         (("train",), "train"),
+        (("serve",), "web"),
     ):
         done = run(tagger, *words)
         assert done.returncode == 2 and f"pip install '.[{extra}]'" in done.stderr

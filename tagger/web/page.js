@@ -72,6 +72,8 @@ function shown(text) {
   audio.addEventListener("play", frame);
   audio.addEventListener("ended", () => $$(".row").forEach((row) => level(row, Number($("[data-mean]", row).dataset.mean))));
 }
+// A pause before the first sound is no error.
+const start = (audio) => audio.play().catch(() => {});
 // Half of a bar is the threshold, three quarters three times as much.
 const strength = (score, row) => score / (score + Number(row.dataset.threshold));
 function level(row, score) {
@@ -126,7 +128,7 @@ document.addEventListener("click", (event) => {
     button.closest("tr").classList.add("playing");
     heard.setAttribute("aria-label", button.getAttribute("aria-label"));
     heard.src = data.play;
-    heard.play();
+    start(heard);
   } else if (time && audio?.duration) {
     const box = time.getBoundingClientRect();
     audio.currentTime = ((event.clientX - box.left) / box.width) * audio.duration;
@@ -141,7 +143,7 @@ document.addEventListener("keydown", (event) => {
   const audio = player();
   if (!audio || event.target.closest("button, input, a, audio, summary")) return;
   const step = { ArrowLeft: -5, ArrowRight: 5 }[event.key];
-  if (event.key === " ") audio.paused ? audio.play() : audio.pause();
+  if (event.key === " ") audio.paused ? start(audio) : audio.pause();
   else if (step) audio.currentTime = Math.max(audio.currentTime + step, 0);
   else return;
   event.preventDefault();
