@@ -189,23 +189,25 @@ def fit(
     }
     clips = labelled_clips.without_copies(embedded, loaded[""], report)
     clips = labelled_clips.learnable(clips, options.min_clips, report)
-    clips = labelled_clips.with_folds(clips, options.num_folds, options.seed, report)
     is_kept = np.isin(embedded.names, clips.names)
     loaded = {
         name: dataclasses.replace(examples.chosen(is_kept), labels=clips.labels)
         for name, examples in loaded.items()
     }
+    clips = labelled_clips.with_folds(
+        clips, loaded[""].means(), options.num_folds, options.seed, report
+    )
     validated = {
         name: heads.cross_validate(examples, clips.folds)
         for name, examples in loaded.items()
     }
     judged = _judged(clips, validated.values(), report)
     evaluations = {
-        name: _evaluation(clips, one.scores, judged) for name, one in validated.items()
+        name: _evaluation(clips, scores, judged) for name, scores in validated.items()
     }
     scored = evaluations.pop("")
     examples = loaded[""]
-    head = heads.fit(examples, validated[""].penalties)
+    head = heads.fit(examples)
     thresholds = _thresholds(examples, head, scored)
     head = dataclasses.replace(head, tags=clips.tags)
     if kept:
@@ -284,15 +286,15 @@ def _heads_of(
 
 def _judged(
     clips: LabelledClips,
-    validated: Iterable[heads.CrossValidation],
+    validated: Iterable[np.ndarray],
     report: list[str],
 ) -> np.ndarray:
     """Returns the numbers of the tags with enough clips, and reports the others."""
     held_out = clips.folds >= 0
     counts = clips.labels[held_out].sum(axis=0)
     is_judged = counts >= MIN_JUDGED_CLIPS
-    for one in validated:
-        is_judged &= one.is_judged
+    for scores in validated:
+        is_judged &= ~np.isnan(scores).all(axis=0)
     reasons = []
     for tag in np.flatnonzero(~is_judged):
         positives = clips.labels[:, tag] == 1

@@ -3,29 +3,33 @@
 embeddings [num_segments, channels] of each clip, labels, folds -> `Head`, and scores of
 every clip by a head that was fitted without the clip's group.
 
-A head is one logistic regression per tag, fitted to the mean embedding of each clip. A
-clip's score is the mean of its segments' scores, as in `inference.tagger`, so
-thresholds found here hold there.
+A head is one logistic regression per tag, fitted to the mean embedding of each clip,
+with one penalty for all. A clip's score is the mean of its segments' scores, as in
+`inference.tagger`, so thresholds found here hold there.
 """
 
 import dataclasses
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler, normalize
 from tqdm import tqdm
 
 from tagger.models.head import Head
 
-# Penalties to choose from, the strongest first: scikit-learn's C, the inverse of the L2
-# penalty, for standardised embeddings. Below the first C, every score is close to the
-# share of the clips that have the tag.
-PENALTIES = tuple(float(c) for c in 10.0 ** np.arange(-3.5, 0.6, 0.5))
-USUAL = 1  # number of the penalty if no tag can be judged
+# The prior variance of a clip's logit: scikit-learn's C is the variance of a
+# coefficient, and the squared length of a standardised embedding is its number of
+# channels. From .05 to .4, scores on other artists hardly differ
+# (`benchmarks/penalty.py`); a search over folds that share artists chooses penalties a
+# hundred times too weak.
+LOGIT_VARIANCE = 0.2
 MAX_ITERATIONS = 2000
+ALIKE = 0.5  # cosine distance up to which clips are held out together
+MAX_LINKED = 10_000  # clips whose distances fit into memory: 400 MB
 EPSILON = 1e-7
 
 
@@ -64,118 +68,57 @@ class Examples:
         return np.add.reduceat(values, starts) / self.num_segments[:, None]
 
 
-@dataclasses.dataclass(frozen=True)
-class CrossValidation:
-    """Scores of every clip by a head that was fitted without the clip's fold.
-
-    Attributes:
-        scores: float32 [num_clips, num_tags]; NaN for clips that are in no fold, and
-            for tags that cannot be judged.
-        penalties: Best penalty of each tag: values of PENALTIES.
-    """
-
-    scores: np.ndarray
-    penalties: tuple[float, ...]
-
-    @property
-    def is_judged(self) -> np.ndarray:
-        """Whether each tag has scores, bool [num_tags]."""
-        return ~np.isnan(self.scores).all(axis=0)
-
-
-def cross_validate(examples: Examples, folds: np.ndarray) -> CrossValidation:
+def cross_validate(examples: Examples, folds: np.ndarray) -> np.ndarray:
     """Scores every clip by a head that was fitted without its fold.
-
-    The clips of the other folds choose the penalty for the clips of a fold, so that no
-    clip chooses the penalty of its own head.
 
     Args:
         examples: Embeddings and labels.
         folds: Fold of each clip [num_clips], from 0; clips with -1 are always fitted.
+
+    Returns:
+        float32 [num_clips, num_tags]; NaN for clips that are in no fold, and for tags
+        that cannot be judged.
     """
-    num_clips, num_tags = examples.labels.shape
-    candidates = np.full((len(PENALTIES), num_clips, num_tags), np.nan, np.float32)
+    scores = np.full(examples.labels.shape, np.nan, np.float32)
+    is_judged = _has_both(examples.labels[folds >= 0])
     numbers = [int(fold) for fold in np.unique(folds) if fold >= 0]
-    bar = tqdm(
-        total=len(numbers) * num_tags,
-        desc="Cross-validating",
-        unit="tag",
-        disable=None,
-        leave=False,
-    )
-    with bar:
-        for fold in numbers:
-            held_out = folds == fold
-            fitted, scored = examples.chosen(~held_out), examples.chosen(held_out)
-            is_learnable = _has_both(fitted.labels)
-            for number, head in enumerate(_path(fitted, is_learnable, bar)):
-                values = scored.scores(head)
-                candidates[number, held_out] = np.where(is_learnable, values, np.nan)
-    in_folds = folds >= 0
-    is_judged = _has_both(examples.labels[in_folds])
-    is_judged &= ~np.isnan(candidates[:, in_folds]).any(axis=(0, 1))
-    candidates[:, :, ~is_judged] = np.nan
-    losses = _losses(candidates, examples.labels)
-    scores = np.full((num_clips, num_tags), np.nan, np.float32)
-    for fold in numbers:
-        others = np.where(folds == fold, -1, folds)
-        # The only fold, a validation set, has to choose for itself.
-        best = _best(losses, others if (others >= 0).any() else folds)
-        for tag in np.flatnonzero(is_judged):
-            scores[folds == fold, tag] = candidates[best[tag], folds == fold, tag]
-    best = _best(losses, folds)
-    return CrossValidation(scores, tuple(PENALTIES[number] for number in best))
+    for fold in tqdm(
+        numbers, "Cross-validating", unit="fold", disable=None, leave=False
+    ):
+        held_out = folds == fold
+        fitted = examples.chosen(~held_out)
+        is_judged &= _has_both(fitted.labels)
+        scores[held_out] = examples.chosen(held_out).scores(fit(fitted))
+    scores[:, ~is_judged] = np.nan
+    return scores
 
 
-def fit(examples: Examples, penalties: Sequence[float]) -> Head:
-    """Fits a head to all clips.
+def fit(examples: Examples, penalty: float | None = None) -> Head:
+    """Fits a head to all clips; a tag that all of them have, or none, scores .5.
 
     Args:
-        examples: Embeddings and labels; every tag has a clip with and one without it.
-        penalties: Penalty of each tag, from `cross_validate`.
+        examples: Embeddings and labels.
+        penalty: scikit-learn's C, the inverse of the L2 penalty, for standardised
+            embeddings; None: LOGIT_VARIANCE over the number of channels.
     """
     scaler = StandardScaler().fit(examples.means())
     standard = scaler.transform(examples.means())
-    pairs = zip(examples.labels.T, penalties, strict=True)
-    bar = tqdm(pairs, "Fitting", len(penalties), unit="tag", disable=None, leave=False)
-    columns = [_logistic(standard, labels, [penalty])[0] for labels, penalty in bar]
-    return _unscaled(scaler, columns)
-
-
-def _path(examples: Examples, is_learnable: np.ndarray, bar: tqdm) -> Iterator[Head]:
-    """Yields the head of each of PENALTIES; tags that are not learnable score .5.
-
-    The bar advances by one per tag.
-    """
-    scaler = StandardScaler().fit(examples.means())
-    standard = scaler.transform(examples.means())
-    nothing = [(np.zeros(standard.shape[1]), 0.0)] * len(PENALTIES)
-    columns = []
-    for learnable, labels in zip(is_learnable, examples.labels.T, strict=True):
-        fitted = _logistic(standard, labels, PENALTIES) if learnable else nothing
-        columns.append(fitted)
-        bar.update()
-    for of_penalty in zip(*columns, strict=True):
-        yield _unscaled(scaler, of_penalty)
-
-
-def _logistic(
-    standard: np.ndarray, labels: np.ndarray, penalties: Sequence[float]
-) -> list[tuple[np.ndarray, float]]:
-    """Returns coefficients and intercept per penalty; each starts from the last."""
-    model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
-    found = []
-    for penalty in penalties:
-        model.set_params(C=penalty)
-        with warnings.catch_warnings():
-            # A rarely reached limit; cross-validation rejects a bad fit.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+    num_channels = standard.shape[1]
+    model = LogisticRegression(
+        C=penalty or LOGIT_VARIANCE / num_channels, max_iter=MAX_ITERATIONS
+    )
+    columns, has_both = [], _has_both(examples.labels)
+    bar = tqdm(examples.labels.T, "Fitting", unit="tag", disable=None, leave=False)
+    for labels, is_learnable in zip(bar, has_both, strict=True):
+        if is_learnable:
             model.fit(standard, labels)
-        found.append((model.coef_[0].copy(), float(model.intercept_[0])))
-    return found
+            columns.append((model.coef_[0].copy(), float(model.intercept_[0])))
+        else:
+            columns.append((np.zeros(num_channels), 0.0))
+    return unscaled(scaler, columns)
 
 
-def _unscaled(
+def unscaled(
     scaler: StandardScaler, columns: Sequence[tuple[np.ndarray, float]]
 ) -> Head:
     """Returns the head of all tags for embeddings that are not standardised."""
@@ -185,50 +128,33 @@ def _unscaled(
     return Head(kernel.astype(np.float32), bias.astype(np.float32))
 
 
+def groups_of_sound(means: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the group of each clip, str [num_clips], one for clips that sound alike.
+
+    It stands in for artists that are not known: average linkage up to a cosine distance
+    of ALIKE between standardised embeddings. Of more than MAX_LINKED clips, those
+    connected by mutual three nearest neighbours are a group. Where a tag is a sound, as
+    rain is, all clips with it would be one group that nothing can judge; then the
+    distance is halved, twice at most, and at last every clip is its own group.
+
+    Args:
+        means: Mean embedding of each clip, float32 [num_clips, channels].
+        labels: 0/1 [num_clips, num_tags].
+    """
+    rows, found = normalize(StandardScaler().fit_transform(means)), []
+    if len(rows) > MAX_LINKED:
+        near = NearestNeighbors(n_neighbors=3).fit(rows).kneighbors_graph()
+        found = [connected_components(near.minimum(near.T), False)[1]]
+    elif len(rows) > 1:
+        tree = linkage(rows, "average", metric="cosine")
+        found = [fcluster(tree, ALIKE / n, "distance") for n in (1, 2, 4)]
+    repeated = labels[:, labels.sum(axis=0) > 1].T > 0
+    for groups in found:
+        if all(len(np.unique(groups[tag])) > 1 for tag in repeated):
+            return groups.astype(str)
+    return np.arange(len(rows)).astype(str)
+
+
 def _has_both(labels: np.ndarray) -> np.ndarray:
     """Returns whether each tag has a clip with and one without it [num_tags]."""
     return labels.any(axis=0) & ~labels.all(axis=0)
-
-
-def _losses(candidates: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the log loss of each score; candidates [penalties, clips, tags]."""
-    bounded = np.clip(candidates.astype(np.float64), EPSILON, 1 - EPSILON)
-    return -np.where(labels == 1, np.log(bounded), np.log1p(-bounded))
-
-
-def _best(losses: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Chooses the penalty of each tag by the rule of one standard error.
-
-    That is the strongest penalty whose loss is within one standard error, over the
-    folds, of the lowest loss (Hastie, Tibshirani and Friedman, The Elements of
-    Statistical Learning, section 7.10). Tags that cannot be judged take the penalty
-    that is best for the mean of all others.
-
-    Args:
-        losses: Log losses [num_penalties, num_clips, num_tags].
-        folds: Fold of each clip; clips with -1 do not count.
-
-    Returns:
-        int [num_tags], numbers of penalties.
-    """
-    numbers = np.unique(folds[folds >= 0])
-    if len(numbers) == 1:  # a validation set: its clips in the place of folds
-        units = losses[:, folds >= 0]
-    else:
-        units = np.stack([losses[:, folds == n].mean(axis=1) for n in numbers], axis=1)
-    is_judged = ~np.isnan(units).any(axis=(0, 1))
-    shared = USUAL
-    if is_judged.any():
-        shared = _strongest(units[:, :, is_judged].mean(axis=2))
-    best = np.full(losses.shape[2], shared)
-    for tag in np.flatnonzero(is_judged):
-        best[tag] = _strongest(units[:, :, tag])
-    return best
-
-
-def _strongest(units: np.ndarray) -> int:
-    """Returns the first of [penalties, units] within a standard error of the best."""
-    lowest = int(np.argmin(units.mean(axis=1)))
-    excess = units - units[lowest]
-    error = excess.std(axis=1, ddof=min(1, units.shape[1] - 1)) / units.shape[1] ** 0.5
-    return int(np.argmax(excess.mean(axis=1) <= error))

@@ -18,7 +18,7 @@ from tagger.containers import AudioDecodeError, open_audio
 from tagger.data.clips import Clips, Shards, open_shards
 from tagger.datasets import csv_manifest
 from tagger.datasets.splitting import deal_folds
-from tagger.fitting.heads import Examples
+from tagger.fitting.heads import Examples, groups_of_sound
 from tagger.inference.embedding_cache import (
     Backbone,
     EmbeddingCache,
@@ -357,13 +357,18 @@ def learnable(clips: LabelledClips, min_clips: int, report: list[str]) -> Labell
 
 
 def with_folds(
-    clips: LabelledClips, num_folds: int, seed: int, report: list[str]
+    clips: LabelledClips,
+    means: np.ndarray,
+    num_folds: int,
+    seed: int,
+    report: list[str],
 ) -> LabelledClips:
     """Deals the clips to folds by their groups, unless the data names folds.
 
     Args:
         clips: Clips from `embed`. If no artist is known, the metadata of their files is
-            read.
+            read; if they name none, clips that sound alike are held out together.
+        means: Mean embedding of each clip, float32 [num_clips, channels].
         num_folds: Number of folds; fewer if there are fewer groups.
         seed: Seed of the folds.
         report: Receives a sentence on what makes the scores too high.
@@ -385,9 +390,11 @@ def with_folds(
     if clips.group_kind == "clip" and clips.in_shards is None:
         clips = _with_artists_of_files(clips, report)
     if clips.group_kind == "clip":
+        groups = groups_of_sound(means, clips.labels)
+        clips = dataclasses.replace(clips, groups=groups)
         report.append(
-            "No artists are known, so folds may share them, and the scores below may"
-            " be too high. A csv with a column artist prevents that."
+            "No artists are known, so clips that sound alike were held out together. A"
+            " csv with a column artist judges better."
         )
     if len(np.unique(clips.groups)) < 2:
         what = f"{clips.source} holds only one clip"

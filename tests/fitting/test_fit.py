@@ -231,7 +231,7 @@ def test_artists_are_never_in_two_folds(music):
         ]
     clips = labelled_clips.read_clips(csv_of(music, rows))
     report = []
-    clips = labelled_clips.with_folds(clips, 5, 0, report)
+    clips = labelled_clips.with_folds(clips, None, 5, 0, report)
     folds = clips.folds
     assert not report
     assert [len(set(folds[clips.groups == artist])) for artist in "ABC"] == [1, 1, 1]
@@ -255,7 +255,7 @@ def test_artists_come_from_the_files_if_the_data_names_none(music):
             container.mux([*stream.encode(frame), *stream.encode(None)])
     report = []
     clips = labelled_clips.read_clips(music)
-    clips = labelled_clips.with_folds(clips, 3, 0, report)
+    clips = labelled_clips.with_folds(clips, None, 3, 0, report)
     assert clips.group_kind == "artist"
     assert report[0].startswith("The metadata of 9 of 16 files name no artist")
     tones = clips.groups[clips.labels[:, clips.tags.index("tone")] == 1]
