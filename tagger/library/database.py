@@ -502,7 +502,10 @@ def open_database(
     """
     validation.check_regular(path)
     is_new = not is_read and not (path.exists() and path.stat().st_size)
-    uri = f"{path.absolute().as_uri()}?mode={'ro' if is_read else 'rwc'}"
+    mode = "ro" if is_read else "rwc"
+    if is_read and not os.access(path.absolute().parent, os.W_OK):
+        mode += "&immutable=1"  # SQLite could not make its files beside it
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
     with (
         explained_errors(path),
         contextlib.closing(
