@@ -65,6 +65,9 @@ def test_what_is_imported_gets_scores_once(beet, music):
     assert beet("ls", "-f", "$title", "no_vocals:0.0..", "rock:..1.0").stdout
     assert "opened" not in beet("tagger").stdout
     assert "opened" in beet("tagger", "--force", "artist:Ann").stdout
+    # Other excerpts are other scores.
+    assert "opened" in beet("tagger", "artist:Ann", excerpts=2).stdout
+    assert "opened" not in beet("tagger", "artist:Ann", excerpts=2).stdout
 
 
 def test_songs_of_before_get_scores_by_the_command(beet, music):
