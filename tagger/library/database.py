@@ -503,7 +503,9 @@ def open_database(
     validation.check_regular(path)
     is_new = not is_read and not (path.exists() and path.stat().st_size)
     mode = "ro" if is_read else "rwc"
-    if is_read and not os.access(path.absolute().parent, os.W_OK):
+    log = path.with_name(f"{path.name}-wal")
+    is_still = not (log.exists() and log.stat().st_size)  # nobody is writing
+    if is_read and is_still and not os.access(path.absolute().parent, os.W_OK):
         mode += "&immutable=1"  # SQLite could not make its files beside it
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     with (

@@ -100,11 +100,12 @@ class Mapping:
             field, value = target
             values = found.setdefault(field, [])
             contradicts = any(
-                value in one and said & other
+                value.casefold() in one and said & other
                 for pair in CONTRADICTIONS
                 for one, other in (pair, pair[::-1])
             )
-            said.add(value)
+            if not contradicts:
+                said.add(value.casefold())
             if not contradicts and value not in values and len(values) < max_per_field:
                 values.append(value)
         return {field: values for field, values in found.items() if values}

@@ -59,12 +59,13 @@ def planned(
     fields = open_fields(path)
     marks = [mark.partition(SEPARATOR) for mark in fields.get(mapping.WRITTEN)]
     ours = [(field, value) for field, _, value in marks if field in known]
-    changes, written = {}, []
+    # Marks of the fields of another table stay, or its values would be nobody's.
+    changes, written = {}, ["".join(mark) for mark in marks if mark[0] not in known]
     for field in dict.fromkeys([*wanted, *(field for field, _ in ours)]):
         before = fields.get(field)
         others = [value for value in before if (field, value) not in ours]
-        known = {value.casefold() for value in others}
-        new = [v for v in wanted.get(field, []) if v.casefold() not in known]
+        held = {value.casefold() for value in others}
+        new = [v for v in wanted.get(field, []) if v.casefold() not in held]
         written += [f"{field}{SEPARATOR}{value}" for value in new]
         if others + new != before:
             changes[field] = (before, others + new)

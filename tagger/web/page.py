@@ -450,7 +450,8 @@ class Guard:
             headers, path = Headers(scope=scope), scope["path"]
             origin, host = headers.get("origin"), headers.get("host")
             given = headers.get("x-api-key", "").encode()
-            is_open = path in ("/api/docs", "/api/openapi.json")
+            open_paths = ("/api/docs", "/api/openapi.json", "/api/static/")
+            is_open = path.startswith(open_paths)
             needs_key = path.startswith(("/api/", "/rest/")) and not is_open
             if origin and origin not in (f"http://{host}", f"https://{host}"):
                 refusal = 403, f"Requests from {origin[:200]} are not accepted."
