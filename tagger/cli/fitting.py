@@ -112,10 +112,13 @@ def _suggested(songs, number: int, source: str, path: str, separator: str) -> st
             paths, known.labels, groups, known.splits, strict=False
         )
     ]
+    labelled = set(paths)
     suggested, columns = {}, {tag: songs.model.tags.index(tag) for tag in names}
     for tag, column in columns.items():
         distance = np.abs(songs.scores[:, column] - thresholds[column])
-        order = [row for row in np.argsort(distance) if songs.paths[row] not in paths]
+        order = [
+            row for row in np.argsort(distance) if songs.paths[row] not in labelled
+        ]
         for row in order[:number]:
             said = f"{tag} {songs.scores[row, column]:.2f} of {thresholds[column]:.2f}"
             suggested.setdefault(row, []).append(said)

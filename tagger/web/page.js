@@ -118,7 +118,8 @@ document.addEventListener("click", (event) => {
   else if ("all" in data) { $$(".tags [hidden]").forEach((one) => (one.hidden = false)); button.remove(); }
   else if (data.word) {
     const query = $("form input", library).value.trim();
-    ask({ query: query ? `${query} and ${data.word}` : data.word });
+    const held = /\bor\b/.test(query) ? `(${query})` : query;
+    ask({ query: query ? `${held} and ${data.word}` : data.word });
   } else if (data.like) { ask({ like: data.like }).then(() => library.scrollIntoView({ behavior: "smooth" })); }
   else if ("unlike" in data) ask({});
   else if (data.play) {

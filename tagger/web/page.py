@@ -270,8 +270,10 @@ def told(work: Callable[[Callable], str]) -> Iterator[str]:
         said.put(f"{share:.3f}\n")
 
     def run() -> None:
-        said.put(work(tell))
-        said.put(None)
+        try:
+            said.put(work(tell))
+        finally:
+            said.put(None)
 
     threading.Thread(target=run, daemon=True).start()
     try:
