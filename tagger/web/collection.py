@@ -1,11 +1,12 @@
 """The library behind the page and the API: questions and their answers as rows."""
 
 import dataclasses
+import functools
 import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,22 @@ class Answer:
         ]
 
 
+def _of_one_state(method: Callable) -> Callable:
+    """Makes a method see one state of the library, whatever a scan adds meanwhile."""
+
+    @functools.wraps(method)
+    def asked(self, *given, **named):
+        with self._lock:
+            self.songs()
+            self._num_asked += 1
+            try:
+                return method(self, *given, **named)
+            finally:
+                self._num_asked -= 1
+
+    return asked
+
+
 class Collection:
     """A library that several threads ask.
 
@@ -62,7 +79,7 @@ class Collection:
     def __init__(self, path: Path):
         self._path, self._lock = path, threading.RLock()
         self._version = self._songs = self._neighbours = None
-        self._read_at = -math.inf
+        self._read_at, self._num_asked = -math.inf, 0
         self.songs()
 
     def songs(self) -> Analysed:
@@ -75,7 +92,8 @@ class Collection:
         """
         with self._lock:  # the first one reads, the others wait for it
             version, now = _version(self._path), time.monotonic()
-            if version != self._version and now - self._read_at >= REREAD_SECONDS:
+            is_due = now - self._read_at >= REREAD_SECONDS and not self._num_asked
+            if version != self._version and is_due:
                 with database.reader(self._path) as library:
                     self._songs = library.analysed(library.model())
                 self._version, self._neighbours = version, None
@@ -116,6 +134,7 @@ class Collection:
             )
         return int(rows[0])
 
+    @_of_one_state
     def id_of(
         self, song: str | None, title: str | None = None, artist: str | None = None
     ) -> str:
@@ -137,6 +156,7 @@ class Collection:
         named = printable(" – ".join(filter(None, (artist, title))))
         raise TaggerError(f"The library holds no song {named[:200]!r}.")
 
+    @_of_one_state
     def path_of(self, number: int) -> str:
         """Returns the path of a song by its number.
 
@@ -180,6 +200,7 @@ class Collection:
             sentence = f"No song matches; {', '.join(hints)}. The nearest are shown."
         return _scored(songs, query, rows[:NUM_NEAREST], 0), sentence
 
+    @_of_one_state
     def similar(
         self,
         seeds: Sequence[str],
@@ -214,6 +235,7 @@ class Collection:
         )
         return _compared(songs, found)
 
+    @_of_one_state
     def asked(self, query: str, like: str | Song = "") -> Answer:
         """Returns what the page shows: songs like another, or those of a query."""
         if not like:
@@ -227,6 +249,7 @@ class Collection:
         number = len(alike)  # they fall
         return Answer(found.songs, found.rows[:number], {"similarity": alike}, number)
 
+    @_of_one_state
     def path(self, first: str, last: str, number: int) -> Answer:
         """Returns songs that lead from one song to another, see `Neighbours.path`."""
         rows = self.row_of(first), self.row_of(last)
@@ -234,7 +257,8 @@ class Collection:
 
     def similarities(self, answer: Answer) -> list[float]:
         """Returns how similar the songs of an answer are to the first of them."""
-        return self._compared().between(answer.rows[0], answer.rows)
+        compared = similarity.Neighbours(answer.songs)
+        return compared.between(answer.rows[0], answer.rows)
 
     def holds(self, tagger: Tagger, song: Song) -> bool:
         """Returns whether a song that was heard can be compared with the library."""
@@ -245,6 +269,7 @@ class Collection:
 
     # --- What the page shows ----------------------------------------------------------
 
+    @_of_one_state
     def name_of(self, song: str) -> str:
         """Returns artist and title of a song, or the name of its file."""
         return _name(self.songs().about(self.row_of(song)))
