@@ -106,7 +106,8 @@ def test_a_bare_environment_tags_scans_and_searches_without_tensorflow(tmp_path)
     done = run(python, "-m", "pip", "install", "--quiet", ".[fit]", cwd=source)
     assert done.returncode == 0, done.stderr
     done = run(tagger, *fit, "mine.onnx")
-    assert done.returncode == 0 and "macro ROC-AUC 0.87" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "better than log-mel statistics" in done.stdout
     done = run(tagger, "tag", song, "--model", "mine.onnx", "--top", 1)
     assert "  rock  " in done.stdout, done.stderr
     done = run(python, "-c", "import keras")
