@@ -449,8 +449,8 @@ def write(
         )
     thresholds = library.queries.thresholds_of(songs, share)
     has_own = songs.model.thresholds and not share
-    if has_own:  # a threshold that is just reached is often wrong
-        thresholds = library.mapping.MARGIN * thresholds
+    if has_own:
+        thresholds = library.mapping.thresholds_to_write(thresholds)
     if min_score is None:
         min_score = 0.0 if has_own else MIN_SCORE
     thresholds = np.maximum(thresholds, min_score)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def serve(
     max_minutes: Number = 20.0,
     max_megabytes: Number = 200.0,
     api_key: Annotated[str | None, Option(metavar="KEY")] = None,
+    public_name: Annotated[str | None, Option(metavar="NAME")] = None,
 ) -> None:
     """Opens a web page that tags, plays and explains songs, until Ctrl-C.
 
@@ -36,16 +38,29 @@ def serve(
         max_megabytes: Maximum size of a request in MB.
         api_key: What requests of other programs, to /api and /rest, must send in the
             header X-API-Key; None: $TAGGER_API_KEY, or nothing.
+        public_name: Name by which a reverse proxy publishes the page, such as
+            music.example.org.
     """
     if api_key == "":
         raise TaggerError("--api-key is empty. Give a key, or omit it.")
     api_key = api_key or os.environ.get("TAGGER_API_KEY") or None
-    usual = database.default_path()
-    path = Path(library) if library else usual if usual.exists() else None
-    collection = web.collection.Collection(path) if path else None
-    limits = web.page.Limits(host, max_minutes, max_megabytes, api_key)
+    limits = web.page.Limits(host, max_minutes, max_megabytes, api_key, public_name)
     with contextlib.suppress(KeyboardInterrupt):
         listener = web.song.Listener(
             Tagger(model), lambda: load_tagger(model), max_minutes
         )
-        web.page.serve(listener, limits, port, collection)
+        web.page.serve(listener, limits, port, _collection(library))
+
+
+def _collection(library: str | None) -> web.collection.Collection | None:
+    """Opens the library, or the usual one if it can be read."""
+    path = Path(library) if library else database.default_path()
+    if not library and not path.exists():
+        return None
+    try:
+        return web.collection.Collection(path)
+    except (TaggerError, OSError) as error:
+        if library:
+            raise
+        print(f"The page has no library: {error}", file=sys.stderr)
+        return None

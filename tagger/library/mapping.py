@@ -20,16 +20,16 @@ from tagger.text import TaggerError
 TABLE_PATH = Path(__file__).parent / "fields.csv"
 COLUMNS = ["tag", "field", "value"]
 GROUPS = ("genre", "instrument", "mood", "voice", "other")
-MARGIN = 1.5  # times the model's threshold that a score must reach to be written
-# Of these, only the stronger side is written.
-CONTRADICTIONS = (
-    (
-        {"no vocals", "instrumental"},
-        {"vocals", "female vocals", "male vocals", "choir", "opera"},
-    ),
-    ({"slow"}, {"fast"}),
-    ({"quiet", "soft"}, {"loud"}),
-)
+MARGIN = 1.5  # times the odds of the model's threshold that a written score has
+# Of a value on the left and those on the right, only the strongest is written.
+_SUNG = ("vocals", "female vocals", "male vocals", "choir", "opera")
+OPPOSITES = {
+    "no vocals": _SUNG,
+    "instrumental": _SUNG,
+    "slow": ("fast",),
+    "quiet": ("loud",),
+    "soft": ("loud",),
+}
 OTHER = "*"  # as the tag of the row for all tags without a row
 WRITTEN = "autotags_written"  # field that names our values among those of others
 USUAL_FIELDS = ("genre", "mood", "autotags")  # those of our own table
@@ -99,16 +99,25 @@ class Mapping:
                 continue
             field, value = target
             values = found.setdefault(field, [])
+            low = value.casefold()
             contradicts = any(
-                value.casefold() in one and said & other
-                for pair in CONTRADICTIONS
-                for one, other in (pair, pair[::-1])
+                other in OPPOSITES.get(low, ()) or low in OPPOSITES.get(other, ())
+                for other in said
             )
-            if not contradicts:
-                said.add(value.casefold())
             if not contradicts and value not in values and len(values) < max_per_field:
                 values.append(value)
+                said.add(low)
         return {field: values for field, values in found.items() if values}
+
+
+def thresholds_to_write(thresholds: Sequence[float]) -> np.ndarray:
+    """Returns the scores from which tags are written [num_tags].
+
+    A score that just reaches its threshold is often wrong, so its odds must be MARGIN
+    times the threshold's: about MARGIN times a small threshold, and never above 1.
+    """
+    found = np.asarray(thresholds, float)
+    return MARGIN * found / (1 + (MARGIN - 1) * found)
 
 
 def read_mapping(path: str | os.PathLike | None = None) -> Mapping:

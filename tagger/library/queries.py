@@ -12,6 +12,7 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from keyword import iskeyword
 
 import numpy as np
 
@@ -160,6 +161,12 @@ class Query:
             " and not vocals', with quotes around names of several words: '\"hard"
             " rock\" > .5'."
         )
+
+
+def word_of(tag: str) -> str:
+    """Returns a tag as expressions name it: `hard_rock`, but `'80s'` and `'in'`."""
+    word = tag.replace(" ", "_")
+    return word if word.isidentifier() and not iskeyword(word) else repr(tag)
 
 
 def _place(text: str, error: Exception) -> str:

@@ -13,8 +13,6 @@ itself, and songs of the library are found by their numbers, tags or paths in it
 """
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +25,8 @@ import tagger
 from tagger.inference.results import Result
 from tagger.text import TaggerError
 from tagger.web.collection import Answer, Collection
-from tagger.web.song import Listener, Song, file_name
+from tagger.web.song import Listener, Song
+from tagger.web.uploads import Uploads
 
 MAX_FILES = 32  # per request
 MAX_SONGS = 1000  # per answer
@@ -38,13 +37,15 @@ MISSING = 10  # Subsonic's code of a parameter that is needed
 Number = Annotated[int, Query(ge=1, le=MAX_SONGS)]
 
 
-def build(listener: Listener, collection: Collection | None, folder: Path) -> APIRouter:
+def build(
+    listener: Listener, collection: Collection | None, uploads: Uploads
+) -> APIRouter:
     """Builds the routes.
 
     Args:
         listener: What hears uploads.
         collection: Library to ask, or None.
-        folder: Folder for uploads.
+        uploads: Where files lie while they are heard.
     """
     # The key itself is checked by `page.Guard`; this describes it in /api/docs.
     key = Depends(APIKeyHeader(name="X-API-Key", auto_error=False))
@@ -63,15 +64,15 @@ def build(listener: Listener, collection: Collection | None, folder: Path) -> AP
             raise HTTPException(
                 413, f"Send at most {MAX_FILES} files at once, not {len(files)}."
             )
-        for file in files:
-            with tempfile.TemporaryDirectory(dir=folder) as held:
-                path = Path(held) / file_name(file.filename)
-                with path.open("wb") as saved:
-                    shutil.copyfileobj(file.file, saved)
+        with listener.turn():
+            for file in files:
+                path = uploads.save(file.filename, file.file)
                 try:
                     yield Result(path.name, listener.hear(path))
-                except TaggerError as error:
+                except (TaggerError, OSError) as error:
                     yield Result(path.name, error=error)
+                finally:
+                    uploads.drop(path)
 
     @router.post("/api/tag")
     def tag(
@@ -199,9 +200,8 @@ def build(listener: Listener, collection: Collection | None, folder: Path) -> AP
     @subsonic("getOpenSubsonicExtensions")
     def extensions() -> dict:
         """Names the extensions of OpenSubsonic that are served."""
-        names = ["sonicSimilarity"] if collection else []
-        known = [{"name": name, "versions": [1]} for name in names]
-        return _subsonic(openSubsonicExtensions=known)
+        known = {"name": "sonicSimilarity", "versions": [1]}
+        return _subsonic(openSubsonicExtensions=[known] if collection else [])
 
     @subsonic("getSonicSimilarTracks")
     def sonic_similar(

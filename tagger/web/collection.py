@@ -118,7 +118,7 @@ class Collection:
                 of its path from a folder on.
 
         Raises:
-            ValueError: there is no such song.
+            ValueError: there is no such song, or several.
         """
         songs = self.songs()
         if song.isdecimal():
@@ -126,6 +126,11 @@ class Collection:
         else:
             end = os.sep + song.lstrip("/")
             rows = [i for i, path in enumerate(songs.paths) if path.endswith(end)]
+            if len(rows) > 1:
+                raise TaggerError(
+                    f"{len(rows)} songs of the library have a path that ends with"
+                    f" {song[:200]}. Give more of it."
+                )
         if not len(rows):
             what = "id" if song.isdecimal() else "path"
             raise TaggerError(
@@ -194,7 +199,10 @@ class Collection:
         query = queries.Query(expression, songs.model.tags)
         rows = queries.ranked(songs, query, np.arange(len(songs.paths)))
         values = queries.values_for(songs, query, NUM_NEAREST)
-        hints = [f"{_word(tag)} > {value:.2g} finds {n}" for tag, value, n in values]
+        hints = [
+            f"{queries.word_of(tag)} > {value:.2g} finds {n}"
+            for tag, value, n in values
+        ]
         sentence = "No song matches. The nearest are shown."
         if hints:
             sentence = f"No song matches; {', '.join(hints)}. The nearest are shown."
@@ -277,7 +285,8 @@ class Collection:
     def shown(self, answer: Answer) -> list[dict]:
         """Returns the songs of an answer with their names and two strongest tags."""
         songs = answer.songs
-        strengths = songs.scores[answer.rows] / self._thresholds(songs)
+        thresholds = np.maximum(queries.thresholds_of(songs), 1e-12)
+        strengths = songs.scores[answer.rows] / thresholds
         highest = np.argsort(-strengths, axis=1)[:, :2]
         return [
             about
@@ -288,27 +297,22 @@ class Collection:
             for about, tags in zip(answer.as_dicts(), highest, strict=True)
         ]
 
-    @staticmethod
-    def _thresholds(songs: Analysed) -> np.ndarray:
-        return np.maximum(queries.thresholds_of(songs), 1e-12)
-
     def counts(self) -> list[tuple[str, str, int]]:
         """Returns each tag, its word in queries, and how many songs reach it."""
         songs = self.songs()
         numbers = (songs.scores >= queries.thresholds_of(songs)).sum(axis=0)
         order = np.argsort(-numbers, kind="stable")
         found = [(songs.model.tags[tag], int(numbers[tag])) for tag in order]
-        return [(tag, _word(tag), number) for tag, number in found if number]
+        return [(tag, queries.word_of(tag), number) for tag, number in found if number]
 
-    def example(self) -> str:
-        """Returns a query that finds about ten songs of this library."""
-        songs, counts = self.songs(), self.counts()
+    def example(self, counts: list[tuple[str, str, int]]) -> str:
+        """Returns a query that finds about ten songs, from what `counts` returned."""
         if not counts:
             return "rock > .5"
-        tag = counts[0][0]
-        scores = np.sort(songs.scores[:, list(songs.model.tags).index(tag)])[::-1]
+        (tag, word, _), songs = counts[0], self.songs()
+        scores = np.sort(songs.scores[:, songs.model.tags.index(tag)])[::-1]
         value = scores[min(NUM_NEAREST, len(scores)) - 1]
-        return f"{_word(tag)} > {np.floor(100 * value) / 100:g}"
+        return f"{word} > {np.floor(100 * value) / 100:g}"
 
 
 def _name(about: dict) -> str:
@@ -328,12 +332,6 @@ def _scored(songs: Analysed, query: queries.Query, rows, number: int) -> Answer:
 def _compared(songs: Analysed, found: Sequence[tuple[int, float]]) -> Answer:
     columns = {"similarity": [value for _, value in found]}
     return Answer(songs, [row for row, _ in found], columns, len(found))
-
-
-def _word(tag: str) -> str:
-    """Returns a tag as queries name it."""
-    word = tag.replace(" ", "_")
-    return word if word.isidentifier() else f'"{tag}"'
 
 
 def _version(path: Path) -> tuple:

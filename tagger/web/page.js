@@ -1,14 +1,29 @@
 // The page of tagger: sends a song, draws its strips, follows the player, asks the library.
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
-const main = $("#drop"), song = $("#song"), library = $("#library"), file = $("input[type=file]");
+const main = $("#drop"), song = $("#song"), file = $("input[type=file]");
+const library = $("#library"), form = $("form"), found = $("#found"), listen = $(".listen");
 const player = () => $("#song > audio");
-let sending = null;
+let sending = null, asking = null;
 
-async function fragment(answer) {
-  if (!answer.ok && !answer.headers.get("content-type")?.startsWith("text/html"))
-    return `<p class="error" role="alert">The server answers ${answer.status}.</p>`;
-  return answer.text();
+function error(sentence) {
+  const shown = document.createElement("p");
+  Object.assign(shown, { className: "error", role: "alert", textContent: sentence });
+  return shown.outerHTML;
+}
+const silent = "The server does not answer. Is it still running?";
+async function reason(answer) {
+  const { detail } = await answer.json().catch(() => ({}));
+  return typeof detail === "string" ? detail : `The server answers ${answer.status}.`;
+}
+// A part of the page; null if it is no longer wanted.
+async function fragment(url, signal) {
+  try {
+    const answer = await fetch(url, { signal });
+    return answer.ok ? await answer.text() : error(await reason(answer));
+  } catch {
+    return signal?.aborted ? null : error(silent);
+  }
 }
 
 // A song: lines of progress, then the fragment of the page.
@@ -21,7 +36,7 @@ async function hear(send, name) {
   $("p", song).textContent = `Listening to ${name} …`;
   try {
     const answer = await send(mine.signal);
-    if (!answer.ok) return failed(name, `the server answers ${answer.status}.`);
+    if (!answer.ok) throw new Error(await reason(answer));
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
@@ -33,22 +48,23 @@ async function hear(send, name) {
       if (shares && mine === sending) $("progress", song)?.setAttribute("value", shares.trim().split("\n").pop());
     }
     if (mine === sending) shown(text);
-  } catch (error) {
-    if (mine === sending) failed(name, "the server does not answer. Is it still running?");
+  } catch (failure) {
+    if (mine === sending) song.innerHTML = error(`${name}: ${failure instanceof TypeError ? silent : failure.message}`);
   }
 }
 function upload(chosen) {
   const most = Number(main.dataset.megabytes), size = chosen.size / 1e6;
-  if (size > most) return failed(chosen.name, `it has ${size.toFixed(0)} MB; this page takes ${most}. Use tagger tag.`);
+  if (size > most) {
+    sending?.abort();
+    sending = null;
+    song.innerHTML = error(`${chosen.name}: it has ${size.toFixed(0)} MB; this page takes ${most}. Use tagger tag.`);
+    return;
+  }
   hear((signal) => {
     const body = new FormData();
     body.append("file", chosen);
     return fetch("songs", { method: "POST", body, signal });
   }, chosen.name);
-}
-function failed(name, sentence) {
-  song.innerHTML = "<p class=error role=alert></p>";
-  $("p", song).textContent = `${name}: ${sentence}`;
 }
 
 function shown(text) {
@@ -101,12 +117,45 @@ async function why(button) {
   row.insertAdjacentHTML("afterend", "<tr class=why><td colspan=4 aria-live=polite><progress></progress></td></tr>");
   const cell = $("td", row.nextElementSibling);
   const token = $("[download]", song).getAttribute("href").split("/")[1];
-  cell.innerHTML = await fragment(await fetch(`songs/${token}/why?tag=${encodeURIComponent(button.dataset.why)}`));
+  cell.innerHTML = await fragment(`songs/${token}/why?tag=${encodeURIComponent(button.dataset.why)}`);
   cell.scrollIntoView({ behavior: "smooth", block: "nearest" });
 }
 
+// The form, the tags and the player stay; what was found is replaced.
 async function ask(question) {
-  library.innerHTML = await fragment(await fetch(`library?${new URLSearchParams(question)}`));
+  asking?.abort();
+  const mine = asking = new AbortController();
+  form.query.value = question.query ?? "";
+  const text = await fragment(`library?${new URLSearchParams(question)}`, mine.signal);
+  if (text === null || mine !== asking) return;
+  const held = found.contains(document.activeElement), chips = $("#chips");
+  found.innerHTML = text;
+  const tags = $(".chips", found);
+  if (tags && chips.said !== tags.outerHTML) {
+    chips.innerHTML = chips.said = tags.outerHTML;
+    form.query.placeholder = tags.dataset.example;
+  }
+  tags?.remove();
+  mark();
+  if (held) ($("[data-unlike]", found) ?? found).focus({ preventScroll: true });
+}
+function mark() {
+  const url = $("audio", listen).getAttribute("src");
+  for (const button of $$("[data-play]", found)) button.closest("tr").classList.toggle("playing", button.dataset.play === url);
+}
+function play(button) {
+  const audio = $("audio", listen);
+  listen.hidden = false;
+  audio.nextElementSibling.innerHTML = "";
+  audio.setAttribute("aria-label", button.getAttribute("aria-label"));
+  audio.src = button.dataset.play;
+  mark();
+  start(audio);
+}
+async function unplayed(event) {
+  const audio = event.target, url = audio.getAttribute("src"), answer = await fetch(url).catch(() => null);
+  const sentence = !answer ? silent : answer.ok ? "This browser cannot play the song." : await reason(answer);
+  if (audio.getAttribute("src") === url) audio.nextElementSibling.innerHTML = error(sentence);
 }
 
 document.addEventListener("click", (event) => {
@@ -117,20 +166,12 @@ document.addEventListener("click", (event) => {
   else if (data.why) why(button);
   else if ("all" in data) { $$(".tags [hidden]").forEach((one) => (one.hidden = false)); button.remove(); }
   else if (data.word) {
-    const query = $("form input", library).value.trim();
-    const held = /\bor\b/.test(query) ? `(${query})` : query;
+    const query = form.query.value.trim(), held = /\bor\b/.test(query) ? `(${query})` : query;
     ask({ query: query ? `${held} and ${data.word}` : data.word });
   } else if (data.like) { ask({ like: data.like }).then(() => library.scrollIntoView({ behavior: "smooth" })); }
   else if ("unlike" in data) ask({});
-  else if (data.play) {
-    const heard = $(".listen audio");
-    $(".listen").hidden = false;
-    $$(".playing").forEach((row) => row.classList.remove("playing"));
-    button.closest("tr").classList.add("playing");
-    heard.setAttribute("aria-label", button.getAttribute("aria-label"));
-    heard.src = data.play;
-    start(heard);
-  } else if (time && audio?.duration) {
+  else if (data.play) play(button);
+  else if (time && audio?.duration) {
     const box = time.getBoundingClientRect();
     audio.currentTime = ((event.clientX - box.left) / box.width) * audio.duration;
     follow();
@@ -138,11 +179,11 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("submit", (event) => {
   event.preventDefault();
-  ask({ query: $("input", event.target).value });
+  ask({ query: form.query.value });
 });
 document.addEventListener("keydown", (event) => {
   const audio = player();
-  if (!audio || event.target.closest("button, input, a, audio, summary")) return;
+  if (!audio || event.altKey || event.ctrlKey || event.metaKey || event.target.closest("button, input, a, audio, summary")) return;
   const step = { ArrowLeft: -5, ArrowRight: 5 }[event.key];
   if (event.key === " ") audio.paused ? start(audio) : audio.pause();
   else if (step) audio.currentTime = Math.max(audio.currentTime + step, 0);
@@ -156,4 +197,9 @@ for (const name of ["dragover", "drop", "dragleave"])
     main.classList.toggle("over", name === "dragover");
     if (name === "drop" && event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
   });
-if (library) ask({});
+// One sound at a time.
+document.addEventListener("play", (event) => $$("audio").forEach((one) => one === event.target || one.pause()), true);
+if (library) {
+  $("audio", listen).addEventListener("error", unplayed);
+  ask({});
+}

@@ -7,10 +7,9 @@ routes for other programs (`api.py`) in one process.
 import collections
 import contextlib
 import dataclasses
+import importlib.util
 import ipaddress
 import queue
-import secrets
-import shutil
 import signal
 import socket
 import tempfile
@@ -25,7 +24,7 @@ import jinja2
 import markupsafe
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, UploadFile
+from fastapi import FastAPI, Request, UploadFile
 from fastapi.responses import (
     FileResponse,
     HTMLResponse,
@@ -36,6 +35,7 @@ from fastapi.responses import (
 )
 from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import tagger
@@ -44,11 +44,11 @@ from tagger.library import mapping, playlists
 from tagger.text import TaggerError
 from tagger.web import api
 from tagger.web.collection import Collection
-from tagger.web.decoding import decode, is_playable
-from tagger.web.song import Listener, Song, clock, file_name
+from tagger.web.decoding import is_playable
+from tagger.web.song import Listener, Song, clock
+from tagger.web.uploads import Uploads
 from tagger.weights import cards
 
-MAX_SONGS = 20  # uploads that are kept; an older one has to be dropped again
 _FILES = Path(__file__).parent
 EXAMPLES = sorted(path.name for path in (_FILES / "examples").glob("*.opus"))
 _TEMPLATES = jinja2.Environment(
@@ -72,12 +72,14 @@ class Limits:
         max_minutes: Maximum length of a song in minutes.
         max_megabytes: Maximum size of a request in MB.
         api_key: What requests of other programs must send, or None.
+        public_name: Name by which a reverse proxy publishes the page, or None.
     """
 
     host: str = "127.0.0.1"
     max_minutes: float = 20.0
     max_megabytes: float = 200.0
     api_key: str | None = None
+    public_name: str | None = None
 
 
 def build(
@@ -101,8 +103,8 @@ def build(
         static_url="/api/static",
         max_body_size=int(limits.max_megabytes * 1e6),
     )
-    app.add_middleware(Guard, api_key=limits.api_key)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(limits.host))
+    app.add_middleware(Guard, limits=limits)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(limits))
 
     @app.exception_handler(TaggerError)
     def refused(request: Request, error: TaggerError) -> JSONResponse:
@@ -115,43 +117,9 @@ def build(
     uploads = Uploads(folder)
     _add_page(app, listener, limits, collection, uploads)
     if collection:
-        _add_library(app, collection, uploads, limits.max_minutes, folder)
-    app.include_router(api.build(listener, collection, folder))
+        _add_library(app, listener, collection, uploads, Uploads(folder / "library"))
+    app.include_router(api.build(listener, collection, uploads))
     return app
-
-
-class Uploads:
-    """The songs of all visitors, each under a token that nobody can guess."""
-
-    def __init__(self, folder: Path):
-        self._folder, self._songs = folder, collections.OrderedDict()
-
-    @contextlib.contextmanager
-    def new(self, name: str | None) -> Iterator[tuple[str, Path]]:
-        """Makes a token and a path for an upload; an error removes both."""
-        token = secrets.token_urlsafe(16)
-        path = self._folder / token / file_name(name)
-        path.parent.mkdir()
-        try:
-            yield token, path
-        except BaseException:
-            shutil.rmtree(path.parent, ignore_errors=True)
-            raise
-
-    def add(self, token: str, song: Song) -> None:
-        """Keeps a song, and forgets the oldest of too many."""
-        self._songs[token] = song
-        while len(self._songs) > MAX_SONGS:
-            old, _ = self._songs.popitem(last=False)
-            shutil.rmtree(self._folder / old, ignore_errors=True)
-
-    def get(self, token: str) -> Song:
-        """Returns a song."""
-        if token not in self._songs:
-            raise HTTPException(
-                404, "The server has forgotten this song. Send it again."
-            )
-        return self._songs[token]
 
 
 def _add_page(
@@ -164,23 +132,23 @@ def _add_page(
     """Adds the page, and what it asks of a song."""
     model, tags = listener.tagger.name, listener.tagger.tags
 
+    files = {
+        name: markupsafe.Markup((_FILES / f"page.{name}").read_text("utf-8"))
+        for name in ("css", "js")
+    }
+    whole = html(
+        "page",
+        **files,
+        model=model,
+        num_tags=len(tags),
+        limits=limits,
+        examples=EXAMPLES,
+        has_library=collection is not None,
+    )
+
     @app.get("/", include_in_schema=False)
-    def page() -> HTMLResponse:
-        files = {
-            name: markupsafe.Markup((_FILES / f"page.{name}").read_text("utf-8"))
-            for name in ("css", "js")
-        }
-        return HTMLResponse(
-            html(
-                "page",
-                **files,
-                model=model,
-                num_tags=len(tags),
-                limits=limits,
-                examples=EXAMPLES,
-                has_library=collection is not None,
-            )
-        )
+    async def page() -> HTMLResponse:
+        return HTMLResponse(whole)
 
     @app.get("/card", include_in_schema=False)
     def card() -> PlainTextResponse:
@@ -189,28 +157,26 @@ def _add_page(
 
     @app.post("/songs", include_in_schema=False)
     def hear(file: UploadFile) -> StreamingResponse:
-        with uploads.new(file.filename) as (token, path):
-            with path.open("wb") as saved:
-                shutil.copyfileobj(file.file, saved)
-        return heard(token, path)
+        return heard(uploads.save(file.filename, file.file))
 
     @app.post("/examples/{name}", include_in_schema=False)
     def example(name: str) -> StreamingResponse:
         if name not in EXAMPLES:
             raise HTTPException(404, f"There is no example {name!r}.")
-        with uploads.new(name) as (token, path):
-            shutil.copyfile(_FILES / "examples" / name, path)
-        return heard(token, path)
+        with (_FILES / "examples" / name).open("rb") as file:
+            return heard(uploads.save(name, file))
 
-    def heard(token: str, path: Path) -> StreamingResponse:
+    def heard(path: Path) -> StreamingResponse:
         def work(tell: Callable) -> str:
+            token = path.parent.parent.name
             try:
-                song = listener.hear(path, tell)
+                with listener.turn():
+                    song = listener.hear(path, tell)
                 text = song_html(listener, token, song, collection)
             except BaseException as error:
-                shutil.rmtree(path.parent, ignore_errors=True)
+                uploads.drop(path)
                 return failure(error, path.name)
-            uploads.add(token, song)
+            uploads.keep(token, song)
             listener.prepare()
             return text
 
@@ -224,8 +190,6 @@ def _add_page(
     def why(token: str, tag: str) -> HTMLResponse:
         try:
             found = listener.why(uploads.get(token), tag)
-        except HTTPException as error:
-            return HTMLResponse(html("error", name=tag, sentence=error.detail))
         except Exception as error:
             return HTMLResponse(failure(error, tag))
         return HTMLResponse(html("why", tag=tag, **found))
@@ -287,11 +251,8 @@ def failure(error: BaseException, name: str) -> str:
     """Returns the HTML that says what went wrong with a song."""
     if isinstance(error, AudioDecodeError):
         sentence = f"This holds no sound that can be read ({error.reason})."
-    elif isinstance(error, ModuleNotFoundError):
-        sentence = (
-            f"Explaining needs {error.name}, which this server lacks. In the folder of"
-            " tagger: pip install '.[train]'."
-        )
+    elif isinstance(error, HTTPException):
+        sentence = error.detail
     elif isinstance(error, (TaggerError, OSError, GeneratorExit)):
         sentence = str(error)
     else:
@@ -323,6 +284,7 @@ def song_html(
         end=min(float(taggram.seconds[-1] + taggram.segment_seconds) / length, 1.0),
         groups=[(name, members) for name, members in groups if members],
         num_tags=len(rows),
+        can_explain=importlib.util.find_spec("keras") is not None,
         is_comparable=bool(collection and collection.holds(listener.tagger, song)),
     )
 
@@ -332,24 +294,24 @@ def song_html(
 
 def _add_library(
     app: FastAPI,
+    listener: Listener,
     collection: Collection,
     uploads: Uploads,
-    max_minutes: float,
-    folder: Path,
+    copies: Uploads,
 ) -> None:
-    """Adds the songs of the library, to be found, heard and saved."""
-    one = threading.Lock()
+    """Adds the songs of the library, to be found, heard and saved.
 
-    def seed_of(like: str) -> str | Song:
-        return like if not like or like.isdecimal() else uploads.get(like)
+    `copies` holds songs that browsers cannot play as they are.
+    """
+    making = collections.defaultdict(threading.Lock)  # by number of the song
 
     @app.get("/library", include_in_schema=False)
     def library(query: str = "", like: str = "") -> HTMLResponse:
-        return HTMLResponse(library_html(collection, query, like, seed_of(like)))
+        return HTMLResponse(library_html(collection, uploads, query, like))
 
     @app.get("/library.m3u8", include_in_schema=False)
     def playlist(query: str = "", like: str = "") -> Response:
-        answer = collection.asked(query, seed_of(like))
+        answer = collection.asked(query, seed_of(like, uploads))
         # The visitor saves it anywhere, so it names the files in full.
         text, _ = playlists.playlist_of(answer.songs, answer.rows)
         return PlainTextResponse(
@@ -361,30 +323,40 @@ def _add_library(
         path = collection.path_of(number)
         if is_playable(path):
             return FileResponse(path)
-        copy = folder / f"library-{number}.flac"  # one per recording
-        with one:
-            if not copy.exists():
-                decode(path, None, 1, max_minutes, copy)
-        return FileResponse(copy)
+        token = str(number)
+        with making[number]:
+            if token not in copies:
+                copy = copies.folder_of(token) / "player.flac"
+                listener.make_playable(path, copy)
+                copies.keep(token, copy)
+            return FileResponse(copies.get(token))
+
+
+def seed_of(like: str, uploads: Uploads) -> str | Song:
+    """Returns a song that others should be like: an id of the library, or an upload."""
+    return like if not like or like.isdecimal() else uploads.get(like)
 
 
 def library_html(
-    collection: Collection, query: str, like: str = "", seed: str | Song = ""
+    collection: Collection, uploads: Uploads, query: str, like: str
 ) -> str:
     """Returns the part of the page that shows songs of the library.
 
     Args:
         collection: The library.
+        uploads: Songs that visitors sent.
         query: What to find; "": all songs.
-        like: Id of a song of the library, or token of an upload; "": none.
-        seed: That id again, or the upload.
+        like: See `seed_of`; "": none.
     """
-    error = name = sentence = ""
-    answer = None
+    shown = {"query": query}
     try:
+        shown["chips"] = chips = collection.counts()
+        shown["example"] = collection.example(chips)
+        seed = seed_of(like, uploads)
         answer = collection.asked(query, seed)
         if seed:
-            name = seed.name if isinstance(seed, Song) else collection.name_of(seed)
+            is_upload = isinstance(seed, Song)
+            shown["like"] = seed.name if is_upload else collection.name_of(seed)
         total, seconds = len(answer.songs.paths), answer.songs.seconds[answer.rows]
         sentence = f"{answer.number:,} of {total:,} songs"
         if answer.number > len(answer.rows):
@@ -392,48 +364,44 @@ def library_html(
         sentence += f", {playing_time(np.nansum(seconds))}."
         if not answer.number and not seed:
             answer, sentence = collection.nearest(query)
-    except (TaggerError, OSError) as failed:
-        error = str(failed)
-    return html(
-        "library",
-        query=query,
-        example=collection.example(),
-        chips=collection.counts(),
-        like=name,
-        saved=urllib.parse.urlencode({"query": query, "like": like}),
-        sentence=sentence,
-        error=error,
-        columns=list(answer.columns) if answer else [],
-        songs=collection.shown(answer) if answer else [],
-    )
+        shown |= {
+            "sentence": sentence,
+            "columns": list(answer.columns),
+            "songs": collection.shown(answer),
+            "saved": urllib.parse.urlencode({"query": query, "like": like}),
+        }
+    except HTTPException as error:
+        shown["error"] = error.detail
+    except (TaggerError, OSError) as error:
+        shown["error"] = str(error)
+    return html("library", **shown)
 
 
 def playing_time(seconds: float) -> str:
     """Returns a length in hours and minutes."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60}" if minutes >= 60 else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes}"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 # --- Serving --------------------------------------------------------------------------
 
 
-def allowed_hosts(host: str) -> list[str]:
+def allowed_hosts(limits: Limits) -> list[str]:
     """Returns the host names by which the page may be called.
 
     A website could otherwise let its own name point to this machine (DNS rebinding),
     and read what the page shows. A page that listens on all addresses has any name.
     """
-    loopback = ["localhost", "127.0.0.1", "[::1]"]
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:  # a name
-        return [host, *loopback]
-    if address.is_unspecified:
-        return ["*"]
-    own = f"[{address}]" if address.version == 6 else str(address)
-    return list(dict.fromkeys([own, *loopback]))
+    host = limits.host.strip("[]")
+    with contextlib.suppress(ValueError):  # a name
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            return ["*"]
+        host = f"[{address}]" if address.version == 6 else str(address)
+    names = (host, limits.public_name, "localhost", "127.0.0.1", "[::1]")
+    return list(dict.fromkeys(filter(None, names)))
 
 
 class Guard:
@@ -442,20 +410,26 @@ class Guard:
     It answers before the body arrives.
     """
 
-    def __init__(self, app: Callable, api_key: str | None):
-        self._app, self._key = app, (api_key or "").encode()
+    def __init__(self, app: Callable, limits: Limits):
+        self._app, self._key = app, (limits.api_key or "").encode()
+        self._public_name = limits.public_name
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Handles a request."""
         refusal = None
         if scope["type"] == "http":
             headers, path = Headers(scope=scope), scope["path"]
-            origin, host = headers.get("origin"), headers.get("host")
+            origin, host = headers.get("origin", ""), headers.get("host")
+            name = origin.removeprefix("http://").removeprefix("https://")
+            is_own = name in ("", host) or self._public_name in (
+                name,
+                name.rpartition(":")[0],
+            )
             given = headers.get("x-api-key", "").encode()
             open_paths = ("/api/docs", "/api/openapi.json", "/api/static/")
             is_open = path.startswith(open_paths)
             needs_key = path.startswith(("/api/", "/rest/")) and not is_open
-            if origin and origin not in (f"http://{host}", f"https://{host}"):
+            if not is_own:
                 refusal = 403, f"Requests from {origin[:200]} are not accepted."
             elif needs_key and self._key and not compare_digest(given, self._key):
                 refusal = 401, "Send the API key in the header X-API-Key."

@@ -5,12 +5,14 @@ import csv
 import dataclasses
 import functools
 import io
-import os
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+from starlette.exceptions import HTTPException
 
 from tagger.audio import AudioDecodeError, stream_audio
 from tagger.inference.results import Result, ScoringError
@@ -21,7 +23,8 @@ from tagger.text import TaggerError
 from tagger.web.decoding import decode
 
 NUM_COLUMNS = 600  # of the waveform
-NUM_DECODERS = 4  # uploads that are decoded at the same time, each in a process
+NUM_DECODERS = 4  # songs that are decoded at the same time, each in a process
+MAX_TURNS = 24  # songs that are heard or wait; the server has 40 threads for all
 NUM_ROWS = 5  # that are shown even if no tag reaches its threshold
 NUM_NAMED = 6  # tags in the verdict
 LONG_SECONDS = 180.0  # from which the verdict names the best moment
@@ -95,14 +98,42 @@ class Listener:
         self.tagger, self._max_minutes = tagger, max_minutes
         self._opening, self._opened = threading.Lock(), functools.cache(open_explainer)
         self._table = mapping.read_mapping()
+        self._turns = threading.Semaphore(MAX_TURNS)
         self._decoders = threading.Semaphore(NUM_DECODERS)
         self._one = threading.Lock()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Takes one of the turns to be heard, of which there are MAX_TURNS.
+
+        Raises:
+            HTTPException: all are taken (503).
+        """
+        if not self._turns.acquire(blocking=False):
+            raise HTTPException(
+                503, f"{MAX_TURNS} songs are waiting here already. Try again later."
+            )
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def make_playable(self, path: Path, flac: Path) -> None:
+        """Writes a file of the library as browsers can play it, however long it is.
+
+        Raises:
+            AudioDecodeError: it cannot be decoded.
+            HTTPException: too many songs wait (503).
+        """
+        with self.turn(), self._decoders:
+            decode(path, None, self.tagger.info.sample_rate, math.inf, flac)
 
     def hear(self, path: Path, tell: Callable | None = None) -> Song:
         """Tags an upload.
 
         Args:
-            path: The upload; files are written beside it.
+            path: The upload, as `Uploads.save` returns it; files are written to the
+                folder above its own.
             tell: Function that is called with the share of the song that is scored, or
                 None.
 
@@ -120,8 +151,9 @@ class Listener:
     def _heard(self, path: Path, tell: Callable | None) -> Song:
         rate, engine = self.tagger.info.sample_rate, self.tagger.engine
         # Messages and pictures name a file by its name, so the WAV file has the same.
-        (path.parent / "wav").mkdir()
-        wav, flac = path.parent / "wav" / path.name, path.parent / "player.flac"
+        folder = path.parent.parent
+        wav, flac = folder / "wav" / path.name, folder / "player.flac"
+        wav.parent.mkdir()
         with self._decoders:
             decode(path, wav, rate, self._max_minutes, flac)
         power = [_power(block, rate) for block in stream_audio(wav, rate)]
@@ -185,8 +217,7 @@ class Listener:
 
     def _best(self, song: Song, rows: list[Row]) -> tuple[Row, float, float] | None:
         """Returns the tag with the highest score in a long song: row, score, second."""
-        peaks = [row for row in rows if row.threshold and not row.is_reached]
-        peaks = [row for row in peaks if row.scores.max() >= row.threshold]
+        peaks = [x for x in rows if x.threshold and x.scores.max() >= x.threshold]
         if song.taggram.length_seconds < LONG_SECONDS or not peaks:
             return None
         row = max(peaks, key=lambda row: row.scores.max())
@@ -200,39 +231,49 @@ class Listener:
             See `report.why`.
 
         Raises:
-            ValueError: there is no such tag.
-            ImportError: Keras is not installed.
+            ValueError: there is no such tag, or Keras is not installed.
+            HTTPException: too many songs wait (503).
         """
-        explainer = self._explainer()
-        from tagger.interpretation import report  # needs Keras
-
-        with self._one:
-            return report.why(explainer, str(song.wav), tag, song.taggram)
+        with self.turn():
+            explainer, report = self._explainer()
+            with self._one:
+                return report.why(explainer, str(song.wav), tag, song.taggram)
 
     def report(self, song: Song, folder: Path) -> Path:
-        """Writes the report of `tagger explain`; returns the path of its page."""
-        explainer = self._explainer()
-        from tagger.interpretation import report
+        """Writes the report of `tagger explain`; returns the path of its page.
 
+        Raises:
+            ValueError, HTTPException: see `why`.
+        """
         tags = [row.tag for row in self.rows(song)[:3]]
-        with self._one:
-            page, *_ = report.explain(
-                explainer, str(song.wav), folder, tags, taggram=song.taggram
-            )
+        with self.turn():
+            explainer, report = self._explainer()
+            with self._one:
+                page, *_ = report.explain(
+                    explainer, str(song.wav), folder, tags, taggram=song.taggram
+                )
         return page
 
     def prepare(self) -> None:
         """Opens the explainer in a thread: a visitor who has a song may ask why."""
 
         def opened() -> None:
-            with contextlib.suppress(ImportError, TaggerError, OSError):
+            with contextlib.suppress(TaggerError, OSError):
                 self._explainer()
 
         threading.Thread(target=opened, daemon=True).start()
 
-    def _explainer(self) -> Tagger:
+    def _explainer(self) -> tuple[Tagger, ModuleType]:
         with self._opening:
-            return self._opened()
+            try:
+                from tagger.interpretation import report
+
+                return self._opened(), report
+            except ModuleNotFoundError as error:
+                raise TaggerError(
+                    f"Explaining needs {error.name}, which this server lacks. In the"
+                    " folder of tagger: pip install '.[train]'."
+                ) from error
 
     def as_json(self, song: Song) -> dict:
         """Returns all scores of a song, overall and over time."""
@@ -286,13 +327,6 @@ def _spoken(tag: str, taggram: Taggram, number: int) -> str:
         for place in sorted(places)
     ]
     return f"{tag}: {', '.join(said)}"
-
-
-def file_name(given: str | None) -> str:
-    """Returns the name of an upload as a file's name in one folder."""
-    name = os.path.basename((given or "").replace("\0", ""))
-    short = os.fsencode(name)[-200:].decode("utf-8", "ignore")
-    return short if short not in ("", ".", "..") else "song"
 
 
 def clock(seconds: float) -> str:

@@ -522,21 +522,30 @@ def test_contradictions_are_not_written_together():
     tags = ["no vocals", "female", "slow", "fast", "drums"]
     found = table.values(tags, np.array([0.6, 0.9, 0.7, 0.8, 0.5]), np.full(5, 0.4), 9)
     assert found == {"autotags": ["female vocals", "fast", "drums"]}
+    # By the words that are written, in any table; what is not written blocks nothing.
+    own = mapping.Mapping({"calm": ("speed", "Slow"), "wild": ("speed", "FAST")}, "x")
+    found = own.values(["wild", "calm"], np.array([0.6, 0.9]), np.full(2, 0.4), 9)
+    assert found == {"speed": ["Slow"]}
+    scores = np.array([0.9, 0.8, 0.7])
+    found = own.values(["x", "calm", "wild"], scores, np.full(3, 0.4), 1)
+    assert found == {"x": ["x"], "speed": ["Slow"]}
 
 
-def test_a_threshold_that_is_just_reached_is_not_written(command, music, monkeypatch):
+def test_a_threshold_that_is_just_reached_is_not_written(command, music):
+    """High thresholds can be passed, too."""
     command.scan(music)
-    scores = command.songs().scores[:, 0]
-    with database.writer(command.path) as library:
-        for share, number in ((1.0, 4), (1 / mapping.MARGIN, 5)):
-            low = [float(scores.min()) * share * 0.999, 1.0, 1.0, 1.0]
+    scores = command.songs().scores[:, 0].astype(float)
+    odds = scores / (1 - scores) / mapping.MARGIN
+    passed = odds / (1 + odds)  # the thresholds that these scores just pass
+    np.testing.assert_allclose(mapping.thresholds_to_write(passed), scores)
+    assert (mapping.thresholds_to_write([0.7, 0.9, 0.99]) < 1).all()
+    for low, number in ((passed.max() * 1.001, 0), (passed.min() * 0.999, 5)):
+        with database.writer(command.path) as library:
             with library._changing() as connection:
-                connection.execute(
-                    "UPDATE models SET thresholds = ?", [json.dumps(low)]
-                )
-            done = call(["-m", "tagger", "write", "."], music)
-            assert done.stdout.count("+ Rock") <= number
-            assert (done.stdout.count("+ Rock") == 5) == (number == 5)
+                held = json.dumps([float(low), 1.0, 1.0, 1.0])
+                connection.execute("UPDATE models SET thresholds = ?", [held])
+        done = call(["-m", "tagger", "write", "."], music)
+        assert done.stdout.count("+ Rock") == number
 
 
 def test_our_table_sends_every_vocabulary_somewhere():

@@ -44,8 +44,8 @@ def listener(tagger):
 
 def held(folder, name="a.wav"):
     """Returns a path for an upload in a folder of its own."""
-    path = folder / f"upload of {name}" / name
-    path.parent.mkdir()
+    path = folder / "token" / "upload" / name
+    path.parent.mkdir(parents=True)
     return path
 
 
@@ -158,9 +158,15 @@ def test_a_taken_port_is_said(trained, run_script):
 
 
 @pytest.fixture(scope="module")
-def url(tagger, tmp_path_factory):
+def served(tmp_path_factory):
+    """Folder of what `url` serves."""
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def url(tagger, served):
     """Serves the page by the command, as a user would; returns its URL."""
-    folder = tmp_path_factory.mktemp("served")
+    folder = served
     models.save_model(tagger.model, folder / "model.keras")
     scanner = Scanner(folder / "library.sqlite")
     for number in range(4):
@@ -263,6 +269,7 @@ def test_a_dropped_song_is_tagged_played_and_saved(
     tab.wait_for_function("!document.querySelector('#song audio').paused")
     tab.keyboard.press("Space")
     tab.wait_for_function("document.querySelector('#song audio').paused")
+    tab.keyboard.press("Alt+ArrowRight")  # the browser's own
     tab.keyboard.press("ArrowLeft")
     tab.wait_for_function(f"{left} < 74")
     with tab.expect_download() as download:
@@ -319,8 +326,41 @@ def test_what_cannot_be_tagged_is_said(browser, url, tmp_path):
     tab.close()
     tab = visit(browser, url, noise(tmp_path / "large.wav", 60))
     said = tab.wait_for_selector(".error").inner_text()
-    assert said == "large.wav: it has 3 MB; this page takes 2. Use tagger tag."
+    too_large = "large.wav: it has 3 MB; this page takes 2. Use tagger tag."
+    assert said == too_large
+    # What was being heard does not come in its place.
+    tab.set_input_files("input[type=file]", noise(tmp_path / "first.wav", 28))
+    tab.wait_for_selector("progress")
+    tab.set_input_files("input[type=file]", str(tmp_path / "large.wav"))
+    time.sleep(3)
+    assert tab.inner_text("#song") == too_large
     tab.close()
+
+
+@pytest.mark.browser
+def test_a_server_that_does_not_answer_is_said(browser, url):
+    tab = visit(browser, url)
+    tab.wait_for_selector("text=4 of 4 songs")
+    tab.get_by_role("button", name=page.EXAMPLES[0].split(".")[0], exact=True).click()
+    shown_tags(tab)
+    tab.route(re.compile("library|why"), lambda route: route.abort())
+    tab.locator("[data-why]").first.click()
+    silent = "The server does not answer. Is it still running?"
+    assert tab.wait_for_selector(".why .error").inner_text() == silent
+    tab.get_by_role("searchbox").press("Enter")
+    assert tab.wait_for_selector("#found .error").inner_text() == silent
+    tab.unroute(re.compile("library|why"))
+    tab.get_by_role("searchbox").press("Enter")
+    tab.wait_for_selector("text=4 of 4 songs")
+    tab.evaluate("ask({ like: 'forgotten' })")
+    said = tab.wait_for_selector("#found .error").inner_text()
+    assert said == "The server has forgotten this song. Send it again."
+    # The last question is the one that is answered.
+    tab.evaluate("ask({ query: 'rock > 2' }); ask({ query: 'sad > 2' })")
+    tab.wait_for_selector("text=No song matches; sad >")
+    time.sleep(1)
+    assert "sad >" in tab.inner_text("#found [role=status]")
+    leave(tab, url)
 
 
 @pytest.mark.browser
@@ -357,7 +397,7 @@ def test_the_last_song_dropped_is_the_one_shown(browser, url, tmp_path):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1100, 390])
-def test_the_library_is_searched_heard_and_saved(browser, url, width):
+def test_the_library_is_searched_heard_and_saved(browser, url, served, width):
     tab = visit(browser, url, width=width)
     tab.wait_for_selector("text=4 of 4 songs")  # all at once
     field = tab.get_by_role("searchbox")
@@ -383,8 +423,38 @@ def test_the_library_is_searched_heard_and_saved(browser, url, width):
     assert all("Song 2" not in row.inner_text() for row in rows)
     tab.get_by_role("button", name="Show all songs again").click()
     tab.wait_for_selector("text=4 of 4 songs")
+    assert tab.evaluate("document.activeElement.id") == "found"
+    tab.get_by_role("button", name="Songs similar to Ann – Song 2").click()
+    tab.wait_for_selector("text=Like Ann – Song 2")
+    assert tab.evaluate("'unlike' in document.activeElement.dataset")
+    field.fill("rock > 0 or sad > 0")
     chip = tab.locator(".chips button").first
     word = chip.get_attribute("data-word")
-    chip.click()
-    tab.wait_for_function(f"document.querySelector('[type=search]').value === '{word}'")
+    chip.focus()
+    tab.keyboard.press("Enter")
+    asked = f"(rock > 0 or sad > 0) and {word}"
+    assert field.input_value() == asked
+    tab.wait_for_function(f"document.activeElement.dataset.word === '{word}'")
+    # The player stays, and is silent where a song above is played.
+    playing = "!document.querySelector('.listen audio').paused"
+    field.fill("")
+    field.press("Enter")
+    tab.get_by_role("button", name="Play Ann – Song 2").click()
+    tab.wait_for_function(playing)
+    field.fill("rock > 0")
+    field.press("Enter")
+    tab.wait_for_selector("th:has-text('rock')")
+    assert "Song 2" in tab.wait_for_selector("tr.playing").inner_text()
+    assert tab.evaluate(playing)
+    tab.get_by_role("button", name=page.EXAMPLES[0].split(".")[0], exact=True).click()
+    shown_tags(tab)
+    tab.evaluate("document.activeElement.blur()")
+    tab.keyboard.press("Space")
+    tab.wait_for_function("!document.querySelector('#song audio').paused")
+    tab.wait_for_function(f"!({playing})")
+    (served / "music" / "1.mp3").rename(served / "music" / "away.mp3")
+    tab.get_by_role("button", name="Play Ann – Song 1").click()
+    said = tab.wait_for_selector(".listen .error").inner_text()
+    (served / "music" / "away.mp3").rename(served / "music" / "1.mp3")
+    assert "1.mp3" in said
     leave(tab, url)

@@ -149,7 +149,7 @@ class TaggerPlugin(BeetsPlugin):
             if self.config["threshold"].get() is not None:
                 thresholds[:] = self.config["threshold"].get(float)
             elif tagger.info.thresholds:
-                thresholds[:] = mapping.MARGIN * np.array(tagger.info.thresholds)
+                thresholds = mapping.thresholds_to_write(tagger.info.thresholds)
             values = mapping.read_mapping().values(
                 tagger.tags, scores, thresholds, MAX_GENRES
             )
