@@ -332,3 +332,9 @@ def test_songs_to_label_next_come_back_as_data(command, music, tmp_path):
     (tmp_path / "mine.csv").write_text("path,tags\nmusic/a.mp3,polka\n")
     done = call([*ask, "--force"], tmp_path)
     assert done.returncode == 2 and "knows none of the tags" in done.stderr
+
+
+def test_a_tag_is_found_by_its_word():
+    tags = ("hard rock", "80s", "in", "rock'n'roll", 'the "king"', "a\\b", "électro")
+    for number, tag in enumerate(tags):
+        assert queries.Query(queries.word_of(tag), tags).mentioned == [number]

@@ -1,5 +1,6 @@
 """Scanning: only what is new is analysed, and nothing that is known is lost."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -536,6 +537,12 @@ def test_a_library_is_read_where_nothing_may_be_written(scanner, music, monkeypa
         os, "access", lambda path, mode: mode != os.W_OK and may(path, mode)
     )
     assert len(scanner.songs().paths) == 5
+    # A writer's log beside it is read too: what is immutable would lack it.
+    with contextlib.closing(sqlite3.connect(scanner.path)) as writer:
+        writer.execute("UPDATE models SET thresholds = '[0.5, 0.5, 0.5, 0.5]'")
+        writer.commit()
+        assert scanner.path.with_name(f"{scanner.path.name}-wal").stat().st_size
+        assert scanner.songs().model.thresholds == (0.5, 0.5, 0.5, 0.5)
 
 
 def test_a_library_that_is_deleted_meanwhile_is_missed(scanner, music):

@@ -600,3 +600,22 @@ def test_an_edited_table_is_used(command, music):
     storage.write_text_atomically(music / "map.csv", table)
     done = call(["-m", "tagger", "write", ".", "--fields", "map.csv"], music)
     assert "+ Krautrock" in done.stdout and TAGS[0] == "rock"
+
+
+def test_values_of_another_table_stay_ours(command, music):
+    """A value written by one table is taken away by it, after another one wrote."""
+    command.scan(music)
+    table = call(["-m", "tagger", "write", "--show-fields"], music).stdout
+    own = table.replace("rock,genre,Rock", "rock,style,Rock")
+    storage.write_text_atomically(music / "map.csv", own)
+    write = ["-m", "tagger", "write", "a.mp3", "--yes", "--share", ".9"]
+    call([*write, "--fields", "map.csv"], music)
+    held = fields.open_fields(str(music / "a.mp3"))
+    assert held.get("style") == ["Rock"]
+    call(write, music)
+    held = fields.open_fields(str(music / "a.mp3"))
+    marks = held.get(mapping.WRITTEN)
+    assert any(mark.startswith("style") for mark in marks), marks
+    assert held.get("style") == ["Rock"] and "Rock" in held.get("genre")
+    none = writing.planned(str(music / "a.mp3"), {}, {"style"})
+    assert none.fields["style"] == (["Rock"], [])
