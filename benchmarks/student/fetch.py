@@ -1,4 +1,4 @@
-"""Fetches the music of the student: 47 hours from packages of the Debian archive.
+"""Fetches the music of the student: 39 hours from packages of the Debian archive.
 
     pip install pooch python-debian
     python benchmarks/student/fetch.py --mirror URL --output-dir music
@@ -11,7 +11,6 @@ Run again, it fetches what is missing.
 """
 
 import argparse
-import csv
 import shutil
 import tempfile
 import zipfile
@@ -21,9 +20,9 @@ from pathlib import Path, PurePosixPath
 import pooch
 import requests
 from debian.debfile import DebFile
+from groups import HERE, read
 from tqdm import tqdm
 
-HERE = Path(__file__).parent
 ARCHIVE_MARK = "!/"  # in a path: what follows is a file in a zip archive
 
 
@@ -60,12 +59,6 @@ def main() -> None:
                 failed.append(f"{row['package']} {row['version']}: {error}")
     if failed:
         parser.exit(2, "\n".join(["These packages could not be fetched:", *failed, ""]))
-
-
-def read(name: str) -> list[dict[str, str]]:
-    """Reads a table beside this script."""
-    with open(HERE / name, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def fetch(url: str, sha256: str, folder: Path, names: list[str]) -> None:

@@ -1,9 +1,7 @@
 """The model inside this package: it works offline, and is what it says."""
 
-import csv
+import importlib
 import os
-import re
-import unicodedata
 
 import numpy as np
 import onnxruntime
@@ -73,25 +71,17 @@ def test_songs_are_tagged_without_a_network_a_cache_or_keras(name, tmp_path):
     assert "rock/muldjord_guitar.opus\n  rock " in done.stdout
 
 
-# Their tracks are in train and in test; docs/student.md says what this changes. The
-# split is to be made anew, and this set to be empty.
-KNOWN_IN_TWO_SPLITS = {"chris leutwyler", "ufoai-music", "zhaytee"}
-
-
-def artists_in(text):
-    """Returns the names in an artist field, without case, accents and addresses."""
-    text = unicodedata.normalize("NFKD", text.casefold())
-    text = "".join(letter for letter in text if not unicodedata.combining(letter))
-    parts = re.split(r"[&,()\[\]\"]|\bfeat\b|\baka\b|\band\b", text)
-    return {part.strip() for part in parts if part.strip()}
-
-
-def test_no_artist_is_in_two_splits_of_the_students_music_but_those_we_know():
-    path = REPOSITORY / "benchmarks" / "student" / "music.csv"
-    splits = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for name in artists_in(row["artist"]):
-                splits.setdefault(name, set()).add(row["split"])
-    in_two = {name for name, held in splits.items() if len(held) > 1}
-    assert in_two == KNOWN_IN_TWO_SPLITS
+def test_no_package_and_no_person_is_in_two_splits_of_the_students_music(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks" / "student")
+    groups = importlib.import_module("groups")
+    rows, splits = groups.read("music.csv"), {}
+    for row in rows:
+        for key in groups.keys(row):
+            splits.setdefault(key, set()).add(row["split"])
+    assert len(rows) == 847 and [one for one in splits.items() if len(one[1]) > 1] == []
+    held = dict(zip(groups.groups(rows), (row["split"] for row in rows), strict=True))
+    for row, group in zip(rows, groups.groups(rows), strict=True):
+        assert held[group] == row["split"]
+    assert groups.persons('2006 Zhaytee, "Àlex Almarza" (Krobonil) & the team') == {
+        "joseph g toscano", "alex almarza", "chris leutwyler",
+    }  # fmt: skip
