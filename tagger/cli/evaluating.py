@@ -70,6 +70,7 @@ def evaluate(
     bootstrap: Count | None = None,
     compare_with: Model | None = None,
     robustness: FigureOutput | None = None,
+    reliability: FigureOutput | None = None,
     tune_thresholds: ModelOutput | None = None,
     published: bool = False,
     force: Force = False,
@@ -89,11 +90,13 @@ def evaluate(
         output: Write all results (.json), or a table per tag (.csv); may be repeated.
         plot: Plot the results per tag.
         bootstrap: Compute 95 % confidence intervals from N resamples of the clips.
-        compare_with: Compare with another model on the same clips, with a p-value.
+        compare_with: Compare with another model on the same clips, with a p-value, and
+            name the tags that differ.
         robustness: Plot the results under time stretch, pitch shift, compression and
             noise.
+        reliability: Plot how often clips with a score have the tag.
         tune_thresholds: Write a copy with thresholds that maximise F1 on val.
-        published: Show the results that others published on this dataset.
+        published: Show the results that others published on this split.
     """
     if fold is not None:
         for flag, value in (
@@ -131,7 +134,8 @@ def evaluate(
     if compare_with:
         evaluation.alignment.check_comparable(info, other_info, shards, tag_map)
     if published:
-        evaluation.published.scores_on(shards.manifest.dataset)
+        manifest = shards.manifest
+        evaluation.published.scores_on(manifest.dataset, manifest.split_rule)
     if robustness:
         evaluation.robustness.check(shards)
     if tune_thresholds:
@@ -153,7 +157,9 @@ def evaluate(
     for path in output:
         with storage.replacing(path) as unfinished:
             if path.endswith(".csv"):
-                per_tag = evaluation.metrics.per_tag(scored)
+                per_tag = evaluation.metrics.per_tag(scored).join(
+                    evaluation.reliability.per_tag(scored)
+                )
                 per_tag.rename(index=table_cell).to_csv(unfinished)
             else:
                 text = evaluation.metrics.as_json(scored) + "\n"
@@ -166,6 +172,12 @@ def evaluate(
         title = f"{data_title}\n{evaluation.metrics.macro_line(scored)}"
         plotting.save(evaluation.figures.plot_scores(per_tag, title), plot)
         lines.append(f"plot    {plot}")
+    if reliability:
+        curve = evaluation.reliability.curve(scored)
+        plotting.save(
+            evaluation.figures.plot_reliability(curve, data_title), reliability
+        )
+        lines.append(f"plot    {reliability}")
     if tune_thresholds:
         lines.append(f"tuned   {tune_thresholds}")
     if published:
@@ -183,6 +195,10 @@ def evaluate(
         lines += [compare_with, line, "difference:"]
         pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other_scored)
         lines += evaluation.bootstrap.describe(pair)
+        tags = evaluation.bootstrap.differences_per_tag(
+            scored, other_scored, num_resamples
+        )
+        lines.append(evaluation.bootstrap.describe_tags(tags))
     if robustness:
         table = evaluation.robustness.measure(
             predict, shards, info, split, tag_map, num_resamples
@@ -199,6 +215,7 @@ def evaluate(
         print(evaluation.metrics.as_json(scored))
     lines += [
         f"split   {scored.dataset}, {scored.split_rule}",
+        evaluation.reliability.describe(scored),
         evaluation.metrics.macro_line(scored),
     ]
     text = printable("\n".join(lines), keep="\n")

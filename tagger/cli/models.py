@@ -92,10 +92,9 @@ def _description(entry: registry.ModelEntry) -> list[list[str]]:
         ["recipe", entry.recipe],
     ]
     for published in entry.published:
-        configuration = [f"{key} {value}" for key, value in published.options.items()]
         scores = _scores(published.roc_auc, published.pr_auc)
-        words = [published.dataset, scores, *configuration, published.source]
-        rows.append(["published", ", ".join(words)])
+        where = f"{published.dataset} ({published.split})"
+        rows.append(["published", f"{where}, {scores}, {published.described()}"])
     for option in registry.options_of(entry.name).parameters.values():
         rows.append(["option", f"{option.name} = {option.default}: {option.help}"])
     for found in weights.pretrained.PRETRAINED.values():

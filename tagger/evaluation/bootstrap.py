@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 from tqdm import tqdm
 
 from tagger.evaluation import metrics
@@ -66,16 +67,8 @@ def bootstrap(
     """
     if num_resamples < 1:
         raise TaggerError(f"There must be at least 1 resample, not {num_resamples}.")
-    if other is not None and (
-        scored.tags != other.tags
-        or not np.array_equal(scored.clip_ids, other.clip_ids)
-        or not np.array_equal(scored.labels, other.labels)
-    ):
-        raise TaggerError(
-            "The two models were not scored on the same clips and tags. Evaluate both"
-            " on the same data."
-        )
-
+    if other is not None:
+        _check_pair(scored, other)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no tag has an AUC
         drawn = np.nanmean(_drawn(scored, num_resamples, seed), axis=1)
@@ -96,6 +89,68 @@ def bootstrap(
             p_value = min(1.0, 2 * min(tails) / (num_resamples + 1))
         result[name] = Interval(float(value), float(low[n]), float(high[n]), p_value)
     return result
+
+
+def _check_pair(scored: Evaluation, other: Evaluation) -> None:
+    if (
+        scored.tags != other.tags
+        or not np.array_equal(scored.clip_ids, other.clip_ids)
+        or not np.array_equal(scored.labels, other.labels)
+    ):
+        raise TaggerError(
+            "The two models were not scored on the same clips and tags. Evaluate both"
+            " on the same data."
+        )
+
+
+def differences_per_tag(
+    scored: Evaluation, other: Evaluation, num_resamples: int, seed: int = 0
+) -> pd.DataFrame:
+    """Compares the ROC-AUC of each tag of two models on the same draws of clips.
+
+    The p-values are those of a normal distribution with the spread of the resamples:
+    counting resamples shows no p-value below 2 / (N + 1), which a correction over 50
+    tags would take for chance. Holm, Scandinavian Journal of Statistics 6, 1979.
+
+    Args:
+        scored: Evaluation of a model on a split.
+        other: Evaluation of another model on the same clips.
+        num_resamples: Number of draws.
+        seed: Random seed of the draws.
+
+    Returns:
+        Columns difference (scored - other), p, and p_holm, corrected for the number of
+        tags, by tag; the smallest p first. Tags without an AUC are left out.
+
+    Raises:
+        ValueError: the two were not scored on the same clips and tags.
+    """
+    _check_pair(scored, other)
+    aucs = [metrics.per_tag(one)["roc_auc"] for one in (scored, other)]
+    drawn = [_drawn(one, num_resamples, seed)[:, :, 0] for one in (scored, other)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a tag without an AUC
+        spread = np.nanstd(drawn[0] - drawn[1], axis=0)
+    difference = aucs[0] - aucs[1]
+    p_values = 2 * norm.sf(abs(difference) / np.maximum(spread, 1e-12))
+    table = pd.DataFrame({"difference": difference, "p": p_values})
+    table = table.dropna().sort_values("p", kind="stable")
+    factors = np.arange(len(table), 0, -1)
+    table["p_holm"] = np.minimum(np.maximum.accumulate(table["p"] * factors), 1)
+    return table
+
+
+def describe_tags(differences: pd.DataFrame, level: float = 0.05) -> str:
+    """Returns a sentence on the tags that differ, from `differences_per_tag`."""
+    found = differences[differences["p_holm"] < level]
+    corrected = f"(Holm's correction over {len(differences)} tags)"
+    if found.empty:
+        return f"No tag's ROC-AUC differs {corrected}."
+    named = ", ".join(
+        f"{tag} {row.difference:+.4f} (p = {row.p_holm:.2g})"
+        for tag, row in found.iterrows()
+    )
+    return f"Tags whose ROC-AUC differs {corrected}: {named}"
 
 
 def _aucs(scored: Evaluation) -> np.ndarray:

@@ -85,3 +85,26 @@ def plot_robustness(
     axes.set_xlabel(f"macro {name}, 95 % intervals (grey: unmodified clips)")
     set_title(figure, title)
     return figure
+
+
+def plot_reliability(curve: pd.DataFrame, title: str) -> Figure:
+    """Draws the share of positives over the score, and how many scores there are.
+
+    Args:
+        curve: Result of `reliability.curve`.
+        title: Title of the figure.
+    """
+    figure = new_figure(4, 4)
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    axes.plot(curve["score"], curve["share"], "o-", color=COLOURS[0], markersize=4)
+    axes.set_ylabel("share of clips with the tag")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    counts.bar(curve["score"], curve["clips"], width=0.05, color=COLOURS[0])
+    counts.set_yscale("log")
+    counts.set_ylabel("scores")
+    counts.set_xlabel("score (dotted: scores that are probabilities)")
+    for panel in (axes, counts):
+        panel.spines[["top", "right"]].set_visible(False)
+    set_title(figure, title)
+    return figure

@@ -16,7 +16,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from tagger.evaluation import agreement
+from tagger.evaluation import agreement, reliability
 
 METRICS = ("roc_auc", "pr_auc")
 
@@ -167,7 +167,7 @@ def as_json(scored: Evaluation) -> str:
 
     Undefined AUCs are null.
     """
-    table = per_tag(scored)
+    table, errors = per_tag(scored), reliability.per_tag(scored)
     content = {
         "dataset": scored.dataset,
         "split": scored.split,
@@ -175,8 +175,9 @@ def as_json(scored: Evaluation) -> str:
         "num_clips": len(scored.labels),
         "loss": scored.loss,
         **macro(scored),
+        **{name: float(value) for name, value in errors.mean().items()},
         "left_out": list(table.index[table["roc_auc"].isna()]),
-        "tags": table.to_dict("index"),
+        "tags": table.join(errors).to_dict("index"),
     }
     return json.dumps(_null_for_nan(content), allow_nan=False)
 

@@ -35,18 +35,26 @@ class Published:
     """Macro test scores that somebody published for one configuration.
 
     Attributes:
+        model: Key of MODELS, or the name of an encoder that is not ours.
         dataset: Key of `datasets.DATASETS`.
-        roc_auc: ROC-AUC.
+        split: Test set, as published.csv explains.
+        roc_auc: ROC-AUC; None if not published.
         pr_auc: PR-AUC; None if not published.
         options: Options of the factory.
         source: Who published them.
     """
 
+    model: str
     dataset: str
-    roc_auc: float
+    split: str
+    roc_auc: float | None
     pr_auc: float | None
     options: dict
     source: str
+
+    def described(self) -> str:
+        """Returns the source and the options."""
+        return ", ".join([self.source, *(f"{k} {v}" for k, v in self.options.items())])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +109,7 @@ class ModelEntry:
     @property
     def published(self) -> tuple[Published, ...]:
         """Published test scores, as their sources print them."""
-        return _published().get(self.name, ())
+        return tuple(row for row in all_published() if row.model == self.name)
 
 
 _KIM_2018 = "Kim, Lee and Nam, ICASSP 2018, https://arxiv.org/abs/1710.10451"
@@ -394,21 +402,17 @@ def _stored_facts() -> dict[str, Facts]:
 
 
 @functools.cache
-def _published() -> dict[str, tuple[Published, ...]]:
-    found = {}
+def all_published() -> tuple[Published, ...]:
+    """Returns the published scores of our models, and of encoders of others."""
+    found, truth = [], {"True": True, "False": False}
     with PUBLISHED_PATH.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(line for line in file if line[0] != "#"):
             pairs = (pair.split("=") for pair in row["options"].split())
-            truth = {"True": True, "False": False}
-            scores = Published(
-                row["dataset"],
-                float(row["roc_auc"]),
-                float(row["pr_auc"]) if row["pr_auc"] else None,
-                {key: truth.get(value, value) for key, value in pairs},
-                row["source"],
-            )
-            found[row["model"]] = (*found.get(row["model"], ()), scores)
-    return found
+            row["options"] = {key: truth.get(value, value) for key, value in pairs}
+            for name in ("roc_auc", "pr_auc"):
+                row[name] = float(row[name]) if row[name] else None
+            found.append(Published(**row))
+    return tuple(found)
 
 
 def _write_facts() -> None:

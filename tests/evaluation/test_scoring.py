@@ -21,6 +21,7 @@ from tagger.evaluation import (
     metrics,
     published,
     rates,
+    reliability,
     scoring,
 )
 from tagger.models import ModelInfo
@@ -61,6 +62,7 @@ def test_tags_without_positive_or_negative_are_named_and_left_out():
     assert content["left_out"] == ["none", "all"]
     assert content["tags"]["none"] == {
         "positives": 0, "negatives": 2, "roc_auc": None, "pr_auc": None,
+        "brier": pytest.approx(0.025), "ece": pytest.approx(0.15),
     }  # fmt: skip
 
 
@@ -264,13 +266,76 @@ def test_thresholds_have_the_best_f1_of_all():
 
 
 def test_published_scores_stand_beside_ours_and_the_split_is_named():
-    one = dataclasses.replace(many(), dataset="mtg_jamendo")
+    one = dataclasses.replace(
+        many(), dataset="mtg_jamendo", split_rule="top50tags: split 0 by artist"
+    )
     text = published.compare(one, "mine")
-    best = text.splitlines()[1]
-    assert "mine" in text and "this model, test split" in text and "by hand" in text
-    assert "0.8324" in text and "Won et al. 2020" in best + text
-    with pytest.raises(ValueError, match="no published scores for demo, only for"):
+    assert "mine" in text and "this model, test split, 4 tags" in text
+    assert "0.8324   0.2976  Won et al. 2020" in text and "'split 0'" in text
+    assert "on 4 tags, the published ones on 50: the scores are not" in text
+    with pytest.raises(ValueError, match="no published scores for demo, by hand, only"):
         published.compare(many(), "mine")
+    with pytest.raises(ValueError, match=r"split 1.*only for mtg_jamendo \(split 0\)"):
+        published.scores_on("mtg_jamendo", "top50tags: split 1 by artist")
+
+
+def test_published_scores_are_those_of_the_same_test_set():
+    """MagnaTagATune with clips that have no tag is another test set."""
+    clean = published.scores_on("magnatagatune", "won: directories 0-b, c, d-f")
+    whole = published.scores_on("magnatagatune", "pons: directories 0-b, c, d-f")
+    assert {row.split for row in clean} == {"clean"} and len(clean) > 20
+    assert min(row.pr_auc for row in clean if row.model.startswith("M")) > 0.46
+    assert max(row.pr_auc for row in whole) < 0.42
+    models = {row.model for row in whole}
+    assert {"musicnn_pons", "MULE", "MuQ"} <= models and "musicnn" not in models
+    for name in ("as built by resemul", "lee: Lee's lists"):
+        assert published.scores_on("magnatagatune", name) == clean
+
+
+def test_reliability_counted_by_hand():
+    # .9 and .95 in one bin: a mean of .925, of which a half is right; .1 never is.
+    result = scored([[1], [0], [0], [0]], [[0.9], [0.95], [0.1], [0.1]])
+    errors = reliability.per_tag(result)
+    assert errors["brier"]["tag0"] == pytest.approx((0.01 + 0.9025 + 0.02) / 4)
+    assert errors["ece"]["tag0"] == pytest.approx((2 * 0.425 + 2 * 0.1) / 4)
+    curve = reliability.curve(result)
+    assert curve["clips"].tolist() == [2, 2]
+    assert curve["score"].tolist() == pytest.approx([0.1, 0.925])
+    assert curve["share"].tolist() == [0, 0.5]
+    assert "Brier score 0.2331" in reliability.describe(result)
+    right = scored([[1, 0], [0, 1]], [[1.0, 0.0], [0.0, 1.0]])
+    assert (reliability.per_tag(right) == 0).all(axis=None)
+    from sklearn.calibration import calibration_curve
+
+    one = many(500)
+    one = dataclasses.replace(one, scores=1 / (1 + np.exp(-one.scores)))
+    share, score = calibration_curve(one.labels.ravel(), one.scores.ravel(), n_bins=10)
+    curve = reliability.curve(one)
+    np.testing.assert_allclose(curve["share"], share)
+    np.testing.assert_allclose(curve["score"], score, rtol=1e-6)
+
+
+def test_tags_that_differ_are_named_after_holms_correction():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=(300, 20))
+    same = rng.random((300, 20))
+    better = same.copy()
+    better[:, 3] = 0.5 * same[:, 3] + 0.5 * labels[:, 3]
+    table = bootstrap.differences_per_tag(
+        scored(labels, better), scored(labels, same), 200
+    )
+    assert table.index[0] == "tag3" and table["p_holm"].iloc[0] < 1e-6
+    assert (table["p_holm"].iloc[1:] == 1).all()  # they are the same
+    said = bootstrap.describe_tags(table)
+    assert "over 20 tags): tag3 +0." in said and "tag1" not in said
+    # By chance alone, one in twenty p-values is below .05; corrected, hardly any.
+    noise = [scored(labels, rng.random((300, 20))) for _ in range(2)]
+    table = bootstrap.differences_per_tag(*noise, 200)
+    assert table["p_holm"].min() > 0.05 and (table["p_holm"] >= table["p"]).all()
+    assert bootstrap.describe_tags(table).startswith("No tag's ROC-AUC differs")
+    p = table["p"].to_numpy()
+    expected = [min(max(p[: n + 1] * (20 - np.arange(n + 1))), 1) for n in range(20)]
+    np.testing.assert_allclose(table["p_holm"], expected)
 
 
 def test_loss_is_keras_cross_entropy(trained, built):
@@ -299,16 +364,19 @@ def test_eval_compares_tunes_and_measures_robustness(
     manifest = (data / "manifest.json").read_text()
     assert '"dataset": "demo"' in manifest
     manifest = manifest.replace('"dataset": "demo"', '"dataset": "magnatagatune"')
+    manifest = manifest.replace('"split_rule": "', '"split_rule": "won: ')
     (data / "manifest.json").write_text(manifest)
     tuned, plot = tmp_path / "tuned.keras", tmp_path / "robustness.png"
     done = run_script(
         *("eval.py", model, "--data-dir", data, "--bootstrap", 20),
         *("--compare-with", model, "--tune-thresholds", tuned),
-        *("--published", "--robustness", plot),
+        *("--published", "--robustness", plot, "--reliability", tmp_path / "r.png"),
     )
     assert done.returncode == 0, done.stderr
     assert "short_chunk_resnet" in done.stdout and "macro F1" in done.stdout
     assert "95 % interval" in done.stdout and "+0.0000" in done.stdout
+    assert "No tag's ROC-AUC differs" in done.stdout and "Brier score" in done.stdout
+    assert (tmp_path / "r.png").stat().st_size > 5_000
     assert "0.4 of peak" in done.stdout and plot.stat().st_size > 10_000
     assert models.model_info(models.load_model(tuned)).thresholds
     assert done.stdout.splitlines()[-1].startswith("test macro: ROC-AUC")
@@ -319,7 +387,7 @@ def scored_on(num_tags, num_clips=20):
     labels = (rng.random((num_clips, num_tags)) < 0.5).astype(np.uint8)
     tags = tuple(f"tag {n}" for n in range(num_tags))
     return metrics.Evaluation(
-        "magnatagatune", "test", "a split", tags,
+        "magnatagatune", "test", "won: a split", tags,
         np.arange(num_clips).astype(str), labels, labels * 0.9 + 0.05, 0.1,
     )  # fmt: skip
 
@@ -327,10 +395,7 @@ def scored_on(num_tags, num_clips=20):
 def test_only_scores_on_fifty_tags_are_ranked_among_the_published():
     ranked = published.compare(scored_on(50), "mine").splitlines()
     assert ranked[1].split()[0] == "mine"  # a perfect score comes first
-    marked = published.compare(scored_on(14), "mine")
-    rows = [line for line in marked.splitlines() if "this model, test split" in line]
-    table = marked[: marked.index("This model is listed last")].splitlines()
-    assert table[-1] == rows[0] and "on 14 tags, the published ones on 50" in marked
+    assert "not comparable" in published.compare(scored_on(14), "mine")
 
 
 # --- Resamples, folds and maps of names -----------------------------------------------

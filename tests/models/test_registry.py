@@ -64,6 +64,13 @@ def test_published_scores_belong_to_models_that_can_be_built(name):
     assert all(0.5 < published.roc_auc < 1 for published in entry.published)
 
 
+def test_encoders_of_others_are_named():
+    others = {row.model for row in models.registry.all_published()} - set(models.MODELS)
+    assert {name.split()[0].split("-")[0] for name in others} == {
+        "MERT", "MULE", "MuQ", "MusicFM", "OMAR",
+    }  # fmt: skip
+
+
 def test_a_saved_model_carries_tags_rate_and_segment_and_scores_the_same(
     narrow, exact, tmp_path
 ):
