@@ -134,7 +134,7 @@ SHORT = {
     [
         pytest.param(name, "mixed_float16", marks=[] if usual else pytest.mark.nightly)
         for name in models.MODELS
-        for usual in [name in ("sample_cnn", "short_chunk_resnet")]
+        for usual in [name == "sample_cnn"]
     ]
     + [("music_tagging_transformer", "mixed_bfloat16")],  # has the range of float32
 )
@@ -257,11 +257,16 @@ def progress_of(stage_dir):
     "chosen",
     [
         pytest.param(
-            ["within the second epoch", "while a checkpoint is written"],
+            ["while a checkpoint is written"],
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            ["within the first epoch", "at the switch", "at the last step"],
+            [
+                "within the second epoch",
+                "within the first epoch",
+                "at the switch",
+                "at the last step",
+            ],
             marks=pytest.mark.nightly,
         ),
     ],

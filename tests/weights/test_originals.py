@@ -96,7 +96,7 @@ def test_converted_model_reproduces_the_originals_scores(case):
     network = model if x.ndim == 2 else models.feature_network(model)
     assert np.ptp(scores) > 0.1
     ours = scores_of(network, x)
-    print(f"{case}: {np.abs(ours - scores).max():.1e}")  # for docs/fidelity, with -rP
+    print(f"{case}: {np.abs(ours - scores).max():.1e}")  # for docs/facts, with -rP
     # float32 sums in another order; decibels of near silence amplify them
     np.testing.assert_allclose(ours, scores, atol=1e-4)
 
@@ -110,8 +110,20 @@ large = [
 ]
 
 
-def marked(*cases):
-    return [pytest.param(*case, marks=[*large, pytest.mark.slow]) for case in cases]
+def marked(*cases, usual=None):
+    """Marks cases: those of `usual` (all if None) as slow, the others as nightly."""
+    return [
+        pytest.param(
+            *case,
+            marks=[
+                *large,
+                pytest.mark.slow
+                if usual is None or case[0] in usual
+                else pytest.mark.nightly,
+            ],
+        )
+        for case in cases
+    ]
 
 
 @pytest.fixture
@@ -132,7 +144,9 @@ RESEMUL = [
 ]
 
 
-@pytest.mark.parametrize("name", [case for n in RESEMUL for case in marked((n,))])
+@pytest.mark.parametrize(
+    "name", marked(*((name,) for name in RESEMUL), usual=["resemul_rese_multi"])
+)
 def test_full_size_sample_cnns_reproduce_the_originals_on_real_music(
     load_reference, name
 ):
@@ -176,7 +190,9 @@ RANDOM = {
 }
 
 
-@pytest.mark.parametrize(("folder", "name"), marked(*RANDOM.items()))
+@pytest.mark.parametrize(
+    ("folder", "name"), marked(*RANDOM.items(), usual=["musicnn", "sample_cnn", "fcn"])
+)
 def test_full_size_models_reproduce_the_originals_on_real_music(
     load_reference, folder, name, tmp_path
 ):
