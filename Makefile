@@ -1,6 +1,7 @@
 # `make demo` makes a trained, evaluated and explained tagger from synthetic mp3 files.
 # `make test` runs the default test suite.
 # `make docs` builds the documentation into docs/_build/html.
+# `make benchmark` times what users do: the first table of docs/facts.md.
 
 PYTHON = .venv/bin/python
 DEMO = demo
@@ -27,6 +28,9 @@ test: .venv/installed-test
 docs: .venv/installed-docs
 	$(PYTHON) -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 
+benchmark: .venv/installed
+	$(PYTHON) benchmarks/users.py
+
 .venv/installed: requirements.txt
 	python3 -m venv .venv
 	$(PYTHON) -m pip install --quiet --upgrade pip
@@ -41,4 +45,4 @@ docs: .venv/installed-docs
 	$(PYTHON) -m pip install --quiet --editable '.[docs]'
 	touch $@
 
-.PHONY: demo docs test
+.PHONY: benchmark demo docs test

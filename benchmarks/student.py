@@ -1,7 +1,7 @@
 """Judges a student on artists that it was never trained on.
 
     python benchmarks/student.py --student student/model.keras --teacher \
-        teacher.keras --music music/tfrecord --corpus dataset --audio-dir music
+        teacher.keras --music music/tfrecord --corpus dataset
 
 Prints a table per part and writes student.json; every interval is a 95 % interval over
 artists, because songs of one artist are alike:
@@ -11,10 +11,9 @@ agreement  with the teacher on the test split of --music: mean over the tags of
 zero-shot  ROC-AUC on the labels of --corpus (MTT's layout, directories d-f) for the
            tags that student and corpus share, beside the teacher's and the difference
 fit        `tagger fit` on embeddings of the student and of other models
-similar    how often the clip with the nearest embedding, among other recordings, is by
-           the same artist, and how many pairs of recordings `similar` takes for one
-cost       seconds to tag an hour of mp3 files made of --audio-dir, of one short file
-           (the start), and of decoding alone; size of the file
+similar    for test clips, how often the clip with the nearest embedding, among other
+           recordings, is by the same artist, and how many pairs of recordings `similar`
+           takes for one
 networks   weights and CPU time, per segment of 3 s, of the networks that were
            considered, with random weights, and of musicnn_mtt and the student; one
            thread
@@ -23,18 +22,15 @@ networks   weights and CPU time, per segment of 3 s, of the networks that were
 import argparse
 import csv
 import json
-import statistics
-import subprocess
-import sys
+import runpy
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import tag as tag_benchmark
 import transfer as transfer_benchmark
 
-from tagger import audio, models, storage
+from tagger import models, storage
 from tagger.data.clips import open_shards
 from tagger.evaluation import bootstrap, metrics, scoring
 from tagger.evaluation.agreement import rank_correlations
@@ -74,7 +70,6 @@ def main() -> None:
     add("--music", metavar="DIR", help="shards of benchmarks/student/music.csv")
     add("--scores-dir", metavar="DIR", help="scores that train.py --scores-dir stored")
     add("--corpus", metavar="DIR", help="labelled clips in MTT's layout")
-    add("--audio-dir", metavar="DIR", help="audio to make songs of")
     add("--networks", action="store_true", help="measure the networks considered")
     add("--bases", default="musicnn_mtt", help="other models for fit, comma-separated")
     add("--work-dir", default="student_benchmark")
@@ -90,8 +85,6 @@ def main() -> None:
         found["zero-shot"] = zero_shot(args)
         found["fit"] = fit(args, work)
         found["similar"] = similar(args)
-    if args.audio_dir:
-        found["cost"] = cost(args, work)
     if args.networks:
         found["networks"] = networks(args, work)
     content = {"arguments": vars(args), **found}
@@ -112,11 +105,14 @@ def agreement(args: argparse.Namespace, work: Path) -> dict:
     task = tasks.Distillation(shards, args.teacher, scores=found)
     predict = scoring.predictor(student, task.shards)
     result = task.evaluate(predict, info, "test")
-    artist_of = {row["path"]: row["artist"] for row in read_music()}
-    artists = [artist_of[clip_id] for clip_id in result.clip_ids]
+    grouping = runpy.run_path(str(HERE / "student/groups.py"))
+    rows = grouping["read"]("music.csv")
+    number_of = {row["path"]: number for number, row in enumerate(rows)}
+    group_of = grouping["groups"](rows)
+    artists = [group_of[number_of[clip_id]] for clip_id in result.clip_ids]
     ends = agreement_intervals(result, artists)
     per_tag = metrics.per_tag(result)
-    print(f"\n| agreement, {len(artists)} songs of {len(set(artists))} artists | |")
+    print(f"\n| agreement, {len(artists)} songs of {len(set(artists))} groups | |")
     print("|---|---|")
     for name, column in ((RHO, "rho"), (ROC_AUC, "roc_auc")):
         print(f"| {name} | {per_tag[column].mean():.3f} {interval(ends[name])} |")
@@ -163,11 +159,6 @@ def ends_of(drawn) -> tuple[float, float]:
 
 def interval(ends: tuple[float, float], sign: str = "") -> str:
     return f"({ends[0]:{sign}.3f} to {ends[1]:{sign}.3f})"
-
-
-def read_music() -> list[dict[str, str]]:
-    with open(HERE / "student" / "music.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # --- Labels ---------------------------------------------------------------------------
@@ -266,6 +257,9 @@ def similar(args: argparse.Namespace) -> dict:
     recordings = np.array([clip["source_file"] for clip in clips])
     artists = np.array([clip["artist"] for clip in clips])
     is_other = recordings[:, None] != recordings
+    # The student has heard the clips of train and val.
+    is_asked = np.array([clip["mp3_path"][0] in "def" for clip in clips])
+    is_asked &= artists != ""
     print("\n| nearest clip | same artist | pairs above .98 |\n|---|---|---|")
     for base in [*args.bases.split(","), args.student]:
         embeddings = Embedder.from_pretrained(base).transform(paths)
@@ -273,7 +267,7 @@ def similar(args: argparse.Namespace) -> dict:
         unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
         cosines = np.where(is_other, unit @ unit.T, -1)
         nearest = cosines.argmax(axis=1)
-        share = float((artists[nearest] == artists)[artists != ""].mean())
+        share = float((artists[nearest] == artists)[is_asked].mean())
         num_same = int(np.triu(cosines >= SAME_COSINE, 1).sum())
         rows[Path(base).name] = {"same artist": share, "pairs": num_same}
         print(f"| {Path(base).name} | {share:.3f} | {num_same} |")
@@ -281,43 +275,6 @@ def similar(args: argparse.Namespace) -> dict:
 
 
 # --- Cost -----------------------------------------------------------------------------
-
-
-def cost(args: argparse.Namespace, work: Path) -> dict:
-    """Times whole commands in turn: decoding, the student, and musicnn_mtt."""
-    exported = work / "student.onnx"
-    command = [
-        sys.executable,
-        "-m",
-        "tagger",
-        "models",
-        "export",
-        args.student,
-        "--to",
-        "onnx",
-    ]
-    subprocess.run([*command, "--output", exported, "--force"], check=True)
-    (work / "songs").mkdir(exist_ok=True)
-    songs = tag_benchmark.make_songs(work / "songs", args.audio_dir, 20)
-    short = work / "short.wav"
-    audio.write_audio(short, audio.load_audio(songs[0], 22050)[: 5 * 22050], 22050)
-    commands = {
-        "decoding": [sys.executable, "-c", tag_benchmark.DECODE, *songs],
-        "student": tag_benchmark.tag_command(str(exported), songs),
-        "student, start": tag_benchmark.tag_command(str(exported), [str(short)]),
-        "musicnn_mtt": tag_benchmark.tag_command("musicnn_mtt", songs),
-        "musicnn_mtt, start": tag_benchmark.tag_command("musicnn_mtt", [str(short)]),
-    }
-    seconds = {name: [] for name in commands}
-    for _ in range(3):
-        for name, command in commands.items():
-            seconds[name].append(tag_benchmark.run(command, str(HERE))[0])
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    print("\n| seconds, an hour of mp3 | |\n|---|---|")
-    for name, taken in medians.items():
-        print(f"| {name} | {taken:.2f} |")
-    print(f"\nSize: {exported.stat().st_size / 1e6:.2f} MB")
-    return {"seconds": seconds, "bytes": exported.stat().st_size}
 
 
 def networks(args: argparse.Namespace, work: Path) -> dict:

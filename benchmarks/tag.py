@@ -186,7 +186,7 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
 
     files = itertools.cycle(listing.list_audio([audio_dir]))
     paths = [folder / f"{n:02d}.mp3" for n in range(number)]
-    for path in paths:
+    for place, path in enumerate(paths):
         if path.exists():
             continue
         clips, length = [], 0
@@ -194,6 +194,7 @@ def make_songs(folder: Path, audio_dir: str, number: int) -> list[str]:
             clips.append(audio.load_audio(next(files), SAMPLE_RATE))
             length += len(clips[-1])
         mono = np.concatenate(clips)[: SECONDS * SAMPLE_RATE]
+        mono *= 1 - place / 200  # no two recordings are the same
         samples = np.clip(32767 * np.stack([mono, 0.8 * mono], 1), -32768, 32767)
         unfinished = path.with_suffix(".unfinished.mp3")
         with av.open(str(unfinished), "w") as container:

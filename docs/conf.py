@@ -37,6 +37,8 @@ sphinx_gallery_conf = {
 html_theme = "furo"
 html_title = f"tagger {version}"
 html_show_sphinx = False
+html_static_path = ["static"]
+html_css_files = ["style.css"]
 autodoc_default_options = {
     "members": True,
     # Made by scikit-learn, whose documentation they refer to.

@@ -15,7 +15,7 @@ RANKS = [
     {"datasets", "models"},
     {"data", "weights"},
     {"evaluation", "inference"},
-    {"training", "fitting", "hear"},
+    {"training", "fitting", "hear", "mteb"},
     {"interpretation"},
     {"library"},
     {"web"},

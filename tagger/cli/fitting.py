@@ -177,6 +177,8 @@ def thresholds(
 ) -> int:
     """Derives a model's thresholds from your own music, which needs no labels.
 
+    None is below .02, or below the score that silence gets.
+
     Args:
         files: Your music: folders or audio files.
         output: Copy of the model with the thresholds, .onnx or .keras.

@@ -15,6 +15,18 @@ from tagger.inference.streaming import StreamOptions
 from tagger.inference.tagger import Tagger, Taggram
 from tagger.text import TaggerError
 
+FLOOR = 0.02  # below it, a score says nothing, whatever share of the files reaches it
+ABOVE_SILENCE = 1.05  # times the score of silence, which has no tags
+SILENCE_SECONDS = 30
+
+
+def lowest_thresholds(tagger: Tagger) -> np.ndarray:
+    """Returns the lowest threshold that each tag of a model may have [num_tags]."""
+    rate = tagger.info.sample_rate
+    silence = np.zeros(SILENCE_SECONDS * rate, np.float32)
+    scores = tagger.taggram((silence, rate)).aggregated().astype(float)
+    return np.clip(ABOVE_SILENCE * scores, FLOOR, 1)
+
 
 def thresholds_at_rate(
     tagger: Tagger,
@@ -26,7 +38,7 @@ def thresholds_at_rate(
     """Returns thresholds that a share of the given music reaches, for each tag.
 
     They need no labels: they say which songs of a collection have most of a tag, and
-    not whether any song has it.
+    not whether any song has it. None is below that of `lowest_thresholds`.
 
     Args:
         tagger: Tagger whose scores are counted.
@@ -57,4 +69,5 @@ def thresholds_at_rate(
             f" The first error: {failed[0].error}"
         )
     counts = np.full(len(tagger.tags), max(round(rate * len(scores)), 1))
-    return rates.thresholds_reached_by(np.stack(scores), counts), failed
+    reached = rates.thresholds_reached_by(np.stack(scores), counts)
+    return np.maximum(reached, lowest_thresholds(tagger)).tolist(), failed

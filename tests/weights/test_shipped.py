@@ -10,6 +10,7 @@ from conftest import REPOSITORY, run_process
 from drawn import draw_music
 
 from tagger import models
+from tagger.inference.tagger import Tagger
 from tagger.models import graphs
 from tagger.models.files import read_info
 from tagger.models.metadata import read_graph
@@ -52,6 +53,17 @@ def test_the_graph_of_a_shipped_model_is_that_of_its_network(name):
 def test_what_is_made_of_a_shipped_model_keeps_the_licence_of_its_teachers(name):
     about = pretrained.provenance_of([name], [read_info(pretrained.path_of(name))])
     assert about["licence of the base"] == "MIT, ISC"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_silence_and_tiny_scores_reach_no_threshold(name):
+    found, random = Tagger.from_pretrained(name), np.random.default_rng(0)
+    thresholds = np.array(found.info.thresholds)
+    assert thresholds.min() >= 0.02
+    for level in (0, 1e-5):  # of digital silence, and of the noise of a converter
+        sound = random.normal(0, level, 12 * 16000).astype(np.float32)
+        scores = found.taggram((sound, 16000)).aggregated()
+        assert (scores < thresholds).all(), np.array(found.tags)[scores >= thresholds]
 
 
 CODE = """
