@@ -30,7 +30,7 @@ def main() -> None:
     add = parser.add_argument
     add("--audio-dir", default="docs/gallery/music", help="audio to make songs of")
     add("--excerpts", default="docs/gallery/music", help="a folder per tag, for fit")
-    add("--repeats", type=int, default=3)
+    add("--repeats", type=int, default=2)
     add("--work-dir", default="demo/users", help="for the songs")
     args = parser.parse_args()
     folder = Path(args.work_dir) / "songs"

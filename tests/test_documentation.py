@@ -109,7 +109,7 @@ def test_every_command_is_one_that_the_program_takes(block, tmp_path, monkeypatc
 def test_no_block_is_left_out():
     for page in PAGES:
         for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
-            known = ("bash", "nginx", "python", "text")
+            known = ("bash", "nginx", "python", "text", "yaml")
             assert language in known or language[:1] == "{", (page, block)
 
 
