@@ -269,9 +269,9 @@ def place(corpus, tmp_path, monkeypatch):
     """Returns a folder that looks like a clone, with small data."""
     folder = tmp_path / "clone"
     folder.mkdir()
-    (folder / "docs").symlink_to(REPOSITORY / "docs")
     shutil.copytree(corpus, folder / "dataset")
     songs = REPOSITORY / "docs" / "gallery" / "music"
+    shutil.copytree(songs, folder / "docs" / "gallery" / "music")
     for name in ("music", "my_music"):
         shutil.copytree(
             songs, folder / name, ignore=shutil.ignore_patterns("*.csv", "*.txt")

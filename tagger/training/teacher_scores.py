@@ -18,6 +18,8 @@ from tagger.data.clips import Clips, Shards, outputs_of
 from tagger.data.records import CorruptShardError, ShardWriter, read_shard, spans
 from tagger.evaluation import scoring
 from tagger.inference.selection import open_engine
+from tagger.models.files import read_info
+from tagger.models.metadata import read_graph
 from tagger.segmentation import Segmentation, to_float
 from tagger.text import TaggerError
 from tagger.weights import pretrained
@@ -114,8 +116,10 @@ class Stored:
 
     def _scorer(self, shards: Shards) -> Callable[[np.ndarray], list[np.ndarray]]:
         """Returns a function of segments, as stored, to the teacher's outputs."""
-        if not shards.manifest.features:
-            # If its file holds a graph, ONNX Runtime runs it several times as fast.
+        path, length = pretrained.path_of(self.teacher), self.segmentation.num_samples
+        is_fitting = read_info(path).segmentation.num_samples == length
+        if read_graph(path) and is_fitting and not shards.manifest.features:
+            # ONNX Runtime is faster, but a graph takes waveforms of one length only.
             outputs = ("scores", "embedding")[: 1 + self.has_embeddings]
             run = open_engine(self.teacher).predictor(*outputs)
             return lambda segments: [run(to_float(segments))]
