@@ -14,7 +14,7 @@ import numbers
 import os
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -226,21 +226,24 @@ def rough_seconds(path: Source) -> float | None:
 
 
 def write_audio(
-    path: str | os.PathLike, waveform: np.ndarray, sample_rate: int
+    path: str | os.PathLike,
+    waveform: np.ndarray | Iterable[np.ndarray],
+    sample_rate: int,
 ) -> None:
     """Writes a mono waveform in the format of the extension (.wav, .mp3, .flac).
 
     Args:
         path: File to write. MP3 files have 32 kbit/s, as in MagnaTagATune.
-        waveform: float32 [num_samples]; values beyond ±1 are clipped.
+        waveform: float32 [num_samples], or such blocks of it; values beyond ±1 are
+            clipped.
         sample_rate: Sample rate in Hz.
     """
-    samples = np.clip(np.rint(waveform * 32767), -32767, 32767).astype(np.int16)
+    blocks = [waveform] if isinstance(waveform, np.ndarray) else waveform
     with replacing(path) as unfinished:
-        _encode(unfinished, samples, sample_rate)
+        _encode(unfinished, blocks, sample_rate)
 
 
-def _encode(path: Path, samples: np.ndarray, sample_rate: int) -> None:
+def _encode(path: Path, blocks: Iterable[np.ndarray], sample_rate: int) -> None:
     kind = path.suffix.removeprefix(".")
     # A file object, because FFmpeg takes names such as "a:b.wav" for URLs.
     with open(path, "wb") as file, av.open(file, "w", format=kind) as container:
@@ -250,13 +253,19 @@ def _encode(path: Path, samples: np.ndarray, sample_rate: int) -> None:
         stream = container.add_stream(codec, rate=sample_rate, layout="mono")
         if container.format.name == "mp3":
             stream.bit_rate = 32000
-        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-        frame.sample_rate = sample_rate
         # Most encoders need frames of a fixed size; PCM (frame_size 0) accepts any.
         size = stream.codec_context.frame_size or BLOCK_SAMPLES
         cutter = av.AudioResampler(stream.format.name, "mono", sample_rate, size)
-        for piece in cutter.resample(frame) + cutter.resample(None):
-            container.mux(stream.encode(piece))
+        for block in itertools.chain(blocks, [None]):  # None: the rest
+            frame = None
+            if block is not None:
+                samples = np.clip(np.rint(block * 32767), -32767, 32767)
+                frame = av.AudioFrame.from_ndarray(
+                    samples.astype(np.int16)[None], format="s16", layout="mono"
+                )
+                frame.sample_rate = sample_rate
+            for piece in cutter.resample(frame):
+                container.mux(stream.encode(piece))
         container.mux(stream.encode(None))
 
 

@@ -10,6 +10,7 @@ lie in several splits (there must be none).
 """
 
 import csv
+import functools
 import re
 import unicodedata
 from collections import defaultdict
@@ -33,6 +34,12 @@ def read(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@functools.cache
+def aliases() -> dict[str, str]:
+    """Returns the names of people who have several."""
+    return {row["alias"]: row["person"] for row in read("aliases.csv")}
+
+
 def persons(text: str) -> set[str]:
     """Returns the names in a text: lower case, without accents, each under one name."""
     plain = unicodedata.normalize("NFKD", text.casefold())
@@ -40,10 +47,9 @@ def persons(text: str) -> set[str]:
     plain = _URLS.sub("/", plain)
     parts = _SEPARATORS.split(_YEARS.sub(",", plain))
     names = (re.sub(r"[^\w ]+", " ", part).split() for part in parts)
-    aliases = {row["alias"]: row["person"] for row in read("aliases.csv")}
     found = (" ".join(words) for words in names)
     return {
-        aliases.get(name, name)
+        aliases().get(name, name)
         for name in found
         if len(name) > 2 and not name.isdecimal() and not _NOBODY.search(name)
     }

@@ -110,6 +110,10 @@ def evaluate(
                     " split."
                 )
     split, tag_map = split or "test", dict(rename)
+    if published and (split != "test" or fold is not None):
+        raise TaggerError(
+            "--published compares scores of the test split; omit --split and --fold."
+        )
     storage.load_tensorflow()
     from tagger import plotting
 
@@ -196,7 +200,7 @@ def evaluate(
         pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other_scored)
         lines += evaluation.bootstrap.describe(pair)
         tags = evaluation.bootstrap.differences_per_tag(
-            scored, other_scored, num_resamples
+            scored, other_scored, max(num_resamples, 200)
         )
         lines.append(evaluation.bootstrap.describe_tags(tags))
     if robustness:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,12 @@ def serve(
     """
     if api_key == "":
         raise TaggerError("--api-key is empty. Give a key, or omit it.")
+    if public_name is not None and not re.fullmatch(r"[\w.-]+", public_name):
+        raise TaggerError(
+            f"--public-name {public_name!r} is no host name. Give it without https://"
+            " and port, such as music.example.org."
+        )
+    public_name = public_name and public_name.lower()
     api_key = api_key or os.environ.get("TAGGER_API_KEY") or None
     limits = web.page.Limits(host, max_minutes, max_megabytes, api_key, public_name)
     with contextlib.suppress(KeyboardInterrupt):

@@ -19,6 +19,7 @@ from tagger.text import TaggerError
 
 RESAMPLES_AT_ONCE = 100  # bounds the memory
 AUCS = ("roc_auc", "pr_auc")
+MIN_CLIPS = 10  # with a tag, and without it, for a p-value of the tag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,8 @@ def differences_per_tag(
 
     Returns:
         Columns difference (scored - other), p, and p_holm, corrected for the number of
-        tags, by tag; the smallest p first. Tags without an AUC are left out.
+        tags, by tag; the smallest p first. Tags with fewer than MIN_CLIPS clips with or
+        without them are left out: their spread is not seen in resamples.
 
     Raises:
         ValueError: the two were not scored on the same clips and tags.
@@ -134,6 +136,9 @@ def differences_per_tag(
     difference = aucs[0] - aucs[1]
     p_values = 2 * norm.sf(abs(difference) / np.maximum(spread, 1e-12))
     table = pd.DataFrame({"difference": difference, "p": p_values})
+    num_positives = scored.labels.sum(axis=0)
+    num_others = len(scored.labels) - num_positives
+    table = table[np.minimum(num_positives, num_others) >= MIN_CLIPS]
     table = table.dropna().sort_values("p", kind="stable")
     factors = np.arange(len(table), 0, -1)
     table["p_holm"] = np.minimum(np.maximum.accumulate(table["p"] * factors), 1)
@@ -143,7 +148,9 @@ def differences_per_tag(
 def describe_tags(differences: pd.DataFrame, level: float = 0.05) -> str:
     """Returns a sentence on the tags that differ, from `differences_per_tag`."""
     found = differences[differences["p_holm"] < level]
-    corrected = f"(Holm's correction over {len(differences)} tags)"
+    corrected = (
+        f"(Holm's correction over the {len(differences)} tags with {MIN_CLIPS} clips)"
+    )
     if found.empty:
         return f"No tag's ROC-AUC differs {corrected}."
     named = ", ".join(

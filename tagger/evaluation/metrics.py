@@ -167,7 +167,10 @@ def as_json(scored: Evaluation) -> str:
 
     Undefined AUCs are null.
     """
-    table, errors = per_tag(scored), reliability.per_tag(scored)
+    table, errors = per_tag(scored), pd.DataFrame()
+    if scored.teacher_scores is None:
+        errors = reliability.per_tag(scored)
+        table = table.join(errors)
     content = {
         "dataset": scored.dataset,
         "split": scored.split,
@@ -177,7 +180,7 @@ def as_json(scored: Evaluation) -> str:
         **macro(scored),
         **{name: float(value) for name, value in errors.mean().items()},
         "left_out": list(table.index[table["roc_auc"].isna()]),
-        "tags": table.join(errors).to_dict("index"),
+        "tags": table.to_dict("index"),
     }
     return json.dumps(_null_for_nan(content), allow_nan=False)
 

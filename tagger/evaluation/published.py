@@ -15,7 +15,6 @@ SPLITS = {
     "pons:": "all",
     "multi_scale:": "random",
     "classic:": "classic",
-    "CALS:": "cals",
     "top50tags: split 0": "split 0",
 }
 

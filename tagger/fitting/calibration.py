@@ -16,7 +16,7 @@ from tagger.inference.tagger import Tagger, Taggram
 from tagger.text import TaggerError
 
 FLOOR = 0.02  # below it, a score says nothing, whatever share of the files reaches it
-ABOVE_SILENCE = 1.05  # times the score of silence, which has no tags
+ABOVE_SILENCE = 1.05  # times the score of silence, which shall reach no tag, not quiet
 SILENCE_SECONDS = 30
 
 
@@ -38,7 +38,8 @@ def thresholds_at_rate(
     """Returns thresholds that a share of the given music reaches, for each tag.
 
     They need no labels: they say which songs of a collection have most of a tag, and
-    not whether any song has it. None is below that of `lowest_thresholds`.
+    not whether any song has it. None is below that of `lowest_thresholds`, which fewer
+    files may reach.
 
     Args:
         tagger: Tagger whose scores are counted.
@@ -60,6 +61,7 @@ def thresholds_at_rate(
     too_few = f"a share of {rate:g} needs at least {needed}. Give more music"
     if len(paths) < needed:
         raise TaggerError(f"There are {len(paths)} audio files, but {too_few}.")
+    lowest = lowest_thresholds(tagger)
     found = list(tagger.taggrams(paths, None, bar, options))
     failed = [one for one in found if one.error]
     scores = [one.value.aggregated() for one in found if not one.error]
@@ -70,4 +72,4 @@ def thresholds_at_rate(
         )
     counts = np.full(len(tagger.tags), max(round(rate * len(scores)), 1))
     reached = rates.thresholds_reached_by(np.stack(scores), counts)
-    return np.maximum(reached, lowest_thresholds(tagger)).tolist(), failed
+    return np.maximum(reached, lowest).tolist(), failed

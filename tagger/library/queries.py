@@ -166,7 +166,10 @@ class Query:
 def word_of(tag: str) -> str:
     """Returns a tag as expressions name it: `hard_rock`, but `'80s'` and `'in'`."""
     word = tag.replace(" ", "_")
-    return word if word.isidentifier() and not iskeyword(word) else repr(tag)
+    is_clear = word == tag or "_" not in tag
+    if is_clear and word.isidentifier() and not iskeyword(word):
+        return word
+    return repr(tag)
 
 
 def _place(text: str, error: Exception) -> str:

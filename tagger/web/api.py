@@ -216,22 +216,22 @@ def build(
             answer = held.similar([held.id_of(id, title, artist)], count)
         except TaggerError as error:
             return _refused(error, id or title)
-        return _subsonic(sonicMatch=_matches(answer, answer.columns["similarity"]))
+        return _subsonic(sonicMatch=_matches(answer))
 
     @subsonic("findSonicPath")
     def sonic_path(
         held: held,
         startSongId: str | None = None,
         endSongId: str | None = None,
-        count: Number = 25,
+        count: Annotated[int, Query(ge=2, le=MAX_SONGS)] = 25,
     ) -> dict:
         """At most `count` songs from one to another, compared with the first."""
         try:
             ends = [held.id_of(one) for one in (startSongId, endSongId)]
-            answer = held.path(*ends, max(count - 2, 0))
+            answer = held.path(*ends, count - 2, to_first=True)
         except TaggerError as error:
             return _refused(error, startSongId and endSongId)
-        return _subsonic(sonicMatch=_matches(answer, held.similarities(answer)))
+        return _subsonic(sonicMatch=_matches(answer))
 
     return router
 
@@ -259,7 +259,7 @@ def _tracks(answer: Answer) -> list[dict]:
     ]
 
 
-def _matches(answer: Answer, similarities: list[float]) -> list[dict]:
+def _matches(answer: Answer) -> list[dict]:
     """Returns songs as OpenSubsonic's SonicMatch; a cosine below 0 counts as 0."""
     return [
         {
@@ -278,7 +278,9 @@ def _matches(answer: Answer, similarities: list[float]) -> list[dict]:
             },
             "similarity": round(float(np.clip(similarity, 0, 1)), 4),
         }
-        for song, similarity in zip(answer.as_dicts(), similarities, strict=True)
+        for song, similarity in zip(
+            answer.as_dicts(), answer.columns["similarity"], strict=True
+        )
     ]
 
 

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tagger.inference.tagger import Tagger
 from tagger.library import database, queries, similarity
 from tagger.library.database import Analysed
 from tagger.text import TaggerError, printable
 from tagger.web.song import Song
-from tagger.weights import pretrained
 
 REREAD_SECONDS = 5  # a running scan changes the library all the time
 NUM_NEAREST = 10  # songs that are shown if none matches
@@ -126,6 +124,8 @@ class Collection:
         else:
             end = os.sep + song.lstrip("/")
             rows = [i for i, path in enumerate(songs.paths) if path.endswith(end)]
+            whole = [row for row in rows if songs.paths[row] == end]
+            rows = whole or rows
             if len(rows) > 1:
                 raise TaggerError(
                     f"{len(rows)} songs of the library have a path that ends with"
@@ -249,6 +249,11 @@ class Collection:
         if not like:
             return self.find(query, MAX_SHOWN)
         if isinstance(like, Song):
+            if not self.holds(like):
+                raise TaggerError(
+                    "The library holds no results of the model that heard this song."
+                    " Choose a song of the library."
+                )
             near = self._compared().similar(like.embedding, MAX_SIMILAR)
             found = _compared(self.songs(), near)
         else:
@@ -258,22 +263,30 @@ class Collection:
         return Answer(found.songs, found.rows[:number], {"similarity": alike}, number)
 
     @_of_one_state
-    def path(self, first: str, last: str, number: int) -> Answer:
-        """Returns songs that lead from one song to another, see `Neighbours.path`."""
-        rows = self.row_of(first), self.row_of(last)
-        return _compared(self.songs(), self._compared().path(*rows, number))
+    def path(
+        self, first: str, last: str, number: int, to_first: bool = False
+    ) -> Answer:
+        """Returns songs that lead from one song to another, see `Neighbours.path`.
 
-    def similarities(self, answer: Answer) -> list[float]:
-        """Returns how similar the songs of an answer are to the first of them."""
-        compared = similarity.Neighbours(answer.songs)
-        return compared.between(answer.rows[0], answer.rows)
+        Args:
+            first: Id or path of the first song.
+            last: Id or path of the last song.
+            number: Number of songs between them.
+            to_first: Compare each song with the first one, not with the one before it.
+        """
+        rows, compared = (self.row_of(first), self.row_of(last)), self._compared()
+        found = compared.path(*rows, number)
+        if to_first:
+            on_it = [row for row, _ in found]
+            found = list(zip(on_it, compared.between(rows[0], on_it), strict=True))
+        return _compared(self.songs(), found)
 
-    def holds(self, tagger: Tagger, song: Song) -> bool:
+    @_of_one_state
+    def holds(self, song: Song) -> bool:
         """Returns whether a song that was heard can be compared with the library."""
-        model, source = self.songs().model, tagger.engine.source or tagger.name
-        if song.embedding is None or not self.songs().embeddings.size:
-            return False
-        return model.digest == pretrained.digest(source) and not model.settings
+        songs = self.songs()
+        is_same = song.digest == songs.model.digest and not songs.model.settings
+        return is_same and song.embedding is not None and songs.embeddings.size > 0
 
     # --- What the page shows ----------------------------------------------------------
 

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tagger.containers import limit_memory, open_audio, python_command
 from tagger.text import TaggerError
 
 SECONDS = 60  # longest time that decoding an upload may take
+LIBRARY_SECONDS = 600  # the same of a song of the library
 MAX_BYTES = 2 << 30  # memory that it may take
 PLAYABLE = (".aac", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
 CODECS = ("aac", "flac", "mp3", "opus", "pcm", "vorbis")
@@ -28,6 +30,7 @@ def decode(
     sample_rate: int,
     max_minutes: float,
     player_path: str | os.PathLike | None = None,
+    seconds: int = SECONDS,
 ) -> None:
     """Decodes a file of a stranger.
 
@@ -38,9 +41,10 @@ def decode(
         max_minutes: Maximum length in minutes.
         player_path: FLAC file that is written if browsers cannot play the file; None:
             it is not.
+        seconds: Longest time that it may take.
 
     Raises:
-        AudioDecodeError: the file cannot be decoded, or not within SECONDS and
+        AudioDecodeError: the file cannot be decoded, or not within `seconds` and
             MAX_BYTES.
         ValueError: the file is longer than `max_minutes`.
     """
@@ -49,12 +53,12 @@ def decode(
         done = subprocess.run(
             python_command(_CODE, *map(str, given)),
             capture_output=True,
-            timeout=SECONDS,
+            timeout=seconds,
             text=True,
             errors="surrogateescape",
         )
     except subprocess.TimeoutExpired as error:
-        raise AudioDecodeError(path, f"it takes longer than {SECONDS} s") from error
+        raise AudioDecodeError(path, f"it takes longer than {seconds} s") from error
     if done.returncode == _REFUSED:
         kind, _, reason = done.stdout.partition(":")
         raise (
@@ -77,7 +81,8 @@ def _decode(
     rate, limit = int(sample_rate), float(max_minutes)
     try:
         if wav:
-            _write_float_wav(wav, _limited(path, rate, limit), rate)
+            blocks = list(_limited(path, rate, limit))
+            _write_float_wav(wav, np.concatenate(blocks), rate)
         if player_path and not is_playable(path):
             write_audio(player_path, _limited(path, PLAYER_RATE, limit), PLAYER_RATE)
     except AudioDecodeError as error:
@@ -103,8 +108,8 @@ def _refuse(text: str) -> None:
     sys.exit(_REFUSED)
 
 
-def _limited(path: str, sample_rate: int, max_minutes: float) -> np.ndarray:
-    blocks, num_samples = [], 0
+def _limited(path: str, sample_rate: int, max_minutes: float) -> Iterator[np.ndarray]:
+    num_samples = 0
     for block in stream_audio(path, sample_rate):
         num_samples += len(block)
         if num_samples > 60 * max_minutes * sample_rate:
@@ -112,8 +117,7 @@ def _limited(path: str, sample_rate: int, max_minutes: float) -> np.ndarray:
                 f"The song is longer than the {max_minutes:g} minutes that this page"
                 " accepts. Use tagger tag, which accepts any length."
             )
-        blocks.append(block)
-    return np.concatenate(blocks)
+        yield block
 
 
 def _write_float_wav(path: str, waveform: np.ndarray, sample_rate: int) -> None:

@@ -47,6 +47,7 @@ async function hear(send, name) {
       text = text.slice(shares.length);
       if (shares && mine === sending) $("progress", song)?.setAttribute("value", shares.trim().split("\n").pop());
     }
+    if (!text) throw new Error(silent);
     if (mine === sending) shown(text);
   } catch (failure) {
     if (mine === sending) song.innerHTML = error(`${name}: ${failure instanceof TypeError ? silent : failure.message}`);
@@ -153,7 +154,8 @@ function play(button) {
   start(audio);
 }
 async function unplayed(event) {
-  const audio = event.target, url = audio.getAttribute("src"), answer = await fetch(url).catch(() => null);
+  const audio = event.target, url = audio.getAttribute("src"), headers = { Range: "bytes=0-0" };
+  const answer = await fetch(url, { headers }).catch(() => null);
   const sentence = !answer ? silent : answer.ok ? "This browser cannot play the song." : await reason(answer);
   if (audio.getAttribute("src") === url) audio.nextElementSibling.innerHTML = error(sentence);
 }

@@ -285,7 +285,7 @@ def song_html(
         groups=[(name, members) for name, members in groups if members],
         num_tags=len(rows),
         can_explain=importlib.util.find_spec("keras") is not None,
-        is_comparable=bool(collection and collection.holds(listener.tagger, song)),
+        is_comparable=bool(collection and collection.holds(song)),
     )
 
 
@@ -324,12 +324,18 @@ def _add_library(
         if is_playable(path):
             return FileResponse(path)
         token = str(number)
-        with making[number]:
+        with listener.turn(), making[number]:
             if token not in copies:
                 copy = copies.folder_of(token) / "player.flac"
-                listener.make_playable(path, copy)
+                try:
+                    listener.make_playable(path, copy)
+                except AudioDecodeError as error:
+                    copy = error  # the next one who asks does not wait for it again
                 copies.keep(token, copy)
-            return FileResponse(copies.get(token))
+            copy = copies.get(token)
+        if isinstance(copy, AudioDecodeError):
+            raise copy
+        return FileResponse(copy)
 
 
 def seed_of(like: str, uploads: Uploads) -> str | Song:
@@ -357,6 +363,7 @@ def library_html(
         if seed:
             is_upload = isinstance(seed, Song)
             shown["like"] = seed.name if is_upload else collection.name_of(seed)
+        shown["saved"] = urllib.parse.urlencode({"query": query, "like": like})
         total, seconds = len(answer.songs.paths), answer.songs.seconds[answer.rows]
         sentence = f"{answer.number:,} of {total:,} songs"
         if answer.number > len(answer.rows):
@@ -364,11 +371,11 @@ def library_html(
         sentence += f", {playing_time(np.nansum(seconds))}."
         if not answer.number and not seed:
             answer, sentence = collection.nearest(query)
+            shown["saved"] = ""
         shown |= {
             "sentence": sentence,
             "columns": list(answer.columns),
             "songs": collection.shown(answer),
-            "saved": urllib.parse.urlencode({"query": query, "like": like}),
         }
     except HTTPException as error:
         shown["error"] = error.detail
@@ -421,10 +428,10 @@ class Guard:
             headers, path = Headers(scope=scope), scope["path"]
             origin, host = headers.get("origin", ""), headers.get("host")
             name = origin.removeprefix("http://").removeprefix("https://")
-            is_own = name in ("", host) or self._public_name in (
-                name,
-                name.rpartition(":")[0],
-            )
+            is_own = name in ("", host)
+            if self._public_name:
+                # Behind the proxy, the port is another one, or left out.
+                is_own |= name.split(":")[0].lower() == self._public_name
             given = headers.get("x-api-key", "").encode()
             open_paths = ("/api/docs", "/api/openapi.json", "/api/static/")
             is_open = path.startswith(open_paths)

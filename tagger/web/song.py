@@ -20,7 +20,8 @@ from tagger.inference.streaming import stream_files
 from tagger.inference.tagger import Tagger, Taggram
 from tagger.library import mapping
 from tagger.text import TaggerError
-from tagger.web.decoding import decode
+from tagger.web.decoding import LIBRARY_SECONDS, decode
+from tagger.weights import pretrained
 
 NUM_COLUMNS = 600  # of the waveform
 NUM_DECODERS = 4  # songs that are decoded at the same time, each in a process
@@ -42,6 +43,7 @@ class Song:
         loudness: Root mean square per column [NUM_COLUMNS].
         taggram: Scores over time.
         embedding: float32 [channels]; None if the model gives none.
+        digest: Digest of the model that heard it; None if it has no file.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Song:
     loudness: np.ndarray
     taggram: Taggram
     embedding: np.ndarray | None
+    digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +125,11 @@ class Listener:
         """Writes a file of the library as browsers can play it, however long it is.
 
         Raises:
-            AudioDecodeError: it cannot be decoded.
-            HTTPException: too many songs wait (503).
+            AudioDecodeError: it cannot be decoded, or not within LIBRARY_SECONDS.
         """
-        with self.turn(), self._decoders:
-            decode(path, None, self.tagger.info.sample_rate, math.inf, flac)
+        rate = self.tagger.info.sample_rate
+        with self._decoders:
+            decode(path, None, rate, math.inf, flac, LIBRARY_SECONDS)
 
     def hear(self, path: Path, tell: Callable | None = None) -> Song:
         """Tags an upload.
@@ -173,7 +176,15 @@ class Listener:
             _loudness(np.concatenate(power)),
             taggram,
             embeddings.mean(axis=0) if engine.embedding_size else None,
+            self._digest,
         )
+
+    @functools.cached_property
+    def _digest(self) -> str | None:
+        source = self.tagger.engine.source or self.tagger.name
+        with contextlib.suppress(OSError, TaggerError):
+            return pretrained.digest(source)
+        return None
 
     def rows(self, song: Song) -> list[Row]:
         """Returns the tags of a song, those far above their thresholds first."""
@@ -200,7 +211,7 @@ class Listener:
 
         Returns:
             {"is_silent", "reached": tags, "num_more": further ones, "others": the
-            next tags, "best": (row, second) or None}.
+            next tags, "best": (row, score, second) or None}.
         """
         values = {}  # "female" and "woman" are one thing
         for row in rows:

@@ -56,7 +56,7 @@ class Uploads:
         return token in self._songs
 
     def get(self, token: str) -> Any:
-        """Returns a song.
+        """Returns a song, which is then the newest.
 
         Raises:
             HTTPException: there is none (404).
@@ -65,6 +65,7 @@ class Uploads:
             raise HTTPException(
                 404, "The server has forgotten this song. Send it again."
             )
+        self._songs.move_to_end(token)
         return self._songs[token]
 
 

@@ -303,6 +303,8 @@ def test_reliability_counted_by_hand():
     assert curve["score"].tolist() == pytest.approx([0.1, 0.925])
     assert curve["share"].tolist() == [0, 0.5]
     assert "Brier score 0.2331" in reliability.describe(result)
+    agreed = metrics.with_teacher(dataclasses.replace(result, labels=result.scores))
+    assert "brier" not in metrics.as_json(agreed)  # only order counts
     right = scored([[1, 0], [0, 1]], [[1.0, 0.0], [0.0, 1.0]])
     assert (reliability.per_tag(right) == 0).all(axis=None)
     from sklearn.calibration import calibration_curve
@@ -327,7 +329,15 @@ def test_tags_that_differ_are_named_after_holms_correction():
     assert table.index[0] == "tag3" and table["p_holm"].iloc[0] < 1e-6
     assert (table["p_holm"].iloc[1:] == 1).all()  # they are the same
     said = bootstrap.describe_tags(table)
-    assert "over 20 tags): tag3 +0." in said and "tag1" not in said
+    assert "over the 20 tags with 10 clips): tag3 +0." in said and "tag1" not in said
+    # A tag with few clips has no p-value: its spread is not seen in resamples.
+    labels[:, 5] = np.arange(300) < 9
+    table = bootstrap.differences_per_tag(
+        scored(labels, better), scored(labels, same), 200
+    )
+    assert "tag5" not in table.index and len(table) == 19
+    rng = np.random.default_rng(1)
+    labels = rng.integers(2, size=(300, 20))
     # By chance alone, one in twenty p-values is below .05; corrected, hardly any.
     noise = [scored(labels, rng.random((300, 20))) for _ in range(2)]
     table = bootstrap.differences_per_tag(*noise, 200)

@@ -335,6 +335,16 @@ def test_songs_to_label_next_come_back_as_data(command, music, tmp_path):
 
 
 def test_a_tag_is_found_by_its_word():
-    tags = ("hard rock", "80s", "in", "rock'n'roll", 'the "king"', "a\\b", "électro")
+    tags = (
+        "hard rock",
+        "80s",
+        "in",
+        "rock'n'roll",
+        'the "king"',
+        "a\\b",
+        "électro",
+        "foo_bar baz",
+        "foo_bar",
+    )
     for number, tag in enumerate(tags):
         assert queries.Query(queries.word_of(tag), tags).mentioned == [number]

@@ -122,6 +122,22 @@ def task_of(shards, teacher, folder):
     return tasks.Distillation(shards, teacher, scores=folder)
 
 
+def test_a_teachers_graph_scores_like_its_network(
+    shards, teacher, tmp_path, monkeypatch
+):
+    rule = models.model_info(models.load_model(teacher)).segmentation
+    stored, found = teacher_scores.Stored(teacher, rule, has_embeddings=True), []
+    assert teacher_scores.read_graph(teacher)
+    for name in ("graph", "network"):
+        folder = stored.store(shards, "train", tmp_path / name)
+        paths = sorted(folder.glob("*.tfrecord"))
+        rows = [row for path in paths for row in records.read_shard(path)]
+        found.append(np.frombuffer(b"".join(rows), "<f4"))
+        monkeypatch.setattr(teacher_scores, "read_graph", lambda path: None)
+    np.testing.assert_allclose(*found, atol=1e-4)
+    assert not np.array_equal(*found)  # they are computed in two ways
+
+
 def test_labels_of_a_segment_are_the_teachers_outputs(shards, teacher, tmp_path):
     model = models.build_model("sample_cnn", num_tags=3, **narrow_options("sample_cnn"))
     segmentation = models.model_info(model).segmentation

@@ -18,6 +18,7 @@ httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
 page = pytest.importorskip("tagger.web.page", reason="the page needs fastapi-offline")
 
+from tagger.audio import AudioDecodeError  # noqa: E402
 from tagger.inference.tagger import Tagger  # noqa: E402
 from tagger.web import collection, song, uploads  # noqa: E402
 from tagger.web.collection import Collection  # noqa: E402
@@ -262,6 +263,14 @@ def test_a_proxy_publishes_the_page_by_a_name(client):
     assert client.post("/examples/x", headers=given).status_code == 403
 
 
+@pytest.mark.parametrize("name", ["", "https://a.org", "a.org:8443", "*", "a*b", "a/b"])
+def test_a_public_name_is_a_name(name):
+    from tagger.cli import serving
+
+    with pytest.raises(ValueError, match="is no host name. Give it without https://"):
+        serving.serve(public_name=name)
+
+
 def test_too_many_songs_at_once_are_refused_and_the_page_stays(client, music):
     files = sent(music / "a.mp3")
     with concurrent.futures.ThreadPoolExecutor(60) as pool:
@@ -325,6 +334,8 @@ def test_players_ask_as_opensubsonic_says(scanner, tmp_path):
         ids = [match["entry"]["id"] for match in led["sonicMatch"]]
         assert ids[0] == "1" and ids[-1] == "4" and len(set(ids)) == len(ids) == 4
         assert led["sonicMatch"][0]["similarity"] == 1
+        few = client.get("/rest/findSonicPath", params=about | {"count": 1})
+        assert few.status_code == 422
         for name, given, code in (
             ("getSonicSimilarTracks", {"id": "nobody"}, 70),
             ("getSonicSimilarTracks", {}, 10),
@@ -418,6 +429,35 @@ def test_copies_of_the_library_are_few_and_as_long_as_they_are(
         assert len(list((client.folder / "library").iterdir())) == 2
 
 
+def test_a_song_that_cannot_be_decoded_is_tried_once(scanner, music, monkeypatch):
+    make_song(music / "odd.aiff", 9)
+    scanner.scan(music)
+    held, tried = Collection(scanner.path), []
+
+    def decode(path, *_):
+        tried.append(path)
+        raise AudioDecodeError(path, "it is damaged")
+
+    monkeypatch.setattr(song, "decode", decode)
+    with served(held) as client:
+        for _ in range(3):
+            answer = client.get(f"/library/{held.id_of('odd.aiff')}/sound")
+            assert answer.status_code == 400 and "it is damaged" in answer.text
+    assert len(tried) == 1
+
+
+def test_a_song_of_another_model_is_not_compared(scanner, music):
+    scanner.scan(music)
+    held = Collection(scanner.path)
+    with served(held) as client:
+        files = {"file": ("a.mp3", (music / "a.mp3").read_bytes())}
+        text = client.post("/songs", files=files).text
+        token = re.search(r"songs/([^/]+)/sound", text)[1]
+        assert "data-like" not in text  # the stub has no file, so no digest
+        answer = client.get("/library", params={"like": token})
+        assert answer.status_code == 200 and "no results of the model" in answer.text
+
+
 def test_a_song_that_is_forgotten_leaves_a_way_back(scanner, music, monkeypatch):
     monkeypatch.setattr(collection, "REREAD_SECONDS", 0)
     scanner.scan(music)
@@ -440,7 +480,12 @@ def test_an_end_of_several_paths_is_no_song(scanner, music):
     held = Collection(scanner.path)
     with pytest.raises(ValueError, match="2 songs of the library have a path that"):
         held.id_of("d.mp3")
-    assert held.id_of("other/d.mp3") != held.id_of("sub/d.mp3")
+    make_song(music / str(music / "sub").lstrip("/") / "d.mp3", 50)
+    scanner.scan(music)
+    held = Collection(scanner.path)
+    whole = str(music / "sub" / "d.mp3")  # is also the end of another path
+    assert held.songs().paths[held.row_of(held.id_of(whole))] == whole
+    assert held.id_of("other/d.mp3") != held.id_of(whole)
 
 
 def test_one_question_sees_one_state_of_the_library(scanner, music, monkeypatch):
@@ -484,6 +529,7 @@ def test_the_library_shows_all_and_helps_where_nothing_is_found(scanner, music):
         assert "data-play" in found
         nothing = client.get("/library", params={"query": "rock > 2"}).text
         assert "No song matches; rock &gt; " in nothing and " finds 5" in nothing
+        assert "data-play" in nothing and "m3u8" not in nothing  # it would be empty
         value = re.search(r"rock &gt; ([\d.e-]+) finds (\d)", nothing)
         asked = client.get("/library", params={"query": f"rock > {value[1]}"}).text
         assert f"{value[2]} of 5 songs" in asked
