@@ -120,9 +120,6 @@ class _Graph:
     def of_type(self, kind: str) -> list[onnx.NodeProto]:
         return [node for node in self.proto.node if node.op_type == kind]
 
-    def users(self, name: str) -> list[onnx.NodeProto]:
-        return [node for node in self.proto.node if name in node.input]
-
     def num_uses(self, name: str) -> int:
         uses = sum(list(node.input).count(name) for node in self.proto.node)
         return uses + (name in self.outputs)
