@@ -60,7 +60,7 @@ def fit(
     Args:
         source: A csv of paths and tags, a folder with one subfolder per tag, or shards;
             see tagger build csv --help.
-        output: Model to write: .onnx, or .keras, which explain, serve and train --from
+        output: Model to write: .onnx, or .keras, which explain and train --from
             need.
         from_: Model files or pretrained models whose embeddings are used; with several,
             the new tags see all their embeddings.
@@ -177,7 +177,7 @@ def thresholds(
 ) -> int:
     """Derives a model's thresholds from your own music, which needs no labels.
 
-    None is below .02, or below the score that silence gets.
+    No threshold is below .02, or below the score that silence gets.
 
     Args:
         files: Your music: folders or audio files.

@@ -30,7 +30,7 @@ def decode(
     sample_rate: int,
     max_minutes: float,
     player_path: str | os.PathLike | None = None,
-    seconds: int = SECONDS,
+    seconds: int | None = None,
 ) -> None:
     """Decodes a file of a stranger.
 
@@ -41,13 +41,14 @@ def decode(
         max_minutes: Maximum length in minutes.
         player_path: FLAC file that is written if browsers cannot play the file; None:
             it is not.
-        seconds: Longest time that it may take.
+        seconds: Longest time that it may take; None: SECONDS.
 
     Raises:
         AudioDecodeError: the file cannot be decoded, or not within `seconds` and
             MAX_BYTES.
         ValueError: the file is longer than `max_minutes`.
     """
+    seconds = seconds or SECONDS
     given = (path, wav or "", sample_rate, max_minutes, player_path or "")
     try:
         done = subprocess.run(

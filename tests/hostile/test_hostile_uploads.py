@@ -33,7 +33,7 @@ def tagger():
     ],
 )
 def test_a_page_answers_to_its_own_names(host, allowed):
-    assert page.allowed_hosts(host) == allowed
+    assert page.allowed_hosts(page.Limits(host)) == allowed
 
 
 @pytest.fixture
@@ -104,8 +104,15 @@ def test_an_upload_is_decoded_elsewhere_to_the_same_samples(tmp_path):
 def test_a_hostile_upload_is_a_sentence(name, listener, tmp_path):
     make, says = CASES[name]
     with pytest.raises(audio.AudioDecodeError) as caught:
-        listener.hear(Path(make(tmp_path)))
+        listener.hear(Path(make(upload_folder(tmp_path))))
     assert str(tmp_path) not in str(caught.value).replace(caught.value.reason, "")
+
+
+def upload_folder(token):
+    """Makes the folder that `Uploads.save` makes."""
+    folder = token / "upload"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def slow_child(monkeypatch, seconds):
@@ -122,16 +129,13 @@ def test_a_slow_upload_is_given_up(listener, tmp_path, monkeypatch):
     slow_child(monkeypatch, 60)
     monkeypatch.setattr(decoding, "SECONDS", 1)
     with pytest.raises(audio.AudioDecodeError, match="takes longer than 1 s"):
-        listener.hear(Path(tone(tmp_path, "slow.wav")))
+        listener.hear(Path(tone(upload_folder(tmp_path), "slow.wav")))
 
 
 @pytest.mark.slow
 def test_a_slow_upload_stops_nobody(listener, tmp_path, monkeypatch):
     slow_child(monkeypatch, 15)
-    folders = [tmp_path / str(number) for number in range(4)]
-    for folder in folders:
-        folder.mkdir()
-    *slow, quick = folders
+    *slow, quick = [upload_folder(tmp_path / str(number)) for number in range(4)]
     threads = [
         threading.Thread(target=listener.hear, args=[Path(tone(folder, "slow.wav"))])
         for folder in slow
