@@ -158,15 +158,14 @@ def evaluate(
         f"shards  {shards.directory}",
         f"model   {model}",
     ]
+    errors = evaluation.reliability.per_tag(scored)
     for path in output:
         with storage.replacing(path) as unfinished:
             if path.endswith(".csv"):
-                per_tag = evaluation.metrics.per_tag(scored).join(
-                    evaluation.reliability.per_tag(scored)
-                )
+                per_tag = evaluation.metrics.per_tag(scored).join(errors)
                 per_tag.rename(index=table_cell).to_csv(unfinished)
             else:
-                text = evaluation.metrics.as_json(scored) + "\n"
+                text = evaluation.metrics.as_json(scored, errors) + "\n"
                 unfinished.write_text(text, encoding="utf-8")
         lines.append(f"{path.rpartition('.')[2]:7} {path}")
     if plot:
@@ -216,7 +215,7 @@ def evaluate(
         lines += [table[columns].to_string(index=False, float_format="{:.4f}".format)]
         lines.append(f"plot    {robustness}")
     if json:
-        print(evaluation.metrics.as_json(scored))
+        print(evaluation.metrics.as_json(scored, errors))
     lines += [
         f"split   {scored.dataset}, {scored.split_rule}",
         evaluation.reliability.describe(scored),

@@ -16,7 +16,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from tagger.evaluation import agreement, reliability
+from tagger.evaluation import agreement
 
 METRICS = ("roc_auc", "pr_auc")
 
@@ -162,15 +162,18 @@ def macro_f1(scored: Evaluation, thresholds: Sequence[float]) -> float:
     )
 
 
-def as_json(scored: Evaluation) -> str:
+def as_json(scored: Evaluation, more: pd.DataFrame | None = None) -> str:
     """Returns everything except the clips' scores as one line of JSON.
 
     Undefined AUCs are null.
+
+    Args:
+        scored: Scores and labels.
+        more: Further columns by tag, such as those of `reliability.per_tag`; the means
+            over the tags are added, too.
     """
-    table, errors = per_tag(scored), pd.DataFrame()
-    if scored.teacher_scores is None:
-        errors = reliability.per_tag(scored)
-        table = table.join(errors)
+    table = per_tag(scored)
+    more = table[[]] if more is None else more
     content = {
         "dataset": scored.dataset,
         "split": scored.split,
@@ -178,9 +181,9 @@ def as_json(scored: Evaluation) -> str:
         "num_clips": len(scored.labels),
         "loss": scored.loss,
         **macro(scored),
-        **{name: float(value) for name, value in errors.mean().items()},
+        **{name: float(value) for name, value in more.mean().items()},
         "left_out": list(table.index[table["roc_auc"].isna()]),
-        "tags": table.to_dict("index"),
+        "tags": table.join(more).to_dict("index"),
     }
     return json.dumps(_null_for_nan(content), allow_nan=False)
 

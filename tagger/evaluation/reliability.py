@@ -4,18 +4,15 @@ Brier, Monthly Weather Review 78, 1950 (the score); Guo et al., ICML 2017, secti
 (expected calibration error and reliability diagram); both are means over the tags.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:
-    from tagger.evaluation.metrics import Evaluation
+from tagger.evaluation.metrics import Evaluation
 
 NUM_BINS = 10
 
 
-def per_tag(scored: "Evaluation") -> pd.DataFrame:
+def per_tag(scored: Evaluation) -> pd.DataFrame:
     """Returns the columns brier and ece (expected calibration error) by tag.
 
     Both are 0 for scores that are always right; lower is better. They are defined for
@@ -30,7 +27,7 @@ def per_tag(scored: "Evaluation") -> pd.DataFrame:
     return pd.DataFrame(columns, index=list(scored.tags), dtype=float)
 
 
-def curve(scored: "Evaluation") -> pd.DataFrame:
+def curve(scored: Evaluation) -> pd.DataFrame:
     """Returns the reliability of all tags together, a row per NUM_BINS-th of [0, 1].
 
     Returns:
@@ -49,7 +46,7 @@ def _bins(labels: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
     return found.astype({"score": float, "share": float})
 
 
-def describe(scored: "Evaluation") -> str:
+def describe(scored: Evaluation) -> str:
     """Returns both as a line, such as `Brier score 0.0412, expected …`."""
     means = per_tag(scored).mean()
     return (
