@@ -36,7 +36,7 @@ def read(name: str) -> list[dict[str, str]]:
 
 @functools.cache
 def aliases() -> dict[str, str]:
-    """Returns the names of people who have several."""
+    """Returns the main name of a person by each other name."""
     return {row["alias"]: row["person"] for row in read("aliases.csv")}
 
 

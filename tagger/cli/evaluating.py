@@ -198,6 +198,7 @@ def evaluate(
         lines += [compare_with, line, "difference:"]
         pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other_scored)
         lines += evaluation.bootstrap.describe(pair)
+        # A spread needs more resamples than a quick look at the intervals.
         tags = evaluation.bootstrap.differences_per_tag(
             scored, other_scored, max(num_resamples, 200)
         )
@@ -218,7 +219,7 @@ def evaluate(
         print(evaluation.metrics.as_json(scored, errors))
     lines += [
         f"split   {scored.dataset}, {scored.split_rule}",
-        evaluation.reliability.describe(scored),
+        evaluation.reliability.describe(errors),
         evaluation.metrics.macro_line(scored),
     ]
     text = printable("\n".join(lines), keep="\n")

@@ -46,9 +46,9 @@ def _bins(labels: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
     return found.astype({"score": float, "share": float})
 
 
-def describe(scored: Evaluation) -> str:
-    """Returns both as a line, such as `Brier score 0.0412, expected …`."""
-    means = per_tag(scored).mean()
+def describe(errors: pd.DataFrame) -> str:
+    """Returns the means of what `per_tag` returned as a line."""
+    means = errors.mean()
     return (
         f"Brier score {means['brier']:.4f}, expected calibration error"
         f" {means['ece']:.4f} (means over the tags)"

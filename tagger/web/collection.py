@@ -319,7 +319,7 @@ class Collection:
         return [(tag, queries.word_of(tag), number) for tag, number in found if number]
 
     def example(self, counts: list[tuple[str, str, int]]) -> str:
-        """Returns a query that finds about ten songs, from what `counts` returned."""
+        """Returns a query that finds about ten songs; takes the result of `counts`."""
         if not counts:
             return "rock > .5"
         (tag, word, _), songs = counts[0], self.songs()

@@ -302,7 +302,7 @@ def test_reliability_counted_by_hand():
     assert curve["clips"].tolist() == [2, 2]
     assert curve["score"].tolist() == pytest.approx([0.1, 0.925])
     assert curve["share"].tolist() == [0, 0.5]
-    assert "Brier score 0.2331" in reliability.describe(result)
+    assert "Brier score 0.2331" in reliability.describe(errors)
     right = scored([[1, 0], [0, 1]], [[1.0, 0.0], [0.0, 1.0]])
     assert (reliability.per_tag(right) == 0).all(axis=None)
     from sklearn.calibration import calibration_curve
