@@ -1,5 +1,6 @@
 """What `pip install .` brings: tagging without TensorFlow, and nothing more."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -31,6 +32,27 @@ def test_every_package_that_is_missing_is_named_with_an_extra_that_there_is():
             said = process.missing(error)
             assert package in said and f"pip install '.[{extra}]'" in said
     assert process.missing(ModuleNotFoundError(name="mymodels")) is None
+
+
+def test_every_package_that_is_imported_is_of_the_core_or_of_a_named_extra():
+    core = {
+        line.partition(">")[0].replace("-", "_") for line in PROJECT["dependencies"]
+    }
+    named = core.union(*process.EXTRAS.values(), sys.stdlib_module_names, {"tagger"})
+    # JAX is chosen by KERAS_BACKEND, and says itself that it is missing; who has
+    # MTEB's encoder interface has MTEB, and who has Jinja2 has MarkupSafe.
+    named |= {"jax", "mteb", "markupsafe"}
+    for path in (REPOSITORY / "tagger").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import():
+                    imported = [alias.name for alias in node.names]
+                case ast.ImportFrom(level=0):
+                    imported = [node.module]
+                case _:
+                    continue
+            for name in imported:
+                assert name.partition(".")[0] in named, f"{path}: {name}"
 
 
 @pytest.mark.slow

@@ -45,7 +45,10 @@ EXTRAS = {
     "fit": ("sklearn", "scipy", "pandas"),
     "train": ("keras", "tensorflow", "h5py", "tf2onnx", "tensorboard"),
     "plots": ("matplotlib",),
-    "web": ("fastapi", "fastapi_offline", "jinja2", "python_multipart", "uvicorn"),
+    "web": (
+        *("fastapi", "fastapi_offline", "jinja2"),
+        *("python_multipart", "starlette", "uvicorn"),
+    ),
     "hub": ("huggingface_hub",),
     "beets": ("beets",),
     "cluster": ("distributed",),
