@@ -197,18 +197,20 @@ def load_module(repository: Path, folder: str, module: str):
     """Imports an original, then unloads its modules, because their names clash."""
     known = set(sys.modules)
     ours = sys.modules.pop(module, None)
+    # Not from this folder, whose training.py would hide theirs.
+    before, own = sys.path[:], str(Path(__file__).resolve().parent)
     # Modules of a checkout import each other by plain names, or as a package.
     for root, path in (
         (repository / folder, module),
         (repository, f"{folder}.{module}"),
     ):
-        sys.path.insert(0, str(root))
+        sys.path[:] = [str(root), *(entry for entry in before if entry != own)]
         try:
             return importlib.import_module(path)
         except ImportError as error:
             failure = error
         finally:
-            sys.path.pop(0)
+            sys.path[:] = before
             for name in set(sys.modules) - known:
                 file = getattr(sys.modules[name], "__file__", None) or ""
                 if file.startswith(str(repository)) or name == folder:

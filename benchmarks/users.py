@@ -1,12 +1,17 @@
 """Times what users do, as whole commands in turn: the first table of docs/facts.md.
 
     make benchmark
+    python benchmarks/users.py --data-dir DIR --originals DIR
 
 Makes an hour of songs (20 stereo mp3 files of three minutes, 44.1 kHz, 192 kbit/s) from
 the audio of a folder. Prints the processor, and a row per command: seconds (the median
 of the repeats, with the start of the interpreter), and how many times as long decoding
 the hour takes in one thread. A first run of `fit` computes embeddings, further ones
 find them in the cache.
+
+With `--data-dir` it goes on with benchmarks/inputs.py (reading shards, against
+PyTorch's DataLoader), with `--originals` with benchmarks/models.py (a training step,
+against the originals in PyTorch).
 """
 
 import argparse
@@ -32,6 +37,9 @@ def main() -> None:
     add("--excerpts", default="docs/gallery/music", help="a folder per tag, for fit")
     add("--repeats", type=int, default=2)
     add("--work-dir", default="demo/users", help="for the songs")
+    add("--data-dir", help="shards to read")
+    add("--originals", help="checkouts of the originals, see benchmarks/models.py")
+    add("--models", default="short_chunk_resnet,musicnn", help="those to train a step")
     args = parser.parse_args()
     folder = Path(args.work_dir) / "songs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +53,18 @@ def main() -> None:
         measured = measure(args, str(folder), songs, Path(place))
     decoding = measured["decode an hour, in one thread"]
     for name, seconds in measured.items():
-        print(f"| {name} | {seconds:.1f} | {seconds / decoding:.2f} |")
+        print(f"| {name} | {seconds:.1f} | {seconds / decoding:.2f} |", flush=True)
+    inputs = ("inputs.py", "--data-dir", args.data_dir, "--repeats", "3")
+    models = ("models.py", "--originals", args.originals, "--models", args.models)
+    for is_wanted, (script, *words) in (
+        (args.data_dir, inputs),
+        (args.originals, models),
+    ):
+        if is_wanted:
+            output = str(Path(args.work_dir) / script.replace(".py", ".json"))
+            path = str(Path(__file__).with_name(script))
+            given = [sys.executable, path, *words, "--output", output]
+            subprocess.run(given, check=True)
 
 
 def measure(

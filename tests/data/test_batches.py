@@ -217,6 +217,7 @@ def test_fit_is_fed_every_batch_in_order(built, first):
                 np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), other)
 
 
+@pytest.mark.slow
 def test_a_program_ends_while_batches_are_read_ahead(built):
     code = (
         "import sys\nfrom tagger.data import batches, clips\n"

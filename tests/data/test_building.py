@@ -334,6 +334,7 @@ def test_log_mel_records_hold_what_the_models_frontend_makes(
     ("features", "preset", "num_samples"),
     [("won2019", "won2019", 65280), ("musicnn", "won2020", 48000)],
 )
+@pytest.mark.slow
 def test_features_alone_say_which_segments(corpus, features, preset, num_samples):
     options = {"segment_samples": None, "sample_rate": None}
     manifest = build_corpus(corpus, features=features, **options)

@@ -119,6 +119,7 @@ def test_workers_end_when_their_parent_is_killed(start_build):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds workers in /proc")
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_the_same_bytes_come_out(
     corpus, built, start_build
 ):
@@ -135,6 +136,7 @@ def test_a_worker_that_dies_is_replaced_and_the_same_bytes_come_out(
     assert not list((corpus / "tfrecord").glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_file_that_crashes_the_decoder_is_skipped(corpus, run_script, tmp_path):
     """Every process of the build dies of one file, as with eight channels once."""
     clip = next((corpus / "mp3/1").iterdir())

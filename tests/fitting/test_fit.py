@@ -302,7 +302,9 @@ def test_too_few_clips_to_judge_still_give_a_model(music, tmp_path, bases, run_s
     assert models.files.read_info(tmp_path / "mine.onnx").tags
 
 
-@pytest.mark.parametrize("ending", ["onnx", "keras"])
+@pytest.mark.parametrize(
+    "ending", ["onnx", pytest.param("keras", marks=pytest.mark.slow)]
+)
 def test_a_fitted_model_can_be_the_base_of_another(
     ending, music, bases, cache, tmp_path
 ):
@@ -428,6 +430,7 @@ def test_rare_tags_are_learnt_but_not_judged_unless_min_clips_says_so(
     assert "both (1 clips; it needs at least 2)" in found.notes[0]
 
 
+@pytest.mark.slow
 def test_bases_that_hear_different_segments_cannot_be_joined(
     trained, bases, music, cache
 ):

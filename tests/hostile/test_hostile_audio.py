@@ -29,6 +29,7 @@ def test_a_hostile_file_is_refused_or_decoded(name, tmp_path):
     assert re.search(says, caught.value.reason), caught.value
 
 
+@pytest.mark.slow
 def test_after_a_file_that_was_given_up_others_are_opened(tmp_path):
     bad, _ = CASES["100,000 titles"]
     (tmp_path / "bad").mkdir()
@@ -44,6 +45,7 @@ def test_after_a_file_that_was_given_up_others_are_opened(tmp_path):
     assert len(audio.load_audio(path, RATE)) >= len(TONE)
 
 
+@pytest.mark.slow
 def test_nothing_is_looked_for_music_only_for_seconds(tmp_path):
     path = tmp_path / "a.mp3"
     audio.write_audio(path, TONE, RATE)

@@ -18,7 +18,7 @@ from tagger.models import export, graph_rewriting, graphs
 from tagger.models.metadata import OUTPUTS
 
 onnx = pytest.importorskip("onnx")
-QUICK = ("sample_cnn", "musicnn_pons", "crnn")
+QUICK = ("sample_cnn", "musicnn_pons")
 EVERY = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in models.MODELS

@@ -205,6 +205,7 @@ def songs(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_thresholds_from_music_are_reached_by_that_share(tmp_path, run_script):
     """But for those that would be tiny, or that silence would reach."""
     music, output = REPOSITORY / "docs/gallery/music", tmp_path / "mine.onnx"

@@ -30,7 +30,9 @@ def members(tmp_path_factory):
     return loaded, paths
 
 
-@pytest.mark.parametrize("ending", ["onnx", "keras"])
+@pytest.mark.parametrize(
+    "ending", ["onnx", pytest.param("keras", marks=pytest.mark.slow)]
+)
 def test_an_average_scores_every_tag_by_all_that_know_it(members, ending, tmp_path):
     loaded, paths = members
     waveforms = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 59049)).astype("f4")
@@ -53,6 +55,7 @@ def test_an_average_scores_every_tag_by_all_that_know_it(members, ending, tmp_pa
         np.testing.assert_allclose(embedding, joined, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_average_needs_tag_names_and_members_that_are_none(members, tmp_path):
     paths, options = members[1], narrow_options("sample_cnn")
     nameless, both = tmp_path / "nameless.keras", tmp_path / "both.onnx"
@@ -67,7 +70,9 @@ def test_an_average_needs_tag_names_and_members_that_are_none(members, tmp_path)
     assert not (tmp_path / "more.onnx").exists()
 
 
-@pytest.mark.parametrize("ending", ["onnx", "keras"])
+@pytest.mark.parametrize(
+    "ending", ["onnx", pytest.param("keras", marks=pytest.mark.slow)]
+)
 def test_a_copy_with_thresholds_keeps_scores_and_digest(members, ending, tmp_path):
     path, waveforms = members[1][1], np.zeros((1, 59049), np.float32)
     copy, again = (tmp_path / f"{name}.{ending}" for name in ("copy", "again"))
@@ -98,6 +103,7 @@ def test_a_copy_holds_what_its_name_says(members, tmp_path):
         models.files.copy_with(tmp_path / "copy.onnx", tmp_path / "copy.keras")
 
 
+@pytest.mark.slow
 def test_the_command_average_says_what_it_was_made_of(members, tmp_path, run_script):
     paths = [tmp_path / "a.keras", tmp_path / "b.keras"]
     for path, held, licence in zip(paths, members[1], ("MIT", "ISC"), strict=True):

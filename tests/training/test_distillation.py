@@ -56,6 +56,7 @@ def train(shards, teacher, folder, recipe=None, model=NARROW, run=None, **option
     return trainer.train(task, model, recipe or recipe_of(), folder, run)
 
 
+@pytest.mark.slow
 def test_a_run_describes_teacher_and_loss_and_its_model_has_the_teachers_tags(
     shards, teacher, tmp_path
 ):

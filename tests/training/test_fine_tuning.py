@@ -70,6 +70,7 @@ def test_the_same_tags_are_the_same_model(base):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_recipe_transfer(base, built_at, tmp_path, run_script):
     """First the head alone, then everything; the frozen statistics stay at first."""
     shards, folder = built_at(16000), tmp_path / "log"

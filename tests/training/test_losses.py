@@ -83,6 +83,7 @@ def test_a_logit_that_is_far_off_comes_back(backend, monkeypatch):
     subprocess.run([sys.executable, "-c", GRADIENTS], cwd=REPOSITORY, check=True)
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_is_one_entry(built, tmp_path, monkeypatch):
     def focal(targets, logits):  # Lin et al. 2017, equation 4, with gamma 2
         missed = ops.abs(targets - ops.sigmoid(logits))

@@ -87,6 +87,7 @@ def test_the_base_of_a_run_of_before_is_known_by_its_name(copy):
     folder.describe(held | {"teacher": {"name": "a.keras", "digest": "1"}})
 
 
+@pytest.mark.slow
 def test_a_repeated_stage_writes_the_best_model_anew(copy, built):
     best = copy / "model.keras"
     best.write_bytes(b"of another last stage")
@@ -115,6 +116,7 @@ def test_the_commit_is_that_of_this_code_alone(tmp_path, monkeypatch):
     assert trainer._git_state() is None
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_record(built, tmp_path, run_script):
     options = ("--block", "basic", "--no-multi", "--num-filters", 2)
     options += ("--batch-size", 8, "--max-epochs", 1, "--num-lr-decays", 1)
@@ -160,6 +162,7 @@ def test_a_line_of_an_epoch_fits_a_terminal(run, capsys, built, tmp_path):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.slow
 def test_callbacks_of_trackers_get_the_scores(built, tmp_path):
 
     class Tracker(keras.callbacks.Callback):

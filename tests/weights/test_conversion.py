@@ -333,6 +333,7 @@ def test_a_damaged_torch_file_says_so(tmp_path):
 # --- The command ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_convert_writes_a_model_that_knows_its_tags(npz, tmp_path, run_script):
     tags = [f"tag {number}" for number in range(7)]
     (tmp_path / "tags.txt").write_text("\n".join(tags) + "\n")
