@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from tqdm import tqdm
 
-from tagger import library, storage, weights
+from tagger import library, weights
 from tagger.cli.kinds import Count, Force, Model, Share, SomeShare, Streaming
 from tagger.cli.process import with_flags
 from tagger.cli.songs import reading
@@ -104,10 +104,6 @@ def scan(
             streaming,
         )
         opened = stack.enter_context(library.database.writer(path))
-        if model not in weights.pretrained.PRETRAINED:
-            # Scans before 2026-11-25 stored the digest of the whole file.
-            before = storage.sha256(weights.path_of(model))
-            opened.rename_model(before, analysis.digest)
         arriving = None
         if watch:  # begins before the scan, which may take hours
             arriving = stack.enter_context(library.watching.arrivals(names, poll))

@@ -111,10 +111,11 @@ def build(
         )
     with storage.writer_lock(output_dir, "`output_dir=`"):
         _remove_leftovers(output_dir)
-        earlier, waiting = _earlier_build(manifest, output_dir), []
+        _check_earlier_build(manifest, output_dir)
+        waiting = []
         tasks = _plan_tasks(annotations, manifest, output_dir)
         for task in tqdm(tasks, "Checking", unit="shard", delay=2, disable=None):
-            if made := _finished(task, earlier):
+            if made := _finished(task):
                 manifest.add(task.name, made)
             else:
                 waiting.append(task)
@@ -402,15 +403,13 @@ def _progress(tasks: list[_Task], waiting: list[_Task]) -> tqdm:
 # --- All shards -----------------------------------------------------------------------
 
 
-def _earlier_build(
-    manifest: Manifest, output_dir: Path | storage.Remote
-) -> Manifest | None:
-    """Returns the manifest of an earlier run of the same build, or None."""
+def _check_earlier_build(manifest: Manifest, output_dir: Path | storage.Remote) -> None:
+    """Checks that the shards of a folder, if it holds any, are of the same build."""
     if not (output_dir / MANIFEST_NAME).exists():
         # Sidecars without a manifest are those of another build.
         for stale in output_dir.glob("*.tfrecord.json"):
             stale.unlink()
-        return None
+        return
     earlier = Manifest.load(output_dir)
     for field in (
         "dataset", "split_rule", "sample_rate", "segment_samples", "features",
@@ -430,10 +429,9 @@ def _earlier_build(
             f" new ones are made with {manifest.versions}.",
             stacklevel=3,
         )
-    return earlier
 
 
-def _finished(task: _Task, earlier: Manifest | None) -> Sidecar | None:
+def _finished(task: _Task) -> Sidecar | None:
     """Returns the sidecar of a shard that need not be made.
 
     A shard is made again if its file is gone or has another size, if a missing clip of
@@ -441,14 +439,7 @@ def _finished(task: _Task, earlier: Manifest | None) -> Sidecar | None:
     disappeared stay in their shards.
     """
     path = task.output_dir / task.name
-    made = held = Sidecar.load(path)
-    if not held and earlier and task.name in earlier.shards:
-        # Builds until 2026-11-24 have no sidecars. Their list of missing clips is not
-        # read: those of such a shard are those that still are missing.
-        shard = earlier.shards[task.name]
-        skipped = [skip for skip in earlier.skipped if skip["shard"] == task.name]
-        missing = [p for p in task.paths if not _audio_file(task.audio_dir / p)]
-        made = Sidecar(shard, skipped, missing[: shard.num_missing])
+    made = Sidecar.load(path)
     if made is None or len(made.missing) != made.shard.num_missing:
         return None
     is_same = (
@@ -459,8 +450,6 @@ def _finished(task: _Task, earlier: Manifest | None) -> Sidecar | None:
             for skip in made.skipped
         )
     )
-    if is_same and not held:
-        made.save(path)
     return made if is_same else None
 
 
@@ -471,9 +460,8 @@ def _remove_leftovers(output_dir: Path | storage.Remote) -> None:
     """
     if isinstance(output_dir, storage.Remote):
         return
-    for pattern in (f"{storage.UNFINISHED}*", ".*.tmp"):  # the latter until 2026-11-24
-        for leftover in output_dir.glob(pattern):
-            leftover.unlink(missing_ok=True)
+    for leftover in output_dir.glob(f"{storage.UNFINISHED}*"):
+        leftover.unlink(missing_ok=True)
 
 
 def _make(

@@ -66,11 +66,6 @@ class Embedder:
 
     def _open(self) -> None:
         self.opened = as_engine(self.model, layer=self.layer)
-        if not self.opened.embedding_size:
-            raise TaggerError(
-                f"{str(self.model)!r} gives no embedding: an earlier version exported"
-                " it. Export the model again."
-            )
         self.info = self.opened.info
 
     def __getstate__(self) -> dict:

@@ -89,7 +89,7 @@ class Engine(abc.ABC):
         name: Name of the engine, one of ENGINES.
         info: Metadata of the model.
         source: Name or path of the model, as it was given to `selection.open_engine`.
-        embedding_size: Channels of an embedding; None if the model gives only scores.
+        embedding_size: Channels of an embedding.
         spec: What a worker process needs to open the same engine; None if it has to
             stay in this process.
         uses_all_cores: Whether it leaves worker processes nothing to do.
@@ -98,7 +98,7 @@ class Engine(abc.ABC):
     name: str
     info: ModelInfo
     source: str | None = None
-    embedding_size: int | None
+    embedding_size: int
     spec: EngineSpec | None = None
     uses_all_cores: bool = False
 
@@ -221,14 +221,14 @@ class _Exported(Engine):
             outputs: Shapes of the outputs, by name.
         """
         self.info = ModelInfo.from_texts(metadata, self.path)
-        if list(inputs) != ["waveform"] or "scores" not in outputs:
+        self.embedding_size = (outputs.get("embedding") or [None])[-1]
+        is_whole = {*OUTPUTS} <= {*outputs} and isinstance(self.embedding_size, int)
+        if list(inputs) != ["waveform"] or not is_whole:
             raise TaggerError(
                 f"{str(self.path)!r} has the inputs {', '.join(inputs)} and the outputs"
-                f" {', '.join(outputs)}, not waveform and scores. Use a file made by"
-                " tagger models export MODEL --to onnx."
+                f" {', '.join(outputs)}, not waveform, and scores and embedding of a"
+                " known size. Use a file made by tagger models export MODEL --to onnx."
             )
-        shape = outputs.get("embedding", [None])
-        self.embedding_size = shape[-1] if isinstance(shape[-1], int) else None
 
     def _checked(
         self, found: list[np.ndarray], outputs: Sequence[str], batch_size: int
@@ -247,13 +247,6 @@ class _Exported(Engine):
                     " export MODEL --to onnx."
                 )
         return found
-
-    def _check_outputs(self, outputs: Sequence[str]) -> None:
-        if "embedding" in outputs and self.embedding_size is None:
-            raise TaggerError(
-                f"{str(self.path)!r} gives no embedding: an earlier version exported"
-                " it. Export the model again."
-            )
 
 
 class OnnxEngine(_Exported):
@@ -348,7 +341,6 @@ class OnnxEngine(_Exported):
         return session
 
     def run(self, waveforms, outputs=("scores",)):
-        self._check_outputs(outputs)
         if self.provider is None:
             self._choose_provider(waveforms[:1], outputs)
         if self.provider != "CPUExecutionProvider":
@@ -486,7 +478,6 @@ class OpenVinoEngine(_Exported):
         return OpenVinoEngine, (self.path, self.precision, self.num_threads)
 
     def run(self, waveforms, outputs=("scores",)):
-        self._check_outputs(outputs)
         parts = _parts(waveforms, MAX_BATCH_SIZE)
         return _joined(self._run_part(part, outputs) for part in parts)
 

@@ -24,7 +24,6 @@ from tagger.storage import write_text_atomically
 from tagger.text import TaggerError, printable, table_cell
 
 STORE = "results.jsonl"  # in a folder of JAMS files
-DEFAULT_SETTINGS = {"precision": "float32"}  # of results that do not say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +56,9 @@ class ResultSource:
             differing = [f"of {line.model}, not {self.model}"]
         elif not {*(line.tags or ())} <= {*self.tags}:
             differing = [f"with other tags than those of {self.model} now"]
-        elif line.settings is not None:
+        else:
             for name in dict.fromkeys([*self.settings, *line.settings]):
-                # Results of earlier versions lack the settings that were added later.
-                value, own = (
-                    held.get(name, DEFAULT_SETTINGS.get(name))
-                    for held in (line.settings, self.settings)
-                )
+                value, own = line.settings.get(name), self.settings.get(name)
                 if value != own:
                     differing.append(f"with {name} {value}, not {own}")
         if differing:
@@ -169,12 +164,12 @@ class _File:
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """A line of the store; earlier versions wrote no settings."""
+    """A line of the store."""
 
     path: str
     model: str
+    settings: dict
     tags: dict[str, float] | None = None
-    settings: dict | None = None
 
 
 class Results:

@@ -290,14 +290,6 @@ class MusicLibrary:
             )
         return self.number_of(model.digest, model.settings)
 
-    def rename_model(self, before: str, digest: str) -> None:
-        """Gives the analyses of a model its new digest, unless that has some."""
-        with self._changing() as connection:
-            connection.execute(
-                "UPDATE OR IGNORE models SET digest = ? WHERE digest = ?",
-                [digest, before],
-            )
-
     def number_of(self, digest: str, settings: dict) -> int | None:
         """Returns the number of a model, or None if it has analysed nothing."""
         row = self._connection.execute(

@@ -45,8 +45,7 @@ class Delta(msgspec.Struct, array_like=True):
 
     Attributes:
         pieces: (where in the new file, number of bytes) of each piece of the old file;
-            -1: the next bytes of `literals`. Entries of before 2026-11-25 hold more
-            than three.
+            -1: the next bytes of `literals`.
         literals: Bytes that the new file lacks, compressed.
     """
 

@@ -21,6 +21,7 @@ from tagger.inference.tagger import Tagger
 from tagger.library.database import Model, MusicLibrary
 from tagger.library.songs import Song, Unreadable, is_gone, read_song, version_of
 from tagger.listing import audio_files_in
+from tagger.models.metadata import OUTPUTS
 from tagger.text import TaggerError
 
 MAX_COPIES = 10  # of a recording that are looked for when one of them was moved
@@ -263,13 +264,12 @@ def _analyse(
             analysis.settings,
         )
     )
-    outputs = ("scores", "embedding") if engine.embedding_size else ("scores",)
     num_tags = engine.info.num_tags
     recordings = iter(pending)
     versions = {path: library.version_of(path) for path in pending.values()}
     with progress(len(pending), "Analysing") as bar:
         for file in stream_files(
-            engine, pending.values(), None, outputs, analysis.options, bar
+            engine, pending.values(), None, OUTPUTS, analysis.options, bar
         ):
             recording, error = next(recordings), file.error
             if file.error:

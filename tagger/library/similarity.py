@@ -28,14 +28,13 @@ class Neighbours:
         songs: Songs of the library.
 
     Raises:
-        ValueError: the model gave no embeddings, or there are no songs.
+        ValueError: there are no songs.
     """
 
     def __init__(self, songs: Analysed):
-        if not songs.embeddings.size:
+        if not songs.paths:
             raise TaggerError(
-                f"The library holds no embeddings of {songs.model}. Scan with a .keras"
-                " file or a pretrained model."
+                f"The library holds no songs that {songs.model} has heard. Scan again."
             )
         self._songs = songs
         self._mean = songs.embeddings.mean(axis=0)

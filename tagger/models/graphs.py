@@ -109,8 +109,8 @@ def network(graph: onnx.ModelProto) -> onnx.ModelProto:
     names = [one.name for one in graph.graph.output]
     if inputs != ["waveform"] or embedding not in names:
         raise TaggerError(
-            f"Model {info_of(graph).name} gives no embedding: an earlier version"
-            " exported it. Export the model again."
+            f"Model {info_of(graph).name} gives no embedding. Export it again:"
+            " tagger models export MODEL --to onnx."
         )
     part = utils.Extractor(graph).extract_model(["waveform"], [embedding])
     del part.graph.value_info[:]

@@ -146,22 +146,14 @@ def _with_defaults(kind: type, values: dict) -> dict:
 
 
 def _is_same(held: object, asked: object) -> bool:
-    """Returns whether two parts of run.json describe the same run.
-
-    Numbers may differ by rounding. Until 2026-11-25, models were known by the SHA-256
-    of their file, which holds a date: such a model is only known by its name.
-    """
+    """Returns whether two parts of run.json are the same, but for rounding."""
     if isinstance(held, dict) and isinstance(asked, dict):
         names = held.keys() | asked.keys()
-        if "sha256" in names:
-            names -= {"sha256", "digest"}
         if "max_epochs" in names:  # more patience than epochs is none
             held, asked = map(_with_patience, (held, asked))
         return all(_is_same(held.get(name), asked.get(name)) for name in names)
     if isinstance(held, list) and isinstance(asked, list):
         return len(held) == len(asked) and all(map(_is_same, held, asked))
-    if isinstance(held, str) and isinstance(asked, dict):
-        return "digest" in asked  # a teacher of before
     if isinstance(held, float) and isinstance(asked, float):
         return math.isclose(held, asked, rel_tol=1e-9)
     return held == asked
@@ -242,7 +234,6 @@ def badness(checkpoint: Path) -> float:
 
 
 _REMEDY = "Delete it: the stage then starts again from its first epoch."
-ORDER = 2  # of the batches; until 2026-11-25 it was another, and states had no `order`
 
 
 @dataclasses.dataclass
@@ -254,7 +245,6 @@ class StageState:
         step: Next step of that epoch.
         epochs_without_gain: Number of epochs since the best one.
         history: Losses and scores of each finished epoch.
-        order: Which order of the batches the steps count.
     """
 
     epoch: Count = 0
@@ -263,14 +253,12 @@ class StageState:
     history: list[dict[str, int | float | None]] = dataclasses.field(
         default_factory=list
     )
-    order: Count = 1
 
     def save(self, path: Path, variables: dict[str, np.ndarray]) -> None:
         """Writes the state and the variables as named arrays."""
-        state = dataclasses.asdict(self) | {"order": ORDER}
         named = {f"variable {name}": array for name, array in variables.items()}
         with replacing(path) as unfinished, unfinished.open("wb") as file:
-            np.savez(file, state=json.dumps(state), **named)
+            np.savez(file, state=json.dumps(dataclasses.asdict(self)), **named)
             file.flush()
             os.fsync(file.fileno())
 
@@ -304,11 +292,6 @@ class StageState:
                 f" {_REMEDY}"
             ) from error
         state = validation.parse(text, cls, path, _REMEDY)
-        if state.order != ORDER:
-            raise TaggerError(
-                f"{path} counts batches in the order of an earlier version, which can"
-                f" finish the run. {_REMEDY}"
-            )
         return state, arrays
 
     def check(self, steps_per_epoch: int, path: Path) -> None:

@@ -227,7 +227,7 @@ class Collection:
             exclude: Expression for songs not to return.
 
         Raises:
-            ValueError: there is no such song, or the library holds no embeddings.
+            ValueError: there is no such song.
         """
         songs = self.songs()
         rows, others = [[self.row_of(one) for one in x] for x in (seeds, unlike)]
@@ -286,7 +286,7 @@ class Collection:
         """Returns whether a song that was heard can be compared with the library."""
         songs = self.songs()
         is_same = song.digest == songs.model.digest and not songs.model.settings
-        return is_same and song.embedding is not None and songs.embeddings.size > 0
+        return is_same and songs.embeddings.size > 0
 
     # --- What the page shows ----------------------------------------------------------
 

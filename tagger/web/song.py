@@ -19,6 +19,7 @@ from tagger.inference.results import Result, ScoringError
 from tagger.inference.streaming import stream_files
 from tagger.inference.tagger import Tagger, Taggram
 from tagger.library import mapping
+from tagger.models.metadata import OUTPUTS
 from tagger.text import TaggerError
 from tagger.web.decoding import LIBRARY_SECONDS, decode
 from tagger.weights import pretrained
@@ -42,7 +43,7 @@ class Song:
         sound: File with the same music that browsers can play.
         loudness: Root mean square per column [NUM_COLUMNS].
         taggram: Scores over time.
-        embedding: float32 [channels]; None if the model gives none.
+        embedding: float32 [channels].
         digest: Digest of the model that heard it; None if it has no file.
     """
 
@@ -51,7 +52,7 @@ class Song:
     sound: Path
     loudness: np.ndarray
     taggram: Taggram
-    embedding: np.ndarray | None
+    embedding: np.ndarray
     digest: str | None = None
 
 
@@ -160,10 +161,9 @@ class Listener:
         with self._decoders:
             decode(path, wav, rate, self._max_minutes, flac)
         power = [_power(block, rate) for block in stream_audio(wav, rate)]
-        outputs = ("scores", "embedding")[: 2 if engine.embedding_size else 1]
         with self._one:
             bar = tell and _Bar(tell)
-            (found,) = stream_files(engine, [wav], None, outputs, bar=bar)
+            (found,) = stream_files(engine, [wav], None, OUTPUTS, bar=bar)
         heard = found.get()
         scores, embeddings = np.split(heard.rows, [len(self.tagger.tags)], axis=1)
         taggram = Taggram(
@@ -175,7 +175,7 @@ class Listener:
             flac if flac.exists() else path,
             _loudness(np.concatenate(power)),
             taggram,
-            embeddings.mean(axis=0) if engine.embedding_size else None,
+            embeddings.mean(axis=0),
             self._digest,
         )
 

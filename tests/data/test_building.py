@@ -145,34 +145,11 @@ def test_shards_of_another_build_are_never_adopted(corpus, built):
     assert shards_of(corpus / "tfrecord") == shards_of(built)
 
 
-def test_builds_without_sidecars_are_continued(corpus, built):
-    """As builds were until 2026-11-24: the manifest alone lists the shards."""
-    spoil(corpus)
-    options = {"max_skipped": 1, "max_missing": 1}
-    whole, folder = build_corpus(corpus, **options), corpus / "tfrecord"
-    held = shards_of(folder)
-    first, *others = sorted(folder.glob("*.tfrecord"))
-    modified = {path: path.stat().st_mtime_ns for path in others}
-    for path in folder.glob("*.tfrecord.json"):
-        path.unlink()
-    first.unlink()
-    content = json.loads((folder / "manifest.json").read_text())
-    del content["shards"][first.name]
-    skipped = [skip for skip in content["skipped"] if skip["shard"] != first.name]
-    content |= {"complete": False, "skipped": skipped}
-    (folder / "manifest.json").write_text(json.dumps(content))
-    assert build_corpus(corpus, **options) == whole
-    assert shards_of(folder) == held
-    assert modified == {path: path.stat().st_mtime_ns for path in others}
-    assert len(list(folder.glob("*.tfrecord.json"))) == len(held)
-
-
 def test_shards_of_an_earlier_decoder_stay_with_a_note(corpus, built):
     build_corpus(corpus)
     path = corpus / "tfrecord/manifest.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"versions": {"av": "9.0"}}))
-    (corpus / "tfrecord/.manifest.json.1234.tmp").touch()  # as until 2026-11-24
     (corpus / "tfrecord/.tmp-12-manifest.json").touch()
     with pytest.warns(UserWarning, match="was begun with {'av': '9.0'}; its shards ar"):
         build_corpus(corpus)

@@ -88,20 +88,6 @@ def test_models_stand_side_by_side(scanner, music):
             library.model("othr")
 
 
-def test_the_analyses_of_a_model_follow_its_digest(scanner, music):
-    scanner.scan(music, digest="before")
-    with database.writer(scanner.path) as library:
-        library.rename_model("before", "now")
-    assert scanner.scan(music, digest="now").num_analysed == 0
-    scanner.scan(music, digest="before")
-    with database.writer(scanner.path) as library:
-        library.rename_model("before", "now")  # keeps both: `now` has analyses
-        assert {model.digest for model in library.models().values()} == {
-            "before",
-            "now",
-        }
-
-
 def test_what_cannot_be_read_is_named_and_tried_again(scanner, music):
     (music / "broken.mp3").write_bytes(b"no music" * 999)
     (music / "cut.flac").write_bytes((music / "b.flac").read_bytes()[:30_000])

@@ -76,17 +76,6 @@ def test_a_run_json_of_before_describes_the_same_run(copy, built):
     assert train(built, copy).exists()
 
 
-def test_the_base_of_a_run_of_before_is_known_by_its_name(copy):
-    held = json.loads((copy / "run.json").read_text())
-    changed(copy, **{"from": {"name": "base.keras", "sha256": "0" * 64}})
-    folder = runs.RunFolder(copy)
-    with pytest.raises(ValueError, match="another base model"):
-        folder.describe(held | {"from": {"name": "other.keras", "digest": "1"}})
-    folder.describe(held | {"from": {"name": "base.keras", "digest": "1"}})
-    changed(copy, **{"from": None, "teacher": "0" * 64})
-    folder.describe(held | {"teacher": {"name": "a.keras", "digest": "1"}})
-
-
 @pytest.mark.slow
 def test_a_repeated_stage_writes_the_best_model_anew(copy, built):
     best = copy / "model.keras"

@@ -83,7 +83,7 @@ def heard(scores, thresholds=None, seconds=3, loudness=0.1):
     tags = ("rock", "female", "woman", "drums", "sad", "no such map", "a", "b")
     tags = tags[: scores.shape[1]]
     info = ModelInfo("m", 16000, Segmentation(16000), len(tags), tags, thresholds)
-    engine = types.SimpleNamespace(info=info, source=None, embedding_size=None)
+    engine = types.SimpleNamespace(info=info, source=None)
     starts = np.arange(len(scores)) * seconds / len(scores)
     taggram = Taggram(starts, seconds / len(scores), scores, seconds)
     levels = np.full(song.NUM_COLUMNS, loudness)
