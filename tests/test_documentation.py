@@ -32,6 +32,7 @@ from tagger.training.recipes import RECIPES
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 GENERATED = {"_build", "cards", "commands.md"}
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PAGES = [path for path in PAGES if not GENERATED & set(path.parts)]
 SCRIPTS = {
     "build_mtt.py": ("build", "mtt"),
@@ -123,6 +124,15 @@ def test_every_link_leads_to_a_file(page):
     for target in re.findall(r"\]\(([^)#][^)]*)\)", text):
         if "://" not in target:
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES + NOTEBOOKS, ids=lambda page: page.stem)
+def test_every_file_that_is_named_exists(page):
+    named = (
+        r"\b(?:benchmarks|docs|notebooks|tagger|tests)/[\w/.-]*\.(?:py|md|csv|ipynb)"
+    )
+    for path in re.findall(named, page.read_text(encoding="utf-8")):
+        assert (REPOSITORY / path).exists(), path
 
 
 def test_the_questions_are_about_messages_that_exist():
