@@ -152,34 +152,26 @@ def evaluate(
         info = dataclasses.replace(info, thresholds=tuple(thresholds))
 
     num_resamples = bootstrap or 1000
-    data_title = f"{model} on {scored.dataset} ({scored.split_rule})"
+    title = f"{model} on {scored.dataset} ({scored.split_rule})"
+    errors = evaluation.reliability.per_tag(scored)
     lines = [
         evaluation.metrics.report(scored),
         f"shards  {shards.directory}",
         f"model   {model}",
     ]
-    errors = evaluation.reliability.per_tag(scored)
     for path in output:
-        with storage.replacing(path) as unfinished:
-            if path.endswith(".csv"):
-                per_tag = evaluation.metrics.per_tag(scored).join(errors)
-                per_tag.rename(index=table_cell).to_csv(unfinished)
-            else:
-                text = evaluation.metrics.as_json(scored, errors) + "\n"
-                unfinished.write_text(text, encoding="utf-8")
+        _write(path, scored, errors)
         lines.append(f"{path.rpartition('.')[2]:7} {path}")
     if plot:
         per_tag = evaluation.metrics.per_tag(scored).join(
             evaluation.bootstrap.intervals_per_tag(scored, num_resamples)
         )
-        title = f"{data_title}\n{evaluation.metrics.macro_line(scored)}"
-        plotting.save(evaluation.figures.plot_scores(per_tag, title), plot)
+        above = f"{title}\n{evaluation.metrics.macro_line(scored)}"
+        plotting.save(evaluation.figures.plot_scores(per_tag, above), plot)
         lines.append(f"plot    {plot}")
     if reliability:
         curve = evaluation.reliability.curve(scored)
-        plotting.save(
-            evaluation.figures.plot_reliability(curve, data_title), reliability
-        )
+        plotting.save(evaluation.figures.plot_reliability(curve, title), reliability)
         lines.append(f"plot    {reliability}")
     if tune_thresholds:
         lines.append(f"tuned   {tune_thresholds}")
@@ -193,23 +185,19 @@ def evaluate(
             evaluation.bootstrap.bootstrap(scored, num_resamples)
         )
     if compare_with:
-        other_scored = score(predict_other, other_info, split)
-        line = evaluation.metrics.macro_line(other_scored)
-        lines += [compare_with, line, "difference:"]
-        pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other_scored)
-        lines += evaluation.bootstrap.describe(pair)
-        # A spread needs more resamples than a quick look at the intervals.
-        tags = evaluation.bootstrap.differences_per_tag(
-            scored, other_scored, max(num_resamples, 200)
+        lines += _comparison(
+            scored,
+            compare_with,
+            score(predict_other, other_info, split),
+            num_resamples,
         )
-        lines.append(evaluation.bootstrap.describe_tags(tags))
     if robustness:
         table = evaluation.robustness.measure(
             predict, shards, info, split, tag_map, num_resamples
         )
         clean = evaluation.bootstrap.bootstrap(scored, num_resamples)["roc_auc"]
         figure = evaluation.figures.plot_robustness(
-            table, "roc_auc", dataclasses.asdict(clean), data_title
+            table, "roc_auc", dataclasses.asdict(clean), title
         )
         plotting.save(figure, robustness)
         columns = ["kind", "setting", "roc_auc", "pr_auc"]
@@ -224,6 +212,32 @@ def evaluate(
     ]
     text = printable("\n".join(lines), keep="\n")
     print(text, file=sys.stderr if json else sys.stdout)
+
+
+def _write(path: str, scored, errors) -> None:
+    """Writes results as JSON, or a table per tag as CSV."""
+    with storage.replacing(path) as unfinished:
+        if path.endswith(".csv"):
+            per_tag = evaluation.metrics.per_tag(scored).join(errors)
+            per_tag.rename(index=table_cell).to_csv(unfinished)
+        else:
+            text = evaluation.metrics.as_json(scored, errors) + "\n"
+            unfinished.write_text(text, encoding="utf-8")
+
+
+def _comparison(scored, name: str, other, num_resamples: int) -> list[str]:
+    """Returns the lines that compare results with those of another model."""
+    line = evaluation.metrics.macro_line(other)
+    pair = evaluation.bootstrap.bootstrap(scored, num_resamples, other)
+    # A spread needs more resamples than a quick look at the intervals.
+    tags = evaluation.bootstrap.differences_per_tag(
+        scored, other, max(num_resamples, 200)
+    )
+    return [
+        *(name, line, "difference:"),
+        *evaluation.bootstrap.describe(pair),
+        evaluation.bootstrap.describe_tags(tags),
+    ]
 
 
 def excitations(
