@@ -164,6 +164,8 @@ def run(args, folder: Path) -> None:
                 shuffle=True,
                 num_workers=num_workers,
                 persistent_workers=True,
+                # A forked process can hang or crash on the threads of TensorFlow.
+                multiprocessing_context="spawn",
             )
             while True:
                 for batch, _ in loader:

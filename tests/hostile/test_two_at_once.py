@@ -153,7 +153,7 @@ def test_a_full_disk_is_named_with_the_file_and_the_remedy(tmp_path, monkeypatch
 
 def test_what_a_killed_worker_leaves_is_removed_when_a_build_is_complete(corpus):
     build_corpus(corpus)
-    leftover = corpus / "tfrecord/.val-00000-of-00002.tfrecord.0123456789ab.tmp"
+    leftover = corpus / "tfrecord/.tmp-0123456789ab-val-00000-of-00002.tfrecord"
     leftover.write_bytes(b"half a shard")
     build_corpus(corpus)
     assert not leftover.exists()
