@@ -234,6 +234,7 @@ def badness(checkpoint: Path) -> float:
 
 
 _REMEDY = "Delete it: the stage then starts again from its first epoch."
+ORDER = 2  # of the batches; states without `order` count them in another one
 
 
 @dataclasses.dataclass
@@ -245,6 +246,7 @@ class StageState:
         step: Next step of that epoch.
         epochs_without_gain: Number of epochs since the best one.
         history: Losses and scores of each finished epoch.
+        order: Which order of the batches the steps count.
     """
 
     epoch: Count = 0
@@ -253,12 +255,14 @@ class StageState:
     history: list[dict[str, int | float | None]] = dataclasses.field(
         default_factory=list
     )
+    order: Count = 1
 
     def save(self, path: Path, variables: dict[str, np.ndarray]) -> None:
         """Writes the state and the variables as named arrays."""
+        state = dataclasses.asdict(self) | {"order": ORDER}
         named = {f"variable {name}": array for name, array in variables.items()}
         with replacing(path) as unfinished, unfinished.open("wb") as file:
-            np.savez(file, state=json.dumps(dataclasses.asdict(self)), **named)
+            np.savez(file, state=json.dumps(state), **named)
             file.flush()
             os.fsync(file.fileno())
 
@@ -292,6 +296,11 @@ class StageState:
                 f" {_REMEDY}"
             ) from error
         state = validation.parse(text, cls, path, _REMEDY)
+        if state.order != ORDER:
+            raise TaggerError(
+                f"{path} counts batches in the order of an earlier version, which can"
+                f" finish the run. {_REMEDY}"
+            )
         return state, arrays
 
     def check(self, steps_per_epoch: int, path: Path) -> None:
