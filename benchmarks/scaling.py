@@ -74,7 +74,7 @@ class SleepingEngine(Engine):
 
     name = "onnx"
     info = ModelInfo("simulated", 16000, Segmentation(48000), NUM_TAGS, None)
-    embedding_size = None
+    embedding_size = 1
     spec = EngineSpec("onnx", "simulated.onnx", "float32")
 
     def run(self, waveforms, outputs=("scores",)):

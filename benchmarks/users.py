@@ -9,9 +9,9 @@ of the repeats, with the start of the interpreter), and how many times as long d
 the hour takes in one thread. A first run of `fit` computes embeddings, further ones
 find them in the cache.
 
-With `--data-dir` it goes on with benchmarks/inputs.py (reading shards, against
-PyTorch's DataLoader), with `--originals` with benchmarks/models.py (a training step,
-against the originals in PyTorch).
+With `--data-dir` it then runs benchmarks/inputs.py (reading shards, against PyTorch's
+DataLoader), with `--originals` benchmarks/models.py (a training step, against the
+originals in PyTorch).
 """
 
 import argparse
@@ -56,15 +56,12 @@ def main() -> None:
         print(f"| {name} | {seconds:.1f} | {seconds / decoding:.2f} |", flush=True)
     inputs = ("inputs.py", "--data-dir", args.data_dir, "--repeats", "3")
     models = ("models.py", "--originals", args.originals, "--models", args.models)
-    for is_wanted, (script, *words) in (
-        (args.data_dir, inputs),
-        (args.originals, models),
-    ):
-        if is_wanted:
+    for given, (script, *words) in ((args.data_dir, inputs), (args.originals, models)):
+        if given:
             output = str(Path(args.work_dir) / script.replace(".py", ".json"))
             path = str(Path(__file__).with_name(script))
-            given = [sys.executable, path, *words, "--output", output]
-            subprocess.run(given, check=True)
+            command = [sys.executable, path, *words, "--output", output]
+            subprocess.run(command, check=True)
 
 
 def measure(

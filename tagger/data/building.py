@@ -423,6 +423,12 @@ def _check_earlier_build(manifest: Manifest, output_dir: Path | storage.Remote) 
                 f" build's is {asked}. Choose another `output_dir=`, or delete that"
                 " folder."
             )
+    if earlier.shards and not any(output_dir.glob("*.tfrecord.json")):
+        raise TaggerError(
+            f"{output_dir} holds shards without the .json files that a build writes"
+            " beside them, so that it cannot go on. Use them as they are, choose"
+            " another `output_dir=`, or delete that folder."
+        )
     if earlier.shards and earlier.versions != manifest.versions:
         warnings.warn(
             f"{output_dir} was begun with {earlier.versions}; its shards are kept, and"

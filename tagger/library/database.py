@@ -299,11 +299,14 @@ class MusicLibrary:
         return row and row[0]
 
     def models(self) -> dict[int, Model]:
-        """Returns the models by number; the one with most analyses comes first."""
+        """Returns the models by number.
+
+        The one with most analyses comes first; of equal ones, the newest.
+        """
         rows = self._connection.execute(
             "SELECT id, digest, name, tags, thresholds, settings FROM models"
             " LEFT JOIN analyses ON model = id GROUP BY id"
-            " ORDER BY COUNT(recording) DESC, id"
+            " ORDER BY COUNT(recording) DESC, id DESC"
         )
         then = f"{str(self.path)!r} is damaged. Delete it, and scan again."
         found = {}

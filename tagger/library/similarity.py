@@ -28,13 +28,13 @@ class Neighbours:
         songs: Songs of the library.
 
     Raises:
-        ValueError: there are no songs.
+        ValueError: there are no songs, or no embeddings of them.
     """
 
     def __init__(self, songs: Analysed):
-        if not songs.paths:
+        if not songs.embeddings.size:
             raise TaggerError(
-                f"The library holds no songs that {songs.model} has heard. Scan again."
+                f"The library holds no embeddings of {songs.model}. Scan again."
             )
         self._songs = songs
         self._mean = songs.embeddings.mean(axis=0)

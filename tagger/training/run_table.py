@@ -78,7 +78,7 @@ def _flat(facts: dict, place: str = "") -> dict[str, str]:
     for name, value in facts.items():
         if isinstance(value, dict):
             found |= _flat(value, f"{place}{name}.")
-        elif name in ("checksum", "digest", "sha256"):
+        elif name in ("checksum", "digest"):
             found[f"{place}{name}"] = str(value)[:8]
         elif isinstance(value, float):
             found[f"{place}{name}"] = f"{value:.4g}"

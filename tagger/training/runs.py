@@ -146,7 +146,10 @@ def _with_defaults(kind: type, values: dict) -> dict:
 
 
 def _is_same(held: object, asked: object) -> bool:
-    """Returns whether two parts of run.json are the same, but for rounding."""
+    """Returns whether two parts of run.json describe the same run.
+
+    Numbers may differ by rounding, and patience beyond the last epoch does not count.
+    """
     if isinstance(held, dict) and isinstance(asked, dict):
         names = held.keys() | asked.keys()
         if "max_epochs" in names:  # more patience than epochs is none

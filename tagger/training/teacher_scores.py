@@ -83,7 +83,7 @@ class Stored:
         with storage.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with storage.file_lock(folder / ABOUT_NAME, "`scores_dir=`", waits=True):
-                for left in folder.glob(".*.tmp"):  # of a killed run
+                for left in folder.glob(f"{storage.UNFINISHED}*"):  # of a killed run
                     left.unlink()
                 self._store_missing(shards, split, folder)
         return folder

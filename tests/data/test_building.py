@@ -145,6 +145,15 @@ def test_shards_of_another_build_are_never_adopted(corpus, built):
     assert shards_of(corpus / "tfrecord") == shards_of(built)
 
 
+def test_shards_without_sidecars_are_neither_replaced_nor_continued(corpus, built):
+    build_corpus(corpus)
+    for path in (corpus / "tfrecord").glob("*.tfrecord.json"):
+        path.unlink()
+    with pytest.raises(ValueError, match="without the .json files .* cannot go on"):
+        build_corpus(corpus)
+    assert shards_of(corpus / "tfrecord") == shards_of(built)
+
+
 def test_shards_of_an_earlier_decoder_stay_with_a_note(corpus, built):
     build_corpus(corpus)
     path = corpus / "tfrecord/manifest.json"

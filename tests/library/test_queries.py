@@ -348,3 +348,8 @@ def test_a_tag_is_found_by_its_word():
     )
     for number, tag in enumerate(tags):
         assert queries.Query(queries.word_of(tag), tags).mentioned == [number]
+
+
+def test_a_library_without_embeddings_is_a_sentence():
+    with pytest.raises(ValueError, match="holds no embeddings of .* Scan again"):
+        similarity.Neighbours(songs_of(np.zeros((3, 1)), np.zeros((3, 0))))

@@ -88,6 +88,13 @@ def test_models_stand_side_by_side(scanner, music):
             library.model("othr")
 
 
+def test_of_two_models_with_as_many_analyses_the_newest_is_asked(scanner, music):
+    scanner.scan(music)
+    scanner.scan(music, digest="trained again")
+    with database.reader(scanner.path) as library:
+        assert library.models()[library.model()].digest == "trained again"
+
+
 def test_what_cannot_be_read_is_named_and_tried_again(scanner, music):
     (music / "broken.mp3").write_bytes(b"no music" * 999)
     (music / "cut.flac").write_bytes((music / "b.flac").read_bytes()[:30_000])

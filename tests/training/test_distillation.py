@@ -159,7 +159,9 @@ def test_labels_of_a_segment_are_the_teachers_outputs(shards, teacher, tmp_path)
     np.testing.assert_allclose(labels[:, 3:], embeddings, atol=1e-5)
     (folder / "train-00000-of-00001.tfrecord").touch()  # an unrelated file stays
     before = sorted(path.stat().st_mtime_ns for path in folder.iterdir())
+    (folder / ".tmp-12-train.tfrecord").touch()  # of a killed run
     assert stored.store(shards, "train", tmp_path) == folder
+    assert not list(folder.glob(".tmp-*"))
     assert sorted(path.stat().st_mtime_ns for path in folder.iterdir()) == before
     name = next(path for path in folder.iterdir() if path.stat().st_size > 1000)
     whole = name.read_bytes()

@@ -438,6 +438,12 @@ def test_a_state_that_does_not_fit_says_which_file_to_delete(tmp_path, content):
         runs.StageState.load(path, {"weight 0": np.zeros(3)})
 
 
+def test_a_state_of_another_order_of_the_batches_is_refused(tmp_path):
+    np.savez(tmp_path / "resume.npz", state='{"epoch": 1, "step": 2}')
+    with pytest.raises(ValueError, match="in the order of an earlier version"):
+        runs.StageState.load(tmp_path / "resume.npz", {})
+
+
 @pytest.mark.slow
 def test_jax_scores_the_weights_of_the_epoch_also_under_python_o(built, tmp_path):
     """fit trains copies of JAX's variables; no assert may write them back."""
