@@ -42,7 +42,7 @@ SCRIPTS = {
     "extract_excitations.py": ("excitations",),
 }
 FOREIGN = ("beet", "cd", "dask", "git", "hf", "make", "pip", "pytest")
-FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = "# needs "
 WORD = re.compile(r"[\d,]*\.?\d+|[^\W\d]+|[^\w\s]")
 
