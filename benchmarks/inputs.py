@@ -164,7 +164,7 @@ def run(args, folder: Path) -> None:
                 shuffle=True,
                 num_workers=num_workers,
                 persistent_workers=True,
-                # A forked process can hang or crash on the threads of TensorFlow.
+                # TensorFlow's threads make forked workers hang or crash.
                 multiprocessing_context="spawn",
             )
             while True:

@@ -4,8 +4,8 @@
     python docs/pictures.py
 
 Needs also the attention model that `notebooks/attention_visualization.ipynb` describes,
-in `demo/attention`. Screenshots (`page.png`, `library.png` and
-those of the dark theme) are taken by hand.
+in `demo/attention`. Screenshots (`page.png`, `library.png`, and both with the dark
+theme) are taken by hand.
 """
 
 from pathlib import Path

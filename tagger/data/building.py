@@ -425,9 +425,9 @@ def _check_earlier_build(manifest: Manifest, output_dir: Path | storage.Remote) 
             )
     if earlier.shards and not any(output_dir.glob("*.tfrecord.json")):
         raise TaggerError(
-            f"{output_dir} holds shards without the .json files that a build writes"
-            " beside them, so that it cannot go on. Use them as they are, choose"
-            " another `output_dir=`, or delete that folder."
+            f"{output_dir} holds shards without the .json files that belong beside"
+            " them, so this build cannot continue there. Use the shards as they are,"
+            " choose another `output_dir=`, or delete that folder."
         )
     if earlier.shards and earlier.versions != manifest.versions:
         warnings.warn(

@@ -226,9 +226,9 @@ class _Exported(Engine):
         if list(inputs) != ["waveform"] or not is_whole:
             raise TaggerError(
                 f"{str(self.path)!r} has the inputs {', '.join(inputs)} and the outputs"
-                f" {', '.join(outputs)}; needed are the input waveform and the outputs"
-                " scores and embedding. Use a file made by tagger models export MODEL"
-                " --to onnx."
+                f" {', '.join(outputs)}, but an exported model has the input waveform"
+                " and the outputs scores and embedding. Make it with tagger models export"
+                " MODEL --to onnx."
             )
 
     def _checked(

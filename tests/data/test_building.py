@@ -149,7 +149,7 @@ def test_shards_without_sidecars_are_neither_replaced_nor_continued(corpus, buil
     build_corpus(corpus)
     for path in (corpus / "tfrecord").glob("*.tfrecord.json"):
         path.unlink()
-    with pytest.raises(ValueError, match="without the .json files .* cannot go on"):
+    with pytest.raises(ValueError, match="without the .json files .* cannot continue"):
         build_corpus(corpus)
     assert shards_of(corpus / "tfrecord") == shards_of(built)
 

@@ -180,8 +180,8 @@ def test_an_onnx_file_that_says_the_truth_is_run(tmp_path):
         ({"thresholds": [0.5]}, "2 scores need as many thresholds"),
         ({"num_samples": 10**12}, "num_samples: Expected int <="),
         ({"inputs": ("music",)}, "has the inputs music and the outputs scores"),
-        ({"outputs": ("labels", "embedding")}, "the outputs labels, embedding; needed"),
-        ({"outputs": ("scores",)}, "and the outputs scores; needed are"),
+        ({"outputs": ("labels", "embedding")}, "the outputs labels, embedding, but"),
+        ({"outputs": ("scores",)}, "and the outputs scores, but an exported"),
     ],
 )
 def test_an_onnx_file_that_lies_is_refused(fields, says, tmp_path):

@@ -70,9 +70,7 @@ def test_an_average_needs_tag_names_and_members_that_are_none(members, tmp_path)
     assert not (tmp_path / "more.onnx").exists()
 
 
-@pytest.mark.parametrize(
-    "ending", ["onnx", pytest.param("keras", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("ending", ["onnx", "keras"])
 def test_a_copy_with_thresholds_keeps_scores_and_digest(members, ending, tmp_path):
     path, waveforms = members[1][1], np.zeros((1, 59049), np.float32)
     copy, again = (tmp_path / f"{name}.{ending}" for name in ("copy", "again"))
