@@ -227,8 +227,8 @@ class _Exported(Engine):
             raise TaggerError(
                 f"{str(self.path)!r} has the inputs {', '.join(inputs)} and the outputs"
                 f" {', '.join(outputs)}, but an exported model has the input waveform"
-                " and the outputs scores and embedding. Make it with tagger models export"
-                " MODEL --to onnx."
+                " and the outputs scores and embedding. Make it with tagger models"
+                " export MODEL --to onnx."
             )
 
     def _checked(
