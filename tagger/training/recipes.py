@@ -198,8 +198,7 @@ RECIPES = {
     ),
     # Ours, for a student that learns only a teacher's scores: train.py --teacher
     # teacher.keras. Its loss depends mostly on the few tags with high scores: in our
-    # first run it was lowest while the correlation with the teacher still rose. The
-    # student of this package took 7 + 7 + 1 epochs of 33.5 hours of music.
+    # first run it was lowest while the correlation with the teacher still rose.
     "distillation": TrainingRecipe(
         batch_size=64,
         stages=tuple(

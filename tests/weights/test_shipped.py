@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import runpy
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -97,3 +99,21 @@ def test_no_package_and_no_person_is_in_two_splits_of_the_students_music(monkeyp
     assert groups.persons('2006 Zhaytee, "Àlex Almarza" (Krobonil) & the team') == {
         "joseph g toscano", "alex almarza", "chris leutwyler",
     }  # fmt: skip
+
+
+def test_the_student_is_the_network_that_its_script_trains(monkeypatch):
+    torch = pytest.importorskip("torch")
+    for name in ("KERAS_BACKEND", "ONEDNN_MAX_CPU_ISA"):  # the script sets them
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    script = runpy.run_path(str(REPOSITORY / "benchmarks/student/train.py"))
+    widths = (1, 1, 1, 2, 1, 1, 2)
+    args = SimpleNamespace(dropout_rate=0.2, widths=widths, num_filters=4)
+    network, log_mel = script["Network"](args, 3), torch.randn(4, 128, 189) - 40
+    network(log_mel[:, None])  # moves the statistics of batch norm
+    with torch.no_grad():
+        logits, _ = network.eval()(log_mel[:, None])
+    model = script["in_keras"](network, args, ("a", "b", "c"))
+    images = log_mel.numpy().swapaxes(1, 2)
+    scores = models.feature_network(model).predict(images, verbose=0)
+    assert np.ptp(scores) > 0.01
+    assert np.allclose(scores, torch.sigmoid(logits), atol=1e-5)
