@@ -40,6 +40,6 @@ figure.legend(loc="outside lower center", ncols=3, frameon=False)
 axes.spines[["top", "right"]].set_visible(False)
 
 # %%
-# Nature sounds lie apart from the rest, and orchestral music apart from rock;
+# Nature sounds lie apart from the rest, and most orchestral music apart from rock;
 # electronic and ambient music are everywhere. A plane shows only part of what separates
 # songs: ``tagger similar`` compares all 128 channels.

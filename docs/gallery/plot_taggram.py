@@ -24,4 +24,4 @@ figure = figures.plot_taggram(
 
 # %%
 # The tags are those with the highest means over all segments. Drums lead
-# throughout; *electronic* and *ambient* rise after eight seconds.
+# throughout; *electronic* and *ambient* rise in the first half.
